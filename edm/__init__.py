@@ -1,0 +1,30 @@
+"""Diffusion models in the EDM design space (Karras et al. 2022): train, sample, score, compare.
+
+The names below are the stable interface; each is imported when first used, so that ``import edm`` costs nothing.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "sample": "edm.sampler",
+    "SamplerConfig": "edm.sampler",
+    "augment_with": "edm.augmentation",
+    "IdealDenoiser": "edm.ideal",
+    "Denoiser": "edm.denoiser",
+    "load": "edm.checkpoint",
+    "from_published": "edm.published",
+    "UserError": "edm.errors",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'edm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

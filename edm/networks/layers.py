@@ -1,0 +1,144 @@
+"""The layers of the U-Nets. Weights are float32 and follow the input's precision when applied."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+XAVIER, KAIMING = "xavier", "kaiming"
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, mode: str) -> Tensor:
+    """U(−b, b) with b = √(6/(fan_in + fan_out)) (Xavier) or √(3/fan_in) (Kaiming, gain 1)."""
+    bound = math.sqrt(6 / (fan_in + fan_out)) if mode == XAVIER else math.sqrt(3 / fan_in)
+    return (2 * torch.rand(shape) - 1) * bound
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b for float32 x [B, in]; initialised as in Table 8's notes."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, mode: str = XAVIER, gain: float = 1.0,
+                 bias_gain: float = 0.0):  # fmt: skip
+        super().__init__()
+        self.weight = nn.Parameter(_uniform((outputs, inputs), inputs, outputs, mode) * gain)
+        self.bias = nn.Parameter(_uniform((outputs,), inputs, outputs, mode) * bias_gain) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class Conv(nn.Module):
+    """A convolution with kernel 1 or 3 that keeps the image's size."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, mode: str = XAVIER, gain: float = 1.0,
+                 bias_gain: float = 0.0):  # fmt: skip
+        super().__init__()
+        fan_in, fan_out = inputs * kernel**2, outputs * kernel**2
+        self.weight = nn.Parameter(_uniform((outputs, inputs, kernel, kernel), fan_in, fan_out, mode) * gain)
+        self.bias = nn.Parameter(_uniform((outputs,), fan_in, fan_out, mode) * bias_gain)
+
+    def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
+        padding = self.weight.shape[-1] // 2 if padding is None else padding
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over min(32, C/4) groups."""
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.groups, self.eps = min(32, channels // 4), eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class Resample(nn.Module):
+    """Halves or doubles the image with a separable filter that sums to 1 (gain 4 when doubling, for the inserted zeros).
+
+    filter: its taps in one dimension, an even number: (1, 1) is the box, (1, 3, 3, 1) NCSN++'s.
+    """
+
+    def __init__(self, taps: tuple[int, ...], up: bool):
+        super().__init__()
+        self.up, self.box = up, tuple(taps) == (1, 1)
+        self.pad = (len(taps) - 1) // 2
+        line = torch.tensor(taps, dtype=torch.float32)
+        kernel = torch.outer(line, line) / line.sum() ** 2
+        self.register_buffer("kernel", (4 * kernel if up else kernel)[None, None], persistent=False)
+
+    def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
+        if self.box and padding is None:
+            return F.interpolate(x, scale_factor=2, mode="nearest") if self.up else F.avg_pool2d(x, 2)
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        apply = F.conv_transpose2d if self.up else F.conv2d
+        return apply(x, kernel, stride=2, padding=self.pad if padding is None else padding, groups=channels)
+
+
+class DownConv(nn.Module):
+    """NCSN++'s convolution of the input pyramid: 3×3 first, padded by the filter's margin too, then the filter."""
+
+    def __init__(self, inputs: int, outputs: int, taps: tuple[int, ...]):
+        super().__init__()
+        self.conv, self.down = Conv(inputs, outputs, 3), Resample(taps, up=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.conv(x, padding=1 + self.down.pad), padding=0)
+
+
+class PositionalEmbedding(nn.Module):
+    """Sines and cosines of c_noise at ``width``/2 frequencies from 1 down to 10000⁻¹.
+
+    song: frequencies 10000^(−k/(n/2 − 1)), ordered [sin, cos]; adm: 10000^(−k/(n/2)), ordered [cos, sin].
+    """
+
+    def __init__(self, width: int, style: str):
+        super().__init__()
+        half = width // 2
+        self.style = style
+        k = torch.arange(half, dtype=torch.float32)
+        last = half - 1 if style == "song" else half
+        self.register_buffer("freqs", (1 / 10000) ** (k / last), persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angle = torch.outer(c_noise, self.freqs)
+        pair = (angle.sin(), angle.cos()) if self.style == "song" else (angle.cos(), angle.sin())
+        return torch.cat(pair, dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """[sin, cos] of 2π f c_noise at ``width``/2 fixed random frequencies f ~ N(0, 16²), part of the model (NCSN++)."""
+
+    def __init__(self, width: int, scale: float = 16.0):
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(width // 2) * scale)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angle = torch.outer(c_noise, 2 * math.pi * self.freqs)
+        return torch.cat((angle.sin(), angle.cos()), dim=1)
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of an image, x → proj(softmax(q·k/√d) v).
+
+    The output channels of ``qkv`` are [q | k | v], each [head, channel of the head].
+    """
+
+    def __init__(self, channels: int, heads: int, eps: float, mode: str, gain: float, zero_gain: float,
+                 bias_gain: float):  # fmt: skip
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(channels, eps)
+        self.qkv = Conv(channels, 3 * channels, 1, mode, gain, bias_gain)
+        self.proj = Conv(channels, channels, 1, mode, zero_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(-1, -2).reshape(batch, channels, height, width))

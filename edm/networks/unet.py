@@ -1,0 +1,185 @@
+"""The U-Net of Table 8: DDPM++, NCSN++ (Song et al.) and ADM (Dhariwal and Nichol) as one network."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edm.networks.config import NetworkConfig
+from edm.networks.layers import (
+    KAIMING,
+    XAVIER,
+    Attention,
+    Conv,
+    DownConv,
+    FourierEmbedding,
+    GroupNorm,
+    Linear,
+    PositionalEmbedding,
+    Resample,
+)
+
+
+class Style:
+    """What differs between the two families inside a block, and how their weights start (notes to Table 8)."""
+
+    def __init__(self, name: str):
+        adm = name == "adm"
+        self.adaptive = adm  # the embedding scales and shifts the norm; otherwise it is added before it
+        self.skip_scale = 1.0 if adm else math.sqrt(0.5)
+        self.eps = 1e-5 if adm else 1e-6
+        self.mode = KAIMING if adm else XAVIER
+        self.gain = math.sqrt(1 / 3) if adm else 1.0
+        self.bias_gain = math.sqrt(1 / 3) if adm else 0.0
+        self.zero_gain = 0.0 if adm else 1e-5  # of layers that start as (almost) nothing
+        self.qkv_gain = math.sqrt(1 / 3) if adm else math.sqrt(0.2)
+
+
+class Block(nn.Module):
+    """A residual block, with resampling and self-attention where asked.
+
+    h = conv1(dropout(silu(norm1(conv0(silu(norm0 x)) + affine(emb))))), joined to the skip path; then attention.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: NetworkConfig, style: Style, resample: str | None = None,
+                 attention: bool = False):  # fmt: skip
+        super().__init__()
+        self.style, self.dropout = style, config.dropout
+        s = style
+        self.resample = None if resample is None else Resample(config.resample_filter, up=resample == "up")
+        self.norm0 = GroupNorm(inputs, s.eps)
+        self.conv0 = Conv(inputs, outputs, 3, s.mode, s.gain, s.bias_gain)
+        emb = config.model_channels * 4
+        self.affine = Linear(emb, outputs * (2 if s.adaptive else 1), True, s.mode, s.gain, s.bias_gain)
+        self.norm1 = GroupNorm(outputs, s.eps)
+        self.conv1 = Conv(outputs, outputs, 3, s.mode, s.zero_gain)
+        self.skip = None
+        if inputs != outputs or (resample is not None and not s.adaptive):
+            self.skip = Conv(inputs, outputs, 1, s.mode, s.gain, s.bias_gain)
+        heads = config.heads(outputs) if attention else 0
+        self.attention = None
+        if heads:
+            self.attention = Attention(outputs, heads, s.eps, s.mode, s.qkv_gain, s.zero_gain, s.bias_gain)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = F.silu(self.norm0(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv0(h)
+        embedded = self.affine(emb).to(x.dtype)[:, :, None, None]
+        if self.style.adaptive:
+            scale, shift = embedded.chunk(2, dim=1)
+            h = F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
+        else:
+            h = F.silu(self.norm1(h + embedded))
+        h = self.conv1(F.dropout(h, self.dropout, self.training))
+        x = (h + (x if self.skip is None else self.skip(x))) * self.style.skip_scale
+        if self.attention is not None:
+            x = (x + self.attention(x)) * self.style.skip_scale
+        return x
+
+
+class Embedding(nn.Module):
+    """c_noise, class and augmentation as one vector of 4 · model_channels, in float32."""
+
+    def __init__(self, config: NetworkConfig, style: Style):
+        super().__init__()
+        self.adm, self.classes = config.style == "adm", config.classes
+        f, width = config.model_channels, config.model_channels * 4
+        features = f * config.channel_mult_noise
+        noise = FourierEmbedding(features) if config.embedding == "fourier" else None
+        self.noise = noise or PositionalEmbedding(features, config.style)
+        s = style
+        self.label = self.augment = None
+        if config.classes:
+            self.label = Linear(config.classes, width if self.adm else features, bias=not self.adm)
+            if self.adm:
+                nn.init.normal_(self.label.weight)
+        if config.augment_dim:
+            self.augment = Linear(config.augment_dim, features, False, s.mode, 0.0 if self.adm else 1.0)
+        self.layer0 = Linear(features, width, True, s.mode, s.gain, s.bias_gain)
+        self.layer1 = Linear(width, width, True, s.mode, s.gain, s.bias_gain)
+
+    def forward(self, c_noise: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        emb = self.noise(c_noise)
+        if self.augment is not None and augment_labels is not None:
+            emb = emb + self.augment(augment_labels.to(emb.dtype))
+        if self.label is not None and not self.adm:
+            # √L keeps the variance of a one-hot row at 1.
+            emb = emb + self.label(class_labels * math.sqrt(self.classes))
+        emb = self.layer1(F.silu(self.layer0(emb)))
+        if self.label is not None and self.adm:
+            emb = emb + self.label(class_labels)
+        return F.silu(emb)
+
+
+class UNet(nn.Module):
+    """F(x; c_noise, class, augmentation): [B, C, H, W] → [B, C_out, H, W], in the precision of x.
+
+    ``encoder`` and ``decoder`` run in order; every encoder output is kept, and each decoder block that is neither at
+    the bottleneck nor an upsampling takes the last one kept. ``residual`` holds NCSN++'s input pyramid.
+    """
+
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        self.config = config
+        style = Style(config.style)
+        self.skip_scale = style.skip_scale
+        self.embedding = Embedding(config, style)
+        widths = [config.model_channels * m for m in config.channel_mult]
+        levels = list(enumerate(zip(config.resolutions, widths, strict=True)))
+
+        self.encoder, self.residual = nn.ModuleList(), nn.ModuleDict()
+        kept, last, pyramid = [], config.channels, config.channels
+        for level, (resolution, width) in levels:
+            if level == 0:
+                last = config.model_channels
+                self.encoder.append(Conv(config.channels, last, 3, style.mode, style.gain, style.bias_gain))
+            else:
+                if config.residual_input:
+                    self.residual[str(len(self.encoder))] = DownConv(pyramid, last, config.resample_filter)
+                    pyramid = last
+                self.encoder.append(Block(last, last, config, style, resample="down"))
+            kept.append(last)
+            for _ in range(config.num_blocks):
+                attention = resolution in config.attn_resolutions
+                self.encoder.append(Block(last, width, config, style, attention=attention))
+                kept.append(last := width)
+
+        self.decoder, self.joins = nn.ModuleList(), []
+        for level, (resolution, width) in reversed(levels):
+            if level == len(levels) - 1:
+                self._decode(Block(last, last, config, style, attention=True), joins=False)
+                self._decode(Block(last, last, config, style), joins=False)
+            else:
+                self._decode(Block(last, last, config, style, resample="up"), joins=False)
+            for block in range(config.num_blocks + 1):
+                # Song et al. attend in the last block of a resolution, ADM in every one.
+                attention = resolution in config.attn_resolutions and (config.style == "adm" or block == config.num_blocks)
+                self._decode(Block(last + kept.pop(), width, config, style, attention=attention), joins=True)
+                last = width
+        self.out_norm = GroupNorm(last, style.eps)
+        self.out_conv = Conv(last, config.out_channels or config.channels, 3, style.mode, style.zero_gain)
+
+    def _decode(self, block: Block, joins: bool) -> None:
+        self.decoder.append(block)
+        self.joins.append(joins)
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        emb = self.embedding(c_noise, class_labels, augment_labels)
+        pyramid, kept = x, []
+        for i, layer in enumerate(self.encoder):
+            x = layer(x) if i == 0 else layer(x, emb)
+            if str(i) in self.residual:
+                pyramid = x = (x + self.residual[str(i)](pyramid)) * self.skip_scale
+            kept.append(x)
+        for block, joins in zip(self.decoder, self.joins, strict=True):
+            x = block(torch.cat((x, kept.pop()), dim=1) if joins else x, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))

@@ -1,0 +1,98 @@
+"""Noise schedules σ(t) and scalings s(t): rows "Schedule" and "Scaling" of Table 1.
+
+Every function takes and returns float64 tensors of any shape; t has the schedule's own unit.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+VP_BETA_D, VP_BETA_MIN = 19.9, 0.1  # Table 1, VP
+VP_EPSILON_S = 1e-3  # the smallest t of VP sampling
+VP_EPSILON_T = 1e-5  # the smallest t of VP training
+
+
+class Schedule(Protocol):
+    """σ(t), its derivative σ̇(t) and its inverse σ⁻¹."""
+
+    def sigma(self, t: Tensor) -> Tensor: ...
+    def sigma_dot(self, t: Tensor) -> Tensor: ...
+    def inverse(self, sigma: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class VP:
+    """Variance preserving: σ(t) = √(exp(½β_d t² + β_min t) − 1), t in [0, 1]."""
+
+    beta_d: float = VP_BETA_D
+    beta_min: float = VP_BETA_MIN
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t).sqrt()
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        sigma = self.sigma(t)
+        return 0.5 * (self.beta_min + self.beta_d * t) * (sigma + 1 / sigma)
+
+    def inverse(self, sigma: Tensor) -> Tensor:
+        return ((self.beta_min**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt() - self.beta_min) / self.beta_d
+
+    @classmethod
+    def through(cls, sigma_min: float, sigma_max: float) -> "VP":
+        """The schedule with σ(ε_s) = sigma_min and σ(1) = sigma_max (the β's re-solved, Section 3)."""
+        low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
+        beta_d = 2 * (low / VP_EPSILON_S - high) / (VP_EPSILON_S - 1)
+        return cls(beta_d=beta_d, beta_min=high - 0.5 * beta_d)
+
+
+@dataclass(frozen=True)
+class VE:
+    """Variance exploding: σ(t) = √t, t in [0, σ_max²]."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.sqrt()
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return 0.5 / t.sqrt()
+
+    def inverse(self, sigma: Tensor) -> Tensor:
+        return sigma**2
+
+
+@dataclass(frozen=True)
+class Linear:
+    """iDDPM, DDIM and EDM: σ(t) = t, so that time is the noise level."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def inverse(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+
+SCHEDULES = {
+    "vp": VP.through,
+    "ve": lambda sigma_min, sigma_max: VE(),
+    "linear": lambda sigma_min, sigma_max: Linear(),
+}
+
+
+def vp_scaling(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(s, ṡ) of s(t) = 1/√(1 + σ(t)²), which for VP is 1/√exp(½β_d t² + β_min t)."""
+    sigma = schedule.sigma(t)
+    s = (1 + sigma**2).rsqrt()
+    return s, -sigma * schedule.sigma_dot(t) * s**3
+
+
+def no_scaling(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(s, ṡ) of s(t) = 1."""
+    return torch.ones_like(t), torch.zeros_like(t)
+
+
+SCALINGS = {"vp": vp_scaling, "none": no_scaling}
