@@ -9,7 +9,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "sample": "edm.sampler",
-    "SamplerConfig": "edm.sampler",
+    "SamplerConfig": "edm.config",
+    "TrainingConfig": "edm.config",
+    "NetworkConfig": "edm.config",
     "augment_with": "edm.augmentation",
     "IdealDenoiser": "edm.ideal",
     "Denoiser": "edm.denoiser",

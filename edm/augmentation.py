@@ -103,7 +103,7 @@ def _warp(images: Tensor, inverse: Tensor) -> Tensor:
 
     The margin is the largest that reflection allows, whatever the transform, so that shapes never depend on data.
     """
-    batch, channels, side, _ = images.shape
+    batch, side = len(images), images.shape[-1]
     taps = _low_pass(images.device, images.dtype)
     pad = side - 1
     wide = F.pad(images, (pad, pad, pad, pad), mode="reflect")

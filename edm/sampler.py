@@ -3,68 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.schedules import SCALINGS, SCHEDULES, Schedule
 from edm.timesteps import DEFAULT_RANGE, noise_levels
 
 Denoiser = Callable[..., Tensor]
-SOLVERS = ("euler", "heun")
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """The choices of one sampler. The defaults are Algorithm 1 with the paper's own choices (Table 1, last column).
-
-    ``solver`` "heun" is the second-order family of Algorithm 3: ``alpha`` = 1 is Heun, ½ midpoint, ⅔ Ralston.
-    ``sigma_min`` and ``sigma_max`` default to those of the discretisation. Churn (Algorithm 2) acts where
-    ``S_churn`` > 0 on the noise levels in [``S_min``, ``S_max``].
-    """
-
-    num_steps: int = 18
-    solver: str = "heun"
-    discretization: str = "edm"
-    schedule: str = "linear"
-    scaling: str = "none"
-    alpha: float = 1.0
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    rho: float = 7.0
-    S_churn: float = 0.0
-    S_min: float = 0.0
-    S_max: float = math.inf
-    S_noise: float = 1.0
-
-    def __post_init__(self):
-        if self.num_steps < 1:
-            raise UserError(f"num_steps is {self.num_steps}; a sampler needs at least 1 step")
-        for name, allowed in (
-            ("solver", SOLVERS),
-            ("discretization", tuple(DEFAULT_RANGE)),
-            ("schedule", tuple(SCHEDULES)),
-            ("scaling", tuple(SCALINGS)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
-        if not 0 < self.alpha:
-            raise UserError(f"alpha is {self.alpha:g}; it must be positive (1 is Heun, 0.5 midpoint)")
-        if not self.rho > 0:
-            raise UserError(f"rho is {self.rho:g}; it must be positive (the paper uses 7)")
-        if self.S_min > self.S_max:
-            raise UserError(f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
-        if self.S_churn < 0 or self.S_noise < 0:
-            raise UserError("S_churn and S_noise must not be negative")
-        low, high = self.sigma_min, self.sigma_max
-        if (low is not None and low <= 0) or (high is not None and high <= 0) or (low and high and low > high):
-            raise UserError(f"sigma_min {low} and sigma_max {high} must satisfy 0 < sigma_min <= sigma_max")
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations per image: N for Euler, 2N − 1 for the second-order solvers."""
-        return self.num_steps if self.solver == "euler" else 2 * self.num_steps - 1
 
 
 @dataclass(frozen=True)
@@ -132,7 +81,7 @@ def solve(
 
     sigma_0, s_0 = sigma_and_s(t_steps[0])
     x = latents.to(torch.float64) * (sigma_0 * s_0)
-    for i, (t, t_next) in enumerate(zip(t_steps[:-1], t_steps[1:], strict=True)):
+    for i, (t, t_next) in enumerate(pairwise(t_steps)):
         sigma, s = sigma_and_s(t)
         gamma = min(config.S_churn / config.num_steps, math.sqrt(2) - 1)
         if gamma > 0 and config.S_min <= sigma <= config.S_max:

@@ -30,7 +30,7 @@ def test_classes_restrict_the_average():
     ideal = edm.IdealDenoiser(IMAGES, LABELS)
     out = ideal(torch.zeros(4, 1, 8, 8), 1e6, torch.arange(4))
     for label in range(4):
-        torch.testing.assert_close(out[label], IMAGES[LABELS == label].mean(0), rtol=0, atol=1e-9)
+        torch.testing.assert_close(out[label], IMAGES[label == LABELS].mean(0), rtol=0, atol=1e-9)
     torch.testing.assert_close(ideal(torch.zeros(4, 1, 8, 8), 1e6, torch.eye(4)), out)
 
 

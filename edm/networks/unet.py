@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edm.networks.config import NetworkConfig
+from edm.config import NetworkConfig
 from edm.networks.layers import (
     KAIMING,
     XAVIER,
@@ -156,7 +156,9 @@ class UNet(nn.Module):
                 self._decode(Block(last, last, config, style, resample="up"), joins=False)
             for block in range(config.num_blocks + 1):
                 # Song et al. attend in the last block of a resolution, ADM in every one.
-                attention = resolution in config.attn_resolutions and (config.style == "adm" or block == config.num_blocks)
+                attention = resolution in config.attn_resolutions and (
+                    config.style == "adm" or block == config.num_blocks
+                )
                 self._decode(Block(last + kept.pop(), width, config, style, attention=attention), joins=True)
                 last = width
         self.out_norm = GroupNorm(last, style.eps)

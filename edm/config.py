@@ -1,0 +1,241 @@
+"""Configurations as data: a network, a training, a sampler. Frozen, checked when made, free of torch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+from edm.errors import UserError
+
+#: What sets the three architectures of the paper apart (Table 8); everything else is size.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "ddpmpp": {},
+    "ncsnpp": {
+        "embedding": "fourier",
+        "channel_mult_noise": 2,
+        "residual_input": True,
+        "resample_filter": (1, 3, 3, 1),
+    },
+    "adm": {"style": "adm", "channels_per_head": 64},
+}
+DESIGNS = ("vp", "ve", "iddpm", "edm")  # columns of Table 1, as preconditioning, loss and discretisation
+SCHEDULES = ("vp", "ve", "linear")
+SCALINGS = ("vp", "none")
+SOLVERS = ("euler", "heun")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+AUGMENT_DIM = 9  # Table 6
+
+
+def _choose(what: str, value: str, allowed) -> None:
+    if value not in allowed:
+        raise UserError(f"{what} {value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)
+
+
+class _Data:
+    """What the configurations share: conversion from and to plain dictionaries."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises UserError for a name that the configuration does not have."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            _choose(f"{cls.__name__} field", key, names)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold: tuples as lists, infinities as None."""
+
+        def plain(value):
+            if isinstance(value, tuple):
+                return list(value)
+            return None if isinstance(value, float) and math.isinf(value) else value
+
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
+class NetworkConfig(_Data):
+    """A U-Net: size, conditioning, and the choices of its family (Table 8).
+
+    resolution: image side, a power of two from 8; channels: of the image (1 or 3); out_channels: of the output where it
+    differs; classes: 0 for unconditional; augment_dim: width of the augmentation vector, 0 for none.
+    channel_mult: channels per resolution, from the finest, in units of model_channels.
+    attn_resolutions: resolutions whose blocks hold self-attention. channels_per_head: None for one head.
+    style: "song" (DDPM++, NCSN++) or "adm" (Dhariwal and Nichol: adaptive group norm, no √½).
+    residual_input: NCSN++'s skip from the downsampled input into every encoder level.
+    """
+
+    resolution: int
+    channels: int = 3
+    out_channels: int | None = None
+    classes: int = 0
+    augment_dim: int = 0
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (2, 2, 2)
+    num_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    style: str = "song"
+    embedding: str = "positional"
+    channel_mult_noise: int = 1
+    residual_input: bool = False
+    resample_filter: tuple[int, ...] = (1, 1)
+    channels_per_head: int | None = None
+
+    def __post_init__(self):
+        for name in ("channel_mult", "attn_resolutions", "resample_filter"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        side, levels = self.resolution, len(self.channel_mult)
+        _require(side >= 8 and side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
+        _require(
+            1 <= levels <= side.bit_length(), f"channel_mult has {levels} levels, too many or few for {side} pixels"
+        )
+        _require(self.channels >= 1 and self.num_blocks >= 1, "channels and num_blocks must be at least 1")
+        _require(self.model_channels >= 4 and self.model_channels % 4 == 0, "model_channels must be a multiple of 4")
+        _require(0 <= self.dropout < 1, f"dropout is {self.dropout:g}; it must lie in [0, 1)")
+        _choose("network style", self.style, ("song", "adm"))
+        _choose("embedding", self.embedding, ("positional", "fourier"))
+
+    @classmethod
+    def of(cls, architecture: str, **size) -> Self:
+        """The configuration of a named architecture ("ddpmpp", "ncsnpp" or "adm") at a given size."""
+        _choose("architecture", architecture, ARCHITECTURES)
+        return cls(**{**ARCHITECTURES[architecture], **size})
+
+    @property
+    def resolutions(self) -> list[int]:
+        """The image side at every level, from the finest."""
+        return [self.resolution >> level for level in range(len(self.channel_mult))]
+
+    def heads(self, channels: int) -> int:
+        """Attention heads of a block of that many channels; 0 is no attention (ADM below 64 channels)."""
+        return 1 if self.channels_per_head is None else channels // self.channels_per_head
+
+
+@dataclass(frozen=True)
+class TrainingConfig(_Data):
+    """One training run: a cell of Table 2 as the sum of Table 7's choices. Durations are in millions of images (Mimg).
+
+    resolution, channels, classes: of the dataset; classes are used where ``conditional``.
+    preconditioning, loss: columns of Table 1, chosen independently. P_mean, P_std: of the EDM loss.
+    augment: A_prob of Table 6, 0 for none; x_flip: random flips of the dataset itself.
+    batch_size: over all GPUs and accumulation rounds; microbatch: most images per GPU and round, None for no limit.
+    learning_rate: after the ramp; ema_rampup: cap of the EMA half-life in units of images seen, None for no cap.
+    clip_norm: None for no clipping. precision: of the network; embeddings, loss and weights stay in float32.
+    loss_scale: factor on the loss in fp16, taken out of the gradients again.
+    """
+
+    resolution: int
+    channels: int
+    classes: int = 0
+    conditional: bool = True
+    architecture: str = "ddpmpp"
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (2, 2, 2)
+    num_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.13
+    preconditioning: str = "edm"
+    loss: str = "edm"
+    P_mean: float = -1.2
+    P_std: float = 1.2
+    sigma_data: float = 0.5
+    augment: float = 0.0
+    x_flip: bool = False
+    duration: float = 200.0
+    batch_size: int = 512
+    microbatch: int | None = None
+    learning_rate: float = 1e-3
+    lr_rampup: float = 10.0
+    ema_halflife: float = 0.5
+    ema_rampup: float | None = 0.05
+    clip_norm: float | None = None
+    precision: str = "fp32"
+    loss_scale: float = 1.0
+    snapshot_every: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("channel_mult", "attn_resolutions"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _choose("preconditioning", self.preconditioning, DESIGNS)
+        _choose("loss", self.loss, DESIGNS)
+        _choose("precision", self.precision, PRECISIONS)
+        _require(self.duration > 0, f"duration is {self.duration:g} Mimg; it must be positive")
+        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
+        _require(self.microbatch is None or self.microbatch >= 1, "microbatch must be at least 1, or null")
+        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be positive")
+        _require(0 <= self.augment <= 1, f"augment is {self.augment:g}; a probability lies in [0, 1]")
+        _require(self.lr_rampup >= 0 and self.ema_halflife >= 0, "lr_rampup and ema_halflife must not be negative")
+        _require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
+        self.network()
+
+    def network(self) -> NetworkConfig:
+        """The network that this configuration trains."""
+        return NetworkConfig.of(
+            self.architecture,
+            resolution=self.resolution,
+            channels=self.channels,
+            classes=self.classes if self.conditional else 0,
+            augment_dim=AUGMENT_DIM if self.augment > 0 else 0,
+            model_channels=self.model_channels,
+            channel_mult=self.channel_mult,
+            num_blocks=self.num_blocks,
+            attn_resolutions=self.attn_resolutions,
+            dropout=self.dropout,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: the duration, rounded up to whole batches."""
+        return math.ceil(round(self.duration * 1e6) / self.batch_size)
+
+
+@dataclass(frozen=True)
+class SamplerConfig(_Data):
+    """The choices of one sampler. The defaults are Algorithm 1 with the paper's own choices (Table 1, last column).
+
+    ``solver`` "heun" is the second-order family of Algorithm 3: ``alpha`` = 1 is Heun, ½ midpoint, ⅔ Ralston.
+    ``sigma_min`` and ``sigma_max`` default to those of the discretisation. Churn (Algorithm 2) acts where
+    ``S_churn`` > 0 on the noise levels in [``S_min``, ``S_max``]; ``S_max`` None is infinity.
+    """
+
+    num_steps: int = 18
+    solver: str = "heun"
+    discretization: str = "edm"
+    schedule: str = "linear"
+    scaling: str = "none"
+    alpha: float = 1.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    rho: float = 7.0
+    S_churn: float = 0.0
+    S_min: float = 0.0
+    S_max: float | None = math.inf
+    S_noise: float = 1.0
+
+    def __post_init__(self):
+        if self.S_max is None:
+            object.__setattr__(self, "S_max", math.inf)
+        _require(self.num_steps >= 1, f"num_steps is {self.num_steps}; a sampler needs at least 1 step")
+        _choose("solver", self.solver, SOLVERS)
+        _choose("discretization", self.discretization, DESIGNS)
+        _choose("schedule", self.schedule, SCHEDULES)
+        _choose("scaling", self.scaling, SCALINGS)
+        _require(self.alpha > 0, f"alpha is {self.alpha:g}; it must be positive (1 is Heun, 0.5 midpoint)")
+        _require(self.rho > 0, f"rho is {self.rho:g}; it must be positive (the paper uses 7)")
+        _require(self.S_min <= self.S_max, f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
+        _require(self.S_churn >= 0 and self.S_noise >= 0, "S_churn and S_noise must not be negative")
+        low, high = self.sigma_min or 1e-300, self.sigma_max or math.inf
+        positive = all(value is None or value > 0 for value in (self.sigma_min, self.sigma_max))
+        _require(positive and low <= high, "sigma_min and sigma_max must satisfy 0 < sigma_min <= sigma_max")
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image: N for Euler, 2N − 1 for the second-order solvers."""
+        return self.num_steps if self.solver == "euler" else 2 * self.num_steps - 1
