@@ -108,7 +108,7 @@ def _warp(images: Tensor, inverse: Tensor) -> Tensor:
     pad = side - 1
     wide = F.pad(images, (pad, pad, pad, pad), mode="reflect")
     fine = _separable(wide, 2 * taps, up=True)
-    # Sample positions: supersampled output pixels, and those that the last filter reaches, in supersampled input pixels.
+    # Sample positions: supersampled output pixels, and those the last filter reaches, in supersampled input pixels.
     count = 2 * side + len(taps) - 2
     grid = (torch.arange(count, dtype=torch.float64, device=images.device) - (count - 1) / 2 + 0.5) / 2
     y, x = torch.meshgrid(grid, grid, indexing="ij")

@@ -89,7 +89,7 @@ class IDDPM:
 
 @dataclass(frozen=True)
 class EDM:
-    """ln σ ~ N(P_mean, P_std²); λ = (σ² + σ_data²)/(σ σ_data)², which makes every level's initial loss equal (App. B.6)."""
+    """ln σ ~ N(P_mean, P_std²); λ = (σ² + σ_data²)/(σ σ_data)²: every level starts at loss 1 (App. B.6)."""
 
     P_mean: float = -1.2
     P_std: float = 1.2

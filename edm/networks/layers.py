@@ -44,11 +44,12 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over min(32, C/4) groups."""
+    """Group normalisation over min(32, C/4) groups, or the next smaller number that divides C."""
 
     def __init__(self, channels: int, eps: float):
         super().__init__()
-        self.groups, self.eps = min(32, channels // 4), eps
+        self.groups = next(g for g in range(min(32, channels // 4), 0, -1) if channels % g == 0)
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -57,7 +58,7 @@ class GroupNorm(nn.Module):
 
 
 class Resample(nn.Module):
-    """Halves or doubles the image with a separable filter that sums to 1 (gain 4 when doubling, for the inserted zeros).
+    """Halves or doubles the image with a separable filter of sum 1 (4 when doubling, for the inserted zeros).
 
     filter: its taps in one dimension, an even number: (1, 1) is the box, (1, 3, 3, 1) NCSN++'s.
     """

@@ -1,0 +1,78 @@
+"""Training inputs as a function of the sample's number: order, flips, augmentation, noise level and noise.
+
+Sample k is the k-th image that training sees. All that is random about it is drawn from its own seed, so it does not
+depend on the number of processes, on gradient accumulation, or on whether the run was interrupted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edm import noise
+from edm.augmentation import augment_with, random_labels
+from edm.config import TrainingConfig
+from edm.data import Dataset
+
+_SEED_STRIDE = 1 << 44  # samples of different training seeds never share a draw: 2^44 images is 17 million Mimg
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images y [B, C, H, W] in [−1, 1], labels [B] or None, augment_labels [B, 9] or None, sigma [B], noise as y."""
+
+    images: Tensor
+    labels: Tensor | None
+    augment_labels: Tensor | None
+    sigma: Tensor
+    noise: Tensor
+
+
+class Batches:
+    """The samples of one training run. The dataset lies on the device where it fits, else in host memory."""
+
+    def __init__(self, dataset: Dataset, config: TrainingConfig, loss, device: torch.device):
+        self.config, self.loss, self.device = config, loss, device
+        images = torch.from_numpy(dataset.images)
+        self.images = images.to(device) if _fits(images, device) else images
+        labels = torch.from_numpy(dataset.labels) if config.conditional else None
+        self.labels = None if labels is None else labels.to(self.images.device)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def draw(self, first: int, count: int) -> Batch:
+        """Samples ``first`` to ``first + count − 1``."""
+        config, device = self.config, self.device
+        rows = self._rows(first, count).to(self.images.device)
+        images = self.images[rows].to(device, torch.float32) / 127.5 - 1
+        labels = None if self.labels is None else self.labels[rows].to(device)
+        seeds = torch.arange(first, first + count, device=device) + config.seed * _SEED_STRIDE
+        if config.x_flip:
+            flip = noise.uniform(seeds, 0, 1, noise.FLIP)[:, 0] < 0.5
+            images = torch.where(flip[:, None, None, None], images.flip(3), images)
+        augment_labels = None
+        if config.augment > 0:
+            augment_labels = random_labels(seeds, config.augment)
+            images = augment_with(images, augment_labels)
+        sigma = self.loss.sigma(noise.uniform(seeds, 0, 1, noise.SIGMA)[:, 0]).to(torch.float32)
+        draws = noise.normal(seeds, 0, images.shape[1:], noise.NOISE).to(torch.float32)
+        return Batch(images, labels, augment_labels, sigma, draws)
+
+    def _rows(self, first: int, count: int) -> Tensor:
+        """Dataset rows of consecutive samples: every epoch is a fresh permutation of the whole dataset."""
+        total, rows = len(self.images), []
+        while count > 0:
+            epoch, place = divmod(first, total)
+            if epoch != self._epoch:
+                generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+                self._epoch, self._order = epoch, torch.randperm(total, generator=generator)
+            part = self._order[place : place + count]
+            rows.append(part)
+            first, count = first + len(part), count - len(part)
+        return torch.cat(rows)
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the dataset takes less than a quarter of the device's free memory."""
+    if device.type != "cuda":
+        return True
+    return images.nbytes < torch.cuda.mem_get_info(device)[0] / 4

@@ -1,0 +1,75 @@
+"""Images from seeds: image i depends on seed i alone.
+
+Work is cut into fixed blocks of consecutive seeds: seed s is always row s mod B of block s // B, and the network always
+sees whole blocks. So the images do not depend on how many are asked for, nor on who computes which block, to the bit.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edm import noise
+from edm.config import SamplerConfig
+from edm.errors import UserError
+from edm.sampler import solve
+
+DEFAULT_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images float64 [n, C, H, W] of consecutive ``seeds`` [n], and their class labels [n] or None."""
+
+    seeds: Tensor
+    labels: Tensor | None
+    images: Tensor
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """clip(127.5 x + 128, 0, 255), truncated (the FID protocol, paper Section F)."""
+    return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)
+
+
+def generate(
+    denoiser, config: SamplerConfig, seeds: range, shape: tuple[int, ...], *, classes: int = 0,
+    class_label: int | None = None, block: int = DEFAULT_BLOCK, rank: int = 0, ranks: int = 1,
+) -> Iterator[Block]:  # fmt: skip
+    """Yields the images of ``seeds`` block by block, in order.
+
+    shape: (C, H, W); classes: of the model, 0 for none. A class is drawn per seed unless ``class_label`` names one for
+    all. block: seeds per block; images of different block sizes agree to rounding only. rank, ranks: of all blocks,
+    every ``ranks``-th from ``rank`` is computed here. Raises UserError for an empty range or a class that is not there.
+    """
+    if len(seeds) == 0 or seeds.step != 1 or seeds.start < 0:
+        raise UserError(f"seeds {seeds.start}-{seeds.stop - 1}: expected a range such as 0-63")
+    if block < 1:
+        raise UserError(f"block is {block}; it must hold at least 1 seed")
+    if class_label is not None and not 0 <= class_label < classes:
+        raise UserError(f"class {class_label} is not one of the model's {classes} classes")
+    device = next(denoiser.parameters()).device if hasattr(denoiser, "parameters") else torch.device("cpu")
+    first, last = seeds.start // block, (seeds.stop - 1) // block
+    for number in list(range(first, last + 1))[rank::ranks]:
+        whole = torch.arange(number * block, (number + 1) * block, device=device)
+        labels = None
+        if classes:
+            labels = noise.class_labels(whole, classes)
+            labels = labels if class_label is None else torch.full_like(labels, class_label)
+        draw = lambda step, x, whole=whole: noise.churn(whole, step, shape)
+        images = solve(denoiser, noise.latents(whole, shape), labels, config, draw)
+        wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
+        yield Block(whole[wanted].cpu(), None if labels is None else labels[wanted].cpu(), images[wanted].cpu())
+
+
+def image_grid(images: np.ndarray, columns: int, gap: int = 1, scale: int = 1) -> np.ndarray:
+    """Images uint8 [N, C, H, W] tiled row by row on white, uint8 [rows, cols, 3]; each pixel ``scale`` wide."""
+    count, _, side, _ = images.shape
+    rows = -(-count // columns)
+    cell = side + gap
+    canvas = np.full((rows * cell + gap, columns * cell + gap, 3), 255, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = gap + index // columns * cell, gap + index % columns * cell
+        canvas[top : top + side, left : left + side] = image.transpose(1, 2, 0)
+    return canvas.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,0 +1,214 @@
+"""Fréchet distance between two Gaussians, their streaming estimation, and the files that hold reference statistics.
+
+Knows nothing of images or networks: features come in as matrices. The protocol around it is Section 6 of
+Karras et al. (2022), the distance that of Heusel et al. (2017), "GANs trained by a two time-scale update rule".
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edm.errors import UserError
+from edm.files import atomic_write
+
+SYMMETRY_TOLERANCE = 1e-6  # of the largest variance; covariances from other programs are symmetric up to rounding
+
+
+class FeatureStatistics:
+    """Count, mean and covariance of feature vectors, accumulated batch by batch in float64.
+
+    Each batch is centred on its own mean before anything is squared, and joined to the rest by the pairwise update of
+    Chan, Golub & LeVeque (1983): a mean large against the spread does not cancel the variance away.
+    Memory: 8 F² bytes, on the device of the first batch (on the CPU where that device has no float64).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = torch.empty(0, dtype=torch.float64)
+        self._scatter = torch.empty(0, 0, dtype=torch.float64)  # sum of outer products about the mean
+
+    def append(self, features: torch.Tensor | np.ndarray) -> None:
+        """Adds a batch of feature vectors [N, F] of any dtype, on any device; N may be 0.
+
+        Raises UserError, leaving the statistics as they were, where a feature is NaN or infinite or F has changed.
+        """
+        batch = torch.as_tensor(features).detach()
+        if batch.ndim != 2:
+            raise ValueError(f"features must be [N, F], not {list(batch.shape)}")
+        if batch.device.type == "mps":  # has no float64
+            batch = batch.cpu()
+        batch = batch.to(device=self._mean.device if self.count else batch.device, dtype=torch.float64)
+        if not torch.isfinite(batch).all():
+            raise UserError(
+                f"features of images {self.count} to {self.count + len(batch) - 1}: not all finite; "
+                "check the images and the weights of the feature extractor"
+            )
+        if len(batch):
+            mean = batch.mean(dim=0)
+            centred = batch - mean
+            self._join(len(batch), mean, centred.T @ centred)
+
+    def merge(self, other: "FeatureStatistics") -> None:
+        """Adds what ``other`` has seen (a shard from another process), which is left as it was.
+
+        Raises UserError where the two have different numbers of features.
+        """
+        if other.count:
+            device = self._mean.device if self.count else other._mean.device
+            self._join(other.count, other._mean.to(device), other._scatter.to(device))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean feature vector, float64 (F,). Raises UserError below two samples."""
+        self._require_two()
+        return self._mean.cpu().numpy().copy()
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Unbiased covariance (divisor n - 1, as numpy.cov), float64 (F, F). Raises UserError below two samples."""
+        self._require_two()
+        scatter = self._scatter.cpu().numpy()
+        return (scatter + scatter.T) / (2 * (self.count - 1))  # the average: a matrix product is symmetric to rounding
+
+    def _join(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
+        if not self.count:
+            self.count, self._mean, self._scatter = count, mean.clone(), scatter.clone()
+            return
+        if len(mean) != len(self._mean):
+            raise UserError(
+                f"features of {len(mean)} dimensions cannot join statistics of {len(self._mean)}; "
+                "use one feature extractor throughout"
+            )
+        total = self.count + count
+        shift = mean - self._mean
+        self._scatter += scatter + torch.outer(shift, shift) * (self.count * count / total)
+        self._mean += shift * (count / total)
+        self.count = total
+
+    def _require_two(self) -> None:
+        if self.count < 2:
+            raise UserError(f"feature statistics need at least 2 images, got {self.count}; add images")
+
+
+def frechet_distance(
+    mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray, device: torch.device | str = "cpu"
+) -> float:
+    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), in float64 on ``device``; never negative, never NaN.
+
+    Takes means (F,) and covariances (F, F), full rank or not (fewer images than features leave Σ singular).
+    It is called FID only where the features are those of Inception-v3.
+    Raises UserError where the dimensions differ or the statistics are not those of a Gaussian.
+    """
+    mu1, sigma1 = _checked_moments(mu1, sigma1, "first feature statistics")
+    mu2, sigma2 = _checked_moments(mu2, sigma2, "second feature statistics")
+    if mu1.shape != mu2.shape:
+        raise UserError(
+            f"feature statistics of {mu1.size} and {mu2.size} dimensions cannot be compared; "
+            "make both with the same feature extractor"
+        )
+    # With Σ = A Aᵀ, the eigenvalues of Σ₁Σ₂ are the squared singular values of A₁ᵀA₂. Taking them as singular values,
+    # not as square roots of eigenvalues, keeps rounding at 1e-16 of the largest instead of 1e-8: that matters where
+    # Σ is singular, since every zero eigenvalue would add its root.
+    overlap = torch.linalg.svdvals(_factor(sigma1, device).T @ _factor(sigma2, device)).sum().item()
+    shift = mu1 - mu2
+    return max(0.0, float(shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2 * overlap))
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceStatistics:
+    """Statistics of a data set in some features. The last three are None in files from other programs.
+
+    mu: float64 (F,). sigma: float64 (F, F). count: images seen. features: name of the extractor.
+    dataset_sha256: hash of the dataset archive.
+    """
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    count: int | None = None
+    features: str | None = None
+    dataset_sha256: str | None = None
+
+
+def save_statistics(
+    path: str | os.PathLike, mu: np.ndarray, sigma: np.ndarray, extra: Mapping[str, int | str] | None = None
+) -> None:
+    """Writes ``mu`` (F,) and ``sigma`` (F, F) as float64 .npz, the layout of the authors' ``fid-refs``.
+
+    ``extra`` adds numbers and text beside them; ``load_statistics`` knows ``count``, ``features`` and
+    ``dataset_sha256``. Equal statistics give equal bytes: numpy dates the members of an archive 1980.
+    Raises UserError where the statistics are not those of a Gaussian or the file cannot be written.
+    """
+    mu, sigma = _checked_moments(mu, sigma, str(path))
+    members = {"mu": mu, "sigma": np.ascontiguousarray(sigma)}
+    for key, value in sorted((extra or {}).items()):
+        if key in members or not isinstance(value, int | str):
+            raise ValueError(f"extra[{key!r}] must be a number or text under a name of its own, got {value!r}")
+        members[key] = np.array(value)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:  # an open file: numpy adds no suffix
+        np.savez(file, **members)
+
+
+def load_statistics(path: str | os.PathLike) -> ReferenceStatistics:
+    """Reads an .npz with ``mu`` and ``sigma``: ours, the authors' ``fid-refs``, guided-diffusion's ``VIRTUAL_*``.
+
+    Nothing is unpickled, and other keys are not read. Raises UserError where the file is missing, damaged, lacks a
+    key, holds Python objects, or holds what is not the statistics of a Gaussian.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; compute the reference statistics first, or correct the path")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not a complete .npz file; compute or download it again")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = {"mu", "sigma"} - set(archive.files)
+            if missing:
+                raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; reference statistics need both")
+            mu, sigma = archive["mu"], archive["sigma"]
+            extra = {key: _scalar(archive, key, kind, path) for key, kind in _EXTRAS.items() if key in archive.files}
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not readable as .npz ({reason}); compute or download it again") from None
+    mu, sigma = _checked_moments(mu, sigma, str(path))
+    return ReferenceStatistics(mu, sigma, **extra)
+
+
+_EXTRAS = {"count": int, "features": str, "dataset_sha256": str}
+
+
+def _scalar(archive: Mapping[str, np.ndarray], key: str, kind: type, path: Path) -> int | str:
+    value = np.asarray(archive[key])
+    if value.ndim or not isinstance(value.item(), kind):
+        raise UserError(f"{path}: {key} is not a single {kind.__name__}; remove it or compute the statistics again")
+    return value.item()
+
+
+def _checked_moments(mu: np.ndarray, sigma: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, or UserError where they cannot be a mean (F,) and a covariance (F, F)."""
+    mu, sigma = np.asarray(mu), np.asarray(sigma)
+    if mu.dtype.kind != "f" or sigma.dtype.kind != "f":
+        problem = f"mu and sigma are {mu.dtype} and {sigma.dtype}, not floating-point"
+    elif mu.ndim != 1 or not mu.size or sigma.shape != (mu.size, mu.size):
+        problem = f"mu and sigma have shapes {mu.shape} and {sigma.shape}, not (F,) and (F, F)"
+    elif not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        problem = "mu or sigma holds NaN or infinity"
+    elif np.abs(sigma - sigma.T).max() > SYMMETRY_TOLERANCE * np.abs(np.diag(sigma)).max():
+        problem = "sigma is not symmetric"
+    elif np.diag(sigma).min() < 0:
+        problem = "sigma has a negative variance"
+    else:
+        return mu.astype(np.float64), sigma.astype(np.float64)
+    raise UserError(f"{where}: {problem}; compute the statistics again")
+
+
+def _factor(sigma: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """A [F, rank] with A Aᵀ = ``sigma``. Eigenvalues within rounding of zero are dropped, negative ones with them."""
+    values, vectors = torch.linalg.eigh(torch.as_tensor((sigma + sigma.T) / 2, device=device))
+    keep = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()
+    return vectors[:, keep] * values[keep].sqrt()

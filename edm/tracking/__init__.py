@@ -1,0 +1,9 @@
+"""Records what each job did, at no cost to the job.
+
+A job appends to its own JSONL journal (``Journal``) and imports no tracking library. ``edm.tracking.sync.sync`` copies
+journals to MLflow later, from one process; it is not imported here, because importing MLflow takes seconds.
+"""
+
+from edm.tracking.journal import Artifact, Journal, Point, Run, RunRecord, environment_tags, read_journal
+
+__all__ = ["Artifact", "Journal", "Point", "Run", "RunRecord", "environment_tags", "read_journal"]

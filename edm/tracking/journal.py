@@ -1,0 +1,294 @@
+"""The journal of a job: one append-only JSONL file, and the runs that it describes.
+
+Each line is one event: ``run`` (a run begins, or goes on after a restart), ``metrics``, ``tag``, ``artifact`` or
+``finish``, with the key of its run and a time in milliseconds. The journal is the record; what MLflow shows is a copy.
+"""
+
+import functools
+import json
+import math
+import os
+import platform
+import posixpath
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from edm.errors import UserError
+from edm.files import sha256_file
+
+STATUSES = ("FINISHED", "FAILED", "KILLED")
+DEFAULT_EXPERIMENT = "edm"
+_PENDING_LIMIT = 1 << 24  # bytes kept in memory while the file cannot be written
+
+
+class Journal:
+    """Writes one journal file. Nothing here raises into the job: a failure is reported once on stderr.
+
+    Each event is one line, handed to the operating system at once. Lines that cannot be written (full disk) are kept
+    in memory and go out with the next event that can. One process at a time writes a journal.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._file = None
+        self._pending = bytearray()
+        self._warned = False
+
+    def run(
+        self,
+        key: str,
+        *,
+        name: str | None = None,
+        experiment: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        parent: str | None = None,
+    ) -> "Run":
+        """Begins the run ``key``, or continues it where the journal has it already (a resumed job).
+
+        ``key`` is unique in the project. What is left out (None) stays as it was; at first the name is the key.
+        Nested ``params`` are flattened (``a: {b: 1}`` is ``a.b``). Other params than before begin the run afresh:
+        what the journal said about it up to here no longer counts. ``parent`` is the key of a run in any journal.
+        """
+        with self._shielded():
+            event = {"event": "run", "key": key, "name": name, "experiment": experiment, "parent": parent}
+            event["params"] = None if params is None else dict(_flattened(params))
+            event["tags"] = {str(tag): _text(value) for tag, value in (tags or {}).items()}
+            self._append({field: value for field, value in event.items() if value is not None})
+        return Run(self, key)
+
+    def _append(self, event: dict) -> None:
+        line = json.dumps(event | {"time": time.time_ns() // 1_000_000}, separators=(",", ":"), allow_nan=False)
+        if len(self._pending) < _PENDING_LIMIT:
+            self._pending += line.encode() + b"\n"
+        if self._file is None:
+            self._file = self._opened()
+        while self._pending:
+            del self._pending[: self._file.write(self._pending)]
+
+    def _opened(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
+        if file.tell():
+            with open(self.path, "rb") as reader:
+                reader.seek(-1, os.SEEK_END)
+                if reader.read(1) != b"\n":  # a job was killed in mid-line: its torn line must not swallow ours
+                    self._pending[:0] = b"\n"
+        return file
+
+    def _sync(self) -> None:
+        """Forces what was written to the disk and closes the file; the next event opens it again."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    @contextmanager
+    def _shielded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of whatever kind: tracking never fails a job
+            if not self._warned:
+                self._warned = True
+                print(f"warning: {self.path}: not all events are recorded ({error}); going on", file=sys.stderr)
+
+
+class Run:
+    """One run in a journal. As a context manager it finishes the run: FAILED or KILLED where the block raised."""
+
+    def __init__(self, journal: Journal, key: str):
+        self._journal = journal
+        self.key = key
+        self._finished = False
+
+    def metrics(self, values: Mapping[str, Any], step: int) -> None:
+        """Records metric values at ``step`` (images seen). The last value written for a metric and step counts."""
+        with self._journal._shielded():
+            numbers = {str(name): _plain(float(value)) for name, value in values.items()}
+            self._journal._append({"event": "metrics", "key": self.key, "step": int(step), "values": numbers})
+
+    def artifact(self, path: str | os.PathLike, folder: str = "") -> None:
+        """Records the file ``path`` and its hash, to be shown in ``folder``. The file is not copied, so keep it."""
+        with self._journal._shielded():
+            event = {"event": "artifact", "key": self.key, "path": os.path.relpath(path), "folder": folder}
+            self._journal._append(event | {"sha256": sha256_file(path)})
+
+    def tag(self, name: str, value: Any) -> None:
+        """Sets a tag; the last value counts."""
+        with self._journal._shielded():
+            self._journal._append({"event": "tag", "key": self.key, "name": str(name), "value": _text(value)})
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Ends the run with one of ``STATUSES`` and forces the journal to the disk."""
+        self._finished = True
+        with self._journal._shielded():
+            if status not in STATUSES:
+                raise ValueError(f"run status {status!r} is none of {', '.join(STATUSES)}")
+            self._journal._append({"event": "finish", "key": self.key, "status": status})
+            self._journal._sync()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self._finished:
+            return
+        if kind is None:
+            self.finish()
+        else:  # an interrupt or exit ends a run that was not at fault
+            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+
+
+class Point(NamedTuple):
+    """A metric's value at a step, and when it was written (ms)."""
+
+    value: float
+    time: int
+
+
+class Artifact(NamedTuple):
+    """A file that a run made: its path from the working directory, where to show it, its hash when recorded."""
+
+    path: str
+    folder: str
+    sha256: str
+
+    @property
+    def shown_as(self) -> str:
+        """Path of the file among the run's artifacts."""
+        return posixpath.join(self.folder, os.path.basename(self.path))
+
+
+@dataclass
+class RunRecord:
+    """A run as its journal tells it: all events merged, later ones first in rank. Times in milliseconds."""
+
+    key: str
+    start: int
+    updated: int
+    name: str
+    experiment: str = DEFAULT_EXPERIMENT
+    parent: str | None = None
+    status: str = "RUNNING"
+    end: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, dict[int, Point]] = field(default_factory=dict)  # name -> step -> point
+    artifacts: dict[str, Artifact] = field(default_factory=dict)  # by the path it is shown as
+
+
+def read_journal(path: str | os.PathLike) -> list[RunRecord]:
+    """The runs in a journal, in the order in which they began. Torn and foreign lines are skipped.
+
+    Raises UserError where the file cannot be read.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: journal cannot be read ({error.strerror}); check the path") from error
+    records: dict[str, RunRecord] = {}
+    for line in lines:
+        try:
+            _apply(json.loads(line), records)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a job killed or a disk full in mid-line; the lines around it are whole
+    return list(records.values())
+
+
+def _apply(event: dict, records: dict[str, RunRecord]) -> None:
+    """Merges one event into the records."""
+    key, now = event["key"], int(event["time"])
+    if event["event"] == "run":
+        record = records.setdefault(key, RunRecord(key=key, start=now, updated=now, name=key))
+        if record.params and event.get("params", record.params) != record.params:
+            kept = {"name": record.name, "experiment": record.experiment, "parent": record.parent}
+            record = records[key] = RunRecord(key=key, start=now, updated=now, **kept)
+        for name in ("name", "experiment", "parent", "params"):
+            if name in event:
+                setattr(record, name, event[name])
+        record.tags.update(event.get("tags", {}))
+        record.status, record.end = "RUNNING", None
+    else:
+        record = records[key]
+        match event["event"]:
+            case "metrics":
+                for name, value in event["values"].items():
+                    record.metrics.setdefault(name, {})[event["step"]] = Point(float(value), now)
+            case "tag":
+                record.tags[event["name"]] = event["value"]
+            case "artifact":
+                artifact = Artifact(event["path"], event["folder"], event["sha256"])
+                record.artifacts[artifact.shown_as] = artifact
+            case "finish":
+                record.status, record.end = event["status"], now
+    record.updated = now
+
+
+def environment_tags() -> dict[str, str]:
+    """Where a run happens: commit, dirty flag, host, Python, Slurm job and GPU, as far as they are known.
+
+    Never raises, and imports nothing large: the GPU is named only where the job has loaded torch itself.
+    """
+    tags = {"host": socket.gethostname(), "python": platform.python_version()} | _git_tags()
+    if job := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        tags["slurm_job"] = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    elif job := os.environ.get("SLURM_JOB_ID"):
+        tags["slurm_job"] = job
+    if (torch := sys.modules.get("torch")) is not None:
+        try:
+            if torch.cuda.is_available():
+                tags["gpu"] = torch.cuda.get_device_name()
+        except Exception:
+            pass  # a broken driver is not the business of a tag
+    return tags
+
+
+@functools.cache
+def _git_tags() -> dict[str, str]:
+    """Commit and dirty flag (changed tracked files) of the code that runs; empty where git cannot tell."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # jobs side by side must not wait for the index
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    commit, _, dirty = done.stdout.strip().partition("-")
+    return {"commit": commit, "dirty": "true" if dirty else "false"} if commit else {}
+
+
+def _flattened(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it: non-finite numbers and foreign types as strings."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return float(value) if math.isfinite(value) else str(float(value))
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    """A tag's value: strings as they are, everything else as JSON writes it."""
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)

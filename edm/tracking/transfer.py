@@ -1,0 +1,203 @@
+"""One pass that brings an MLflow store to what records say; ``edm.tracking.sync`` calls it under its lock."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edm.files import digest, sha256_file
+from edm.tracking import entries
+from edm.tracking.journal import RunRecord
+
+_ARTIFACTS_TAG = "edm.artifacts"  # digests of what was sent
+_ARTIFACTS_KEPT = 380  # of 13 characters each in a tag of 5000; older files are sent again with the next change
+_SYNCED_TAG = "edm.synced"  # digest of the record, once all of it has arrived
+_PARENT_RUN_TAG = "mlflow.parentRunId"
+
+
+@dataclass
+class SyncReport:
+    """What a sync sent. A replaced run counts as created; ``artifacts_missing`` are gone or changed since recorded."""
+
+    runs_created: int = 0
+    runs_updated: int = 0
+    metrics_sent: int = 0
+    artifacts_sent: int = 0
+    artifacts_missing: int = 0
+
+
+class Transfer:
+    """Sends records to a store. Files go to ``artifact_root``, or where the store itself decides (None)."""
+
+    def __init__(self, tracking_uri: str, artifact_root: Path | None, records: list[RunRecord]):
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=tracking_uri)
+        self.artifact_root = artifact_root
+        self.records = records
+        self.report = SyncReport()
+        self.created: set[str] = set()
+        self.updated: set[str] = set()
+
+    def run(self) -> SyncReport:
+        """Sends what is new, once."""
+        self.experiments = self._ensure_experiments()
+        self.runs = self._find_runs()
+        for record in self.records:
+            self._send(record)
+        self._attach_children()
+        self.report.runs_created = len(self.created)
+        self.report.runs_updated = len(self.updated - self.created)
+        return self.report
+
+    def _ensure_experiments(self) -> dict[str, str]:
+        """The id of each experiment in the store; those that records name are created, or restored from the trash."""
+        known = {experiment.name: experiment.experiment_id for experiment in _pages(self.client.search_experiments)}
+        for name in dict.fromkeys(entries.experiment_name(record) for record in self.records):
+            if name in known:
+                continue
+            if (deleted := self.client.get_experiment_by_name(name)) is not None:
+                self.client.restore_experiment(deleted.experiment_id)
+                known[name] = deleted.experiment_id
+                continue
+            location = None  # a server chooses its own
+            if self.artifact_root:
+                location = (self.artifact_root / re.sub(r"[^\w.-]+", "-", name)).as_uri()
+            known[name] = self.client.create_experiment(name, artifact_location=location)
+        return known
+
+    def _find_runs(self) -> dict[str, Any]:
+        """The run of each key in the store. Of several with one key (restored from the trash) the last stays."""
+        runs: dict[str, Any] = {}
+        condition = f"tags.`{entries.KEY_TAG}` != ''"
+        found = _pages(self.client.search_runs, experiment_ids=[*self.experiments.values()], filter_string=condition)
+        for run in sorted(found, key=lambda run: run.info.start_time):
+            key = run.data.tags[entries.KEY_TAG]
+            if key in runs:
+                self.client.delete_run(runs[key].info.run_id)
+            runs[key] = run
+        return runs
+
+    def _send(self, record: RunRecord) -> None:
+        """Sends what the store lacks of one record."""
+        run = self.runs.get(record.key)
+        state = hashlib.sha256(repr(record).encode()).hexdigest()[:16]
+        if run is not None and run.data.tags.get(_SYNCED_TAG) == state:
+            return
+        params, tags, points = entries.params(record), entries.tags(record), entries.points(record)
+        stored = self._stored_points(run)
+        if run is not None and self._contradicts(run, stored, record, params, points):
+            self.client.delete_run(run.info.run_id)
+            run, stored = None, {}
+        if run is None:
+            run = self._create(record)
+        params = {name: value for name, value in params.items() if name not in run.data.params}
+        tags = {name: value for name, value in tags.items() if run.data.tags.get(name) != value}
+        points = {place: point for place, point in points.items() if place not in stored}
+        self._log(run, params, tags, points)
+        self.report.metrics_sent += len(points)
+        complete = self._send_artifacts(run, record)
+        if self._set_state(run, record) or params or tags or points:
+            self.updated.add(record.key)
+        if complete:
+            self._log(run, tags={_SYNCED_TAG: state})
+
+    def _stored_points(self, run: Any) -> dict[tuple[str, int], float]:
+        """What the store holds of a run's metrics: (name, step) -> value."""
+        if run is None:
+            return {}
+        histories = [self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
+        return {(point.key, point.step): point.value for history in histories for point in history}
+
+    def _contradicts(self, run: Any, stored: dict, record: RunRecord, params: dict, points: dict) -> bool:
+        """Whether the stored run holds what the journal does not say and MLflow cannot change."""
+        return (
+            run.info.start_time != record.start
+            or run.info.experiment_id != self.experiments[entries.experiment_name(record)]
+            or any(params.get(name) != value for name, value in run.data.params.items())
+            or any(
+                place not in points or not entries.same_value(points[place][0], value)
+                for place, value in stored.items()
+            )
+        )
+
+    def _create(self, record: RunRecord) -> Any:
+        tags = {entries.KEY_TAG: record.key}
+        if record.parent in self.runs:
+            tags[_PARENT_RUN_TAG] = self.runs[record.parent].info.run_id
+        experiment = self.experiments[entries.experiment_name(record)]
+        run = self.client.create_run(experiment, record.start, tags, entries.run_name(record))
+        self.runs[record.key] = run
+        self.created.add(record.key)
+        return run
+
+    def _log(self, run: Any, params: dict | None = None, tags: dict | None = None, points: dict | None = None) -> None:
+        """Sends entries of a run; the client splits them into the batches that MLflow allows."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        self.client.log_batch(
+            run.info.run_id,
+            [Metric(name, value, time, step) for (name, step), (value, time) in (points or {}).items()],
+            [Param(name, value) for name, value in (params or {}).items()],
+            [RunTag(name, value) for name, value in (tags or {}).items()],
+            synchronous=True,  # whatever the environment says: the mark of completeness must come last
+        )
+        run.data.tags.update(tags or {})
+
+    def _send_artifacts(self, run: Any, record: RunRecord) -> bool:
+        """Sends files that are new or changed; False where one is gone, or no longer what the journal recorded."""
+        sent = run.data.tags.get(_ARTIFACTS_TAG, "").split()
+        complete = True
+        for artifact in record.artifacts.values():
+            mark = digest([artifact.shown_as, artifact.sha256])
+            if mark in sent:
+                continue
+            if not _unchanged(artifact.path, artifact.sha256):
+                self.report.artifacts_missing += 1
+                complete = False
+                continue
+            self.client.log_artifact(run.info.run_id, artifact.path, artifact.folder or None)
+            sent.append(mark)
+            self._log(run, tags={_ARTIFACTS_TAG: " ".join(sent[-_ARTIFACTS_KEPT:])})
+            self.report.artifacts_sent += 1
+            self.updated.add(record.key)
+        return complete
+
+    def _set_state(self, run: Any, record: RunRecord) -> bool:
+        """Brings name, status and end to those of the record; True where that changed anything."""
+        name, info = entries.run_name(record), run.info
+        if renamed := info.run_name != name:
+            self.client.update_run(info.run_id, name=name)
+        if record.end is None and info.status != record.status:  # resumed after it had finished
+            self.client.update_run(info.run_id, status=record.status)
+        elif record.end is not None and (info.status, info.end_time) != (record.status, record.end):
+            self.client.set_terminated(info.run_id, record.status, record.end)
+        else:
+            return renamed
+        return True
+
+    def _attach_children(self) -> None:
+        """Points children to their parents' present runs, also children whose journals are not part of this sync."""
+        for key, run in self.runs.items():
+            parent = self.runs.get(run.data.tags.get(entries.PARENT_KEY_TAG))
+            if parent is not None and run.data.tags.get(_PARENT_RUN_TAG) != parent.info.run_id:
+                self._log(run, tags={_PARENT_RUN_TAG: parent.info.run_id})
+                self.updated.add(key)
+
+
+def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
+    """All results of one of MLflow's paged searches."""
+    page = search(**arguments, max_results=1000)
+    yield from page
+    while page.token:
+        page = search(**arguments, max_results=1000, page_token=page.token)
+        yield from page
+
+
+def _unchanged(path: str, sha256: str) -> bool:
+    try:
+        return sha256_file(path) == sha256
+    except OSError:
+        return False

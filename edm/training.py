@@ -1,0 +1,203 @@
+"""Training: one loop for a CPU, a GPU and many."""
+
+import copy
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from edm import checkpoint, levels
+from edm.batches import Batches
+from edm.config import TrainingConfig
+from edm.data import Dataset
+from edm.denoiser import Denoiser
+from edm.distributed import ALONE, World
+from edm.errors import UserError
+from edm.files import write_json
+from edm.losses import weighted_error
+from edm.resume import TrainingLog, TrainingState
+from edm.tracking import Run
+
+TICKS = 100  # log lines of a run
+COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def train(
+    config: TrainingConfig,
+    dataset: Dataset,
+    out: Path,
+    world: World = ALONE,
+    *,
+    run: Run | None = None,
+    state_every: float = 300.0,
+    level_samples: int = 2000,
+    compile: bool = False,
+    about: dict[str, Any] | None = None,
+) -> Denoiser:
+    """Trains a configuration on a dataset and returns the averaged (EMA) denoiser; in ``out`` it leaves
+
+    model.safetensors, levels.json (loss per noise level before and after), log.jsonl, snapshots/ where asked, and,
+    until it is done, state.safetensors, from which an interrupted run of the same configuration continues.
+
+    state_every: seconds between two states. about: entries for the header of the checkpoint.
+    Raises UserError where the dataset does not fit the configuration or the loss stops being finite; the last good
+    state is kept then.
+    """
+    dataset.require(config.resolution, config.channels, config.classes if config.conditional else 0)
+    if config.batch_size % world.size:
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared by {world.size} processes; make it a multiple"
+        )
+    set_precision(config.precision)
+    device = world.device
+    about = {**(about or {}), "dataset_sha256": dataset.sha256}
+
+    torch.manual_seed(config.seed)
+    net = checkpoint.build(config).to(device, memory_format=torch.channels_last)
+    net.compute_dtype = COMPUTE[config.precision]
+    loss = checkpoint.loss_of(config)
+    ema = copy.deepcopy(net).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=device.type == "cuda")
+    state = TrainingState(out / "state.safetensors", config, dataset, net, ema, optimizer)
+    images = state.restore()
+    log = TrainingLog(out / "log.jsonl", images, world.is_first)
+
+    def measure() -> dict:
+        return levels.error_per_level(ema, dataset, config.conditional, level_samples, device)
+
+    before = measure() if world.is_first and images == 0 else state.before
+    state.before = before
+    batches = Batches(dataset, config, loss, device)
+    model = nn.parallel.DistributedDataParallel(net) if world.size > 1 else net
+    error = torch.compile(weighted_error) if compile else weighted_error
+    share = config.batch_size // world.size
+    micro = min(config.microbatch or share, share)
+    parameters, averages = list(net.parameters()), list(ema.parameters())
+
+    total = config.steps * config.batch_size
+    tick = max(1, config.steps // TICKS) * config.batch_size
+    started, saved = time.monotonic() - state.seconds, time.monotonic()
+    tick_time, tick_images = time.monotonic(), images
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, images, non-finite gradient entries
+    bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
+    net.train()
+    while images < total:
+        # One step: gradients of the mean loss over batch_size images, from this process's share in rounds of `micro`.
+        if config.dropout > 0:
+            torch.manual_seed(_step_seed(config.seed, images, world.rank))
+        first = images + world.rank * share
+        for start in range(0, share, micro):
+            count = min(micro, share - start)
+            batch = batches.draw(first + start, count)
+            last = start + count == share
+            with nullcontext() if last or world.size == 1 else model.no_sync():
+                pixels = error(model, loss, batch.images, batch.sigma, batch.noise, batch.labels, batch.augment_labels)
+                # Summed over pixels, averaged over the whole minibatch; DDP averages over processes, hence `share`.
+                (pixels.sum() * (config.loss_scale / share)).backward()
+            sums[0] += pixels.detach().sum(dtype=torch.float64)
+            sums[1] += count
+        sums[2] += _clean_gradients(parameters, config)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(config, images)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        torch._foreach_lerp_(averages, parameters, 1 - ema_decay_at(config, images))
+        images += config.batch_size
+        bar.update(config.batch_size)
+
+        if images % tick == 0 or images >= total:
+            loss_sum, seen, nonfinite = world.sum(sums).tolist()
+            sums.zero_()
+            mean = loss_sum / seen / math.prod(dataset.images.shape[1:])
+            if not math.isfinite(mean):
+                raise UserError(
+                    f"{out}: the loss became {mean} after {images:,} images; the last good state "
+                    f"({state.images:,} images) is kept. Lower learning_rate, or clip_norm: 1.0, or precision: fp32"
+                )
+            now = time.monotonic()
+            row = {
+                "images": images,
+                "loss": mean,
+                "learning_rate": learning_rate_at(config, images - config.batch_size),
+                "images_per_second": (images - tick_images) / max(now - tick_time, 1e-9),
+                "seconds": now - started,
+                "nonfinite_gradients": int(nonfinite),
+            }
+            tick_time, tick_images = now, images
+            log.write(row)
+            if run is not None and world.is_first:
+                run.metrics({key: value for key, value in row.items() if key != "images"}, step=images)
+            bar.set_postfix_str(f"loss {mean:.4g}")
+            if world.is_first and now - saved > state_every and images < total:
+                state.save(images, now - started)
+                saved = now
+        if config.snapshot_every and world.is_first and _passes(images, config.snapshot_every, config.batch_size):
+            name = f"snapshots/{images:012d}.safetensors"
+            checkpoint.save(out / name, ema, config, {**about, "images": images})
+    bar.close()
+
+    if world.is_first:
+        after = measure()
+        for name, level in (("before", before), ("after", after)):
+            if run is not None and level:
+                run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
+        write_json(out / "levels.json", {"before": before, "after": after})
+        checkpoint.save(out / "model.safetensors", ema, config, {**about, "images": images})
+        state.remove()
+    world.wait()
+    return ema
+
+
+def learning_rate_at(config: TrainingConfig, images: int) -> float:
+    """Ramped linearly over the first ``lr_rampup`` Mimg, then constant (Table 7); of the step after ``images``."""
+    ramp = config.lr_rampup * 1e6
+    return config.learning_rate * min((images + config.batch_size) / ramp, 1.0) if ramp else config.learning_rate
+
+
+def ema_decay_at(config: TrainingConfig, images: int) -> float:
+    """β = 0.5^(batch/half-life); the half-life is capped at ``ema_rampup`` × images seen (Table 7)."""
+    halflife = config.ema_halflife * 1e6
+    if config.ema_rampup is not None:
+        halflife = min(halflife, config.ema_rampup * images)
+    return 0.5 ** (config.batch_size / halflife) if halflife > 0 else 0.0
+
+
+def set_precision(precision: str) -> None:
+    """Lets float32 convolutions and products use TF32 on GPUs, or not."""
+    mode = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode
+
+
+def _clean_gradients(parameters: list[Tensor], config: TrainingConfig) -> Tensor:
+    """Undoes the loss scale, replaces NaN by 0 and ±inf by ±1e5, clips; returns how many entries it replaced.
+
+    In full precision nothing is replaced: a non-finite gradient is an error there, which the loss will show.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    replaced = torch.zeros((), dtype=torch.float64, device=grads[0].device)
+    if config.loss_scale != 1.0:
+        torch._foreach_div_(grads, config.loss_scale)
+    if config.precision in ("fp16", "bf16"):
+        replaced = sum((~grad.isfinite()).sum(dtype=torch.float64) for grad in grads)
+        for grad in grads:
+            torch.nan_to_num_(grad, nan=0.0, posinf=1e5, neginf=-1e5)
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    return replaced
+
+
+def _step_seed(seed: int, images: int, rank: int) -> int:
+    """The seed of a step's dropout: resuming needs no generator state."""
+    return (seed * 1_000_003 + images * 4099 + rank) % 2**63
+
+
+def _passes(images: int, every: float, batch: int) -> bool:
+    """Whether the last step reached a multiple of ``every`` Mimg."""
+    size = every * 1e6
+    return images // size > (images - batch) // size

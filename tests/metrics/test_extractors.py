@@ -1,0 +1,213 @@
+"""Claims about image features: the classifier's, and Inception-v3's against torch-fidelity itself."""
+
+import io
+import urllib.error
+import urllib.request
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from edm.errors import UserError
+from edm.files import sha256_file
+from edm.metrics.extractors import CLASSIFIER, EXTRACTORS, INCEPTION, distance_label, extract, load_features
+from edm.metrics.frechet import frechet_distance
+
+
+class Images(Dataset):
+    """What torch-fidelity takes as input: a data set of uint8 images."""
+
+    def __init__(self, images: torch.Tensor):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+def torch_fidelity_distance(first: torch.Tensor, second: torch.Tensor, extractor: str, weights) -> float:
+    import torch_fidelity
+
+    metrics = torch_fidelity.calculate_metrics(
+        input1=Images(first),
+        input2=Images(second),
+        fid=True,
+        feature_extractor=extractor,
+        feature_extractor_weights_path=weights,
+        cuda=False,
+        save_cpu_ram=True,  # no worker processes
+        batch_size=16,
+        verbose=False,
+    )
+    return metrics[torch_fidelity.KEY_METRIC_FID]
+
+
+def our_distance(features, first: torch.Tensor, second: torch.Tensor) -> float:
+    stats = [extract(features, images.split(16)) for images in (first, second)]
+    return frechet_distance(stats[0].mean, stats[0].covariance, stats[1].mean, stats[1].covariance)
+
+
+def smooth_images(count: int, seed: int, contrast: float) -> torch.Tensor:
+    """Coloured blobs, uint8 [count, 3, 32, 32]: unlike noise, they differ from one another after pooling."""
+    generator = torch.Generator().manual_seed(seed)
+    blobs = torch.randn(count, 3, 4, 4, generator=generator) * contrast + 128
+    return torch.nn.functional.interpolate(blobs, size=32, mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+# The classifier's features
+
+
+def test_the_classifiers_features_tell_digits_from_noise(digits, classifier):
+    features = load_features(CLASSIFIER, classifier[0])
+    images = torch.from_numpy(digits[0])
+    noise = torch.randint(256, (400, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert our_distance(features, images[:400], images[400:800]) < 0.2 * our_distance(features, images[:400], noise)
+
+
+def test_torch_fidelity_measures_the_same_distance_with_our_extractor(digits, classifier):
+    images = torch.from_numpy(digits[0])
+    features = load_features(CLASSIFIER, classifier[0])
+    theirs = torch_fidelity_distance(images[:300], images[300:700], CLASSIFIER, classifier[0])
+    assert our_distance(features, images[:300], images[300:700]) == pytest.approx(theirs, rel=1e-4)
+
+
+# Names
+
+
+def test_only_inception_features_are_called_fid():
+    assert [name for name in EXTRACTORS if distance_label(name) == "FID"] == [INCEPTION]
+    assert distance_label(CLASSIFIER) == "FD (digits-classifier)"
+
+
+def test_other_weights_in_inceptions_layers_are_not_called_fid(inception_weights):
+    features = load_features(INCEPTION, inception_weights)
+    assert features.label == "FD (inception-v3-compat, other weights)"
+    assert features.weights_sha256 == sha256_file(inception_weights)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(UserError, match="digits-classifier, inception-v3-compat"):
+        load_features("inception", None)
+
+
+# Inception-v3
+
+
+def test_distance_equals_torch_fidelitys_from_images_to_number(inception_weights):
+    first, second = smooth_images(40, seed=1, contrast=60), smooth_images(32, seed=2, contrast=30)
+    features = load_features(INCEPTION, inception_weights)
+    ours = our_distance(features, first, second)
+    theirs = torch_fidelity_distance(first, second, INCEPTION, inception_weights)
+    assert theirs > 1e-3  # the random network does tell the sets apart
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_grey_images_are_three_equal_channels(inception_weights):
+    grey = smooth_images(2, seed=3, contrast=60)[:, :1]
+    features = load_features(INCEPTION, inception_weights)
+    result = features(grey)
+    assert result.dtype == torch.float32
+    assert result.shape == (2, features.dimension) == (2, 2048)
+    assert not torch.equal(result[0], result[1])
+    assert torch.equal(result, features(grey.repeat(1, 3, 1, 1)))
+    with pytest.raises(UserError, match="2 channels"):
+        features(grey.repeat(1, 2, 1, 1))
+
+
+def test_float_images_are_not_taken_for_uint8(inception_weights):
+    with pytest.raises(ValueError, match="uint8"):
+        load_features(INCEPTION, inception_weights)(torch.zeros(1, 3, 8, 8))
+
+
+def test_features_are_computed_without_tf32_and_the_setting_is_restored(classifier):
+    features = load_features(CLASSIFIER, classifier[0])
+    seen = []
+    features.network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        features(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+        assert seen == [False]
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def test_without_weights_or_network_one_line_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise urllib.error.URLError("Name or service not known")
+
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    with pytest.raises(UserError) as caught:
+        load_features(INCEPTION)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "Name or service not known" in message
+    assert f"fetch {URL_INCEPTION_V3}" in message
+    assert str(tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]) in message
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_damaged_download_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_args, **_kwargs: io.BytesIO(b"half of it"))
+    with pytest.raises(UserError, match="damaged"):
+        load_features(INCEPTION)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_published_weights_are_downloaded_once_verified_and_called_fid(inception_weights, tmp_path, monkeypatch):
+    """ "Published" is what the name of torch-fidelity's file says: here the hash of the random weights."""
+    from torch_fidelity import feature_extractor_inceptionv3 as inception
+
+    requests = []
+
+    def serve(url, **_kwargs):
+        requests.append(url)
+        return open(inception_weights, "rb")
+
+    url = f"https://example.org/weights-{sha256_file(inception_weights)[:8]}.pth"
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", url)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", serve)
+    for _ in range(2):
+        assert load_features(INCEPTION).label == "FID"
+    assert requests == [url]
+    assert sha256_file(tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]) == sha256_file(inception_weights)
+
+
+class Trap:
+    """Would create a file if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_inception_weights_that_do_not_fit_give_one_line_and_run_nothing(inception_weights, tmp_path):
+    path, sprung = tmp_path / "weights.pth", tmp_path / "sprung"
+    state = torch.load(inception_weights, weights_only=True)
+    renamed = {name.replace("Mixed_5b", "Mixed_5x"): value for name, value in state.items()}
+    bad = {
+        "no such file": lambda: None,
+        "not a readable file of tensors": lambda: path.write_bytes(b"<html>404</html>"),
+        "not a readable file": lambda: path.write_bytes(inception_weights.read_bytes()[:100000]),
+        "not a readable": lambda: torch.save({"fc.bias": Trap(sprung)}, path),
+        "not a state dict": lambda: torch.save({"epoch": 3}, path),
+        "not in the layout": lambda: torch.save(renamed, path),
+        "not in the layout of": lambda: torch.save({**state, "fc.bias": torch.zeros(10)}, path),
+    }
+    for message, make in bad.items():
+        make()
+        with pytest.raises(UserError, match=message) as caught:
+            load_features(INCEPTION, path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+    assert not sprung.exists()

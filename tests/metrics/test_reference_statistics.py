@@ -1,0 +1,157 @@
+"""Claims about the files that hold reference statistics: ours, the authors', guided-diffusion's, and damaged ones."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from edm.errors import UserError
+from edm.metrics.frechet import load_statistics, save_statistics
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return features.mean(axis=0), np.cov(features, rowvar=False)
+
+
+def test_statistics_come_back_exactly_with_what_was_said_of_them(rng, tmp_path):
+    mu, sigma = moments(rng.standard_normal((50, 6)))
+    path = tmp_path / "new" / "reference.npz"
+    save_statistics(path, mu, sigma, {"count": 50, "features": "digits-classifier", "dataset_sha256": "ab" * 32})
+    loaded = load_statistics(path)
+    assert (loaded.mu == mu).all()
+    assert (loaded.sigma == sigma).all()
+    assert (loaded.count, loaded.features, loaded.dataset_sha256) == (50, "digits-classifier", "ab" * 32)
+
+
+def test_equal_statistics_are_equal_bytes_without_a_date(rng, tmp_path):
+    mu, sigma = moments(rng.standard_normal((50, 6)))
+    save_statistics(tmp_path / "a.npz", mu, sigma, {"count": 50, "features": "x"})
+    save_statistics(tmp_path / "b.npz", mu, np.asfortranarray(sigma), {"features": "x", "count": 50})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_our_files_are_plain_npz_for_the_authors_tools(rng, tmp_path):
+    mu, sigma = moments(rng.standard_normal((50, 6)))
+    save_statistics(tmp_path / "plain.npz", mu, sigma)
+    with np.load(tmp_path / "plain.npz", allow_pickle=False) as archive:
+        assert set(archive.files) == {"mu", "sigma"}
+        assert archive["mu"].dtype == archive["sigma"].dtype == np.float64
+        assert (archive["sigma"] == sigma).all()
+
+
+def test_the_layout_of_the_authors_fid_refs_loads(rng, tmp_path):
+    mu, sigma = moments(rng.standard_normal((64, 2048)))
+    np.savez(tmp_path / "cifar10-32x32.npz", mu=mu, sigma=sigma)
+    loaded = load_statistics(tmp_path / "cifar10-32x32.npz")
+    assert (loaded.mu == mu).all()
+    assert (loaded.sigma == sigma).all()
+    assert (loaded.count, loaded.features, loaded.dataset_sha256) == (None, None, None)
+
+
+def test_the_layout_of_guided_diffusion_loads_without_reading_its_other_keys(rng, tmp_path):
+    """VIRTUAL_*.npz carries images and spatial statistics too; an object array stands for whatever may lie there."""
+    mu, sigma = moments(rng.standard_normal((64, 8)).astype(np.float32))
+    others = {"arr_0": np.zeros((2, 8, 8, 3), np.uint8), "mu_s": np.zeros(4), "objects": np.array([{}], dtype=object)}
+    np.savez_compressed(tmp_path / "VIRTUAL.npz", mu=mu, sigma=sigma, **others)
+    loaded = load_statistics(tmp_path / "VIRTUAL.npz")
+    assert loaded.mu.dtype == np.float64
+    assert (loaded.mu == mu).all()
+
+
+def test_extra_keys_cannot_shadow_the_moments_nor_hold_objects(tmp_path):
+    for extra in ({"mu": 1}, {"count": [1, 2]}, {"count": None}):
+        with pytest.raises(ValueError, match="extra"):
+            save_statistics(tmp_path / "x.npz", np.zeros(2), np.eye(2), extra)
+    assert not list(tmp_path.iterdir())
+
+
+class Trap:
+    """Would create a file if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def _missing(path):
+    pass
+
+
+def _truncated(path):
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _flipped(path):
+    np.savez(path, mu=np.full(100, 1.5), sigma=np.eye(100))
+    data = bytearray(path.read_bytes())
+    data[300] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _bare_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def _object_array(path):
+    np.savez(path, mu=np.array([Trap(path.parent / "sprung")], dtype=object), sigma=np.eye(1))
+
+
+def _not_npy(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mu.npy", b"hello")
+        archive.writestr("sigma.npy", b"hello")
+
+
+def _saved(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_missing, "no such file"),
+        (_truncated, "not a complete .npz"),
+        (_flipped, "not readable as .npz"),
+        (_bare_array, "not a complete .npz"),
+        (_object_array, "not readable as .npz"),
+        (_not_npy, "not floating-point"),
+        (_saved(mu=np.zeros(3)), "has no sigma"),
+        (_saved(other=np.zeros(3)), "has no mu and no sigma"),
+        (_saved(mu=np.zeros(3), sigma=np.eye(4)), "have shapes"),
+        (_saved(mu=np.zeros((3, 1)), sigma=np.eye(3)), "have shapes"),
+        (_saved(mu=np.zeros(0), sigma=np.zeros((0, 0))), "have shapes"),
+        (_saved(mu=np.zeros(2, int), sigma=np.eye(2)), "not floating-point"),
+        (_saved(mu=np.array(["a", "b"]), sigma=np.eye(2)), "not floating-point"),
+        (_saved(mu=np.array([0, np.nan]), sigma=np.eye(2)), "NaN or infinity"),
+        (_saved(mu=np.zeros(2), sigma=np.array([[1, np.inf], [np.inf, 1]])), "NaN or infinity"),
+        (_saved(mu=np.zeros(2), sigma=np.array([[1, 0.5], [0.1, 1]])), "not symmetric"),
+        (_saved(mu=np.zeros(2), sigma=-np.eye(2)), "negative variance"),
+        (_saved(mu=np.zeros(2), sigma=np.eye(2), count=np.arange(3)), "count is not a single int"),
+        (_saved(mu=np.zeros(2), sigma=np.eye(2), features=np.array(7)), "features is not a single str"),
+    ],
+)
+def test_a_bad_file_gives_one_line_that_names_it(make, message, tmp_path):
+    path = tmp_path / "bad.npz"
+    make(path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_statistics(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_statistics_that_are_no_gaussians_are_not_written(tmp_path):
+    with pytest.raises(UserError, match="not symmetric"):
+        save_statistics(tmp_path / "x.npz", np.zeros(2), np.array([[1, 0.5], [0.1, 1]]))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,215 @@
+"""The journal keeps what a job said, whatever happens to the job or the disk, and costs the job nothing."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edm.errors import UserError
+from edm.tracking import Journal, environment_tags, journal, read_journal
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+
+
+def only_record(path):
+    (record,) = read_journal(path)
+    return record
+
+
+def test_recording_imports_no_heavy_library(tmp_path):
+    code = """if True:
+        import sys
+        from edm.tracking import Journal, environment_tags
+        with Journal(sys.argv[1]).run("a", tags=environment_tags()) as run:
+            run.metrics({"loss": 1}, step=1)
+        print(sorted({"mlflow", "torch", "numpy", "sqlalchemy", "yaml"} & set(sys.modules)))
+        """
+    done = run_python(code, str(tmp_path / "a.jsonl"))
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    assert only_record(tmp_path / "a.jsonl").status == "FINISHED"
+
+
+def test_a_journal_holds_several_runs_with_all_they_said(tmp_path):
+    path = tmp_path / "deep" / "folder" / "evaluate.jsonl"
+    figure = tmp_path / "grid.png"
+    figure.write_bytes(b"picture")
+    writer = Journal(path)
+    params = {"sampler": {"steps": 18, "S_max": math.inf}, "seeds": [0, 1], "path": Path("x"), "ema": None}
+    with writer.run("eval/18", name="18 steps", experiment="table2", params=params, tags={"n": 1}, parent="t") as run:
+        run.metrics({"fid": 1.97, "nan": math.nan}, step=5)
+        run.artifact(figure, folder="grids")
+        run.tag("n", 2)
+    with writer.run("eval/36") as run:
+        run.metrics({"fid": 1.9}, step=5)
+    first, second = read_journal(path)
+    assert (first.key, first.name, first.experiment, first.parent) == ("eval/18", "18 steps", "table2", "t")
+    assert first.params == {
+        "sampler.steps": 18,
+        "sampler.S_max": "inf",
+        "seeds": [0, 1],
+        "path": "x",
+        "ema": None,
+    }
+    assert first.tags == {"n": "2"}
+    assert first.metrics["fid"][5].value == 1.97
+    assert math.isnan(first.metrics["nan"][5].value)
+    assert first.artifacts["grids/grid.png"].path == os.path.relpath(figure)
+    assert first.start <= first.metrics["fid"][5].time <= first.end
+    assert (second.key, second.name, second.metrics["fid"][5].value) == ("eval/36", "eval/36", 1.9)
+
+
+def test_every_line_is_strict_json(tmp_path):
+    with Journal(tmp_path / "a").run("a", params={"x": math.nan, "y": [math.inf]}) as run:
+        run.metrics({"up": math.inf, "down": -math.inf, "nan": math.nan}, step=1)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    events = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "a").read_text().splitlines()]
+    assert events[1]["values"] == {"up": "inf", "down": "-inf", "nan": "nan"}
+    assert only_record(tmp_path / "a").metrics["down"][1].value == -math.inf
+
+
+def test_a_torn_last_line_hides_nothing_before_or_after_it(tmp_path):
+    path = tmp_path / "a"
+    run = Journal(path).run("a", params={"lr": 1})
+    for step in range(3):
+        run.metrics({"loss": step}, step=step)
+    whole = path.read_bytes()
+    last_line = whole.rstrip(b"\n").rfind(b"\n") + 1
+    for cut in range(last_line, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert list(only_record(path).metrics["loss"]) == [0, 1]
+        with Journal(path).run("a", tags={"host": "two"}) as resumed:
+            resumed.metrics({"loss": 9}, step=9)
+        assert only_record(path).tags == {"host": "two"}
+        assert list(only_record(path).metrics["loss"]) == [0, 1, 9]
+        assert only_record(path).status == "FINISHED"
+
+
+def test_what_a_killed_job_said_is_there(tmp_path):
+    code = """if True:
+        import os, signal, sys
+        from edm.tracking import Journal
+        run = Journal(sys.argv[1]).run("a")
+        for step in range(100):
+            run.metrics({"loss": 1 / (step + 1)}, step=step)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    assert run_python(code, str(tmp_path / "a")).returncode == -signal.SIGKILL
+    record = only_record(tmp_path / "a")
+    assert len(record.metrics["loss"]) == 100
+    assert (record.status, record.end) == ("RUNNING", None)
+
+
+def test_a_resumed_job_continues_its_run_and_its_last_values_count(tmp_path):
+    path = tmp_path / "a"
+    with Journal(path).run("a", name="n", experiment="e", params={"lr": 1}, parent="p", tags={"host": "one"}) as run:
+        for step in (0, 10, 20):
+            run.metrics({"loss": 100 + step}, step=step)
+    finished = only_record(path)
+    resumed = Journal(path).run("a", params={"lr": 1}, tags={"host": "two"})
+    resumed.metrics({"loss": 7}, step=20)
+    record = only_record(path)
+    assert {step: point.value for step, point in record.metrics["loss"].items()} == {0: 100, 10: 110, 20: 7}
+    assert (record.start, record.name, record.experiment, record.parent) == (finished.start, "n", "e", "p")
+    assert (finished.status, record.status, record.end) == ("FINISHED", "RUNNING", None)
+    assert record.tags == {"host": "two"}
+
+
+def test_other_params_begin_the_run_afresh(tmp_path):
+    path = tmp_path / "a"
+    with Journal(path).run("a", name="n", params={"lr": 1}, parent="p") as run:
+        run.metrics({"loss": 1, "old": 1}, step=10)
+    Journal(path).run("a", params={"lr": 2}).metrics({"loss": 2}, step=5)
+    record = only_record(path)
+    assert record.params == {"lr": 2}
+    assert {name: list(series) for name, series in record.metrics.items()} == {"loss": [5]}
+    assert (record.name, record.parent, record.status) == ("n", "p", "RUNNING")
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_an_exception_ends_the_run_and_passes_on(tmp_path, error, status):
+    with pytest.raises(error), Journal(tmp_path / "a").run("a"):
+        raise error
+    assert only_record(tmp_path / "a").status == status
+
+
+def test_a_status_that_the_job_gave_stays(tmp_path):
+    with Journal(tmp_path / "a").run("a") as run:
+        run.finish("KILLED")
+    assert only_record(tmp_path / "a").status == "KILLED"
+
+
+def test_an_unwritable_journal_warns_once_and_loses_nothing_that_can_be_written_later(tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.write_text("a file where the folder should be")
+    run = Journal(folder / "a").run("a", params={"lr": 1})
+    for step in range(5):
+        run.metrics({"loss": step}, step=step)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: {folder / 'a'}: ")
+    assert warning.count("\n") == 1
+    folder.unlink()
+    run.finish()
+    record = only_record(folder / "a")
+    assert (record.status, record.params, len(record.metrics["loss"])) == ("FINISHED", {"lr": 1}, 5)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_never_stops_the_job(capsys):
+    with Journal("/dev/full").run("a") as run:
+        run.metrics({"loss": 1}, step=1)
+    assert capsys.readouterr().err.count("warning: ") == 1
+
+
+def test_wrong_values_and_missing_files_never_stop_the_job(tmp_path, capsys):
+    with Journal(tmp_path / "a").run("a") as run:
+        run.metrics({"loss": "much"}, step=1)
+        run.artifact(tmp_path / "missing.png")
+        run.metrics({"loss": 2}, step=2)
+    assert list(only_record(tmp_path / "a").metrics["loss"]) == [2]
+    assert capsys.readouterr().err.count("warning: ") == 1
+
+
+def test_a_missing_journal_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.jsonl: journal cannot be read \(No such file"):
+        read_journal(tmp_path / "none.jsonl")
+
+
+def test_environment_tags_tell_commit_changes_and_slurm_job(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false", *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    def tags():
+        journal._git_tags.cache_clear()
+        return environment_tags()
+
+    (tmp_path / "code.py").write_text("1")
+    monkeypatch.setattr(journal, "__file__", str(tmp_path / "code.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    assert not {"commit", "dirty", "slurm_job"} & set(tags())
+    git("init", "-q")
+    git("add", "code.py")
+    git("commit", "-qm", "m")
+    git("tag", "-am", "m", "v1-rc")
+    assert (tags()["commit"], tags()["dirty"]) == (git("rev-parse", "HEAD"), "false")
+    (tmp_path / "code.py").write_text("2")
+    assert (tags()["commit"], tags()["dirty"]) == (git("rev-parse", "HEAD"), "true")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert tags()["slurm_job"] == "12"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert tags()["slurm_job"] == "10_3"
+    journal._git_tags.cache_clear()
