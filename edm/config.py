@@ -41,10 +41,13 @@ class _Data:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError for a name that the configuration does not have."""
-        names = [field.name for field in dataclasses.fields(cls)]
+        """Raises UserError for a name that the configuration does not have, and for one that is needed and missing."""
+        fields = dataclasses.fields(cls)
         for key in values:
-            _choose(f"{cls.__name__} field", key, names)
+            _choose(f"{cls.__name__} field", key, [field.name for field in fields])
+        for field in fields:
+            needed = field.default is dataclasses.MISSING
+            _require(field.name in values or not needed, f"{cls.__name__} field {field.name!r} is missing")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

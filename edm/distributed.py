@@ -11,7 +11,6 @@ from torch import Tensor
 
 from edm.errors import UserError
 
-
 CPU = torch.device("cpu")
 
 
@@ -44,7 +43,10 @@ def pick_device(name: str = "auto") -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {name!r}: this machine has no usable GPU; use --device cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:0") from None
 
 
 ALONE = World()

@@ -7,7 +7,6 @@ sees whole blocks. So the images do not depend on how many are asked for, nor on
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,15 +60,3 @@ def generate(
         images = solve(denoiser, noise.latents(whole, shape), labels, config, draw)
         wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
         yield Block(whole[wanted].cpu(), None if labels is None else labels[wanted].cpu(), images[wanted].cpu())
-
-
-def image_grid(images: np.ndarray, columns: int, gap: int = 1, scale: int = 1) -> np.ndarray:
-    """Images uint8 [N, C, H, W] tiled row by row on white, uint8 [rows, cols, 3]; each pixel ``scale`` wide."""
-    count, _, side, _ = images.shape
-    rows = -(-count // columns)
-    cell = side + gap
-    canvas = np.full((rows * cell + gap, columns * cell + gap, 3), 255, dtype=np.uint8)
-    for index, image in enumerate(images):
-        top, left = gap + index // columns * cell, gap + index % columns * cell
-        canvas[top : top + side, left : left + side] = image.transpose(1, 2, 0)
-    return canvas.repeat(scale, axis=0).repeat(scale, axis=1)

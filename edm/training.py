@@ -20,6 +20,7 @@ from edm.distributed import ALONE, World
 from edm.errors import UserError
 from edm.files import write_json
 from edm.losses import weighted_error
+from edm.precision import set_float32
 from edm.resume import TrainingLog, TrainingState
 from edm.tracking import Run
 
@@ -53,7 +54,7 @@ def train(
         raise UserError(
             f"batch_size {config.batch_size} cannot be shared by {world.size} processes; make it a multiple"
         )
-    set_precision(config.precision)
+    set_float32("tf32" if config.precision == "tf32" else "ieee")
     device = world.device
     about = {**(about or {}), "dataset_sha256": dataset.sha256}
 
@@ -165,13 +166,6 @@ def ema_decay_at(config: TrainingConfig, images: int) -> float:
     if config.ema_rampup is not None:
         halflife = min(halflife, config.ema_rampup * images)
     return 0.5 ** (config.batch_size / halflife) if halflife > 0 else 0.0
-
-
-def set_precision(precision: str) -> None:
-    """Lets float32 convolutions and products use TF32 on GPUs, or not."""
-    mode = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = mode
-    torch.backends.cudnn.conv.fp32_precision = mode
 
 
 def _clean_gradients(parameters: list[Tensor], config: TrainingConfig) -> Tensor:

@@ -9,7 +9,6 @@ import os
 import re
 import urllib.request
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
@@ -20,6 +19,7 @@ import torch
 from edm.errors import UserError
 from edm.files import atomic_write, sha256_file
 from edm.metrics.frechet import FeatureStatistics
+from edm.precision import full_float32
 
 INCEPTION = "inception-v3-compat"
 CLASSIFIER = "digits-classifier"
@@ -51,7 +51,7 @@ class Features:
         images = torch.as_tensor(images)
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], not {images.dtype} {list(images.shape)}")
-        with torch.no_grad(), _full_float32():
+        with torch.no_grad(), full_float32():
             (features,) = self.network(self.prepare(images.to(self.device)))
         return features.to(torch.float32)
 
@@ -216,11 +216,3 @@ def _downloaded(name: str, url: str) -> Path:
 def _hash_in_name(url: str) -> str:
     """First digits of the SHA-256 of a file published as ``name-<digits>.ext``, the custom of torch.hub."""
     return re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", url).group(1)
-
-
-def _full_float32() -> AbstractContextManager:
-    """Convolutions without TF32, cuDNN's default: ten bits of mantissa move features, and with them the distance."""
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(
-        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-    )

@@ -124,15 +124,15 @@ def test_float_images_are_not_taken_for_uint8(inception_weights):
 def test_features_are_computed_without_tf32_and_the_setting_is_restored(classifier):
     features = load_features(CLASSIFIER, classifier[0])
     seen = []
-    features.network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
-    before = torch.backends.cudnn.allow_tf32
+    features.network.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
+    before = torch.backends.cudnn.conv.fp32_precision
     try:
-        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
         features(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
-        assert seen == [False]
-        assert torch.backends.cudnn.allow_tf32
+        assert seen == ["ieee"]
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.backends.cudnn.conv.fp32_precision = before
 
 
 def test_without_weights_or_network_one_line_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):

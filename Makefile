@@ -1,0 +1,41 @@
+# Two commands: `make demo` runs the whole chain on handwritten digits, `make test` proves it.
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+VENV := .venv
+READY := $(VENV)/.ready
+# Commands of the environment, wherever make was called from; MLflow keeps its numbers to itself.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PORT ?= 5000
+
+.PHONY: help demo test ui install
+
+help:
+	@echo "make demo     the whole chain on handwritten digits: train, sample, score, tabulate (about 10 minutes)"
+	@echo "make test     the tests"
+	@echo "make ui       MLflow's pages on http://127.0.0.1:$(PORT)"
+	@echo "make install  only the environment, in $(VENV)"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "error: Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing into $(VENV): torch and its companions, several GB, some minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[slurm,test]'
+	@touch $@
+
+demo: $(READY)
+	@snakemake digits
+	@cat results/digits/tables/*.md
+	@echo "Tables:  results/digits/tables   Figures: results/digits/figures   Runs: make ui   Settings: params.yaml"
+
+test: $(READY)
+	@python -m pytest
+
+ui: $(READY)
+	@edm track sync
+	@echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C ends it)"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+	  --backend-store-uri sqlite:///mlruns/mlflow.db --artifacts-destination mlruns/artifacts

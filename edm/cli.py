@@ -1,0 +1,165 @@
+"""The command line ``edm``: arguments in, exit status out. Nothing here computes."""
+
+import argparse
+import sys
+from importlib import import_module
+
+from edm.config import DESIGNS, SCALINGS, SCHEDULES, SOLVERS
+from edm.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. Returns 0, 1 after a mistake the user can mend (one line on stderr), or 130 after Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        getattr(import_module("edm.commands"), args.command)(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="edm",
+        description="Train, sample and score diffusion models in the EDM design space (Karras et al. 2022).",
+        epilog="The whole chain runs with `snakemake`; these are its steps. Each has its own --help.",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: str, help: str, description: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=description or help)
+        sub.set_defaults(command=function)
+        return sub
+
+    prepare = command("prepare", "prepare", "turn a data source into a dataset archive (zip of PNG images)")
+    prepare.add_argument("output", help="archive to write, such as data/digits.zip")
+    prepare.add_argument("--source", help="kind of source: digits (scikit-learn's handwritten digits)")
+    prepare.add_argument("--input", help="raw file or folder, where the source needs one")
+    prepare.add_argument("--dataset", help="name in params.yaml; gives source and input, and checks what came out")
+    _from_params(prepare)
+
+    features = command("features", "features", "train the classifier whose features digits are compared in")
+    features.add_argument("data", help="dataset archive with labels")
+    features.add_argument("output", help="weights to write (.safetensors)")
+    features.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
+    _machine(features, device=False)
+
+    train = command(
+        "train", "train", "train one configuration",
+        "Train one configuration, on a CPU, a GPU, or (started by torchrun) on many. An interrupted run continues.",
+    )  # fmt: skip
+    train.add_argument("--experiment", help="experiment in params.yaml")
+    train.add_argument("--model", help="model of the experiment, such as vp-F")
+    train.add_argument("--config", help="instead: a JSON file with the fields that --dry-run prints")
+    train.add_argument("--data", help="dataset archive")
+    train.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    train.add_argument(
+        "--state-every", type=float, default=300, metavar="S", help="seconds between states (default 300)"
+    )
+    train.add_argument("--compile", action="store_true", help="compile network and loss with torch.compile")
+    _from_params(train)
+    _machine(train)
+
+    sample = command(
+        "sample", "sample", "draw images from a checkpoint",
+        "Draw images from a checkpoint. Image i depends on seed i alone. Without options: Algorithm 1, 18 steps.",
+    )  # fmt: skip
+    sample.add_argument("checkpoint", help="model.safetensors of a training")
+    sample.add_argument("output", help="*.safetensors (for `edm fid`), *.png (one sheet) or *.zip (dataset archive)")
+    sample.add_argument("--seeds", type=_seeds, default=range(64), metavar="A-B", help="seeds, both included (0-63)")
+    sample.add_argument("--block", type=int, default=64, help="seeds per block: the images' batch (default 64)")
+    sample.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
+    sample.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
+    sample.add_argument("--solver", help=f"{', '.join(SOLVERS)} (default heun)")
+    sample.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
+    sample.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
+    sample.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
+    for name, text in (
+        ("alpha", "Algorithm 3: 1 is Heun, 0.5 midpoint (default 1)"),
+        ("rho", "exponent of the edm time steps (default 7)"),
+        ("sigma_min", "smallest noise level (default: the discretization's)"),
+        ("sigma_max", "largest noise level (default: the discretization's)"),
+        ("S_churn", "amount of churn, Algorithm 2 (default 0)"),
+        ("S_min", "smallest noise level with churn (default 0)"),
+        ("S_max", "largest noise level with churn (default infinity)"),
+        ("S_noise", "deviation of the added noise (default 1)"),
+    ):
+        sample.add_argument(f"--{name.replace('_', '-')}", dest=name, type=float, help=text)
+    sample.add_argument("--experiment", help="with --model and --grid: settings and seeds from params.yaml")
+    sample.add_argument("--model", help="model of the experiment, such as vp-F")
+    sample.add_argument("--grid", help="grid of the experiment")
+    _from_params(sample)
+    _machine(sample)
+
+    reference = command("fid-ref", "fid_ref", "feature statistics of a dataset, to measure distances from")
+    reference.add_argument("data", help="dataset archive")
+    reference.add_argument("output", help="statistics to write (.npz with mu and sigma)")
+    _features(reference)
+
+    fid = command(
+        "fid", "fid", "Fréchet distance of sampled images from a dataset",
+        "Fréchet distance of sampled images from reference statistics: FID in Inception-v3 features, else FD.",
+    )  # fmt: skip
+    fid.add_argument("samples", help="*.safetensors of `edm sample`")
+    fid.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
+    fid.add_argument("--output", help="JSON file to write")
+    fid.add_argument("--journal", help="journal for tracking (default: beside the output)")
+    _features(fid)
+
+    for name, text in (("tables", "tables of an experiment, from the results there are"),
+                       ("figures", "figures of an experiment, from the results there are")):  # fmt: skip
+        report = command(name, name, text)
+        report.add_argument("experiment", help="experiment in params.yaml")
+        report.add_argument("--results", default="results", help="folder of results (default results)")
+        report.add_argument("--runs", default="runs", help="folder of runs (default runs)")
+        _from_params(report)
+
+    track = command("track", "track_sync", "bring MLflow up to date with the journals of all runs")
+    track.add_argument("action", choices=["sync"], help="sync: send what is new")
+    track.add_argument("folders", nargs="*", default=["runs"], help="where to look for journals (default runs)")
+    track.add_argument("--uri", help="MLflow's address (default: tracking.uri of params.yaml)")
+    track.add_argument("--output", help="JSON file for a summary")
+    _from_params(track)
+
+    check = command("check", "check", "check params.yaml and say what it would run")
+    _from_params(check)
+    return top
+
+
+def _from_params(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
+    sub.add_argument("--expect", help=argparse.SUPPRESS)  # digest of the settings that the workflow planned with
+
+
+def _features(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--features", default="inception-v3-compat", help="feature extractor (default inception-v3-compat)"
+    )
+    sub.add_argument("--weights", help="file with the extractor's weights (Inception-v3: downloaded once by default)")
+    _machine(sub)
+
+
+def _machine(sub: argparse.ArgumentParser, device: bool = True) -> None:
+    if device:
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    sub.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+
+
+def _seeds(text: str) -> range:
+    """Text "0-63" as range(0, 64); "7" as range(7, 8)."""
+    first, _, last = text.partition("-")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of seeds such as 0-63") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

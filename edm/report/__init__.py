@@ -1,0 +1,1 @@
+"""Tables and figures, drawn from the results files and from nothing else."""

@@ -1,0 +1,136 @@
+"""Figures of an experiment: curves over NFE and churn, loss per noise level, sample grids."""
+
+from pathlib import Path
+from typing import Any
+
+from edm.config import TrainingConfig
+from edm.errors import UserError
+from edm.files import read_json
+from edm.params import Experiment
+from edm.report.results import Measurement, Results
+from edm.report.style import COLORS, MARKERS, canvas
+
+AXES = {"nfe": "network evaluations per image (NFE)", "S_churn": "$S_{churn}$", "rho": r"$\rho$", "alpha": r"$\alpha$"}
+
+
+def write_figures(experiment: Experiment, results: Path, runs: Path) -> list[Path]:
+    """Draws every figure of the experiment under ``results/EXPERIMENT/figures``, PNG and SVG; returns the files."""
+    measured = Results(experiment, results)
+    written: list[Path] = []
+    for name, spec in experiment.figures.items():
+        path = results / experiment.name / "figures" / name
+        DRAWING[spec["kind"]](experiment, measured, runs, spec, path, written)
+    return written
+
+
+def _curve(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
+    """Distance over a quantity, one line per row of a table (Figures 2, 4 and 15)."""
+    rows = experiment.tables[spec["table"]]["rows"]
+    lines = {label: measured.of(spec["model"], grid) for label, grid in rows.items()}
+    _lines(
+        lines, spec["over"], measured, f"{experiment.tables[spec['table']]['title']} ({spec['model']})", path, written
+    )
+
+
+def _models(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
+    """Distance over a quantity, one line per model of a grid (Figure 5b)."""
+    grid = experiment.grids[spec["grid"]]
+    lines = {model: measured.of(model, grid.name) for model in grid.models}
+    _lines(lines, spec["over"], measured, f"Configurations ({grid.name})", path, written)
+
+
+def _lines(lines: dict[str, list[Measurement]], over: str, measured: Results, title: str, path, written) -> None:
+    label = next((row.label for rows in lines.values() for row in rows), "distance")
+    with canvas(path, written) as axes:
+        for (name, rows), color, marker in zip(lines.items(), COLORS, MARKERS, strict=False):
+            if not rows:
+                continue
+            points = sorted((row.nfe if over == "nfe" else row.sampler[over], row.distance) for row in rows)
+            x, y = zip(*points, strict=True)
+            flat = over != "nfe" and len(set(x)) == 1 and len(rows) > 1
+            if flat:  # a row that is not swept over this axis is a level to compare with
+                axes.axhline(min(y), color=color, linestyle=":", label=f"{name} (best)")
+            else:
+                axes.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.4, label=name)
+        axes.set(xlabel=AXES.get(over, over), ylabel=label, title=title, yscale="log")
+        if over == "nfe":
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="y", which="minor", labelsize=7)
+        axes.legend(fontsize=7)
+
+
+def _levels(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
+    """Loss per noise level before and after training, weighted as the EDM loss weights it (Figure 5a)."""
+    curves = {}
+    for model in experiment.models:
+        file = runs / experiment.name / model / "levels.json"
+        if file.exists():
+            curves[model] = read_json(file)
+    with canvas(path, written, width=5.6) as axes:
+        before = next((curve["before"] for curve in curves.values() if curve["before"]), None)
+        if before:
+            axes.plot(before["sigma"], _weighted(before, "mean"), color="0.5", linestyle="--", label="before training")
+        for (model, curve), color, marker in zip(curves.items(), COLORS, MARKERS, strict=False):
+            after = curve["after"]
+            mean, std = _weighted(after, "mean"), _weighted(after, "std")
+            axes.plot(after["sigma"], mean, color=color, marker=marker, markersize=3, linewidth=1.2, label=model)
+            if model == list(curves)[-1]:  # one band: six would hide each other
+                low = [max(m - s, 1e-3) for m, s in zip(mean, std, strict=True)]
+                axes.fill_between(after["sigma"], low, [m + s for m, s in zip(mean, std, strict=True)], color=color,
+                                  alpha=0.15, linewidth=0, label=f"{model}, standard deviation")  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel=r"noise level $\sigma$", title="Loss per noise level",
+                 ylabel=r"$\lambda_{EDM}(\sigma)\,\|D-y\|^2$ per pixel")  # fmt: skip
+        if curves:
+            axes.legend(fontsize=7, ncols=2)
+
+
+def _weighted(curve: dict[str, list[float]], key: str, sigma_data: float = TrainingConfig.sigma_data) -> list[float]:
+    return [
+        (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2 * value
+        for sigma, value in zip(curve["sigma"], curve[key], strict=True)
+    ]
+
+
+def _samples(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
+    """The first images of every model of a grid, from the same seeds: what changes is the model (Figures 9 to 11)."""
+    grid = experiment.grids[spec["grid"]]
+    sheets = {}
+    for model in grid.models:
+        file = runs / experiment.name / model / "samples" / f"{grid.name}.safetensors"
+        if file.exists():
+            sheets[model] = _first_images(file, grid.points[-1].id, spec["images"])
+    if not sheets:
+        raise UserError(f"{path}: no samples of {grid.name} yet; run snakemake")
+    columns = 20
+    rows = -(-spec["images"] // columns)
+    with canvas(path, written, width=7.0, height=0.1 + len(sheets) * (0.36 * rows + 0.1)) as axes:
+        import numpy as np
+
+        gap = np.full((3, next(iter(sheets.values())).shape[1], 3), 255, dtype=np.uint8)
+        stack, ticks = [], []
+        for sheet in sheets.values():
+            ticks.append(sum(part.shape[0] for part in stack) + sheet.shape[0] / 2)
+            stack += [sheet, gap]
+        axes.imshow(np.concatenate(stack[:-1]), interpolation="nearest")
+        axes.set_yticks(ticks, list(sheets))
+        axes.set_xticks([])
+        axes.grid(False)
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+
+
+def _first_images(file: Path, point: str, count: int):
+    from safetensors import safe_open
+
+    from edm.report.sheet import image_grid
+
+    with safe_open(file, framework="numpy") as tensors:
+        images = tensors.get_slice(f"images/{point}")[:count]
+    return image_grid(images, columns=20)
+
+
+DRAWING = {"curve": _curve, "models": _models, "levels": _levels, "samples": _samples}

@@ -1,0 +1,47 @@
+"""Shared by all tests: small, real data."""
+
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import numpy as np
+import pytest
+import torch
+
+from edm.config import TrainingConfig
+from edm.data import read_archive
+from edm.prepare import prepare
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits_archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "digits.zip"
+    prepare("digits", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits(digits_archive):
+    return read_archive(digits_archive)
+
+
+@pytest.fixture
+def tiny():
+    """A configuration that trains a step in milliseconds."""
+
+    def make(**changes):
+        fields = {
+            "resolution": 8, "channels": 1, "classes": 10, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1,
+            "attn_resolutions": (4,), "dropout": 0.1, "batch_size": 32, "duration": 320e-6, "lr_rampup": 160e-6,
+            "learning_rate": 2e-3, "ema_halflife": 1e-4, "augment": 0.12,
+        }  # fmt: skip
+        return TrainingConfig(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def rgb_images():
+    return np.random.default_rng(0).integers(0, 256, (12, 3, 16, 16), dtype=np.uint8)

@@ -1,0 +1,198 @@
+"""The command line: the chain by hand, help that a person can follow, and one clear line for every mistake."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+
+from edm import checkpoint
+from edm.cli import main
+
+COMMANDS = ("prepare", "features", "train", "sample", "fid", "fid-ref", "tables", "figures", "track", "check")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint of an untrained network: enough for a command line."""
+    from edm.config import TrainingConfig
+
+    torch.manual_seed(0)
+    config = TrainingConfig(
+        resolution=8, channels=1, classes=10, model_channels=8, channel_mult=(1,), num_blocks=1, attn_resolutions=()
+    )
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    checkpoint.save(path, checkpoint.build(config), config, {"images": 0, "dataset_sha256": "0" * 64})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, digits):
+    from edm.metrics.classifier import train_classifier
+
+    path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
+    train_classifier(digits.images, digits.labels, path, epochs=1)
+    return str(path)
+
+
+def test_the_chain_by_hand(tmp_path, classifier, capsys):
+    """prepare → train → sample → distance, typed one after the other."""
+    data, out = str(tmp_path / "digits.zip"), str(tmp_path / "run")
+    config = tmp_path / "config.json"
+    assert main(["prepare", data, "--source", "digits"]) == 0
+    assert main(["train", "--experiment", "digits", "--model", "vp-F", "--dry-run"]) == 0
+    fields = json.loads(capsys.readouterr().out) | {"duration": 0.00064, "batch_size": 64, "model_channels": 8}
+    config.write_text(json.dumps(fields))
+    assert main(["train", "--config", str(config), "--data", data, "--out", out, "--device", "cpu"]) == 0
+    samples, reference, result = (str(tmp_path / name) for name in ("s.safetensors", "ref.npz", "fid.json"))
+    assert main(["sample", f"{out}/model.safetensors", samples, "--seeds", "0-99", "--steps", "4"]) == 0
+    for picture in ("sheet.png", "images.zip"):
+        assert main(["sample", f"{out}/model.safetensors", str(tmp_path / picture), "--seeds", "0-3"]) == 0
+        assert (tmp_path / picture).stat().st_size > 100
+    extractor = ["--features", "digits-classifier", "--weights", classifier]
+    assert main(["fid-ref", data, reference, *extractor]) == 0
+    assert main(["fid", samples, "--ref", reference, "--output", result, *extractor]) == 0
+    record = json.loads((tmp_path / "fid.json").read_text())
+    (point,) = record["points"]
+    assert point["images"] == 100 and point["nfe"] == 7 and point["distance"] > 1
+    assert record["metric"]["label"] == "FD (digits-classifier)"  # never FID
+
+
+def test_help_is_quick_and_names_every_command():
+    """`edm --help` imports neither torch nor mlflow nor torch-fidelity."""
+    code = "import sys, edm.cli; edm.cli.parser().format_help(); print([m for m in sys.modules if m in %r])"
+    heavy = ("torch", "mlflow", "torch_fidelity", "numpy", "matplotlib", "snakemake", "sklearn")
+    out = subprocess.run([sys.executable, "-c", code % (heavy,)], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: edm {command}" in text and len(text.splitlines()) > 5
+
+
+def text_file(path, text="hello"):
+    path.write_text(text)
+    return str(path)
+
+
+def truncated(path, source):
+    path.write_bytes(open(source, "rb").read()[:-100])
+    return str(path)
+
+
+def archive_of_text(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no images")
+    return str(path)
+
+
+#: What a user types, given a folder, a checkpoint, an archive and a classifier; and what the one line must say.
+BAD_INPUT = {
+    "unknown source": (lambda t, m, d, c: ["prepare", t / "o.zip", "--source", "cats"], "'cats' is unknown"),
+    "no source": (lambda t, m, d, c: ["prepare", t / "o.zip"], "name a source"),
+    "unknown dataset": (lambda t, m, d, c: ["prepare", t / "o.zip", "--dataset", "digit"], "did you mean 'digits'"),
+    "missing archive": (lambda t, m, d, c: ["fid-ref", t / "no.zip", t / "o.npz"], "no such dataset"),
+    "truncated archive": (
+        lambda t, m, d, c: ["fid-ref", truncated(t / "in.zip", d), t / "o.npz"],
+        "not a readable zip archive",
+    ),
+    "archive without images": (
+        lambda t, m, d, c: ["fid-ref", archive_of_text(t / "in.zip"), t / "o.npz"],
+        "holds no PNG image",
+    ),
+    "not an archive": (lambda t, m, d, c: ["fid-ref", text_file(t / "in.zip"), t / "o.npz"], "not a readable zip"),
+    "wrong image size": (
+        lambda t, m, d, c: [
+            "train", "--data", d, "--out", t / "run", "--config",
+            text_file(t / "in.json", '{"resolution": 16, "channels": 1, "classes": 10}'),
+        ],
+        "images are 8x8 with 1 channels; the configuration expects 16x16",
+    ),
+    "unknown field": (
+        lambda t, m, d, c: ["train", "--dry-run", "--config", text_file(t / "in.json", '{"learning_rat": 1}')],
+        "'learning_rat' is unknown",
+    ),
+    "missing field": (
+        lambda t, m, d, c: ["train", "--dry-run", "--config", text_file(t / "in.json", "{}")],
+        "resolution",
+    ),
+    "configuration that is no JSON": (
+        lambda t, m, d, c: ["train", "--dry-run", "--config", text_file(t / "in.json", "{a")],
+        "not a readable JSON file",
+    ),
+    "configuration that is a list": (
+        lambda t, m, d, c: ["train", "--dry-run", "--config", text_file(t / "in.json", "[1]")],
+        "expected a JSON object",
+    ),
+    "nothing to train": (lambda t, m, d, c: ["train"], "name what to train"),
+    "unknown model": (
+        lambda t, m, d, c: ["train", "--experiment", "digits", "--model", "vp-Z", "--dry-run"],
+        "no model 'vp-Z'; it has vp-A",
+    ),
+    "params that changed meanwhile": (
+        lambda t, m, d, c: ["train", "--experiment", "digits", "--model", "vp-F", "--expect", "abc", "--dry-run"],
+        "params.yaml was changed after this job was planned",
+    ),
+    "missing checkpoint": (lambda t, m, d, c: ["sample", t / "no.safetensors", t / "o.png"], "no such file"),
+    "corrupt checkpoint": (
+        lambda t, m, d, c: ["sample", truncated(t / "in.safetensors", m), t / "o.png"],
+        "not a whole safetensors file",
+    ),
+    "checkpoint of another kind": (
+        lambda t, m, d, c: ["sample", text_file(t / "in.pkl"), t / "o.png"],
+        "not a file of ours",
+    ),
+    "zero steps": (lambda t, m, d, c: ["sample", m, t / "o.png", "--steps", "0"], "at least 1 step"),
+    "S_min above S_max": (
+        lambda t, m, d, c: ["sample", m, t / "o.png", "--S-min", "2", "--S-max", "1"],
+        "S_min 2 is larger than S_max 1",
+    ),
+    "unknown solver": (lambda t, m, d, c: ["sample", m, t / "o.png", "--solver", "rk9"], "solver 'rk9' is unknown"),
+    "unknown ending": (lambda t, m, d, c: ["sample", m, t / "o.gif"], "choose an ending"),
+    "seeds the wrong way round": (lambda t, m, d, c: ["sample", m, t / "o.png", "--seeds", "9-3"], "expected a range"),
+    "no such class": (lambda t, m, d, c: ["sample", m, t / "o.png", "--class", "12"], "class 12 is not one"),
+    "no such device": (lambda t, m, d, c: ["sample", m, t / "o.png", "--device", "cuda:7"], "no usable GPU"),
+    "device that makes no sense": (lambda t, m, d, c: ["sample", m, t / "o.png", "--device", "gpu"], "device 'gpu'"),
+    "unwritable output": (lambda t, m, d, c: ["sample", m, text_file(t / "in") + "/o.png", "--steps", "1"], "cannot be written"),
+    "samples that are no samples": (
+        lambda t, m, d, c: ["fid", m, "--ref", t / "no.npz"],
+        "expected 'edm-samples/1'",
+    ),
+    "unknown features": (
+        lambda t, m, d, c: ["fid-ref", d, t / "o.npz", "--features", "resnet"],
+        "unknown feature extractor 'resnet'",
+    ),
+    "features without weights": (
+        lambda t, m, d, c: ["fid-ref", d, t / "o.npz", "--features", "digits-classifier"],
+        "has no weights of its own",
+    ),
+    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "no such file"),
+    "unknown experiment": (lambda t, m, d, c: ["tables", "digit"], "did you mean 'digits'"),
+    "no journals": (lambda t, m, d, c: ["track", "sync", t / "none"], "no journal there yet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", BAD_INPUT)
+def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(mistake, tmp_path, model, digits_archive, classifier, capsys):
+    make, message = BAD_INPUT[mistake]
+    argv = [str(word) for word in make(tmp_path, model, str(digits_archive), classifier)]
+    status = main(argv)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert status == 1
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], errors
+    assert all(path.name.startswith("in") for path in tmp_path.rglob("*")), "something was left behind"
+
+
+def test_a_mistake_is_a_status_and_a_line_for_the_shell_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "edm", "sample", "no.safetensors", "o.png"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "error: no.safetensors: no such file\n"

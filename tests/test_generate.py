@@ -1,0 +1,76 @@
+"""Image i depends on seed i alone."""
+
+import pytest
+import torch
+
+import edm
+from edm import checkpoint
+from edm.config import SamplerConfig
+from edm.generate import generate, to_uint8
+
+CHURN = SamplerConfig(num_steps=6, S_churn=3, S_noise=1.007)
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    config = edm.TrainingConfig(
+        resolution=8, channels=1, classes=10, model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,)
+    )
+    denoiser = checkpoint.build(config).eval().requires_grad_(False)
+    torch.nn.init.normal_(denoiser.network.out_conv.weight, std=0.1)
+    return denoiser
+
+
+def draw(net, seeds, block=16, **options):
+    parts = list(generate(net, CHURN, seeds, (1, 8, 8), classes=10, block=block, **options))
+    return torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]), torch.cat([p.seeds for p in parts])
+
+
+def test_64_seeds_at_once_or_in_any_split_give_identical_images(net):
+    images, labels, seeds = draw(net, range(64))
+    assert seeds.tolist() == list(range(64))
+    for cuts in ([0, 16, 64], [0, 1, 2, 33, 64], [0, 31, 64], list(range(0, 65, 8))):
+        parts = [draw(net, range(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        assert torch.equal(torch.cat([p[0] for p in parts]), images), cuts
+        assert torch.equal(torch.cat([p[1] for p in parts]), labels), cuts
+
+
+def test_ranks_share_the_blocks(net):
+    images, _, _ = draw(net, range(5, 60))
+    shards = [draw(net, range(5, 60), rank=rank, ranks=3) for rank in range(3)]
+    seeds = torch.cat([shard[2] for shard in shards])
+    together = torch.cat([shard[0] for shard in shards])[seeds.argsort()]
+    assert sorted(seeds.tolist()) == list(range(5, 60))
+    assert torch.equal(together, images)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 100])
+def test_other_block_sizes_agree_to_rounding(net, block):
+    images, labels, _ = draw(net, range(64))
+    others, other_labels, _ = draw(net, range(64), block=block)
+    assert torch.equal(labels, other_labels)
+    torch.testing.assert_close(others, images, rtol=0, atol=1e-5)
+
+
+def test_a_class_can_be_asked_for(net):
+    _, labels, _ = draw(net, range(10), class_label=7)
+    assert labels.tolist() == [7] * 10
+
+
+def test_pixels_are_truncated_as_the_protocol_says():
+    values = torch.tensor([-2.0, -1.0, 0.0, 0.003, 1.0, 2.0], dtype=torch.float64)
+    assert to_uint8(values).tolist() == [0, 0, 128, 128, 255, 255]
+
+
+@pytest.mark.parametrize(
+    "seeds, options, message",
+    [
+        (range(3, 3), {}, "expected a range"),
+        (range(4), {"block": 0}, "block is 0"),
+        (range(4), {"class_label": 10}, "class 10 is not one of the model's 10"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(net, seeds, options, message):
+    with pytest.raises(edm.UserError, match=message):
+        draw(net, seeds, **options)

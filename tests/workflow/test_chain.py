@@ -1,0 +1,132 @@
+"""The workflow: a tiny experiment through the real rules, in a folder of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def snakemake(folder, *words):
+    """Runs plain snakemake in a folder, with the commands of this environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words],
+        cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+
+
+def write_params(folder, change=lambda tiny: None):
+    tiny = {
+        **RAW["experiments"]["digits"],
+        "base": {"model_channels": 8, "num_blocks": 1, "attn_resolutions": [4], "duration": 0.00128},
+        "ladder": {rung: RAW["experiments"]["digits"]["ladder"][rung] for rung in ("A", "F")},
+        "sampling": {"images": 80, "block": 40},
+        "grids": {"ladder": {"models": "all", "num_steps": 2}, "steps": {"models": ["vp-A"], "num_steps": [1, 3]}},
+        "tables": {
+            "table2": {"kind": "configurations", "title": "Ladder", "grid": "ladder"},
+            "table3": {"kind": "samplers", "title": "Steps", "nfe": "within 3 %", "rows": {"ours": "steps"}},
+        },
+        "figures": {
+            "nfe": {"kind": "curve", "over": "nfe", "table": "table3", "model": "vp-A"},
+            "levels": {"kind": "levels"},
+            "samples": {"kind": "samples", "grid": "ladder", "images": 20},
+        },
+    }
+    change(tiny)
+    raw = {"run": ["tiny"], "datasets": RAW["datasets"], "experiments": {"tiny": tiny}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def planned(folder):
+    """{rule: outputs} that a dry run would make."""
+    done = snakemake(folder, "-n")
+    assert done.returncode == 0, done.stderr + done.stdout
+    jobs = re.findall(r"rule (\w+):.*?output: ([^\n]*)", done.stdout + done.stderr, flags=re.S)
+    return sorted((rule, outputs.split(", ")[0]) for rule, outputs in jobs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a folder")  # with a space, as users have
+    write_params(folder)
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def test_the_chain_ends_in_tables_figures_and_tracked_runs(finished):
+    results = finished / "results" / "tiny"
+    table = (results / "tables" / "table2.md").read_text()
+    cell = re.search(r"\| F .*\| +([\d.]+) \|", table).group(1)
+    measured = json.loads((results / "distances" / "vp-F" / "ladder.json").read_text())["points"][0]["distance"]
+    assert cell == f"{measured:.2f}"
+    for name in ("nfe", "levels", "samples"):
+        assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (results / "figures" / f"{name}.svg").read_bytes()
+    summary = json.loads((finished / "runs" / "tiny" / "tracking.json").read_text())
+    assert summary["runs_created"] == 2 + 4 + 2  # trainings, evaluations, tables and figures
+
+
+def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
+    code = (
+        "import mlflow; c = mlflow.MlflowClient('sqlite:///mlruns/mlflow.db');"
+        "e = c.get_experiment_by_name('tiny').experiment_id; import json;"
+        "print(json.dumps([[r.data.tags['edm.key'], r.data.tags.get('mlflow.parentRunId'), r.info.run_id,"
+        " r.info.status, r.data.metrics, r.data.params] for r in c.search_runs([e])]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=True).stdout
+    runs = {key: rest for key, *rest in json.loads(out.strip().splitlines()[-1])}
+    assert set(runs) >= {"tiny/vp-A", "tiny/vp-F", "tiny/vp-A/steps/num_steps=1", "tiny/vp-A/steps/num_steps=3"}
+    parent, _, status, metrics, values = runs["tiny/vp-A/steps/num_steps=3"]
+    assert parent == runs["tiny/vp-A"][1] and status == "FINISHED"
+    assert metrics["nfe"] == 5 and metrics["distance"] > 0 and values["num_steps"] == "3"
+    assert runs["tiny/vp-A"][3]["loss"] > 0 and runs["tiny/vp-A"][4]["learning_rate"] == "0.001"
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    write_params(finished)
+    done = snakemake(finished)
+    assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
+    write_params(finished, lambda tiny: tiny["ladder"]["F"].update(augment=0.5))
+    rules = [
+        ("fid", "results/tiny/distances/vp-F/ladder.json"),
+        ("figures_tiny", "results/tiny/figures/nfe.png"),
+        ("sample", "runs/tiny/vp-F/samples/ladder.safetensors"),
+        ("tables_tiny", "results/tiny/tables/table2.md"),
+        ("track", "runs/tiny/tracking.json"),
+        ("train", "runs/tiny/vp-F/model.safetensors"),
+    ]
+    assert planned(finished) == rules
+    write_params(finished)
+    assert planned(finished) == []
+
+
+def test_swapping_two_values_is_a_change(finished):
+    """Snakemake compares params as a set of values; one canonical text per step is what makes a swap visible."""
+    write_params(finished, lambda tiny: tiny["ladder"]["F"].update(lr_rampup=0.005, ema_halflife=0.004))
+    one = planned(finished)
+    write_params(finished, lambda tiny: tiny["grids"]["steps"].update(num_steps=[3, 1]))
+    assert [rule for rule, _ in one if rule == "train"] == ["train"]
+    assert "train" not in [rule for rule, _ in planned(finished)]
+    write_params(finished)
+
+
+def test_a_mistake_in_params_stops_before_anything_runs(finished):
+    write_params(finished, lambda tiny: tiny["ladder"]["F"].update(augmint=0.5))
+    done = snakemake(finished)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "params.yaml: experiments.tiny.ladder.F: unknown key 'augmint'; did you mean 'augment'?" in text
+    assert "Traceback" not in text
+    write_params(finished)

@@ -1,0 +1,19 @@
+# Distances, losses per level and samples → figures.
+for name in EXPERIMENTS:
+
+    rule:
+        name:
+            f"figures_{name}"
+        input:
+            distances_of(name),
+            [f"runs/{name}/{model}/levels.json" for model in EXPERIMENTS[name].models],
+        output:
+            figures_of(name),
+        params:
+            experiment=name,
+            spec=canonical_json(EXPERIMENTS[name].results_spec()),
+            expect=digest(EXPERIMENTS[name].results_spec()),
+        log:
+            f"runs/{name}/figures.log",
+        shell:
+            "edm figures {params.experiment:q} --expect {params.expect} > {log:q} 2>&1"

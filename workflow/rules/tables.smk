@@ -1,0 +1,18 @@
+# Distances → tables. One rule per experiment, since what it writes is named in params.yaml.
+for name in EXPERIMENTS:
+
+    rule:
+        name:
+            f"tables_{name}"
+        input:
+            distances_of(name),
+        output:
+            tables_of(name),
+        params:
+            experiment=name,
+            spec=canonical_json(EXPERIMENTS[name].results_spec()),
+            expect=digest(EXPERIMENTS[name].results_spec()),
+        log:
+            f"runs/{name}/tables.log",
+        shell:
+            "edm tables {params.experiment:q} --expect {params.expect} > {log:q} 2>&1"

@@ -1,0 +1,15 @@
+# Journals of all runs → MLflow. Jobs only write journals: tracking cannot delay or fail a training.
+
+
+rule track:
+    input:
+        lambda w: tables_of(w.experiment),
+        lambda w: figures_of(w.experiment),
+    output:
+        "runs/{experiment}/tracking.json",
+    params:
+        uri=PARAMS.tracking_uri,
+    log:
+        "runs/{experiment}/tracking.log",
+    shell:
+        "edm track sync runs/{wildcards.experiment} --uri {params.uri:q} --output {output:q} > {log:q} 2>&1"
