@@ -75,6 +75,7 @@ def train(args: Namespace) -> None:
 
     _threads(args.threads)
     dataset = read_archive(args.data)
+    dataset.require(*config.dataset_size)  # before anything is written
     out = Path(args.out)
     about = {"experiment": experiment, "model": model, **_origin()}
     with world(args.device) as place:

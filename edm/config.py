@@ -131,6 +131,7 @@ class TrainingConfig(_Data):
     learning_rate: after the ramp; ema_rampup: cap of the EMA half-life in units of images seen, None for no cap.
     clip_norm: None for no clipping. precision: of the network; embeddings, loss and weights stay in float32.
     loss_scale: factor on the loss in fp16, taken out of the gradients again.
+    snapshot_every: Mimg between snapshots, None for none. level_samples: images per noise level of Figure 5a.
     """
 
     resolution: int
@@ -161,6 +162,7 @@ class TrainingConfig(_Data):
     precision: str = "fp32"
     loss_scale: float = 1.0
     snapshot_every: float | None = None
+    level_samples: int = 10_000
     seed: int = 0
 
     def __post_init__(self):
@@ -173,6 +175,7 @@ class TrainingConfig(_Data):
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
         _require(self.microbatch is None or self.microbatch >= 1, "microbatch must be at least 1, or null")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be positive")
+        _require(self.level_samples >= 2, "level_samples must be at least 2, to have a deviation")
         _require(0 <= self.augment <= 1, f"augment is {self.augment:g}; a probability lies in [0, 1]")
         _require(self.lr_rampup >= 0 and self.ema_halflife >= 0, "lr_rampup and ema_halflife must not be negative")
         _require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
@@ -192,6 +195,11 @@ class TrainingConfig(_Data):
             attn_resolutions=self.attn_resolutions,
             dropout=self.dropout,
         )
+
+    @property
+    def dataset_size(self) -> tuple[int, int, int]:
+        """(resolution, channels, classes) that a dataset must have; 0 classes where training is unconditional."""
+        return self.resolution, self.channels, self.classes if self.conditional else 0
 
     @property
     def steps(self) -> int:

@@ -34,4 +34,4 @@ def error_per_level(denoiser: nn.Module, dataset: Dataset, conditional: bool, sa
         errors = torch.cat(errors)
         means.append(float(errors.mean()))
         deviations.append(float(errors.std()))
-    return {"sigma": levels, "mean": means, "std": deviations, "samples": samples}
+    return {"mean": means, "samples": samples, "sigma": levels, "std": deviations}

@@ -175,12 +175,18 @@ def _validate(raw: Any, path: Path) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    schema = read_json(SCHEMA)
-    error = best_match(Draft202012Validator(schema).iter_errors(raw))
-    if error is None:
+    errors = list(Draft202012Validator(read_json(SCHEMA)).iter_errors(raw))
+    if not errors:
         return
+    # A mistake shows up in every experiment that extends the one it stands in: name it where it stands.
+    error = best_match([error for error in errors if not _inherits(error, raw)] or errors)
     place = ".".join(str(part) for part in error.absolute_path) or "the file"
     raise UserError(f"{path}: {place}: {_explain(error)}")
+
+
+def _inherits(error, raw: Any) -> bool:
+    place = list(error.absolute_path)
+    return len(place) > 1 and place[0] == "experiments" and "extends" in raw["experiments"][place[1]]
 
 
 def _explain(error) -> str:

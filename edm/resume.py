@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edm import checkpoint
 from edm.config import TrainingConfig
 from edm.data import Dataset
@@ -12,6 +14,7 @@ from edm.errors import UserError
 from edm.files import digest, write_text
 
 STATE_FORMAT = "edm-training-state/1"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 class TrainingLog:
@@ -60,9 +63,10 @@ class TrainingState:
             part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             checkpoint.load_weights(module, part, self.path)
         for index, parameter in enumerate(self.net.parameters()):
-            moments = {name: tensors[f"adam.{index}.{name}"] for name in ("exp_avg", "exp_avg_sq", "step")}
-            place = {name: parameter.device if name != "step" else "cpu" for name in moments}
-            self.optimizer.state[parameter] = {name: t.to(place[name]) for name, t in moments.items()}
+            # In the parameter's own memory format: fused Adam walks both side by side.
+            moments = {k: torch.empty_like(parameter).copy_(tensors[f"adam.{index}.{k}"]) for k in MOMENTS}
+            step = tensors[f"adam.{index}.step"].to(parameter.device)
+            self.optimizer.state[parameter] = {"step": step, **moments}
         self.images, self.seconds, self.before = header["images"], header["seconds"], header["before"]
         return self.images
 

@@ -36,7 +36,6 @@ def train(
     *,
     run: Run | None = None,
     state_every: float = 300.0,
-    level_samples: int = 2000,
     compile: bool = False,
     about: dict[str, Any] | None = None,
 ) -> Denoiser:
@@ -49,7 +48,7 @@ def train(
     Raises UserError where the dataset does not fit the configuration or the loss stops being finite; the last good
     state is kept then.
     """
-    dataset.require(config.resolution, config.channels, config.classes if config.conditional else 0)
+    dataset.require(*config.dataset_size)
     if config.batch_size % world.size:
         raise UserError(
             f"batch_size {config.batch_size} cannot be shared by {world.size} processes; make it a multiple"
@@ -63,13 +62,13 @@ def train(
     net.compute_dtype = COMPUTE[config.precision]
     loss = checkpoint.loss_of(config)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=device.type == "cuda")
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
     state = TrainingState(out / "state.safetensors", config, dataset, net, ema, optimizer)
     images = state.restore()
     log = TrainingLog(out / "log.jsonl", images, world.is_first)
 
     def measure() -> dict:
-        return levels.error_per_level(ema, dataset, config.conditional, level_samples, device)
+        return levels.error_per_level(ema, dataset, config.conditional, config.level_samples, device)
 
     before = measure() if world.is_first and images == 0 else state.before
     state.before = before

@@ -36,6 +36,7 @@ def tiny():
             "resolution": 8, "channels": 1, "classes": 10, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1,
             "attn_resolutions": (4,), "dropout": 0.1, "batch_size": 32, "duration": 320e-6, "lr_rampup": 160e-6,
             "learning_rate": 2e-3, "ema_halflife": 1e-4, "augment": 0.12,
+            "level_samples": 16,
         }  # fmt: skip
         return TrainingConfig(**{**fields, **changes})
 

@@ -59,7 +59,7 @@ def test_truncated_files_are_refused_at_any_length(saved):
     whole = path.read_bytes()
     for length in (0, 4, 8, 500, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(edm.UserError, match="not a (file of ours|whole safetensors file)"):
+        with pytest.raises(edm.UserError, match=r"not a (file of ours|whole safetensors file)"):
             edm.load(path)
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def text_file(path, text="hello"):
 
 
 def truncated(path, source):
-    path.write_bytes(open(source, "rb").read()[:-100])
+    path.write_bytes(Path(source).read_bytes()[:-100])
     return str(path)
 
 
@@ -160,7 +161,10 @@ BAD_INPUT = {
     "no such class": (lambda t, m, d, c: ["sample", m, t / "o.png", "--class", "12"], "class 12 is not one"),
     "no such device": (lambda t, m, d, c: ["sample", m, t / "o.png", "--device", "cuda:7"], "no usable GPU"),
     "device that makes no sense": (lambda t, m, d, c: ["sample", m, t / "o.png", "--device", "gpu"], "device 'gpu'"),
-    "unwritable output": (lambda t, m, d, c: ["sample", m, text_file(t / "in") + "/o.png", "--steps", "1"], "cannot be written"),
+    "unwritable output": (
+        lambda t, m, d, c: ["sample", m, text_file(t / "in") + "/o.png", "--steps", "1"],
+        "cannot be written",
+    ),
     "samples that are no samples": (
         lambda t, m, d, c: ["fid", m, "--ref", t / "no.npz"],
         "expected 'edm-samples/1'",
@@ -180,7 +184,9 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("mistake", BAD_INPUT)
-def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(mistake, tmp_path, model, digits_archive, classifier, capsys):
+def test_bad_input_ends_in_one_clear_line_and_leaves_nothing(
+    mistake, tmp_path, model, digits_archive, classifier, capsys
+):
     make, message = BAD_INPUT[mistake]
     argv = [str(word) for word in make(tmp_path, model, str(digits_archive), classifier)]
     status = main(argv)

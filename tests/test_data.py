@@ -44,7 +44,7 @@ def test_the_digits_are_the_real_ones(digits):
     from sklearn.datasets import load_digits
 
     assert digits.images.shape == (1797, 1, 8, 8) and digits.classes == 10
-    assert (np.rint(digits.images[:, 0] * 16 / 255) == load_digits().images).all()
+    assert (np.rint(digits.images[:, 0] * (16 / 255)) == load_digits().images).all()
     assert digits.images.max() == 255
 
 

@@ -41,7 +41,9 @@ def test_cells_equal_the_results_files_and_missing_ones_are_dashes(experiment, t
         write_result(tmp_path, experiment, f"vp-{rung}", "ladder", [distance])
     write_tables(experiment, tmp_path)
     text = (tmp_path / "digits" / "tables" / "table2.md").read_text()
-    rows = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in text.splitlines() if line.startswith("|")}
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2].strip() for line in text.splitlines() if line.startswith("|")
+    }
     assert [rows[rung] for rung in "ABCDEF"] == ["5.12", "4.25", "3.50", "3.00", "2.00", "–"]
     assert "NFE 35" in text and "This is not FID" in text
     lines = list(csv.DictReader((tmp_path / "digits" / "tables" / "table2.csv").open()))

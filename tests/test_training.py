@@ -103,7 +103,7 @@ def test_a_state_of_another_configuration_is_not_continued(tiny, digits, tmp_pat
 
 def test_training_learns(tiny, digits, tmp_path):
     """600 steps bring the error at every noise level from that of an untrained network well below it."""
-    train(tiny(duration=0.0192, lr_rampup=0.001), digits, tmp_path, level_samples=256)
+    train(tiny(duration=0.0192, lr_rampup=0.001, level_samples=256), digits, tmp_path)
     levels = json.loads((tmp_path / "levels.json").read_text())
     before, after = (dict(zip(levels[k]["sigma"], levels[k]["mean"], strict=True)) for k in ("before", "after"))
     middle = [sigma for sigma in before if 0.1 < sigma < 2]
@@ -120,7 +120,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
 
     explode.calls = 0
     monkeypatch.setattr(training, "weighted_error", explode)
-    with pytest.raises(edm.UserError, match=r"the loss became nan after 192 images; the last good state \(160 images\)"):
+    with pytest.raises(
+        edm.UserError, match=r"the loss became nan after 192 images; the last good state \(160 images\)"
+    ):
         train(tiny(), digits, tmp_path, state_every=0)
     _, header = checkpoint.load_tensors(tmp_path / "state.safetensors", "edm-training-state/1")
     assert header["images"] == 160
@@ -186,7 +188,9 @@ def test_every_epoch_shows_every_image_once_in_a_new_order(tiny, digits):
     first, second = batches._rows(0, total), batches._rows(total, total)
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(total))
     assert first.tolist() != second.tolist()
-    assert torch.equal(torch.cat([batches._rows(0, 1000), batches._rows(1000, total)]), torch.cat([first, second])[: 1000 + total])
+    assert torch.equal(
+        torch.cat([batches._rows(0, 1000), batches._rows(1000, total)]), torch.cat([first, second])[: 1000 + total]
+    )
 
 
 def test_dataset_flips_mirror_half_of_the_images(tiny):
@@ -210,9 +214,9 @@ def test_errors_per_level_leave_out_what_the_model_never_saw(tiny, digits):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(tiny, digits, tmp_path, precision):
-    train(tiny(precision=precision, loss_scale=100.0, duration=0.0032, lr_rampup=0.001), digits, tmp_path)
+    train(tiny(precision=precision, loss_scale=100.0, duration=0.0016), digits, tmp_path)
     rows = [json.loads(row) for row in (tmp_path / "log.jsonl").open()]
-    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,10 @@ class Conv(nn.Module):
         self.weight = nn.Parameter(_uniform((outputs, inputs, kernel, kernel), fan_in, fan_out, mode) * gain)
         self.bias = nn.Parameter(_uniform((outputs,), fan_in, fan_out, mode) * bias_gain)
 
-    def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding: int | None = None, bias: Tensor | None = None) -> Tensor:
         padding = self.weight.shape[-1] // 2 if padding is None else padding
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=padding)
+        bias = self.bias if bias is None else bias
+        return F.conv2d(x, self.weight.to(x.dtype), bias.to(x.dtype), padding=padding)
 
 
 class GroupNorm(nn.Module):
@@ -126,7 +127,9 @@ class FourierEmbedding(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the pixels of an image, x → proj(softmax(q·k/√d) v).
 
-    The output channels of ``qkv`` are [q | k | v], each [head, channel of the head].
+    The output channels of ``qkv`` are [q | k | v], each [head, channel of the head]. The bias of k moves all logits
+    of a query alike, which softmax ignores: its gradient is zero but for rounding, which Adam would blow up to full
+    steps. So it is kept, for published files have one, and not trained.
     """
 
     def __init__(self, channels: int, heads: int, eps: float, mode: str, gain: float, zero_gain: float,
@@ -139,7 +142,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        qkv = self.qkv(self.norm(x), bias=self._bias()).reshape(
+            batch, 3, self.heads, channels // self.heads, height * width
+        )
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(-1, -2).reshape(batch, channels, height, width))
+
+    def _bias(self) -> Tensor:
+        q, k, v = self.qkv.bias.chunk(3)
+        return torch.cat((q, k.detach(), v))
