@@ -1,5 +1,8 @@
 # Two commands: `make demo` runs the whole chain on handwritten digits, `make test` proves it.
-PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p) 2>/dev/null)))
+# The first of these that runs and is new enough (a pyenv shim may exist and not run).
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
+  if $$p -c '$(FITS)' 2>/dev/null; then echo $$p; break; fi; done)
 VENV := .venv
 READY := $(VENV)/.ready
 # Commands of the environment, wherever make was called from; MLflow keeps its numbers to itself.
@@ -19,7 +22,7 @@ help:
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' \
 	  || { echo "error: Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Installing into $(VENV): torch and its companions, several GB, some minutes the first time."
 	@$(PYTHON) -m venv $(VENV)
