@@ -2,6 +2,8 @@
 
 
 rule prepare:
+    message:
+        "Prepare {wildcards.dataset}"
     output:
         "data/{dataset}.zip",
     params:
@@ -17,6 +19,8 @@ rule prepare:
 
 
 rule features:
+    message:
+        "Train the feature classifier of {wildcards.dataset}"
     input:
         "data/{dataset}.zip",
     output:
@@ -31,6 +35,8 @@ rule features:
 
 
 rule reference:
+    message:
+        "Reference statistics of {wildcards.dataset} ({wildcards.features})"
     input:
         data="data/{dataset}.zip",
         weights=local_weights,

@@ -2,6 +2,8 @@
 
 
 rule fid:
+    message:
+        "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.grid}"
     input:
         samples="runs/{experiment}/{model}/samples/{grid}.safetensors",
         reference=lambda w: (

@@ -4,6 +4,8 @@ for name in EXPERIMENTS:
     rule:
         name:
             f"figures_{name}"
+        message:
+            "Figures of {params.experiment}"
         input:
             distances_of(name),
             [f"runs/{name}/{model}/levels.json" for model in EXPERIMENTS[name].models],

@@ -2,6 +2,8 @@
 
 
 rule sample:
+    message:
+        "Sample {wildcards.experiment} {wildcards.model}: {wildcards.grid}"
     input:
         "runs/{experiment}/{model}/model.safetensors",
     output:

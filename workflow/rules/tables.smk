@@ -4,6 +4,8 @@ for name in EXPERIMENTS:
     rule:
         name:
             f"tables_{name}"
+        message:
+            "Tables of {params.experiment}"
         input:
             distances_of(name),
         output:

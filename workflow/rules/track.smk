@@ -2,6 +2,8 @@
 
 
 rule track:
+    message:
+        "MLflow: runs of {wildcards.experiment}"
     input:
         lambda w: tables_of(w.experiment),
         lambda w: figures_of(w.experiment),

@@ -3,6 +3,8 @@
 
 
 rule train:
+    message:
+        "Train {wildcards.experiment} {wildcards.model}"
     input:
         archive,
     output:
