@@ -119,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
         report.add_argument("experiment", help="experiment in params.yaml")
         report.add_argument("--results", default="results", help="folder of results (default results)")
         report.add_argument("--runs", default="runs", help="folder of runs (default runs)")
+        report.add_argument("--data", default="data", help="folder of dataset archives (default data)")
         _from_params(report)
 
     track = command("track", "track_sync", "bring MLflow up to date with the journals of all runs")

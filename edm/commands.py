@@ -255,7 +255,7 @@ def figures(args: Namespace) -> None:
     from edm.report.figures import write_figures
 
     experiment = _experiment_for_report(args)
-    written = write_figures(experiment, Path(args.results), Path(args.runs))
+    written = write_figures(experiment, Path(args.results), Path(args.runs), Path(args.data))
     _record_report(args, experiment.name, "figures", written)
     say("\n".join(str(path) for path in written))
 

@@ -82,8 +82,8 @@ def test_figures_are_png_and_svg_and_the_same_bytes_from_the_same_numbers(experi
     experiment = experiment.__class__(**{**experiment.__dict__, "figures": figures})
     write_result(tmp_path, experiment, "vp-A", "heun-edm", [9.0, 4.0, 2.0, 1.9])
     write_result(tmp_path, experiment, "vp-A", "churn-all", [3.0, 2.0, 2.5, 4.0])
-    first = {p: p.read_bytes() for p in write_figures(experiment, tmp_path, tmp_path / "runs")}
-    second = {p: p.read_bytes() for p in write_figures(experiment, tmp_path, tmp_path / "runs")}
+    first = {p: p.read_bytes() for p in write_figures(experiment, tmp_path, tmp_path / "runs", tmp_path / "data")}
+    second = {p: p.read_bytes() for p in write_figures(experiment, tmp_path, tmp_path / "runs", tmp_path / "data")}
     assert len(first) == 6 and {p.suffix for p in first} == {".png", ".svg"}
     assert first == second
     assert b"our schedule" in first[tmp_path / "digits" / "figures" / "distance-over-nfe.svg"]

@@ -1,45 +1,59 @@
 """Figures of an experiment: curves over NFE and churn, loss per noise level, sample grids."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import safe_open
+
 from edm.config import TrainingConfig
+from edm.data import read_archive
 from edm.errors import UserError
 from edm.files import read_json
 from edm.params import Experiment
 from edm.report.results import Measurement, Results
+from edm.report.sheet import image_grid
 from edm.report.style import COLORS, MARKERS, canvas
 
+COLUMNS = 20  # of a sheet of images
 AXES = {"nfe": "network evaluations per image (NFE)", "S_churn": "$S_{churn}$", "rho": r"$\rho$", "alpha": r"$\alpha$"}
 
 
-def write_figures(experiment: Experiment, results: Path, runs: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Sources:
+    """What figures are drawn from: measured distances, and the folders of runs and of dataset archives."""
+
+    experiment: Experiment
+    measured: Results
+    runs: Path
+    data: Path
+
+
+def write_figures(experiment: Experiment, results: Path, runs: Path, data: Path) -> list[Path]:
     """Draws every figure of the experiment under ``results/EXPERIMENT/figures``, PNG and SVG; returns the files."""
-    measured = Results(experiment, results)
+    sources = Sources(experiment, Results(experiment, results), runs, data)
     written: list[Path] = []
     for name, spec in experiment.figures.items():
-        path = results / experiment.name / "figures" / name
-        DRAWING[spec["kind"]](experiment, measured, runs, spec, path, written)
+        DRAWING[spec["kind"]](sources, spec, results / experiment.name / "figures" / name, written)
     return written
 
 
-def _curve(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
+def _curve(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
     """Distance over a quantity, one line per row of a table (Figures 2, 4 and 15)."""
-    rows = experiment.tables[spec["table"]]["rows"]
-    lines = {label: measured.of(spec["model"], grid) for label, grid in rows.items()}
-    _lines(
-        lines, spec["over"], measured, f"{experiment.tables[spec['table']]['title']} ({spec['model']})", path, written
-    )
+    table = sources.experiment.tables[spec["table"]]
+    lines = {label: sources.measured.of(spec["model"], grid) for label, grid in table["rows"].items()}
+    _lines(lines, spec["over"], f"{table['title']} ({spec['model']})", path, written)
 
 
-def _models(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
+def _models(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
     """Distance over a quantity, one line per model of a grid (Figure 5b)."""
-    grid = experiment.grids[spec["grid"]]
-    lines = {model: measured.of(model, grid.name) for model in grid.models}
-    _lines(lines, spec["over"], measured, f"Configurations ({grid.name})", path, written)
+    grid = sources.experiment.grids[spec["grid"]]
+    lines = {model: sources.measured.of(model, grid.name) for model in grid.models}
+    _lines(lines, spec["over"], f"Configurations ({grid.name})", path, written)
 
 
-def _lines(lines: dict[str, list[Measurement]], over: str, measured: Results, title: str, path, written) -> None:
+def _lines(lines: dict[str, list[Measurement]], over: str, title: str, path: Path, written: list[Path]) -> None:
     label = next((row.label for rows in lines.values() for row in rows), "distance")
     with canvas(path, written) as axes:
         for (name, rows), color, marker in zip(lines.items(), COLORS, MARKERS, strict=False):
@@ -62,11 +76,11 @@ def _lines(lines: dict[str, list[Measurement]], over: str, measured: Results, ti
         axes.legend(fontsize=7)
 
 
-def _levels(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
+def _levels(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
     """Loss per noise level before and after training, weighted as the EDM loss weights it (Figure 5a)."""
     curves = {}
-    for model in experiment.models:
-        file = runs / experiment.name / model / "levels.json"
+    for model in sources.experiment.models:
+        file = sources.runs / sources.experiment.name / model / "levels.json"
         if file.exists():
             curves[model] = read_json(file)
     with canvas(path, written, width=5.6) as axes:
@@ -94,21 +108,20 @@ def _weighted(curve: dict[str, list[float]], key: str, sigma_data: float = Train
     ]
 
 
-def _samples(experiment: Experiment, measured: Results, runs: Path, spec: dict[str, Any], path: Path, written) -> None:
-    """The first images of every model of a grid, from the same seeds: what changes is the model (Figures 9 to 11)."""
+def _samples(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
+    """The first images of the dataset, and of every model of a grid from the same seeds (Figures 9 to 11)."""
+    experiment, count = sources.experiment, spec["images"]
     grid = experiment.grids[spec["grid"]]
-    sheets = {}
+    archive = sources.data / f"{experiment.dataset}.zip"
+    sheets = {"dataset": image_grid(read_archive(archive).images[:count], columns=COLUMNS)} if archive.exists() else {}
     for model in grid.models:
-        file = runs / experiment.name / model / "samples" / f"{grid.name}.safetensors"
+        file = sources.runs / experiment.name / model / "samples" / f"{grid.name}.safetensors"
         if file.exists():
-            sheets[model] = _first_images(file, grid.points[-1].id, spec["images"])
+            sheets[model] = image_grid(_first_images(file, grid.points[-1].id, count), columns=COLUMNS)
     if not sheets:
-        raise UserError(f"{path}: no samples of {grid.name} yet; run snakemake")
-    columns = 20
-    rows = -(-spec["images"] // columns)
+        raise UserError(f"{path}: neither the dataset nor samples of {grid.name} are there yet; run snakemake")
+    rows = -(-count // COLUMNS)
     with canvas(path, written, width=7.0, height=0.1 + len(sheets) * (0.36 * rows + 0.1)) as axes:
-        import numpy as np
-
         gap = np.full((3, next(iter(sheets.values())).shape[1], 3), 255, dtype=np.uint8)
         stack, ticks = [], []
         for sheet in sheets.values():
@@ -123,14 +136,9 @@ def _samples(experiment: Experiment, measured: Results, runs: Path, spec: dict[s
             side.set_visible(False)
 
 
-def _first_images(file: Path, point: str, count: int):
-    from safetensors import safe_open
-
-    from edm.report.sheet import image_grid
-
+def _first_images(file: Path, point: str, count: int) -> np.ndarray:
     with safe_open(file, framework="numpy") as tensors:
-        images = tensors.get_slice(f"images/{point}")[:count]
-    return image_grid(images, columns=20)
+        return tensors.get_slice(f"images/{point}")[:count]
 
 
 DRAWING = {"curve": _curve, "models": _models, "levels": _levels, "samples": _samples}

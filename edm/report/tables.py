@@ -49,8 +49,11 @@ def write_tables(experiment: Experiment, results: Path) -> list[Path]:
             path = folder / "tables" / f"{name}{suffix}"
             write_text(path, text)
             written.append(path)
+        grids = experiment.tables[name].get("rows", {})  # a short key where the row is a sentence
         summary[name] = {
-            row: {column: cell.shown.distance for column, cell in zip(table.columns, cells, strict=True) if cell.shown}
+            grids.get(row, row): {
+                column: cell.shown.distance for column, cell in zip(table.columns, cells, strict=True) if cell.shown
+            }
             for row, cells in table.rows.items()
         }
     write_json(folder / "metrics.json", summary)

@@ -8,6 +8,7 @@ for name in EXPERIMENTS:
             "Figures of {params.experiment}"
         input:
             distances_of(name),
+            f"data/{EXPERIMENTS[name].dataset}.zip",
             [f"runs/{name}/{model}/levels.json" for model in EXPERIMENTS[name].models],
         output:
             figures_of(name),
@@ -17,5 +18,8 @@ for name in EXPERIMENTS:
             expect=digest(EXPERIMENTS[name].results_spec()),
         log:
             f"runs/{name}/figures.log",
+        resources:
+            mem_mb=1000,
+            runtime=15,
         shell:
             "edm figures {params.experiment:q} --expect {params.expect} > {log:q} 2>&1"

@@ -16,5 +16,8 @@ for name in EXPERIMENTS:
             expect=digest(EXPERIMENTS[name].results_spec()),
         log:
             f"runs/{name}/tables.log",
+        resources:
+            mem_mb=500,
+            runtime=15,
         shell:
             "edm tables {params.experiment:q} --expect {params.expect} > {log:q} 2>&1"

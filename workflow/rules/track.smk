@@ -13,5 +13,8 @@ rule track:
         uri=PARAMS.tracking_uri,
     log:
         "runs/{experiment}/tracking.log",
+    resources:
+        mem_mb=1000,
+        runtime=60,
     shell:
         "edm track sync runs/{wildcards.experiment} --uri {params.uri:q} --output {output:q} > {log:q} 2>&1"
