@@ -4,8 +4,9 @@ import argparse
 import sys
 from importlib import import_module
 
-from edm.config import DESIGNS, SCALINGS, SCHEDULES, SOLVERS
+from edm.config import ADAPTIVE, DESIGNS, ORIGINAL, SCALINGS, SCHEDULES, SOLVERS
 from edm.errors import UserError
+from edm.prepare import SOURCES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,11 +38,26 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    prepare = command("prepare", "prepare", "turn a data source into a dataset archive (zip of PNG images)")
+    prepare = command(
+        "prepare", "prepare", "turn a data source into a dataset archive (zip of PNG images)",
+        "Turn a data source into a dataset archive. What is found is checked against what the paper used of it, or "
+        "against what is stated here. An interrupted run continues.",
+    )  # fmt: skip
     prepare.add_argument("output", help="archive to write, such as data/digits.zip")
-    prepare.add_argument("--source", help="kind of source: digits (scikit-learn's handwritten digits)")
-    prepare.add_argument("--input", help="raw file or folder, where the source needs one")
-    prepare.add_argument("--dataset", help="name in params.yaml; gives source and input, and checks what came out")
+    prepare.add_argument("--source", help=f"kind of source: {', '.join(SOURCES)}")
+    prepare.add_argument(
+        "--input", nargs="+", metavar="PATH", help="raw file or folder, where the source needs one; or several zips"
+    )
+    prepare.add_argument("--dataset", help="instead: name in params.yaml, which states source, path and all below")
+    prepare.add_argument("--resolution", type=int, help="crop to the short side and resize to this (Lanczos)")
+    prepare.add_argument("--channels", type=int, help="1 (grey) or 3 (grey is repeated to RGB)")
+    prepare.add_argument("--images", type=int, help="number of images to expect")
+    prepare.add_argument("--classes", type=int, help="number of classes to expect; 0 leaves labels out")
+    prepare.add_argument("--source-size", type=int, help="side of the images to expect before they are resized")
+    prepare.add_argument(
+        "--checksum", metavar="MD5", help="MD5 of the CIFAR-10 tarball (default: the published one); none: any"
+    )
+    _machine(prepare, device=False)
     _from_params(prepare)
 
     features = command("features", "features", "train the classifier whose features digits are compared in")
@@ -77,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--block", type=int, default=64, help="seeds per block: the images' batch (default 64)")
     sample.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
     sample.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
-    sample.add_argument("--solver", help=f"{', '.join(SOLVERS)} (default heun)")
+    sample.add_argument("--solver", help=f"{', '.join((*SOLVERS, ADAPTIVE, *ORIGINAL))} (default heun)")
     sample.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
     sample.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
     sample.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
@@ -90,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         ("S_min", "smallest noise level with churn (default 0)"),
         ("S_max", "largest noise level with churn (default infinity)"),
         ("S_noise", "deviation of the added noise (default 1)"),
+        ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
     ):
         sample.add_argument(f"--{name.replace('_', '-')}", dest=name, type=float, help=text)
     sample.add_argument("--experiment", help="with --model and --grid: settings and seeds from params.yaml")

@@ -4,7 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edm import params
 from edm.config import SamplerConfig, TrainingConfig
@@ -12,33 +12,32 @@ from edm.errors import UserError
 from edm.files import read_json, write_json
 from edm.tracking import Journal, environment_tags
 
+if TYPE_CHECKING:
+    from edm.samples import Drawn
+
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def prepare(args: Namespace) -> None:
-    from edm.data import read_archive
-    from edm.prepare import prepare
+    from edm.prepare import STATABLE, prepare
 
     if args.dataset:
         spec = params.load(args.params).dataset(args.dataset)
         params.check_spec(spec, args.expect, f"dataset {args.dataset}")
-        source, path = spec["source"], spec["path"]
     else:
-        spec, source, path = None, args.source, args.input
-    if source is None:
+        inputs = args.input if args.input is None or len(args.input) > 1 else args.input[0]
+        spec = {"source": args.source, "path": inputs, "checksum": args.checksum}
+        spec |= {name: getattr(args, name) for name in STATABLE}
+    if spec["source"] is None:
         raise UserError("prepare: name a source (such as digits) or a dataset of params.yaml (--dataset)")
-    result = prepare(source, args.output, path)
-    if spec:
-        try:
-            if spec["images"] not in (None, result["images"]):
-                raise UserError(f"{args.output}: {result['images']} images, params.yaml expects {spec['images']}")
-            read_archive(args.output).require(spec["resolution"], spec["channels"], spec["classes"])
-        except UserError:
-            Path(args.output).unlink()
-            raise
-    say(f"{args.output}: {result['images']} images, {result['classes']} classes, sha256 {result['sha256'][:12]}")
+    stated = {name: spec[name] for name in (*STATABLE, "checksum") if spec.get(name) is not None}
+    result = prepare(spec["source"], args.output, spec["path"], workers=args.threads, **stated)
+    say(
+        f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "
+        f"{result['classes']} classes, sha256 {result['sha256'][:12]}"
+    )
 
 
 def features(args: Namespace) -> None:
@@ -133,13 +132,12 @@ def _what_to_sample(args: Namespace) -> tuple[dict[str, SamplerConfig], range, i
     return {"only": SamplerConfig.from_dict(choices)}, args.seeds, args.block, {}
 
 
-def _write_images(output: str, drawn) -> None:
+def _write_images(output: str, drawn: "Drawn") -> None:
     from edm.data import write_archive
 
-    images, _, labels = drawn
-    (pixels,) = images.values()
+    (pixels,) = drawn.images.values()
     if output.endswith(".zip"):
-        write_archive(output, pixels.numpy(), None if labels is None else labels.tolist())
+        write_archive(output, pixels.numpy(), None if drawn.labels is None else drawn.labels.tolist())
         return
     from PIL import Image
 

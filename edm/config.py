@@ -21,7 +21,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 DESIGNS = ("vp", "ve", "iddpm", "edm")  # columns of Table 1, as preconditioning, loss and discretisation
 SCHEDULES = ("vp", "ve", "linear")
 SCALINGS = ("vp", "none")
-SOLVERS = ("euler", "heun")
+SOLVERS = ("euler", "heun")  # of Algorithms 1 to 3
+ADAPTIVE = "rk45"  # the black box of Table 3
+ORIGINAL = {"vp-ode": 1, "vp-sde": 1, "ve-ode": 1, "ve-pc": 2, "ddim": 1, "iddpm": 1}  # as shipped → NFE per step
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUGMENT_DIM = 9  # Table 6
 
@@ -59,6 +61,11 @@ class _Data:
             return None if isinstance(value, float) and math.isinf(value) else value
 
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the defaults: enough for ``from_dict``, and unmoved by a field that a later version adds."""
+        values = self.to_dict()
+        return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,9 @@ class TrainingConfig(_Data):
 class SamplerConfig(_Data):
     """The choices of one sampler. The defaults are Algorithm 1 with the paper's own choices (Table 1, last column).
 
-    ``solver`` "heun" is the second-order family of Algorithm 3: ``alpha`` = 1 is Heun, ½ midpoint, ⅔ Ralston.
+    ``solver`` "heun" is the second-order family of Algorithm 3: ``alpha`` = 1 is Heun, ½ midpoint, ⅔ Ralston. "rk45" is
+    the adaptive black box of Table 3, with ``tolerance`` as relative and absolute tolerance; the names in ``ORIGINAL``
+    are earlier samplers as their authors shipped them, which know no choice but ``num_steps``.
     ``sigma_min`` and ``sigma_max`` default to those of the discretisation. Churn (Algorithm 2) acts where
     ``S_churn`` > 0 on the noise levels in [``S_min``, ``S_max``]; ``S_max`` None is infinity.
     """
@@ -229,12 +238,14 @@ class SamplerConfig(_Data):
     S_min: float = 0.0
     S_max: float | None = math.inf
     S_noise: float = 1.0
+    tolerance: float = 1e-4
 
     def __post_init__(self):
         if self.S_max is None:
             object.__setattr__(self, "S_max", math.inf)
         _require(self.num_steps >= 1, f"num_steps is {self.num_steps}; a sampler needs at least 1 step")
-        _choose("solver", self.solver, SOLVERS)
+        _choose("solver", self.solver, (*SOLVERS, ADAPTIVE, *ORIGINAL))
+        self._refuse_choices_without_effect()
         _choose("discretization", self.discretization, DESIGNS)
         _choose("schedule", self.schedule, SCHEDULES)
         _choose("scaling", self.scaling, SCALINGS)
@@ -246,7 +257,22 @@ class SamplerConfig(_Data):
         positive = all(value is None or value > 0 for value in (self.sigma_min, self.sigma_max))
         _require(positive and low <= high, "sigma_min and sigma_max must satisfy 0 < sigma_min <= sigma_max")
 
+    def _refuse_choices_without_effect(self) -> None:
+        """A choice that the solver does not know would be recorded beside a result that it had no part in."""
+        if self.solver in SOLVERS:
+            known = {field.name for field in dataclasses.fields(self)} - {"tolerance"}
+        else:
+            known = {"sigma_min", "sigma_max", "tolerance"} if self.solver == ADAPTIVE else {"num_steps"}
+        for field in dataclasses.fields(self):
+            idle = field.name not in {*known, "solver"} and getattr(self, field.name) != field.default
+            _require(not idle, f"solver {self.solver} knows no {field.name}; it takes {', '.join(sorted(known))}")
+        _require(self.tolerance > 0, f"tolerance is {self.tolerance:g}; it must be positive")
+
     @property
-    def nfe(self) -> int:
-        """Network evaluations per image: N for Euler, 2N − 1 for the second-order solvers."""
+    def nfe(self) -> int | None:
+        """Network evaluations per image: N for Euler, 2N − 1 for second order; None for rk45, which counts."""
+        if self.solver == ADAPTIVE:
+            return None
+        if self.solver in ORIGINAL:
+            return ORIGINAL[self.solver] * self.num_steps
         return self.num_steps if self.solver == "euler" else 2 * self.num_steps - 1

@@ -1,7 +1,8 @@
 """Images from seeds: image i depends on seed i alone.
 
 Work is cut into fixed blocks of consecutive seeds: seed s is always row s mod B of block s // B, and the network always
-sees whole blocks. So the images do not depend on how many are asked for, nor on who computes which block, to the bit.
+sees whole blocks. So the images do not depend on how many are asked for, nor on who computes which block, to the bit;
+not even those of the predictor–corrector ("ve-pc"), whose images depend on the others of their block.
 """
 
 from collections.abc import Iterator
@@ -13,18 +14,19 @@ from torch import Tensor
 from edm import noise
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.sampler import solve
+from edm.solvers import draw_images
 
 DEFAULT_BLOCK = 64
 
 
 @dataclass(frozen=True)
 class Block:
-    """Images float64 [n, C, H, W] of consecutive ``seeds`` [n], and their class labels [n] or None."""
+    """Images float64 [n, C, H, W] of consecutive ``seeds`` [n], their class labels [n] or None, and their NFE [n]."""
 
     seeds: Tensor
     labels: Tensor | None
     images: Tensor
+    nfe: Tensor
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -57,6 +59,7 @@ def generate(
             labels = noise.class_labels(whole, classes)
             labels = labels if class_label is None else torch.full_like(labels, class_label)
         draw = lambda step, x, whole=whole: noise.churn(whole, step, shape)
-        images = solve(denoiser, noise.latents(whole, shape), labels, config, draw)
+        images, nfe = draw_images(denoiser, noise.latents(whole, shape), labels, config, draw)
         wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
-        yield Block(whole[wanted].cpu(), None if labels is None else labels[wanted].cpu(), images[wanted].cpu())
+        part = [None if tensor is None else tensor[wanted].cpu() for tensor in (whole, labels, images, nfe)]
+        yield Block(*part)

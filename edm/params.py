@@ -60,17 +60,17 @@ class Experiment:
         return [(model, name) for name, grid in self.grids.items() for model in grid.models]
 
     def sampling_spec(self, model: str, grid: str) -> dict[str, Any]:
-        """What decides the images of a grid, as plain data."""
+        """What decides the images of a grid, as plain data: choices that differ from the defaults."""
         if grid not in self.grids or model not in self.grids[grid].models:
             raise UserError(f"experiment {self.name}: no grid {grid!r} of model {model!r}")
-        points = {point.id: point.sampler.to_dict() for point in self.grids[grid].points}
+        points = {point.id: point.sampler.changes() for point in self.grids[grid].points}
         return {"points": points, "images": self.images, "first_seed": self.first_seed, "block": self.block}
 
     def training_spec(self, model: str) -> dict[str, Any]:
-        """What decides a training, as plain data."""
+        """What decides a training, as plain data: fields that differ from the defaults."""
         if model not in self.models:
             raise UserError(f"experiment {self.name}: no model {model!r}; it has {', '.join(self.models)}")
-        return self.models[model].to_dict()
+        return self.models[model].changes()
 
     def results_spec(self) -> dict[str, Any]:
         """What decides the tables and figures, as plain data."""

@@ -46,7 +46,7 @@ class TrainingState:
 
     def __init__(self, path: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer):
         self.path, self.net, self.ema, self.optimizer = path, net, ema, optimizer
-        self.identity = digest([config.to_dict(), dataset.sha256])
+        self.identity = digest([config.changes(), dataset.sha256])
         self.images, self.seconds, self.before = 0, 0.0, None
 
     def restore(self) -> int:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from edm.config import SamplerConfig
+from edm.config import SOLVERS, SamplerConfig
 from edm.errors import UserError
 from edm.schedules import SCALINGS, SCHEDULES, Schedule
 from edm.timesteps import DEFAULT_RANGE, noise_levels
@@ -54,7 +54,10 @@ def sample(
 
     Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError for choices that do not fit together.
     """
-    return solve(net, latents, class_labels, SamplerConfig(**choices), noise)
+    config = SamplerConfig(**choices)
+    if config.solver not in SOLVERS:
+        raise UserError(f"solver {config.solver!r} has its own function; edm.sample takes {' or '.join(SOLVERS)}")
+    return solve(net, latents, class_labels, config, noise)
 
 
 @torch.inference_mode()

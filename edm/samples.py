@@ -29,44 +29,56 @@ class SampleSet:
     header: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Images uint8 [N, C, H, W] and mean NFE per point; their seeds [N] and labels [N] or None."""
+
+    images: dict[str, Tensor]
+    nfe: dict[str, float]
+    seeds: Tensor
+    labels: Tensor | None
+
+
 def sample_points(
     denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None = None
-) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-    """uint8 images of every point from the same seeds: (images per point, seeds, labels or None)."""
+) -> Drawn:
+    """Images of every point from the same seeds. Raises UserError where a sampler gives non-finite images."""
     config = denoiser.network.config
     shape = (config.channels, config.resolution, config.resolution)
-    images, labels = {}, None
-    total = len(seeds) * sum(sampler.nfe for sampler in points.values())
-    bar = tqdm(total=total, unit="eval", unit_scale=True, disable=None)
+    images, nfe, labels = {}, {}, None
+    bar = tqdm(total=len(seeds) * len(points), unit="img", unit_scale=True, disable=None)
     for name, sampler in points.items():
-        parts = []
-        blocks = generate(denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block)
-        for part in blocks:
+        pixels, evaluations, drawn_labels = [], [], []
+        for part in generate(
+            denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block
+        ):
             if not part.images.isfinite().all():
                 raise UserError(f"{name}: sampling gave non-finite images; try more steps or another sampler")
-            parts.append((to_uint8(part.images), part.labels))
-            bar.update(len(part.seeds) * sampler.nfe)
-        images[name] = torch.cat([pixels for pixels, _ in parts])
-        labels = torch.cat([label for _, label in parts]) if config.classes else None
+            pixels.append(to_uint8(part.images))
+            evaluations.append(part.nfe)
+            drawn_labels.append(part.labels)
+            bar.update(len(part.seeds))
+        images[name] = torch.cat(pixels)
+        nfe[name] = float(torch.cat(evaluations).double().mean())
+        labels = torch.cat(drawn_labels) if config.classes else None
     bar.close()
-    return images, torch.tensor(seeds), labels
+    return Drawn(images, nfe, torch.tensor(seeds), labels)
 
 
 def write_samples(
     path: str | Path,
     checkpoint_path: str | Path,
     points: dict[str, SamplerConfig],
-    drawn: tuple[dict[str, Tensor], Tensor, Tensor | None],
+    drawn: Drawn,
     about: dict[str, Any],
 ) -> None:
     """Writes what :func:`sample_points` drew, with what it was drawn from."""
-    images, seeds, labels = drawn
-    tensors = {f"images/{name}": pixels for name, pixels in images.items()} | {"seeds": seeds}
-    if labels is not None:
-        tensors["labels"] = labels
+    tensors = {f"images/{name}": pixels for name, pixels in drawn.images.items()} | {"seeds": drawn.seeds}
+    if drawn.labels is not None:
+        tensors["labels"] = drawn.labels
     header = {
         "format": FORMAT,
-        "points": {name: {"sampler": sampler.to_dict(), "nfe": sampler.nfe} for name, sampler in points.items()},
+        "points": {name: {"sampler": point.to_dict(), "nfe": round(drawn.nfe[name])} for name, point in points.items()},
         "checkpoint": {"sha256": sha256_file(checkpoint_path), **checkpoint.describe(checkpoint_path)["about"]},
         **about,
     }

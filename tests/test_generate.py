@@ -7,8 +7,10 @@ import torch
 
 import edm
 from edm import checkpoint
-from edm.config import SamplerConfig
+from edm.config import ORIGINAL, SamplerConfig
 from edm.generate import generate, to_uint8
+from edm.original_samplers import ORIGINAL_SAMPLERS
+from edm.preconditioning import VP
 
 CHURN = SamplerConfig(num_steps=6, S_churn=3, S_noise=1.007)
 
@@ -73,6 +75,27 @@ def test_a_class_can_be_asked_for(net):
 def test_pixels_are_truncated_as_the_protocol_says():
     values = torch.tensor([-2.0, -1.0, 0.0, 0.003, 1.0, 2.0], dtype=torch.float64)
     assert to_uint8(values).tolist() == [0, 0, 128, 128, 255, 255]
+
+
+@pytest.mark.parametrize("solver, nfe", [("euler", 6), ("heun", 11), ("vp-ode", 6), ("vp-sde", 6), ("rk45", None)])
+def test_every_kind_of_sampler_depends_on_the_seed_alone(net, solver, nfe):
+    """The originals and the black box too: their draws come from the seeds, their step sizes from each image."""
+    net = edm.Denoiser(net.network, VP()).eval()
+    config = SamplerConfig(solver=solver, **({"tolerance": 0.05} if solver == "rk45" else {"num_steps": 6}))
+
+    def images(seeds):
+        parts = list(generate(net, config, seeds, (1, 8, 8), classes=10, block=4))
+        return torch.cat([p.images for p in parts]), torch.cat([p.nfe for p in parts])
+
+    whole, counts = images(range(10))
+    split = [images(range(a, b)) for a, b in pairwise([0, 3, 8, 10])]
+    assert torch.equal(torch.cat([part for part, _ in split]), whole)
+    assert torch.equal(torch.cat([count for _, count in split]), counts)
+    assert (counts == nfe).all() if nfe else ((counts - 2) % 6 == 0).all()
+
+
+def test_the_names_and_costs_of_the_original_samplers_are_told_once():
+    assert {name: nfe for name, (_, nfe) in ORIGINAL_SAMPLERS.items()} == ORIGINAL
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,16 @@ def test_order_and_spelling_of_numbers_do_not_change_a_specification():
     assert canonical_json({"b": 0.001, "a": 1e-3}) == '{"a":0.001,"b":0.001}'
 
 
+def test_a_specification_says_what_differs_from_the_defaults_and_no_more():
+    """A field that a later version adds, with a default that changes nothing, must not retrain a model."""
+    experiment = params.load(ROOT / "params.yaml").experiment("digits")
+    for model, config in experiment.models.items():
+        spec = experiment.training_spec(model)
+        assert TrainingConfig.from_dict(spec) == config
+        defaults = {f.name: f.default for f in fields(TrainingConfig)}
+        assert all(value != defaults[name] for name, value in spec.items())
+
+
 def test_extending_an_experiment_changes_what_it_states(tmp_path):
     def change(raw):
         raw["experiments"]["short"] = {"extends": "digits", "base": {"duration": 0.001}}
