@@ -59,8 +59,8 @@ def augment_with(images: Tensor, labels: Tensor) -> Tensor:
     flip_x, flip_y = (labels[:, i, None, None, None] > 0.5 for i in (0, 1))
     images = torch.where(flip_x, images.flip(3), images)
     images = torch.where(flip_y, images.flip(2), images)
-    moved = (labels[:, 2:] != 0).any(dim=1)
-    if not moved.any():
+    moved = (labels[:, 2:] != 0).any(dim=1).nonzero()[:, 0]
+    if len(moved) == 0:
         return images
     # Only what moves is resampled: at the paper's probabilities most images are flipped at most.
     out = images.clone()

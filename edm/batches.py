@@ -11,10 +11,11 @@ from torch import Tensor
 
 from edm import noise
 from edm.augmentation import augment_with, random_labels
-from edm.config import TrainingConfig
+from edm.config import MAX_SEED, TrainingConfig
 from edm.data import Dataset
+from edm.pixels import to_float
 
-_SEED_STRIDE = 1 << 44  # samples of different training seeds never share a draw: 2^44 images is 17 million Mimg
+_SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds never share a draw
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Batches:
         """Samples ``first`` to ``first + count − 1``."""
         config, device = self.config, self.device
         rows = self._rows(first, count).to(self.images.device)
-        images = self.images[rows].to(device, torch.float32) / 127.5 - 1
+        images = to_float(self.images[rows].to(device))
         labels = None if self.labels is None else self.labels[rows].to(device)
         seeds = torch.arange(first, first + count, device=device) + config.seed * _SEED_STRIDE
         if config.x_flip:

@@ -48,15 +48,27 @@ def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig, about: di
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """The denoiser of a checkpoint, ready to sample from. Raises UserError for any other file."""
     tensors, header = load_tensors(path, FORMAT)
-    config = TrainingConfig.from_dict(header["config"])
-    denoiser = build(config)
+    config = _config(header, path)
+    with torch.random.fork_rng(devices=[]):  # a fresh network draws weights; loading one must not disturb the caller
+        denoiser = build(config)
     load_weights(denoiser, tensors, path)
-    return denoiser.eval().requires_grad_(False).to(device)
+    return denoiser.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
     """The header of a checkpoint: ``config`` and ``about``, without reading any weight."""
-    return read_header(path, FORMAT)
+    header = read_header(path, FORMAT)
+    _config(header, path)
+    return header
+
+
+def _config(header: dict[str, Any], path: str | Path) -> TrainingConfig:
+    if not all(isinstance(header.get(key), dict) for key in ("config", "about")):
+        raise UserError(f"{path}: its header has no configuration; it was not written by this program")
+    try:
+        return TrainingConfig.from_dict(header["config"])
+    except UserError as error:
+        raise UserError(f"{path}: its configuration does not fit this version: {error}") from None
 
 
 def load_weights(denoiser: Denoiser, tensors: dict[str, Tensor], path: str | Path) -> None:
@@ -73,12 +85,17 @@ def load_weights(denoiser: Denoiser, tensors: dict[str, Tensor], path: str | Pat
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Writes tensors and a JSON header as one safetensors file, atomically; equal input gives equal bytes."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_write(path) as temporary:
         host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # One metadata key: safetensors does not keep the order of several.
-        save_file(host, temporary, metadata={"edm": json.dumps(header, sort_keys=True, allow_nan=False)})
+        metadata = {"edm": json.dumps(header, sort_keys=True, allow_nan=False)}
+        try:
+            save_file(host, temporary, metadata=metadata)
+        except SafetensorError as error:  # a full disk, in the library's words
+            raise UserError(f"{path}: cannot be written ({error}); nothing was changed") from None
 
 
 def load_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -107,6 +124,7 @@ def read_header(path: str | Path, format: str) -> dict[str, Any]:
         header = json.loads(metadata["edm"])
     except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a file of ours: no readable safetensors header ({error})") from None
-    if header.get("format") != format:
-        raise UserError(f"{path}: is {header.get('format')!r}, expected {format!r}")
+    kind = header.get("format") if isinstance(header, dict) else None
+    if kind != format:
+        raise UserError(f"{path}: is {kind!r}, expected {format!r}")
     return header

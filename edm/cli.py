@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--checksum", metavar="MD5", help="MD5 of the CIFAR-10 tarball (default: the published one); none: any"
     )
-    _machine(prepare, device=False)
+    prepare.add_argument("--workers", type=int, help="processes to use (default: one per core)")
     _from_params(prepare)
 
     features = command("features", "features", "train the classifier whose features digits are compared in")
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("checkpoint", help="model.safetensors of a training")
     sample.add_argument("output", help="*.safetensors (for `edm fid`), *.png (one sheet) or *.zip (dataset archive)")
     sample.add_argument("--seeds", type=_seeds, default=range(64), metavar="A-B", help="seeds, both included (0-63)")
-    sample.add_argument("--block", type=int, default=64, help="seeds per block: the images' batch (default 64)")
+    sample.add_argument("--block", type=_count, default=64, help="seeds per block: the images' batch (default 64)")
     sample.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
     sample.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
     sample.add_argument("--solver", help=f"{', '.join((*SOLVERS, ADAPTIVE, *ORIGINAL))} (default heun)")
@@ -167,16 +167,22 @@ def _features(sub: argparse.ArgumentParser) -> None:
 def _machine(sub: argparse.ArgumentParser, device: bool = True) -> None:
     if device:
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    sub.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    sub.add_argument("--threads", type=_count, help="CPU threads (default: torch's choice)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
+    return int(text)
 
 
 def _seeds(text: str) -> range:
     """Text "0-63" as range(0, 64); "7" as range(7, 8)."""
     first, _, last = text.partition("-")
-    try:
-        return range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range of seeds such as 0-63") from None
+    last = last or first
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < 2**62):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of seeds such as 0-63")
+    return range(int(first), int(last) + 1)
 
 
 if __name__ == "__main__":

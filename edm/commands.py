@@ -33,7 +33,7 @@ def prepare(args: Namespace) -> None:
     if spec["source"] is None:
         raise UserError("prepare: name a source (such as digits) or a dataset of params.yaml (--dataset)")
     stated = {name: spec[name] for name in (*STATABLE, "checksum") if spec.get(name) is not None}
-    result = prepare(spec["source"], args.output, spec["path"], workers=args.threads, **stated)
+    result = prepare(spec["source"], args.output, spec["path"], workers=args.workers, **stated)
     say(
         f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "
         f"{result['classes']} classes, sha256 {result['sha256'][:12]}"
@@ -70,14 +70,14 @@ def train(args: Namespace) -> None:
 
     from edm.data import read_archive
     from edm.distributed import world
-    from edm.training import train
+    from edm.training import check, train
 
     _threads(args.threads)
     dataset = read_archive(args.data)
-    dataset.require(*config.dataset_size)  # before anything is written
     out = Path(args.out)
     about = {"experiment": experiment, "model": model, **_origin()}
     with world(args.device) as place:
+        check(config, dataset, place)  # before anything is written
         run = None
         if place.is_first:
             run = Journal(out / "journal.jsonl").run(
@@ -181,10 +181,16 @@ def fid(args: Namespace) -> None:
 
     _threads(args.threads)
     samples, reference = read_samples(args.samples), load_statistics(args.ref)
-    if reference.features not in (None, args.features):
-        raise UserError(f"{args.ref}: holds {reference.features} statistics; the distance was asked in {args.features}")
     device = pick_device(args.device)
     extractor = load_features(args.features, args.weights, device)
+    for what, theirs, ours in (
+        ("features", reference.features, extractor.name),
+        ("weights", reference.weights_sha256, extractor.weights_sha256),
+    ):
+        if theirs not in (None, ours):
+            raise UserError(
+                f"{args.ref}: its {what} are {theirs[:20]}, not {ours[:20]}; measure both in the same features"
+            )
     rows = []
     for name, point in samples.header["points"].items():
         seen = extract(extractor, in_batches(samples.images[name]))
@@ -289,7 +295,10 @@ def track_sync(args: Namespace) -> None:
     }
     if args.output:
         write_json(args.output, summary)
-    say(f"{uri}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in summary.items()))
+    say(
+        f"{uri.rpartition('@')[2]}: "
+        + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in summary.items())
+    )
 
 
 def check(args: Namespace) -> None:

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from edm.errors import UserError
 
@@ -26,6 +27,7 @@ ADAPTIVE = "rk45"  # the black box of Table 3
 ORIGINAL = {"vp-ode": 1, "vp-sde": 1, "ve-ode": 1, "ve-pc": 2, "ddim": 1, "iddpm": 1}  # as shipped → NFE per step
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUGMENT_DIM = 9  # Table 6
+MAX_SEED = 2**19 - 1  # of a training: each has 2^44 samples of its own among 64-bit seeds
 
 
 def _choose(what: str, value: str, allowed) -> None:
@@ -38,18 +40,39 @@ def _require(holds: bool, message: str) -> None:
         raise UserError(message)
 
 
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON or YAML is of an annotated type; a list stands for a tuple, an integer for a number."""
+    if isinstance(hint, UnionType):
+        return any(_is_of(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is hint
+
+
+def _in_words(hint: Any) -> str:
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", NoneType: "null"}
+    if isinstance(hint, UnionType):
+        return " or ".join(_in_words(option) for option in get_args(hint))
+    return words.get(hint, "a list of whole numbers")
+
+
 class _Data:
     """What the configurations share: conversion from and to plain dictionaries."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError for a name that the configuration does not have, and for one that is needed and missing."""
+        """Raises UserError for a name that is unknown or missing, and for a value of the wrong type."""
         fields = dataclasses.fields(cls)
         for key in values:
             _choose(f"{cls.__name__} field", key, [field.name for field in fields])
         for field in fields:
             needed = field.default is dataclasses.MISSING
             _require(field.name in values or not needed, f"{cls.__name__} field {field.name!r} is missing")
+        hints = get_type_hints(cls)
+        for key, value in values.items():
+            _require(_is_of(value, hints[key]), f"{key} is {value!r}, which is not {_in_words(hints[key])}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +86,7 @@ class _Data:
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def changes(self) -> dict[str, Any]:
-        """What differs from the defaults: enough for ``from_dict``, and unmoved by a field that a later version adds."""
+        """What differs from the defaults: enough for ``from_dict``, unmoved by fields that later versions add."""
         values = self.to_dict()
         return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
@@ -108,6 +131,9 @@ class NetworkConfig(_Data):
         _require(self.channels >= 1 and self.num_blocks >= 1, "channels and num_blocks must be at least 1")
         _require(self.model_channels >= 4 and self.model_channels % 4 == 0, "model_channels must be a multiple of 4")
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout:g}; it must lie in [0, 1)")
+        for width in (self.model_channels * m for m in self.channel_mult):
+            heads = self.heads(width)
+            _require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
         _choose("network style", self.style, ("song", "adm"))
         _choose("embedding", self.embedding, ("positional", "fourier"))
 
@@ -182,6 +208,7 @@ class TrainingConfig(_Data):
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
         _require(self.microbatch is None or self.microbatch >= 1, "microbatch must be at least 1, or null")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be positive")
+        _require(0 <= self.seed <= MAX_SEED, f"seed is {self.seed}; it must lie in 0 to {MAX_SEED}")
         _require(self.level_samples >= 2, "level_samples must be at least 2, to have a deviation")
         _require(0 <= self.augment <= 1, f"augment is {self.augment:g}; a probability lies in [0, 1]")
         _require(self.lr_rampup >= 0 and self.ema_halflife >= 0, "lr_rampup and ema_halflife must not be negative")
@@ -250,7 +277,7 @@ class SamplerConfig(_Data):
         _choose("schedule", self.schedule, SCHEDULES)
         _choose("scaling", self.scaling, SCALINGS)
         _require(self.alpha > 0, f"alpha is {self.alpha:g}; it must be positive (1 is Heun, 0.5 midpoint)")
-        _require(self.rho > 0, f"rho is {self.rho:g}; it must be positive (the paper uses 7)")
+        _require(self.rho >= 0.1, f"rho is {self.rho:g}; it must be at least 0.1 (the paper uses 7)")
         _require(self.S_min <= self.S_max, f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
         _require(self.S_churn >= 0 and self.S_noise >= 0, "S_churn and S_noise must not be negative")
         low, high = self.sigma_min or 1e-300, self.sigma_max or math.inf

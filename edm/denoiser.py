@@ -24,6 +24,10 @@ class Denoiser(nn.Module):
         self.compute_dtype = torch.float32
 
     @property
+    def device(self) -> torch.device:
+        return self.network.out_conv.weight.device
+
+    @property
     def sigma_min(self) -> float:
         return self.preconditioning.sigma_min
 
@@ -57,9 +61,16 @@ class Denoiser(nn.Module):
             return None
         if class_labels is None:
             return torch.zeros(batch, classes, device=device)
+        if class_labels.ndim not in (1, 2) or len(class_labels) != batch:
+            raise UserError(
+                f"class_labels of shape {list(class_labels.shape)}: expected {batch} indices or one-hot rows"
+            )
         if class_labels.ndim == 1:
-            if class_labels.is_floating_point() or len(class_labels) != batch:
-                raise UserError(f"class_labels: expected {batch} integers or rows of {classes} numbers")
+            if class_labels.is_floating_point():
+                raise UserError("class_labels: indices must be integers; one-hot rows have two dimensions")
+            # A look at values on a GPU would make the host wait for it.
+            if class_labels.device.type == "cpu" and not ((class_labels >= 0) & (class_labels < classes)).all():
+                raise UserError(f"class_labels must lie in 0 to {classes - 1}")
             return nn.functional.one_hot(class_labels.long().to(device), classes).to(torch.float32)
         if class_labels.shape[1] != classes:
             raise UserError(f"class_labels has {class_labels.shape[1]} columns; the model knows {classes} classes")

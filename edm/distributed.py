@@ -38,15 +38,25 @@ class World:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is this process's GPU where there is one, else the CPU. Raises UserError."""
+    """The device of that name: auto, cpu, cuda or cuda:N. "cuda" is the GPU of this process, "auto" that or the CPU.
+
+    Raises UserError for other names, a GPU that is not there, or one GPU named for several processes.
+    """
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:0")
+    if not torch.cuda.is_available():
         raise UserError(f"device {name!r}: this machine has no usable GPU; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:0") from None
+    if index and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"device {name!r}: each of several processes takes a GPU of its own; use --device cuda")
+    number = int(index or os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: GPU {number} is not there; this machine has {torch.cuda.device_count()}")
+    return torch.device("cuda", number)
 
 
 ALONE = World()

@@ -29,11 +29,6 @@ class Block:
     nfe: Tensor
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """clip(127.5 x + 128, 0, 255), truncated (the FID protocol, paper Section F)."""
-    return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)
-
-
 def generate(
     denoiser, config: SamplerConfig, seeds: range, shape: tuple[int, ...], *, classes: int = 0,
     class_label: int | None = None, block: int = DEFAULT_BLOCK, rank: int = 0, ranks: int = 1,
@@ -42,7 +37,8 @@ def generate(
 
     shape: (C, H, W); classes: of the model, 0 for none. A class is drawn per seed unless ``class_label`` names one for
     all. block: seeds per block; images of different block sizes agree to rounding only. rank, ranks: of all blocks,
-    every ``ranks``-th from ``rank`` is computed here. Raises UserError for an empty range or a class that is not there.
+    every ``ranks``-th from ``rank`` is computed here. Latents lie on ``denoiser.device``, the CPU where it has none.
+    Raises UserError for an empty range or a class that is not there.
     """
     if len(seeds) == 0 or seeds.step != 1 or seeds.start < 0:
         raise UserError(f"seeds {seeds.start}-{seeds.stop - 1}: expected a range such as 0-63")
@@ -50,7 +46,7 @@ def generate(
         raise UserError(f"block is {block}; it must hold at least 1 seed")
     if class_label is not None and not 0 <= class_label < classes:
         raise UserError(f"class {class_label} is not one of the model's {classes} classes")
-    device = next(denoiser.parameters()).device if hasattr(denoiser, "parameters") else torch.device("cpu")
+    device = denoiser.device if hasattr(denoiser, "device") else torch.device("cpu")
     first, last = seeds.start // block, (seeds.stop - 1) // block
     for number in list(range(first, last + 1))[rank::ranks]:
         whole = torch.arange(number * block, (number + 1) * block, device=device)

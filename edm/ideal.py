@@ -22,15 +22,24 @@ class IdealDenoiser:
         self.shape = tuple(images.shape[1:])
         self.points = images.to(torch.float64).flatten(1)
         self.squares = (self.points**2).sum(dim=1)
-        self.labels = labels
+        self.labels = None if labels is None else labels.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.points.device
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
-        """x: [B, C, H, W]; sigma: a number or [B]; class_labels: indices [B] or one-hot rows. Returns float64, as x."""
-        flat = x.to(torch.float64).flatten(1)
+        """x: [B, C, H, W]; sigma: a number or [B]; class_labels: indices [B] or one-hot rows.
+
+        Returns float64, shaped as x, on the images' device. Raises UserError for a class without images.
+        """
+        flat = x.to(self.device, torch.float64).flatten(1)
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=flat.device).reshape(-1, 1)
         distances = (flat**2).sum(dim=1, keepdim=True) - 2 * flat @ self.points.T + self.squares
         if class_labels is not None and self.labels is not None:
-            indices = class_labels if class_labels.ndim == 1 else class_labels.argmax(dim=1)
+            indices = (class_labels if class_labels.ndim == 1 else class_labels.argmax(dim=1)).to(self.device)
+            if not torch.isin(indices, self.labels).all():
+                raise UserError("class_labels: a class is asked for of which the dataset has no image")
             distances = distances.masked_fill(indices[:, None] != self.labels[None], float("inf"))
         # At σ = 0 the nearest image has all the weight; a floor of σ gives the same without dividing by zero.
         weights = torch.softmax(-distances / (2 * sigma.clamp(min=1e-8) ** 2), dim=1)

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import yaml
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files import digest, read_json
+from edm.metrics import EXTRACTORS
+from edm.tracking import DEFAULT_URI
 
 SCHEMA = Path(__file__).parent.parent / "workflow" / "schemas" / "params.schema.json"
-DEFAULT_TRACKING = "sqlite:///mlruns/mlflow.db"
+#: Names of rules, targets and folders, which experiments cannot have.
+RESERVED = {"all", "prepare", "features", "reference", "references", "train", "sample", "fid", "track", "logs"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Params:
 
     @property
     def tracking_uri(self) -> str:
-        return self.raw.get("tracking", {}).get("uri", DEFAULT_TRACKING)
+        return self.raw.get("tracking", {}).get("uri", DEFAULT_URI)
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Source, path, and what the prepared archive must hold."""
@@ -117,8 +121,8 @@ def load(path: str | Path = "params.yaml") -> Params:
     path = Path(path)
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the folder of the project") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run from the folder of the project") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -140,7 +144,13 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
             value = self.construct_object(key, deep=True)
+            if not isinstance(value, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {value!r} is not text; put it in quotes", key.start_mark
+                )
             if value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {value!r} stands twice", key.start_mark)
             seen.add(value)
@@ -153,7 +163,7 @@ def _extended(name: str, experiments: dict[str, Any], path: Path, below: tuple[s
     if not isinstance(own, dict) or "extends" not in own:
         return own
     base = own["extends"]
-    if base not in experiments:
+    if not isinstance(base, str) or base not in experiments:
         raise UserError(
             f"{path}: experiments.{name}.extends: {base!r} is not defined{_nearest(str(base), experiments)}"
         )
@@ -174,8 +184,15 @@ def _merged(base: Any, change: Any) -> Any:
 def _validate(raw: Any, path: Path) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
+    from jsonschema.validators import extend
 
-    errors = list(Draft202012Validator(read_json(SCHEMA)).iter_errors(raw))
+    # JSON's schema takes 64.0 for an integer and NaN for a number; the code behind it takes neither.
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({
+        "integer": lambda _, value: type(value) is int,
+        "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+    })  # fmt: skip
+    validator = extend(Draft202012Validator, type_checker=types)
+    errors = list(validator(read_json(SCHEMA)).iter_errors(raw))
     if not errors:
         return
     # A mistake shows up in every experiment that extends the one it stands in: name it where it stands.
@@ -186,7 +203,10 @@ def _validate(raw: Any, path: Path) -> None:
 
 def _inherits(error, raw: Any) -> bool:
     place = list(error.absolute_path)
-    return len(place) > 1 and place[0] == "experiments" and "extends" in raw["experiments"][place[1]]
+    if len(place) < 2 or place[0] != "experiments":
+        return False
+    experiment = raw["experiments"][place[1]]
+    return isinstance(experiment, dict) and "extends" in experiment
 
 
 def _explain(error) -> str:
@@ -207,17 +227,16 @@ def _explain(error) -> str:
         types = " or ".join([expected] if isinstance(expected, str) else expected)
         hint = ""
         if isinstance(value, str) and "number" in types and _is_number(value):
-            hint = f"; YAML reads {value} as text, write {float(value):.1e} with a point"
+            hint = f"; YAML reads {value} as text, write {float(value)!r}"
         return f"{value!r} is not of type {types}{hint}"
     return error.message.splitlines()[0][:200]
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _nearest(word: str, known) -> str:
@@ -227,6 +246,9 @@ def _nearest(word: str, known) -> str:
 
 def _resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any]) -> Experiment:
     here = f"experiments.{name}"
+    if name in RESERVED:
+        raise UserError(f"{here}: the workflow has a rule or a folder of that name; choose another")
+    _known(f"{here}.features", "extractor", raw["features"], EXTRACTORS)
     size = {key: dataset[key] for key in ("resolution", "channels", "classes")}
     models = {}
     for column, rung in itertools.product(raw["columns"], raw["ladder"]):
@@ -235,13 +257,16 @@ def _resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any]) -> Experim
             fields.update(change)
             if step == rung:
                 break
+        if f"{column}-{rung}" in models:
+            raise UserError(f"{here}: two models are called {column}-{rung}; rename a column or a rung")
         models[f"{column}-{rung}"] = _checked(f"{here}.ladder.{rung} ({column})", TrainingConfig.from_dict, fields)
     grids = {key: _grid(f"{here}.grids.{key}", key, value, models) for key, value in raw["grids"].items()}
     for key, table in raw["tables"].items():
-        for grid in [table["grid"]] if "grid" in table else table["rows"].values():
+        for grid in [*table.get("rows", {}).values(), *([table["grid"]] if "grid" in table else [])]:
             _known(f"{here}.tables.{key}", "grid", grid, grids)
+    with_rows = [key for key, table in raw["tables"].items() if "rows" in table]
     for key, figure in raw.get("figures", {}).items():
-        for kind, known in (("grid", grids), ("table", raw["tables"]), ("model", models)):
+        for kind, known in (("grid", grids), ("table", with_rows), ("model", models)):
             if kind in figure:
                 _known(f"{here}.figures.{key}", kind, figure[kind], known)
     sampling = {"first_seed": 0, "block": 64, **raw["sampling"]}

@@ -36,8 +36,8 @@ class VP(Preconditioning):
                  epsilon_t: float = VP_EPSILON_T):  # fmt: skip
         super().__init__()
         self.schedule, self.steps = VPSchedule(beta_d, beta_min), steps
-        self.sigma_min = float(self.schedule.sigma(torch.tensor(epsilon_t, dtype=torch.float64)))
-        self.sigma_max = float(self.schedule.sigma(torch.tensor(1.0, dtype=torch.float64)))
+        self.sigma_min = self.schedule.sigma_at(epsilon_t)
+        self.sigma_max = self.schedule.sigma_at(1.0)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         c_noise = (self.steps - 1) * self.schedule.inverse(sigma)

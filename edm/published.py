@@ -49,7 +49,8 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
     extra = [key for key in state_dict if key not in known and not key.endswith(".resample_filter")]
     if extra:
         raise UserError(f"{class_name}: tensor {extra[0]!r} has no place in this network ({len(extra)} left over)")
-    network = UNet(config)
+    with torch.random.fork_rng(devices=[]):
+        network = UNet(config).to(memory_format=torch.channels_last)
     _load(network, own, class_name)
     if isinstance(preconditioning, IDDPM) and "u" in state_dict:
         preconditioning.u = state_dict["u"].detach().to(torch.float32)
@@ -76,6 +77,9 @@ def network_config(class_name: str, init_kwargs: Mapping[str, Any]) -> NetworkCo
     if model not in _MODELS:
         raise UserError(f"model_type {model!r} is unknown; expected {' or '.join(_MODELS)}")
     kwargs = {**_MODELS[model], **init_kwargs}
+    for needed in ("img_resolution", "img_channels"):
+        if needed not in kwargs:
+            raise UserError(f"{class_name}: constructor argument {needed!r} is missing")
     if kwargs.get("channel_mult_emb", 4) != 4:
         raise UserError("channel_mult_emb differs from 4, which no network of the paper has")
     size = {

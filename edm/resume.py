@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from edm.files import digest, write_text
 
 STATE_FORMAT = "edm-training-state/1"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+#: Fields that leave the weights after n images as they are: a state may be continued with others.
+IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
 
 
 class TrainingLog:
@@ -46,18 +49,26 @@ class TrainingState:
 
     def __init__(self, path: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer):
         self.path, self.net, self.ema, self.optimizer = path, net, ema, optimizer
-        self.identity = digest([config.changes(), dataset.sha256])
+        changes = {name: value for name, value in config.changes().items() if name not in IRRELEVANT}
+        self.identity = digest([changes, dataset.sha256])
         self.images, self.seconds, self.before = 0, 0.0, None
 
     def restore(self) -> int:
-        """Loads the state of this very configuration and dataset, if there is one; returns the images it has seen."""
+        """Loads the state of this very configuration and dataset, if there is one; returns the images it has seen.
+
+        Any other file in its place is moved aside and named on stderr: training starts again rather than not at all.
+        """
         if not self.path.exists():
             return 0
         try:
             tensors, header = checkpoint.load_tensors(self.path, STATE_FORMAT)
+            reason = "belongs to another configuration or dataset" if header["identity"] != self.identity else None
         except UserError:
-            return 0  # torn or foreign: start again rather than not at all
-        if header["identity"] != self.identity:
+            reason = "is not a whole training state"
+        if reason:
+            aside = self.path.with_name(f"other-{self.path.name}")
+            print(f"{self.path} {reason}: moved to {aside.name}, starting from the beginning", file=sys.stderr)
+            self.path.replace(aside)
             return 0
         for prefix, module in (("net.", self.net), ("ema.", self.ema)):
             part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -71,11 +82,17 @@ class TrainingState:
         return self.images
 
     def save(self, images: int, seconds: float) -> None:
+        """Writes the state. Raises UserError, leaving the last one, where a weight is no longer finite."""
         tensors = {f"net.{name}": t for name, t in self.net.state_dict().items()}
         tensors |= {f"ema.{name}": t for name, t in self.ema.state_dict().items()}
         for index, parameter in enumerate(self.net.parameters()):
             for name, value in self.optimizer.state[parameter].items():
                 tensors[f"adam.{index}.{name}"] = value
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise UserError(
+                f"{self.path.parent}: weights are not finite after {images:,} images; the last good state "
+                f"({self.images:,} images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
+            )
         header = {"format": STATE_FORMAT, "identity": self.identity, "images": images, "seconds": seconds}
         checkpoint.save_tensors(self.path, tensors, {**header, "before": self.before})
         self.images = images

@@ -38,8 +38,20 @@ def sample(
     latents: Tensor,
     class_labels: Tensor | None = None,
     *,
+    num_steps: int = 18,
+    solver: str = "heun",
+    discretization: str = "edm",
+    schedule: str = "linear",
+    scaling: str = "none",
+    alpha: float = 1.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    rho: float = 7.0,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = math.inf,
+    S_noise: float = 1.0,
     noise: Callable[[int, Tensor], Tensor] | None = None,
-    **choices,
 ) -> Tensor:
     """Draws images by solving the probability-flow ODE of ``net``, with churn where asked (Algorithms 1, 2 and 3).
 
@@ -49,18 +61,20 @@ def sample(
     class_labels: passed on to ``net``.
     noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used where S_churn > 0.
         Without it the draws come from torch's global generator.
-    choices: the fields of :class:`SamplerConfig`: num_steps, solver, discretization, schedule, scaling, alpha,
-        sigma_min, sigma_max, rho, S_churn, S_min, S_max, S_noise.
+    The other arguments are the fields of :class:`SamplerConfig`, with its defaults.
 
     Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError for choices that do not fit together.
     """
-    config = SamplerConfig(**choices)
+    config = SamplerConfig(
+        num_steps, solver, discretization, schedule, scaling, alpha, sigma_min, sigma_max, rho,
+        S_churn, S_min, S_max, S_noise,
+    )  # fmt: skip
     if config.solver not in SOLVERS:
         raise UserError(f"solver {config.solver!r} has its own function; edm.sample takes {' or '.join(SOLVERS)}")
     return solve(net, latents, class_labels, config, noise)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def solve(
     net: Denoiser,
     latents: Tensor,

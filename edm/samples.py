@@ -14,7 +14,9 @@ from edm.config import SamplerConfig
 from edm.denoiser import Denoiser
 from edm.errors import UserError
 from edm.files import sha256_file
-from edm.generate import generate, to_uint8
+from edm.generate import generate
+from edm.pixels import to_uint8
+from edm.precision import full_float32
 
 FORMAT = "edm-samples/1"
 
@@ -42,16 +44,25 @@ class Drawn:
 def sample_points(
     denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None = None
 ) -> Drawn:
-    """Images of every point from the same seeds. Raises UserError where a sampler gives non-finite images."""
+    """Images of every point from the same seeds, in full float32 on GPUs too.
+
+    Raises UserError where a sampler gives non-finite images.
+    """
+    with full_float32():
+        return _sample_points(denoiser, points, seeds, block, class_label)
+
+
+def _sample_points(
+    denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None
+) -> Drawn:
     config = denoiser.network.config
     shape = (config.channels, config.resolution, config.resolution)
     images, nfe, labels = {}, {}, None
     bar = tqdm(total=len(seeds) * len(points), unit="img", unit_scale=True, disable=None)
     for name, sampler in points.items():
         pixels, evaluations, drawn_labels = [], [], []
-        for part in generate(
-            denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block
-        ):
+        blocks = generate(denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block)
+        for part in blocks:
             if not part.images.isfinite().all():
                 raise UserError(f"{name}: sampling gave non-finite images; try more steps or another sampler")
             pixels.append(to_uint8(part.images))
@@ -88,8 +99,18 @@ def write_samples(
 def read_samples(path: str | Path) -> SampleSet:
     """Reads a sample file. Raises UserError for any other file."""
     tensors, header = checkpoint.load_tensors(path, FORMAT)
-    images = {name: tensors[f"images/{name}"] for name in header["points"]}
-    return SampleSet(images, tensors["seeds"], tensors.get("labels"), header)
+    try:
+        images = {name: tensors[f"images/{name}"] for name in header["points"]}
+        samples = SampleSet(images, tensors["seeds"], tensors.get("labels"), header)
+        whole = all(
+            t.dtype == torch.uint8 and t.ndim == 4 and len(t) == len(samples.seeds) > 0 for t in images.values()
+        )
+        whole = whole and isinstance(header["checkpoint"], dict)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole sample file ({error!r}); sample again") from None
+    if not whole:
+        raise UserError(f"{path}: not a whole sample file (images are not uint8 rows of the seeds); sample again")
+    return samples
 
 
 def in_batches(images: Tensor, size: int = 256) -> Iterable[Tensor]:

@@ -37,6 +37,10 @@ class VP:
         sigma = self.sigma(t)
         return 0.5 * (self.beta_min + self.beta_d * t) * (sigma + 1 / sigma)
 
+    def sigma_at(self, t: float) -> float:
+        """σ(t) of one number, in float64."""
+        return float(self.sigma(torch.tensor(t, dtype=torch.float64)))
+
     def inverse(self, sigma: Tensor) -> Tensor:
         return ((self.beta_min**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt() - self.beta_min) / self.beta_d
 

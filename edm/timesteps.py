@@ -1,6 +1,7 @@
 """Discretisations: the noise levels σ_0 > σ_1 > … > σ_{N−1} at which an ODE is solved (row "Time steps" of Table 1)."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,15 +14,16 @@ IDDPM_C1, IDDPM_C2 = 0.001, 0.008
 
 #: [σ_min, σ_max] where the caller names none (Table 1)
 DEFAULT_RANGE = {
-    "vp": (float(VP().sigma(torch.tensor(VP_EPSILON_S, dtype=torch.float64))), float(VP().sigma(torch.tensor(1.0)))),
+    "vp": (VP().sigma_at(VP_EPSILON_S), VP().sigma_at(1.0)),
     "ve": (0.02, 100.0),
     "iddpm": (0.002, 81.0),
     "edm": (0.002, 80.0),
 }
 
 
+@lru_cache(maxsize=4)
 def iddpm_levels(steps: int = IDDPM_STEPS, c1: float = IDDPM_C1, c2: float = IDDPM_C2) -> Tensor:
-    """The noise levels u_0 > u_1 > … > u_M = 0 of iDDPM (Table 1), float64 of shape [M + 1]."""
+    """The noise levels u_0 > u_1 > … > u_M = 0 of iDDPM (Table 1), float64 of shape [M + 1]; not to be changed."""
 
     def alpha_bar(j: int) -> float:
         return math.sin(0.5 * math.pi * j / (steps * (c2 + 1))) ** 2

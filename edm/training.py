@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,7 +25,7 @@ from edm.precision import set_float32
 from edm.resume import TrainingLog, TrainingState
 from edm.tracking import Run
 
-TICKS = 100  # log lines of a run
+TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
 COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,11 +49,7 @@ def train(
     Raises UserError where the dataset does not fit the configuration or the loss stops being finite; the last good
     state is kept then.
     """
-    dataset.require(*config.dataset_size)
-    if config.batch_size % world.size:
-        raise UserError(
-            f"batch_size {config.batch_size} cannot be shared by {world.size} processes; make it a multiple"
-        )
+    check(config, dataset, world)
     set_float32("tf32" if config.precision == "tf32" else "ieee")
     device = world.device
     about = {**(about or {}), "dataset_sha256": dataset.sha256}
@@ -66,21 +63,23 @@ def train(
     state = TrainingState(out / "state.safetensors", config, dataset, net, ema, optimizer)
     images = state.restore()
     log = TrainingLog(out / "log.jsonl", images, world.is_first)
+    if images == 0 and world.is_first:
+        shutil.rmtree(out / "snapshots", ignore_errors=True)  # of an earlier run: not ours to be chosen from
 
     def measure() -> dict:
-        return levels.error_per_level(ema, dataset, config.conditional, config.level_samples, device)
+        batch = config.microbatch or 512
+        return levels.error_per_level(ema, dataset, config.conditional, config.level_samples, world, batch)
 
-    before = measure() if world.is_first and images == 0 else state.before
-    state.before = before
+    state.before = measure() if state.before is None else state.before
     batches = Batches(dataset, config, loss, device)
-    model = nn.parallel.DistributedDataParallel(net) if world.size > 1 else net
+    model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if world.size > 1 else net
     error = torch.compile(weighted_error) if compile else weighted_error
     share = config.batch_size // world.size
     micro = min(config.microbatch or share, share)
     parameters, averages = list(net.parameters()), list(ema.parameters())
 
     total = config.steps * config.batch_size
-    tick = max(1, config.steps // TICKS) * config.batch_size
+    tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
     started, saved = time.monotonic() - state.seconds, time.monotonic()
     tick_time, tick_images = time.monotonic(), images
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, images, non-finite gradient entries
@@ -101,12 +100,14 @@ def train(
                 (pixels.sum() * (config.loss_scale / share)).backward()
             sums[0] += pixels.detach().sum(dtype=torch.float64)
             sums[1] += count
-        sums[2] += _clean_gradients(parameters, config)
+        replaced = _clean_gradients(parameters, config)
+        sums[2] += replaced if world.is_first else 0  # DDP gave every process the same gradients
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(config, images)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        torch._foreach_lerp_(averages, parameters, 1 - ema_decay_at(config, images))
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, parameters, 1 - ema_decay_at(config, images))
         images += config.batch_size
         bar.update(config.batch_size)
 
@@ -117,7 +118,7 @@ def train(
             if not math.isfinite(mean):
                 raise UserError(
                     f"{out}: the loss became {mean} after {images:,} images; the last good state "
-                    f"({state.images:,} images) is kept. Lower learning_rate, or clip_norm: 1.0, or precision: fp32"
+                    f"({state.images:,} images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
                 )
             now = time.monotonic()
             row = {
@@ -142,15 +143,24 @@ def train(
     bar.close()
 
     if world.is_first:
-        after = measure()
-        for name, level in (("before", before), ("after", after)):
-            if run is not None and level:
-                run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
-        write_json(out / "levels.json", {"before": before, "after": after})
+        state.save(images, time.monotonic() - started)  # whatever fails from here on costs no training
         checkpoint.save(out / "model.safetensors", ema, config, {**about, "images": images})
+    after = measure()
+    if world.is_first:
+        for name, level in (("before", state.before), ("after", after)):
+            if run is not None:
+                run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
+        write_json(out / "levels.json", {"before": state.before, "after": after})
         state.remove()
     world.wait()
     return ema
+
+
+def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:
+    """Raises UserError where a dataset does not fit a configuration, or the processes cannot share its minibatch."""
+    dataset.require(*config.dataset_size)
+    if config.batch_size % world.size:
+        raise UserError(f"batch_size {config.batch_size} is no multiple of the {world.size} processes that share it")
 
 
 def learning_rate_at(config: TrainingConfig, images: int) -> float:

@@ -6,8 +6,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from edm import checkpoint
 from edm.cli import main
@@ -94,6 +96,37 @@ def archive_of_text(path):
     return str(path)
 
 
+def ours(path, header):
+    save_file({"a": torch.zeros(1)}, path, {"edm": json.dumps(header)})
+    return str(path)
+
+
+def published(path):
+    np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
+    return str(path)
+
+
+def test_distances_from_a_reference_of_another_classifier_are_refused(
+    tmp_path, model, digits_archive, classifier, capsys
+):
+    """Two classifiers have two sets of features: a number between them means nothing."""
+    other = str(tmp_path / "other.safetensors")
+    assert main(["features", str(digits_archive), other, "--seed", "5"]) == 0
+    reference, samples = str(tmp_path / "ref.npz"), str(tmp_path / "s.safetensors")
+    assert main(["fid-ref", str(digits_archive), reference, "--features", "digits-classifier", "--weights", other]) == 0
+    assert main(["sample", model, samples, "--seeds", "0-9", "--steps", "1"]) == 0
+    capsys.readouterr()
+    assert main(["fid", samples, "--ref", reference, "--features", "digits-classifier", "--weights", classifier]) == 1
+    assert "measure both in the same features" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--threads", "-1"], ["--seeds", "9-3"], ["--seeds", "9" * 30], ["--block", "0"]])
+def test_options_out_of_range_are_refused_by_name(option, model, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", model, str(tmp_path / "o.png"), *option])
+    assert ended.value.code == 2 and f"argument {option[0]}" in capsys.readouterr().err
+
+
 #: What a user types, given a folder, a checkpoint, an archive and a classifier; and what the one line must say.
 BAD_INPUT = {
     "unknown source": (lambda t, m, d, c: ["prepare", t / "o.zip", "--source", "cats"], "'cats' is unknown"),
@@ -132,6 +165,42 @@ BAD_INPUT = {
         lambda t, m, d, c: ["train", "--dry-run", "--config", text_file(t / "in.json", "[1]")],
         "expected a JSON object",
     ),
+    "text for a number": (
+        lambda t, m, d, c: [
+            "train", "--dry-run", "--config",
+            text_file(t / "in.json", '{"resolution": 8, "channels": 1, "batch_size": "64"}'),
+        ],
+        "batch_size is '64', which is not a whole number",
+    ),
+    "number for a list": (
+        lambda t, m, d, c: [
+            "train", "--dry-run", "--config",
+            text_file(t / "in.json", '{"resolution": 8, "channels": 1, "channel_mult": 2}'),
+        ],
+        "channel_mult is 2, which is not a list of whole numbers",
+    ),
+    "number that is none": (
+        lambda t, m, d, c: [
+            "train", "--dry-run", "--config",
+            text_file(t / "in.json", '{"resolution": 8, "channels": 1, "P_mean": NaN}'),
+        ],
+        "P_mean is nan, which is not a finite number",
+    ),
+    "checkpoint without configuration": (
+        lambda t, m, d, c: ["sample", ours(t / "in.safetensors", {"format": "edm-checkpoint/1"}), t / "o.png"],
+        "its header has no configuration",
+    ),
+    "header that is a list": (
+        lambda t, m, d, c: ["sample", ours(t / "in.safetensors", [1]), t / "o.png"],
+        "expected 'edm-checkpoint/1'",
+    ),
+    "samples without images": (
+        lambda t, m, d, c: [
+            "fid", ours(t / "in.safetensors", {"format": "edm-samples/1", "points": {"only": {}}}),
+            "--ref", published(t / "in.npz"), "--features", "digits-classifier", "--weights", c,
+        ],
+        "not a whole sample file",
+    ),
     "nothing to train": (lambda t, m, d, c: ["train"], "name what to train"),
     "unknown model": (
         lambda t, m, d, c: ["train", "--experiment", "digits", "--model", "vp-Z", "--dry-run"],
@@ -157,7 +226,7 @@ BAD_INPUT = {
     ),
     "unknown solver": (lambda t, m, d, c: ["sample", m, t / "o.png", "--solver", "rk9"], "solver 'rk9' is unknown"),
     "unknown ending": (lambda t, m, d, c: ["sample", m, t / "o.gif"], "choose an ending"),
-    "seeds the wrong way round": (lambda t, m, d, c: ["sample", m, t / "o.png", "--seeds", "9-3"], "expected a range"),
+    "rho too small": (lambda t, m, d, c: ["sample", m, t / "o.png", "--rho", "1e-5"], "rho is 1e-05"),
     "no such class": (lambda t, m, d, c: ["sample", m, t / "o.png", "--class", "12"], "class 12 is not one"),
     "no such device": (lambda t, m, d, c: ["sample", m, t / "o.png", "--device", "cuda:7"], "no usable GPU"),
     "device that makes no sense": (lambda t, m, d, c: ["sample", m, t / "o.png", "--device", "gpu"], "device 'gpu'"),
@@ -177,7 +246,7 @@ BAD_INPUT = {
         lambda t, m, d, c: ["fid-ref", d, t / "o.npz", "--features", "digits-classifier"],
         "has no weights of its own",
     ),
-    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "no such file"),
+    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "No such file"),
     "unknown experiment": (lambda t, m, d, c: ["tables", "digit"], "did you mean 'digits'"),
     "no journals": (lambda t, m, d, c: ["track", "sync", t / "none"], "no journal there yet"),
 }  # fmt: skip

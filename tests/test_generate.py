@@ -8,8 +8,9 @@ import torch
 import edm
 from edm import checkpoint
 from edm.config import ORIGINAL, SamplerConfig
-from edm.generate import generate, to_uint8
+from edm.generate import generate
 from edm.original_samplers import ORIGINAL_SAMPLERS
+from edm.pixels import to_uint8
 from edm.preconditioning import VP
 
 CHURN = SamplerConfig(num_steps=6, S_churn=3, S_noise=1.007)

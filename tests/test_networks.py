@@ -122,3 +122,27 @@ def test_the_papers_networks_have_the_papers_sizes(architecture, size, millions)
         network = UNet(NetworkConfig.of(architecture, **{"channels": 3, **size}))
     count = sum(p.numel() for p in network.parameters()) / 1e6
     assert millions[0] <= count <= millions[1], count
+
+
+def test_class_labels_that_make_no_sense_are_refused():
+    net = edm.Denoiser(UNet(NetworkConfig.of("ddpmpp", resolution=8, channels=1, classes=3, model_channels=8)), EDM())
+    x = torch.zeros(2, 1, 8, 8)
+    for labels, message in (
+        (torch.tensor([0, 3]), "0 to 2"),
+        (torch.tensor([-1, 0]), "0 to 2"),
+        (torch.tensor(1), "expected 2"),
+        (torch.eye(3), "expected 2"),
+        (torch.eye(4)[:2], "4 columns"),
+        (torch.tensor([0.0, 1.0]), "integers"),
+    ):
+        with pytest.raises(edm.UserError, match=message):
+            net(x, 1.0, labels)
+
+
+def test_loading_leaves_the_callers_random_numbers_alone(golden):
+    case, _, state, _ = golden
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    edm.from_published(case["class_name"], case["init_kwargs"], state)
+    assert torch.equal(torch.rand(3), expected)

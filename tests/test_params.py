@@ -91,6 +91,13 @@ def test_extending_an_experiment_changes_what_it_states(tmp_path):
     assert short.models["vp-A"].model_channels == whole.models["vp-A"].model_channels
 
 
+def test_yaml_anchors_and_merges_are_understood(tmp_path):
+    text = (ROOT / "params.yaml").read_text()
+    text = text.replace("      C:\n", "      C: &c\n").replace("      D:\n", "      D:\n        <<: *c\n")
+    (tmp_path / "params.yaml").write_text(text)
+    assert params.load(tmp_path / "params.yaml").experiment("digits").models["vp-D"].channel_mult == (1, 2)
+
+
 def test_the_schema_knows_every_field():
     """A field that the schema forgets could not be set; one that it invents would fail later, without its place."""
     schema = json.loads(params.SCHEMA.read_text())["$defs"]
@@ -143,6 +150,38 @@ MISTAKES = {
         lambda raw: digits_of(raw)["ladder"]["C"].update(channel_mult=[1] * 9),
         r"experiments.digits.ladder.C (vp): channel_mult has 9 levels",
     ),
+    "a fraction for a count": (
+        lambda raw: digits_of(raw)["base"].update(num_blocks=1.0),
+        "experiments.digits.base.num_blocks: 1.0 is not of type integer",
+    ),
+    "a number that is none": (
+        lambda raw: digits_of(raw)["base"].update(P_mean=float("nan")),
+        "experiments.digits.base.P_mean: nan is not of type number",
+    ),
+    "an unknown extractor": (
+        lambda raw: digits_of(raw).update(features="digit-classifier"),
+        "experiments.digits.features: extractor 'digit-classifier' is not defined; did you mean 'digits-classifier'",
+    ),
+    "a curve over a table without rows": (
+        lambda raw: digits_of(raw)["figures"]["distance-over-nfe"].update(table="table2"),
+        "experiments.digits.figures.distance-over-nfe: table 'table2' is not defined",
+    ),
+    "an experiment named as a rule": (
+        lambda raw: raw["experiments"].update(train=raw["experiments"]["digits"]),
+        "experiments.train: the workflow has a rule or a folder of that name",
+    ),
+    "an empty experiment": (
+        lambda raw: raw["experiments"].update(mine=None),
+        "experiments.mine: None is not of type object",
+    ),
+    "an experiment that extends a list": (
+        lambda raw: raw["experiments"]["digits-full"].update(extends=["digits"]),
+        "experiments.digits-full.extends: ['digits'] is not defined",
+    ),
+    "a seed out of range": (
+        lambda raw: digits_of(raw)["base"].update(seed=20221012),
+        "experiments.digits.base.seed: 20221012 is greater than the maximum",
+    ),
     "an experiment that extends itself": (
         lambda raw: raw["experiments"]["digits"].update(extends="digits-full"),
         "extends itself",
@@ -165,6 +204,7 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
         ("run: [digits\nx: 1", "params.yaml:2: not valid YAML"),
         ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (key 'run' stands twice)"),
         ("- 1", "the file: [1] is not of type object"),
+        ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
     ],
 )
 def test_text_that_is_no_params_file_is_refused(tmp_path, text, message):

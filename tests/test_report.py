@@ -87,3 +87,17 @@ def test_figures_are_png_and_svg_and_the_same_bytes_from_the_same_numbers(experi
     assert len(first) == 6 and {p.suffix for p in first} == {".png", ".svg"}
     assert first == second
     assert b"our schedule" in first[tmp_path / "digits" / "figures" / "distance-over-nfe.svg"]
+
+
+def test_no_curve_is_left_out_however_many_there_are(tmp_path):
+    experiment = params.load(ROOT / "params.yaml").experiment("digits-full")  # twelve models
+    level = {"sigma": [0.1, 1.0], "mean": [0.5, 0.1], "std": [0.1, 0.1], "samples": 2}
+    for model in experiment.models:
+        path = tmp_path / "runs" / experiment.name / model / "levels.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"before": level, "after": level}))
+    experiment = experiment.__class__(**{**experiment.__dict__, "figures": {"levels": {"kind": "levels"}}})
+    _, svg = write_figures(experiment, tmp_path, tmp_path / "runs", tmp_path / "data")
+    text = svg.read_text()
+    assert all(f"<!-- {model} -->" in text for model in experiment.models)
+    assert "standard deviation" in text

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import edm
 from edm.errors import UserError
+from edm.timesteps import DEFAULT_RANGE
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 ANALYTIC = json.loads((GOLDEN / "analytic.json").read_text())
@@ -137,7 +138,6 @@ def test_the_models_range_clamps_the_samplers():
         ({"S_min": 2, "S_max": 1}, "S_min 2 is larger than S_max 1"),
         ({"solver": "hein"}, "'hein' is unknown"),
         ({"solver": "vp-ode", "rho": 5}, "solver vp-ode knows no rho; it takes num_steps"),
-        ({"tolerance": 0.1}, "solver heun knows no tolerance"),
         ({"solver": "rk45"}, "has its own function"),
         ({"discretization": "edn"}, "choose one of vp, ve, iddpm, edm"),
         ({"alpha": 0}, "alpha is 0"),
@@ -149,3 +149,30 @@ def test_choices_that_do_not_fit_are_refused_in_one_line(choices, message):
     with pytest.raises(UserError, match=message) as caught:
         edm.sample(lambda x, sigma, labels: x, torch.zeros(1, 1, 8, 8), **choices)
     assert "\n" not in str(caught.value)
+
+
+def test_a_choice_that_the_solver_does_not_know_is_refused():
+    """It would stand beside a result that it had no part in."""
+    with pytest.raises(UserError, match="solver heun knows no tolerance"):
+        edm.SamplerConfig(tolerance=0.1)
+    with pytest.raises(UserError, match="solver rk45 knows no num_steps"):
+        edm.SamplerConfig(solver="rk45", num_steps=5)
+
+
+def test_defaults_are_the_papers_to_rounding():
+    """σ(ε_s) and σ(1) of the VP schedule, as the authors' runs name them (golden: 0.0104859…, 152.1669…)."""
+    run = next(run for run in ANALYTIC["runs"] if run["discretization"] == "vp")
+    assert DEFAULT_RANGE["vp"] == pytest.approx((run["sigma_min"], run["sigma_max"]), rel=1e-12)
+
+
+def test_images_can_be_changed_in_place_and_a_denoiser_may_use_gradients():
+    """Guidance differentiates inside the denoiser; what comes out is an ordinary tensor."""
+
+    def guided(x, sigma, class_labels=None):
+        with torch.enable_grad():
+            y = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad((y**2).sum(), y)
+        return 0.1 * gradient
+
+    images = edm.sample(guided, torch.ones(1, 1, 8, 8), num_steps=3)
+    assert images.clamp_(-1, 1).max() <= 1

@@ -14,6 +14,7 @@ import edm
 from edm import checkpoint, training
 from edm.batches import Batches
 from edm.data import Dataset
+from edm.distributed import ALONE
 from edm.levels import error_per_level
 from edm.training import ema_decay_at, learning_rate_at, train
 
@@ -49,7 +50,8 @@ def test_two_processes_match_one(tiny, digits_archive, digits, tmp_path):
     config = tiny(dropout=0.0)
     assert config.steps == 10
     train(config, digits, tmp_path / "one")
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    # The two also accumulate: 16 images each in rounds of 5, gradients joined in the last round alone.
+    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "microbatch": 5}))
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "edm", "train",
          "--config", tmp_path / "config.json", "--data", digits_archive, "--out", tmp_path / "two", "--device", "cpu",
@@ -91,12 +93,14 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_log(tiny, digits, 
     assert (tmp_path / "undisturbed" / "levels.json").read_text() == (tmp_path / "killed" / "levels.json").read_text()
 
 
-def test_a_state_of_another_configuration_is_not_continued(tiny, digits, tmp_path, monkeypatch):
+def test_a_state_of_another_configuration_is_not_continued_but_kept(tiny, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training.TrainingState, "remove", lambda self: None)
     train(tiny(), digits, tmp_path / "run", state_every=0)
     assert (tmp_path / "run" / "state.safetensors").exists()
     changed = tiny(learning_rate=1e-3)
     train(changed, digits, tmp_path / "run")
+    assert "belongs to another configuration or dataset: moved to other-state.safetensors" in capsys.readouterr().err
+    assert (tmp_path / "run" / "other-state.safetensors").exists()
     train(changed, digits, tmp_path / "fresh")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "fresh"))
 
@@ -127,6 +131,49 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     _, header = checkpoint.load_tensors(tmp_path / "state.safetensors", "edm-training-state/1")
     assert header["images"] == 160
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_never_become_the_last_good_state(tiny, digits, tmp_path, monkeypatch):
+    """A gradient may blow up the weights after the loss of the same step was still fine."""
+    step = torch.optim.Adam.step
+
+    def poison(self, *args):
+        step(self, *args)
+        poison.steps += 1
+        if poison.steps == 5:
+            self.param_groups[0]["params"][0].data.view(-1)[0] = float("nan")
+
+    poison.steps = 0
+    monkeypatch.setattr(torch.optim.Adam, "step", poison)
+    with pytest.raises(
+        edm.UserError, match=r"weights are not finite after 160 images; the last good state \(128 images\)"
+    ):
+        train(tiny(), digits, tmp_path, state_every=0)
+    tensors, header = checkpoint.load_tensors(tmp_path / "state.safetensors", "edm-training-state/1")
+    assert header["images"] == 128 and all(t.isfinite().all() for t in tensors.values())
+
+
+def test_what_leaves_the_weights_alone_does_not_cost_an_interrupted_run_its_state(tiny, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.TrainingState, "remove", lambda self: None)
+    train(tiny(), digits, tmp_path / "run", state_every=0)
+    longer = tiny(duration=640e-6, level_samples=8)
+    train(longer, digits, tmp_path / "run")
+    monkeypatch.undo()
+    train(longer, digits, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_the_average_is_a_denoiser_without_history(tiny, digits, tmp_path):
+    """An average that remembers its gradients grows with every step."""
+    net = train(tiny(), digits, tmp_path)
+    assert all(p.is_leaf and not p.requires_grad for p in net.parameters())
+
+
+def test_snapshots_of_an_earlier_run_do_not_stay(tiny, digits, tmp_path):
+    train(tiny(snapshot_every=96e-6), digits, tmp_path)
+    train(tiny(snapshot_every=160e-6), digits, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "snapshots").iterdir())
+    assert names == ["000000000160.safetensors", "000000000320.safetensors"]
 
 
 def test_non_finite_gradients_are_replaced_and_counted_in_half_precision(tiny, digits, tmp_path, monkeypatch):
@@ -208,7 +255,7 @@ def test_errors_per_level_leave_out_what_the_model_never_saw(tiny, digits):
     """Configuration D of the VE column: EDM preconditioning, trained on σ in [0.02, 100] alone."""
     net = checkpoint.build(tiny(preconditioning="edm", loss="ve"))
     assert (net.sigma_min, net.sigma_max) == (0.02, 100.0)
-    levels = error_per_level(net, digits, True, 8, torch.device("cpu"))
+    levels = error_per_level(net, digits, True, 8, ALONE)
     assert min(levels["sigma"]) >= 0.02 and len(levels["sigma"]) == len(levels["mean"]) == len(levels["std"])
 
 

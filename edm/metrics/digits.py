@@ -11,9 +11,9 @@ from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from edm.errors import UserError
+from edm.metrics import CLASSIFIER as NAME
 from edm.metrics.classifier import load_classifier
 
-NAME = "digits-classifier"
 LAYER = "penultimate"
 
 

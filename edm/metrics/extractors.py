@@ -18,11 +18,10 @@ import torch
 
 from edm.errors import UserError
 from edm.files import atomic_write, sha256_file
+from edm.metrics import CLASSIFIER, INCEPTION
 from edm.metrics.frechet import FeatureStatistics
 from edm.precision import full_float32
 
-INCEPTION = "inception-v3-compat"
-CLASSIFIER = "digits-classifier"
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets without a word
 
 

@@ -122,10 +122,10 @@ def frechet_distance(
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
-    """Statistics of a data set in some features. The last three are None in files from other programs.
+    """Statistics of a data set in some features. The last four are None in files from other programs.
 
     mu: float64 (F,). sigma: float64 (F, F). count: images seen. features: name of the extractor.
-    dataset_sha256: hash of the dataset archive.
+    dataset_sha256, weights_sha256: hashes of the dataset archive and of the extractor's weights.
     """
 
     mu: np.ndarray
@@ -133,6 +133,7 @@ class ReferenceStatistics:
     count: int | None = None
     features: str | None = None
     dataset_sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 def save_statistics(
@@ -140,8 +141,8 @@ def save_statistics(
 ) -> None:
     """Writes ``mu`` (F,) and ``sigma`` (F, F) as float64 .npz, the layout of the authors' ``fid-refs``.
 
-    ``extra`` adds numbers and text beside them; ``load_statistics`` knows ``count``, ``features`` and
-    ``dataset_sha256``. Equal statistics give equal bytes: numpy dates the members of an archive 1980.
+    ``extra`` adds numbers and text beside them; ``load_statistics`` knows ``count``, ``features``,
+    ``dataset_sha256`` and ``weights_sha256``. Equal statistics give equal bytes: numpy dates the members 1980.
     Raises UserError where the statistics are not those of a Gaussian or the file cannot be written.
     """
     mu, sigma = _checked_moments(mu, sigma, str(path))
@@ -179,7 +180,7 @@ def load_statistics(path: str | os.PathLike) -> ReferenceStatistics:
     return ReferenceStatistics(mu, sigma, **extra)
 
 
-_EXTRAS = {"count": int, "features": str, "dataset_sha256": str}
+_EXTRAS = {"count": int, "features": str, "dataset_sha256": str, "weights_sha256": str}
 
 
 def _scalar(archive: Mapping[str, np.ndarray], key: str, kind: type, path: Path) -> int | str:

@@ -145,7 +145,8 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x), bias=self._bias()).reshape(
             batch, 3, self.heads, channels // self.heads, height * width
         )
-        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        # Fused kernels want the channels of a head side by side, as they lie in channels_last.
+        q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in qkv.transpose(-1, -2).unbind(1))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(-1, -2).reshape(batch, channels, height, width))
 

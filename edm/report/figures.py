@@ -14,7 +14,7 @@ from edm.files import read_json
 from edm.params import Experiment
 from edm.report.results import Measurement, Results
 from edm.report.sheet import image_grid
-from edm.report.style import COLORS, MARKERS, canvas
+from edm.report.style import canvas, line_styles
 
 COLUMNS = 20  # of a sheet of images
 AXES = {"nfe": "network evaluations per image (NFE)", "S_churn": "$S_{churn}$", "rho": r"$\rho$", "alpha": r"$\alpha$"}
@@ -56,16 +56,16 @@ def _models(sources: Sources, spec: dict[str, Any], path: Path, written: list[Pa
 def _lines(lines: dict[str, list[Measurement]], over: str, title: str, path: Path, written: list[Path]) -> None:
     label = next((row.label for rows in lines.values() for row in rows), "distance")
     with canvas(path, written) as axes:
-        for (name, rows), color, marker in zip(lines.items(), COLORS, MARKERS, strict=False):
+        for (name, rows), style in zip(lines.items(), line_styles(), strict=False):
             if not rows:
                 continue
             points = sorted((row.nfe if over == "nfe" else row.sampler[over], row.distance) for row in rows)
             x, y = zip(*points, strict=True)
             flat = over != "nfe" and len(set(x)) == 1 and len(rows) > 1
             if flat:  # a row that is not swept over this axis is a level to compare with
-                axes.axhline(min(y), color=color, linestyle=":", label=f"{name} (best)")
+                axes.axhline(min(y), color=style["color"], linestyle=":", label=f"{name} (best)")
             else:
-                axes.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1.4, label=name)
+                axes.plot(x, y, **style, markersize=4, linewidth=1.4, label=name)
         axes.set(xlabel=AXES.get(over, over), ylabel=label, title=title, yscale="log")
         if over == "nfe":
             axes.set_xscale("log", base=2)
@@ -87,14 +87,14 @@ def _levels(sources: Sources, spec: dict[str, Any], path: Path, written: list[Pa
         before = next((curve["before"] for curve in curves.values() if curve["before"]), None)
         if before:
             axes.plot(before["sigma"], _weighted(before, "mean"), color="0.5", linestyle="--", label="before training")
-        for (model, curve), color, marker in zip(curves.items(), COLORS, MARKERS, strict=False):
+        for (model, curve), style in zip(curves.items(), line_styles(), strict=False):
             after = curve["after"]
             mean, std = _weighted(after, "mean"), _weighted(after, "std")
-            axes.plot(after["sigma"], mean, color=color, marker=marker, markersize=3, linewidth=1.2, label=model)
+            axes.plot(after["sigma"], mean, **style, markersize=3, linewidth=1.2, label=model)
             if model == list(curves)[-1]:  # one band: six would hide each other
                 low = [max(m - s, 1e-3) for m, s in zip(mean, std, strict=True)]
-                axes.fill_between(after["sigma"], low, [m + s for m, s in zip(mean, std, strict=True)], color=color,
-                                  alpha=0.15, linewidth=0, label=f"{model}, standard deviation")  # fmt: skip
+                axes.fill_between(after["sigma"], low, [m + s for m, s in zip(mean, std, strict=True)], alpha=0.15,
+                                  color=style["color"], linewidth=0, label=f"{model}, standard deviation")  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel=r"noise level $\sigma$", title="Loss per noise level",
                  ylabel=r"$\lambda_{EDM}(\sigma)\,\|D-y\|^2$ per pixel")  # fmt: skip
         if curves:

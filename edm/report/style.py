@@ -1,5 +1,6 @@
 """How figures look: legible in print, told apart without colour vision, the same bytes from the same numbers."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,15 @@ from edm.files import atomic_write
 #: Okabe and Ito's colours, and a marker for each, so that neither colour nor shape alone has to carry the meaning.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
 FORMATS = (".png", ".svg")
+
+
+def line_styles() -> Iterator[dict[str, str]]:
+    """Endlessly many styles of a line, the first 28 of them different."""
+    for dashes in itertools.cycle(DASHES):
+        for color, marker in zip(COLORS, MARKERS, strict=True):
+            yield {"color": color, "marker": marker, "linestyle": dashes}
 
 
 @contextmanager

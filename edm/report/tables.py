@@ -50,6 +50,7 @@ def write_tables(experiment: Experiment, results: Path) -> list[Path]:
             write_text(path, text)
             written.append(path)
         grids = experiment.tables[name].get("rows", {})  # a short key where the row is a sentence
+        grids = grids if len(set(grids.values())) == len(grids) else {}
         summary[name] = {
             grids.get(row, row): {
                 column: cell.shown.distance for column, cell in zip(table.columns, cells, strict=True) if cell.shown

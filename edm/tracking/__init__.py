@@ -6,4 +6,6 @@ journals to MLflow later, from one process; it is not imported here, because imp
 
 from edm.tracking.journal import Artifact, Journal, Point, Run, RunRecord, environment_tags, read_journal
 
-__all__ = ["Artifact", "Journal", "Point", "Run", "RunRecord", "environment_tags", "read_journal"]
+DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
+
+__all__ = ["DEFAULT_URI", "Artifact", "Journal", "Point", "Run", "RunRecord", "environment_tags", "read_journal"]

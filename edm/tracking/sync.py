@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 
 from edm.errors import UserError
 from edm.files import digest
+from edm.tracking import DEFAULT_URI
 from edm.tracking.journal import RunRecord, read_journal
 from edm.tracking.transfer import SyncReport, Transfer
-
-DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 
 # MLflow's own defaults would retry a dead server for minutes and print a link per run. What the user has set stays.
 _ENVIRONMENT = {

@@ -55,11 +55,10 @@ def write_params(folder, change=lambda tiny: None):
 
 
 def planned(folder):
-    """{rule: outputs} that a dry run would make."""
+    """What a dry run says it would do, job by job."""
     done = snakemake(folder, "-n")
     assert done.returncode == 0, done.stderr + done.stdout
-    jobs = re.findall(r"rule (\w+):.*?output: ([^\n]*)", done.stdout + done.stderr, flags=re.S)
-    return sorted((rule, outputs.split(", ")[0]) for rule, outputs in jobs)
+    return sorted(re.findall(r"^Job \d+: (.*)$", done.stdout + done.stderr, flags=re.M))
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +107,15 @@ def test_a_second_run_has_nothing_to_do(finished):
 
 def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
     write_params(finished, lambda tiny: tiny["ladder"]["F"].update(augment=0.5))
-    rules = [
-        ("fid", "results/tiny/distances/vp-F/ladder.json"),
-        ("figures_tiny", "results/tiny/figures/nfe.png"),
-        ("sample", "runs/tiny/vp-F/samples/ladder.safetensors"),
-        ("tables_tiny", "results/tiny/tables/table2.md"),
-        ("track", "runs/tiny/tracking.json"),
-        ("train", "runs/tiny/vp-F/model.safetensors"),
+    jobs = [
+        "Distances of tiny vp-F: ladder",
+        "Figures of tiny",
+        "MLflow: runs of tiny",
+        "Sample tiny vp-F: ladder",
+        "Tables of tiny",
+        "Train tiny vp-F",
     ]
-    assert planned(finished) == rules
+    assert planned(finished) == jobs
     write_params(finished)
     assert planned(finished) == []
 
@@ -124,14 +123,26 @@ def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
 def test_swapping_two_values_is_a_change(finished):
     """Snakemake compares params as a set of values; one canonical text per step is what makes a swap visible."""
     write_params(finished, lambda tiny: tiny["ladder"]["A"].update(lr_rampup=0.005, ema_halflife=0.004))
-    trained = [outputs for rule, outputs in planned(finished) if rule == "train"]
-    assert trained == ["runs/tiny/vp-A/model.safetensors", "runs/tiny/vp-F/model.safetensors"]
+    assert [job for job in planned(finished) if job.startswith("Train")] == ["Train tiny vp-A", "Train tiny vp-F"]
     write_params(finished)
 
 
 def test_changing_a_grid_samples_it_again_and_trains_nothing(finished):
     write_params(finished, lambda tiny: tiny["grids"]["steps"].update(num_steps=[1, 3, 4]))
-    assert [rule for rule, _ in planned(finished)] == ["fid", "figures_tiny", "sample", "tables_tiny", "track"]
+    jobs = planned(finished)
+    assert jobs[0] == "Distances of tiny vp-A: steps" and jobs[3] == "Sample tiny vp-A: steps" and len(jobs) == 5
+    write_params(finished)
+
+
+def test_text_from_params_reaches_the_shell_as_text(finished):
+    """A file name with spaces and a semicolon is one argument, not a command."""
+    hostile = "my weights; touch pwned"
+    (finished / hostile).write_text("no weights")
+    change = lambda tiny: tiny.update(features="inception-v3-compat", feature_weights=hostile)
+    write_params(finished, change)
+    done = snakemake(finished, "-n", "-p")
+    assert f"--weights '{hostile}'" in done.stdout + done.stderr
+    (finished / hostile).unlink()
     write_params(finished)
 
 

@@ -6,36 +6,31 @@ wildcard_constraints:
     experiment="|".join(map(re.escape, EXPERIMENTS)),
     model="|".join(sorted({re.escape(model) for e in EXPERIMENTS.values() for model in e.models})),
     grid="|".join(sorted({re.escape(grid) for e in EXPERIMENTS.values() for grid in e.grids})),
-    features="|".join(sorted({re.escape(e.features) for e in EXPERIMENTS.values()})),
-
-
-CLASSIFIER = "digits-classifier"
 
 
 def archive(wildcards):
     return f"data/{EXPERIMENTS[wildcards.experiment].dataset}.zip"
 
 
-def weights(dataset, features, local):
+def weights_of(experiment):
     """The extractor's weights: trained here, a local file, or none (torch-fidelity's own, downloaded once)."""
-    if features == CLASSIFIER:
-        return [f"runs/features/{dataset}-classifier.safetensors"]
-    return [local] if local else []
+    if experiment.features == CLASSIFIER:
+        return [f"runs/features/{experiment.dataset}-classifier.safetensors"]
+    return [experiment.feature_weights] if experiment.feature_weights else []
 
 
-def weights_of(wildcards):
-    experiment = EXPERIMENTS[wildcards.experiment]
-    return weights(experiment.dataset, experiment.features, experiment.feature_weights)
+def reference_of(experiment):
+    """Reference statistics are shared by the experiments that measure one dataset with one extractor and its weights."""
+    weights = f"-{digest(experiment.feature_weights)[:6]}" if experiment.feature_weights else ""
+    return f"runs/references/{experiment.dataset}/{experiment.features}{weights}.npz"
 
 
-def local_weights(wildcards):
-    """Weights for reference statistics: the local file that any experiment with these features names."""
-    named = {e.feature_weights for e in EXPERIMENTS.values() if e.features == wildcards.features} - {None}
-    return weights(wildcards.dataset, wildcards.features, min(named, default=None))
+# What each file of reference statistics is made from: any experiment that uses it tells.
+REFERENCES = {reference_of(experiment): experiment for experiment in EXPERIMENTS.values()}
 
 
 def weights_option(wildcards, input):
-    return f"--weights {input.weights[0]}" if input.weights else ""
+    return ["--weights", input.weights[0]] if input.weights else []
 
 
 def distances_of(name):

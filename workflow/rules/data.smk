@@ -34,21 +34,27 @@ rule features:
         "edm features {input:q} {output:q} --threads {threads} > {log:q} 2>&1"
 
 
-rule reference:
-    message:
-        "Reference statistics of {wildcards.dataset} ({wildcards.features})"
-    input:
-        data="data/{dataset}.zip",
-        weights=local_weights,
-    output:
-        "runs/references/{dataset}/{features}.npz",
-    params:
-        weights=weights_option,
-    log:
-        "runs/logs/reference-{dataset}-{features}.log",
-    resources:
-        mem_mb=3000,
-        runtime=60,
-    shell:
-        "edm fid-ref {input.data:q} {output:q} --features {wildcards.features:q} {params.weights}"
-        " --threads {threads} > {log:q} 2>&1"
+# One rule per file: what a reference is made from is not in its name.
+for path, experiment in REFERENCES.items():
+
+    rule:
+        name:
+            re.sub(r"\W", "_", f"reference_{os.path.splitext(path)[0].removeprefix('runs/references/')}")
+        message:
+            f"Reference statistics of {experiment.dataset} ({experiment.features})"
+        input:
+            data=f"data/{experiment.dataset}.zip",
+            weights=weights_of(experiment),
+        output:
+            path,
+        params:
+            features=experiment.features,
+            weights=weights_option,
+        log:
+            path.replace(".npz", ".log"),
+        resources:
+            mem_mb=3000,
+            runtime=60,
+        shell:
+            "edm fid-ref {input.data:q} {output:q} --features {params.features:q} {params.weights:q}"
+            " --threads {threads} > {log:q} 2>&1"

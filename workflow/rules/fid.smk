@@ -6,22 +6,21 @@ rule fid:
         "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.grid}"
     input:
         samples="runs/{experiment}/{model}/samples/{grid}.safetensors",
-        reference=lambda w: (
-            f"runs/references/{EXPERIMENTS[w.experiment].dataset}/{EXPERIMENTS[w.experiment].features}.npz"
-        ),
-        weights=weights_of,
+        reference=lambda w: reference_of(EXPERIMENTS[w.experiment]),
+        weights=lambda w: weights_of(EXPERIMENTS[w.experiment]),
     output:
         "results/{experiment}/distances/{model}/{grid}.json",
     params:
         features=lambda w: EXPERIMENTS[w.experiment].features,
         weights=weights_option,
+        journal=lambda w: f"runs/{w.experiment}/{w.model}/distances/{w.grid}.journal.jsonl",
     log:
         "runs/{experiment}/{model}/distances/{grid}.log",
     resources:
         mem_mb=3000,
         runtime=60,
     shell:
-        "edm fid {input.samples:q} --ref {input.reference:q} --features {params.features:q} {params.weights}"
+        "edm fid {input.samples:q} --ref {input.reference:q} --features {params.features:q} {params.weights:q}"
         " --output {output:q} --threads {threads}"
-        " --journal runs/{wildcards.experiment}/{wildcards.model}/distances/{wildcards.grid}.journal.jsonl"
+        " --journal {params.journal:q}"
         " > {log:q} 2>&1"

@@ -10,6 +10,7 @@ rule track:
     output:
         "runs/{experiment}/tracking.json",
     params:
+        runs=lambda w: f"runs/{w.experiment}",
         uri=PARAMS.tracking_uri,
     log:
         "runs/{experiment}/tracking.log",
@@ -17,4 +18,4 @@ rule track:
         mem_mb=1000,
         runtime=60,
     shell:
-        "edm track sync runs/{wildcards.experiment} --uri {params.uri:q} --output {output:q} > {log:q} 2>&1"
+        "edm track sync {params.runs:q} --uri {params.uri:q} --output {output:q} > {log:q} 2>&1"
