@@ -2,10 +2,15 @@
 
 import io
 import json
+import os
+import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -14,7 +19,18 @@ from edm.errors import UserError
 from edm.files import atomic_write, sha256_file
 
 LABELS_FILE = "dataset.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # one date for every member, so that equal images give equal bytes
+
+# Records of the zip format (APPNOTE 6.3, 4.3.7 to 4.3.16), stored members only. One date for every member, 1980-01-01,
+# so that equal images give equal bytes: those that Python's zipfile writes.
+_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR64 = struct.Struct("<4sLQL")
+_END = struct.Struct("<4s4H2LH")
+_DATE = 1 << 5 | 1
+_PERMISSIONS = 0o600 << 16
+_LARGEST = (1 << 31) - 1  # beyond, numbers move to zip64 records
+_MOST_MEMBERS = (1 << 16) - 1
 
 
 @dataclass(frozen=True)
@@ -58,20 +74,83 @@ def write_archive(path: str | Path, images: Iterable[np.ndarray], labels: list[i
     Raises UserError where an image is not uint8, square with a power-of-two side and grey or RGB, where sizes differ,
     or where there are not as many labels as images; nothing is left behind then.
     """
-    count, shape = 0, None
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    shape = None
+    with atomic_write(path) as temporary, open(temporary, "r+b") as file:
+        writer = ArchiveWriter(file)
         for image in images:
-            _check_image(image, f"{path}: image {count}", shape)
+            check_image(image, f"{path}: image {writer.count}", shape)
             shape = image.shape
-            archive.writestr(zipfile.ZipInfo(image_name(count), _EPOCH), _png(image))
-            count += 1
+            writer.add(encode_png(image))
+        count = writer.count
         if count == 0:
             raise UserError(f"{path}: there are no images to write")
         if labels is not None and len(labels) != count:
             raise UserError(f"{path}: {count} images but {len(labels)} labels")
-        entries = None if labels is None else [[image_name(i), int(label)] for i, label in enumerate(labels)]
-        archive.writestr(zipfile.ZipInfo(LABELS_FILE, _EPOCH), json.dumps({"labels": entries}))
+        writer.finish(labels)
     return count
+
+
+class ArchiveWriter:
+    """Appends PNG files to an archive, in order and in little memory: 16 bytes per image.
+
+    file: open for reading and writing. Images that it already holds, whole and in order, are kept: ``count`` of them.
+    What follows them (a torn member, an old end) is cut off, so that an interrupted archive can be continued.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sizes, self._checksums = array("Q"), array("Q")
+        self._end = 0
+        self._recover()
+
+    @property
+    def count(self) -> int:
+        """Number of images in the archive."""
+        return len(self._sizes)
+
+    def add(self, png: bytes) -> None:
+        """Appends the next image."""
+        self._append(image_name(self.count), png)
+        self._sizes.append(len(png))
+        self._checksums.append(zlib.crc32(png))
+
+    def finish(self, labels: Sequence[int] | None) -> None:
+        """Appends dataset.json and the end of the zip. There are as many labels as images, or None."""
+        text, offset = _labels_json(labels), self._end
+        self._append(LABELS_FILE, text)
+        start, position = self._end, 0
+        for i, (size, checksum) in enumerate(zip(self._sizes, self._checksums, strict=True)):
+            self._write(_central(image_name(i), size, checksum, position))
+            position += _LOCAL.size + len(image_name(i)) + size
+        self._write(_central(LABELS_FILE, len(text), zlib.crc32(text), offset))
+        self._write(_zip_end(self.count + 1, start, self._end - start))
+        self._file.flush()
+
+    def _append(self, name: str, content: bytes) -> None:
+        self._write(_local(name, len(content), zlib.crc32(content)))
+        self._write(content)
+
+    def _write(self, content: bytes) -> None:
+        self._end += self._file.write(content)
+
+    def _recover(self) -> None:
+        length = self._file.seek(0, os.SEEK_END)
+        self._file.seek(0)
+        while True:
+            name = image_name(self.count)
+            header = self._file.read(_LOCAL.size + len(name))
+            if len(header) < _LOCAL.size:
+                break
+            checksum, size = _LOCAL.unpack_from(header)[6:8]
+            if header != _local(name, size, checksum) or self._end + len(header) + size > length:
+                break
+            if zlib.crc32(self._file.read(size)) != checksum:
+                break
+            self._end += len(header) + size
+            self._sizes.append(size)
+            self._checksums.append(checksum)
+        self._file.seek(self._end)
+        self._file.truncate()
 
 
 def read_archive(path: str | Path) -> Dataset:
@@ -94,7 +173,7 @@ def read_archive(path: str | Path) -> Dataset:
 def _decode(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarray:
     images: np.ndarray | None = None
     for i, (name, image) in enumerate(_images(archive, names, path)):
-        _check_image(image, f"{path}: {name}", None if images is None else images.shape[1:])
+        check_image(image, f"{path}: {name}", None if images is None else images.shape[1:])
         if images is None:
             images = np.empty((len(names), *image.shape), dtype=np.uint8)
         images[i] = image
@@ -131,7 +210,8 @@ def _labels(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarra
     return labels
 
 
-def _check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) -> None:
+def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) -> None:
+    """Raises UserError where an image cannot stand in an archive, or (given a shape) beside others of that shape."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise UserError(f"{where} is {image.dtype} of shape {image.shape}; expected uint8 [1 or 3, side, side]")
     _, height, width = image.shape
@@ -141,8 +221,42 @@ def _check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) -
         raise UserError(f"{where} is {width}x{height} with {image.shape[0]} channels, unlike those before it {shape}")
 
 
-def _png(image: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray) -> bytes:
+    """A PNG file without compression of uint8 [C, H, W]."""
     buffer = io.BytesIO()
     pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
     Image.fromarray(pixels).save(buffer, format="png", compress_level=0)
     return buffer.getvalue()
+
+
+def _labels_json(labels: Sequence[int] | None) -> bytes:
+    if labels is None:
+        return b'{"labels": null}'
+    text = bytearray(b'{"labels": [')
+    for i, label in enumerate(labels):
+        text += f'{", " if i else ""}["{image_name(i)}", {int(label)}]'.encode()
+    return bytes(text + b"]}")
+
+
+def _local(name: str, size: int, checksum: int) -> bytes:
+    return _LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, _DATE, checksum, size, size, len(name), 0) + name.encode()
+
+
+def _central(name: str, size: int, checksum: int, offset: int) -> bytes:
+    far = offset > _LARGEST
+    version, extra = (45, struct.pack("<HHQ", 1, 8, offset)) if far else (20, b"")
+    return (
+        _CENTRAL.pack(b"PK\1\2", version | 3 << 8, version, 0, 0, 0, _DATE, checksum, size, size, len(name),
+                      len(extra), 0, 0, 0, _PERMISSIONS, 0xFFFFFFFF if far else offset)
+        + name.encode() + extra
+    )  # fmt: skip
+
+
+def _zip_end(members: int, start: int, length: int) -> bytes:
+    """The end of a zip whose central directory begins at ``start``."""
+    large = b""
+    if members > _MOST_MEMBERS or start > _LARGEST or length > _LARGEST:
+        large = _END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, members, members, length, start)
+        large += _LOCATOR64.pack(b"PK\6\7", 0, start + length, 1)
+        members, length, start = min(members, 0xFFFF), min(length, 0xFFFFFFFF), min(start, 0xFFFFFFFF)
+    return large + _END.pack(b"PK\5\6", 0, 0, members, members, length, start, 0)

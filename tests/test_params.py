@@ -203,6 +203,7 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
     [
         ("run: [digits\nx: 1", "params.yaml:2: not valid YAML"),
         ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (key 'run' stands twice)"),
+        ("run: !!python/object/apply:os.system ['touch executed']", "could not determine a constructor"),
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
     ],

@@ -15,7 +15,8 @@ rule prepare:
         mem_mb=1000,
         runtime=60,
     shell:
-        "edm prepare {output:q} --dataset {wildcards.dataset:q} --expect {params.expect} > {log:q} 2>&1"
+        "edm prepare {output:q} --dataset {wildcards.dataset:q} --expect {params.expect}"
+        " --workers {threads} > {log:q} 2>&1"
 
 
 rule features:
