@@ -165,7 +165,7 @@ def read_archive(path: str | Path) -> Dataset:
                 raise UserError(f"{path}: holds no PNG image")
             images = _decode(archive, names, path)
             labels = _labels(archive, names, path)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, RuntimeError) as error:
         raise UserError(f"{path}: not a readable zip archive ({error}); prepare it again") from None
     return Dataset(images, labels, sha256_file(path), str(path))
 
@@ -185,7 +185,14 @@ def _images(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator[
         try:
             with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as image:
                 pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (zipfile.BadZipFile, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
             raise UserError(f"{path}: {name} is not a readable PNG image ({error})") from None
         yield name, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -199,7 +206,7 @@ def _labels(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarra
             return None
         table = {name: int(label) for name, label in entries}
         labels = np.array([table[name] for name in names], dtype=np.int64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f'{path}: {LABELS_FILE} is not of the form {{"labels": [[name, label], …]}} ({error})'
         ) from None

@@ -64,6 +64,8 @@ def break_member(path, name, data):
         ("00000/img00000003.png", b"not a png", "00000/img00000003.png is not a readable PNG"),
         ("dataset.json", None, "dataset.json is missing"),
         ("dataset.json", b"[1, 2]", "dataset.json is not of the form"),
+        ("dataset.json", b'{"labels": [["00000/img00000000.png", Infinity]]}', "dataset.json is not of the form"),
+        ("dataset.json", b'{"labels": [["00000/img00000000.png", 1000000000000000000000]]}', "dataset.json"),
         ("dataset.json", b'{"labels": [["00000/img00000000.png", 1]]}', "dataset.json has no label for"),
     ],
 )
@@ -103,6 +105,21 @@ def test_a_truncated_archive_is_refused_at_any_length(tmp_path, rgb_images):
         (tmp_path / "b.zip").write_bytes(whole[:length])
         with pytest.raises(edm.UserError, match=r"b\.zip: not a readable zip archive"):
             read_archive(tmp_path / "b.zip")
+
+
+def test_a_compressed_archive_with_flipped_bits_is_refused(tmp_path, rgb_images):
+    """Others may compress what we store: a damaged stream is zlib's error, and the user's one line."""
+    write_archive(tmp_path / "a.zip", rgb_images, None)
+    with zipfile.ZipFile(tmp_path / "a.zip") as source, zipfile.ZipFile(tmp_path / "b.zip", "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name), zipfile.ZIP_DEFLATED)
+    data = bytearray((tmp_path / "b.zip").read_bytes())
+    for place in range(60, len(data) // 2, 97):
+        data[place] ^= 0xFF
+    (tmp_path / "b.zip").write_bytes(data)
+    with pytest.raises(edm.UserError, match=r"b\.zip: ") as caught:
+        read_archive(tmp_path / "b.zip")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, rgb_images):

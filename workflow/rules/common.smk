@@ -8,6 +8,11 @@ wildcard_constraints:
     grid="|".join(sorted({re.escape(grid) for e in EXPERIMENTS.values() for grid in e.grids})),
 
 
+def raw_data(wildcards):
+    path = PARAMS.dataset(wildcards.dataset)["path"]
+    return [] if path is None else path
+
+
 def archive(wildcards):
     return f"data/{EXPERIMENTS[wildcards.experiment].dataset}.zip"
 

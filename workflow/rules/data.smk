@@ -4,6 +4,8 @@
 rule prepare:
     message:
         "Prepare {wildcards.dataset}"
+    input:
+        raw_data,
     output:
         "data/{dataset}.zip",
     params:
