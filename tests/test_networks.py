@@ -146,3 +146,16 @@ def test_loading_leaves_the_callers_random_numbers_alone(golden):
     torch.manual_seed(0)
     edm.from_published(case["class_name"], case["init_kwargs"], state)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
+def test_a_network_is_one_graph_to_the_compiler(architecture):
+    """No graph breaks: what torch.compile gets is the whole network, with its conditions, in one piece."""
+    config = NetworkConfig.of(
+        architecture, resolution=8, channels=1, classes=3, augment_dim=9, model_channels=64, channel_mult=(1,),
+        num_blocks=1, attn_resolutions=(8,), dropout=0.0,
+    )  # fmt: skip
+    network = UNet(config).eval()
+    x, c_noise, labels, augment = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 2.0]), torch.eye(3)[:2], torch.randn(2, 9)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, c_noise, labels, augment), network(x, c_noise, labels, augment))
