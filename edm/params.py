@@ -131,15 +131,13 @@ def load(path: str | Path = "params.yaml") -> Params:
         raw["experiments"] = {name: _extended(name, raw["experiments"], path) for name in raw["experiments"]}
     _validate(raw, path)
     params = Params(str(path), raw)
-    for name in raw["experiments"]:
-        params.experiment(name)
-    for name in raw["run"]:
+    for name in (*raw["experiments"], *raw["run"]):
         params.experiment(name)
     return params
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a key stand twice and keeps the last one; a reader of the file would be misled."""
+    """The safe loader, which makes no objects, without its silence: YAML lets a key stand twice and keeps the last."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
