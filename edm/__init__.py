@@ -15,7 +15,7 @@ _PUBLIC = {
     "augment_with": "edm.augmentation",
     "IdealDenoiser": "edm.ideal",
     "Denoiser": "edm.denoiser",
-    "load": "edm.checkpoint",
+    "load": "edm.foreign",
     "from_published": "edm.published",
     "UserError": "edm.errors",
 }

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from edm.config import TrainingConfig
-from edm.denoiser import Denoiser
+from edm.denoiser import Denoiser, assemble, require_shape
 from edm.errors import UserError
 from edm.files import atomic_write
 from edm.losses import LOSSES
-from edm.networks import UNet
-from edm.preconditioning import EDM, PRECONDITIONINGS
+from edm.networks import NetworkConfig, UNet
+from edm.networks.limits import require_plausible
+from edm.preconditioning import EDM, PRECONDITIONINGS, Preconditioning, preconditioning_from
 
 FORMAT = "edm-checkpoint/1"
+_LONGEST_HEADER = 16 << 20  # bytes; as Python's objects, JSON can take 25 times as many
 
 
 def build(config: TrainingConfig) -> Denoiser:
@@ -25,11 +27,15 @@ def build(config: TrainingConfig) -> Denoiser:
     The noise levels it supports are those that training shows it: EDM's preconditioning takes any level, but trained
     with another design's noise distribution (configuration D) it has seen that distribution's alone.
     """
+    return Denoiser(UNet(config.network()), _preconditioning(config))
+
+
+def _preconditioning(config: TrainingConfig) -> Preconditioning:
     preconditioning = PRECONDITIONINGS[config.preconditioning]()
     if isinstance(preconditioning, EDM):
         low, high = loss_of(config).sigma_range
         preconditioning = EDM(config.sigma_data, low, high)
-    return Denoiser(UNet(config.network()), preconditioning)
+    return preconditioning
 
 
 def loss_of(config: TrainingConfig):
@@ -39,35 +45,58 @@ def loss_of(config: TrainingConfig):
     return LOSSES[config.loss]()
 
 
-def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig, about: dict[str, Any]) -> None:
-    """Writes the weights of a denoiser with its configuration and ``about`` (images seen, dataset hash, …)."""
-    header = {"format": FORMAT, "config": config.to_dict(), "about": about}
-    save_tensors(path, denoiser.state_dict(), header)
+def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig | None, about: dict[str, Any]) -> None:
+    """Writes the weights of a denoiser with its configuration and ``about`` (images seen, dataset hash, …).
+
+    config: None for a denoiser that no training of ours made; the header then describes its network and its
+    preconditioning instead.
+    """
+    if config is not None:
+        description = {"config": config.to_dict()}
+    else:
+        preconditioning = denoiser.preconditioning
+        description = {
+            "network": denoiser.network.config.to_dict(),
+            "preconditioning": {"name": preconditioning.name, "arguments": preconditioning.arguments()},
+        }
+    save_tensors(path, denoiser.state_dict(), {"format": FORMAT, **description, "about": about})
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """The denoiser of a checkpoint, ready to sample from. Raises UserError for any other file."""
     tensors, header = load_tensors(path, FORMAT)
-    config = _config(header, path)
-    with torch.random.fork_rng(devices=[]):  # a fresh network draws weights; loading one must not disturb the caller
-        denoiser = build(config)
-    load_weights(denoiser, tensors, path)
-    return denoiser.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    network, preconditioning = _description(header, path)
+    denoiser = assemble(network, preconditioning, tensors, str(path))
+    return denoiser.to(device, memory_format=torch.channels_last)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """The header of a checkpoint: ``config`` and ``about``, without reading any weight."""
+    """The header of a checkpoint, without reading any weight.
+
+    ``about``, and either ``config`` (a :class:`TrainingConfig`) or, of an imported model, ``network`` (a
+    :class:`NetworkConfig`) and ``preconditioning`` (its name and arguments).
+    """
     header = read_header(path, FORMAT)
-    _config(header, path)
+    _description(header, path)
     return header
 
 
-def _config(header: dict[str, Any], path: str | Path) -> TrainingConfig:
-    if not all(isinstance(header.get(key), dict) for key in ("config", "about")):
+def _description(header: dict[str, Any], path: str | Path) -> tuple[NetworkConfig, Preconditioning]:
+    """What a header says of its model. Raises UserError where that is not one of this version's."""
+    parts = {key: value for key in ("config", "network", "preconditioning", "about")
+             if isinstance(value := header.get(key), dict)}  # fmt: skip
+    if "about" not in parts or not ("config" in parts or {"network", "preconditioning"} <= parts.keys()):
         raise UserError(f"{path}: its header has no configuration; it was not written by this program")
     try:
-        return TrainingConfig.from_dict(header["config"])
-    except UserError as error:
+        if "config" in parts:
+            config = TrainingConfig.from_dict(parts["config"])
+            return config.network(), _preconditioning(config)
+        require_plausible(parts["network"])
+        name, arguments = (parts["preconditioning"].get(key) for key in ("name", "arguments"))
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise UserError("its preconditioning has no name or no arguments")
+        return NetworkConfig.from_dict(parts["network"]), preconditioning_from(name, arguments)
+    except (UserError, ArithmeticError) as error:
         raise UserError(f"{path}: its configuration does not fit this version: {error}") from None
 
 
@@ -78,8 +107,7 @@ def load_weights(denoiser: Denoiser, tensors: dict[str, Tensor], path: str | Pat
         odd = sorted(own.keys() ^ tensors.keys())
         raise UserError(f"{path}: tensor {odd[0]!r} is missing or has no place in its configuration ({len(odd)} odd)")
     for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise UserError(f"{path}: {name!r} has shape {list(tensor.shape)}, expected {list(own[name].shape)}")
+        require_shape(name, tensor, own[name].shape, str(path))
     denoiser.load_state_dict(tensors)
 
 
@@ -118,11 +146,11 @@ def read_header(path: str | Path, format: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(path.stat().st_size, 100_000_000):
-                raise ValueError("its header is longer than the file")
-            metadata = json.loads(file.read(length)).get("__metadata__", {})
+            if length > min(path.stat().st_size, _LONGEST_HEADER):
+                raise ValueError("its header is longer than the file, or than any of ours")
+            metadata = json.loads(file.read(length).decode()).get("__metadata__", {})  # json would guess the encoding
         header = json.loads(metadata["edm"])
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a file of ours: no readable safetensors header ({error})") from None
     kind = header.get("format") if isinstance(header, dict) else None
     if kind != format:

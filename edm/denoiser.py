@@ -1,10 +1,13 @@
 """A trained network as a denoiser D(x; σ)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from edm.errors import UserError
-from edm.networks import UNet
+from edm.networks import NetworkConfig, UNet
+from edm.networks.limits import require_plausible
 from edm.preconditioning import Preconditioning
 
 
@@ -16,6 +19,8 @@ class Denoiser(nn.Module):
     augment_labels: conditioning vectors [B, 9] of Table 6; None means not augmented.
     ``sigma_min``, ``sigma_max`` and ``round_sigma`` tell samplers which levels the model supports.
     ``compute_dtype`` is the precision of the network's convolutions and attention; embeddings stay in float32.
+    ``learned_variance`` tells whether the network also predicts the variance of a sampling step (iDDPM, ADM), which
+    :meth:`with_variance` gives from the same evaluation.
     """
 
     def __init__(self, network: UNet, preconditioning: Preconditioning):
@@ -39,6 +44,11 @@ class Denoiser(nn.Module):
         """The nearest noise level the model supports, shaped as ``sigma``."""
         return self.preconditioning.round_sigma(sigma)
 
+    @property
+    def learned_variance(self) -> bool:
+        config = self.network.config
+        return config.out_channels == 2 * config.channels
+
     def forward(
         self,
         x: Tensor,
@@ -46,13 +56,31 @@ class Denoiser(nn.Module):
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
+        return self._evaluate(x, sigma, class_labels, augment_labels)[0]
+
+    def with_variance(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(D(x; σ), v) from one evaluation of the network, both float32 of the shape of x.
+
+        v, about [−1, 1], is −1 for the variance of the posterior and 1 for β (Nichol and Dhariwal, Eq. 15).
+        Raises UserError for a network without learned variance.
+        """
+        if not self.learned_variance:
+            raise UserError("the model has no learned variance; choose another sampler than iddpm")
+        return self._evaluate(x, sigma, class_labels, None)
+
+    def _evaluate(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """D(x; σ), and what the network gives beyond the channels of the image."""
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(sigma)
         labels = self.one_hot(class_labels, len(x), x.device)
         raw = self.network((c_in * x).to(self.compute_dtype), c_noise.flatten().expand(len(x)), labels, augment_labels)
-        # A network that also predicts its variance (iDDPM) has more channels than the image; D needs the first.
-        return c_skip * x + c_out * raw[:, : x.shape[1]].to(torch.float32)
+        raw = raw.to(torch.float32)
+        return c_skip * x + c_out * raw[:, : x.shape[1]], raw[:, x.shape[1] :]
 
     def one_hot(self, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
         """One-hot rows [B, classes] of indices or of rows; None for a model without classes. Raises UserError."""
@@ -75,3 +103,37 @@ class Denoiser(nn.Module):
         if class_labels.shape[1] != classes:
             raise UserError(f"class_labels has {class_labels.shape[1]} columns; the model knows {classes} classes")
         return class_labels.to(device, torch.float32)
+
+
+def assemble(
+    config: NetworkConfig, preconditioning: Preconditioning, tensors: Mapping[str, Tensor], source: str
+) -> Denoiser:
+    """A denoiser from its description and its tensors, ready to sample from: float32, in evaluation mode, no gradients.
+
+    tensors: under the names of :meth:`Denoiser.state_dict`, any floating type. ``source`` opens the messages.
+    Raises UserError where the description is beyond reason, a tensor is missing, left over, misshapen or not finite,
+    or the noise levels make no sense. Nothing large is made before all names and shapes are known to fit.
+    """
+    require_plausible(config.to_dict())
+    with torch.device("meta"):
+        shapes = {f"network.{name}": tensor.shape for name, tensor in UNet(config).state_dict().items()}
+    shapes |= {f"preconditioning.{name}": tensor.shape for name, tensor in preconditioning.state_dict().items()}
+    if shapes.keys() != tensors.keys():
+        odd = sorted(shapes.keys() ^ tensors.keys())
+        raise UserError(f"{source}: tensor {odd[0]!r} is missing or has no place in its configuration ({len(odd)} odd)")
+    for name, tensor in tensors.items():
+        require_shape(name, tensor, shapes[name], source)
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise UserError(f"{source}: {name!r} holds values that are no finite numbers; get the file or train again")
+    with torch.random.fork_rng(devices=[]):  # a fresh network draws weights, which must not disturb the caller
+        denoiser = Denoiser(UNet(config).to(memory_format=torch.channels_last), preconditioning)
+    denoiser.load_state_dict(tensors)
+    if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
+        raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, make no sense")
+    return denoiser.eval().requires_grad_(False)
+
+
+def require_shape(name: str, tensor: Tensor, shape: torch.Size, source: str) -> None:
+    """Raises UserError where a tensor has another shape."""
+    if tensor.shape != shape:
+        raise UserError(f"{source}: {name!r} has shape {list(tensor.shape)}, expected {list(shape)}")

@@ -146,13 +146,16 @@ def iddpm(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
     """Ancestral sampling of iDDPM with learned variance: N evaluations, draw k after step k < N − 1.
 
     Steps are number round(999 i/(N − 1)) of the 1000. clip_denoised: as in :func:`ddim`.
-    variance: ``variance(x, sigma, class_labels)`` → v in [−1, 1], shaped as x or broadcast to it: the model's second
-        output, −1 for the variance of the posterior and 1 for β. Where not given, ``net.variance`` is used; UserError
-        without either. It is called right after ``net`` with the same x, so that a network which makes both outputs at
-        once can keep the second for it. The last step needs none.
+    The variance is the model's second output, v in [−1, 1]: −1 for the variance of the posterior and 1 for β. A model
+    whose ``learned_variance`` is true gives it with D, (D, v), from one evaluation: ``net.with_variance(x, sigma,
+    class_labels)``.
+    variance: ``variance(x, sigma, class_labels)`` → v, shaped as x or broadcast to it, for any other model. Where not
+        given, ``net.variance`` is used; UserError without either. It is called right after ``net`` with the same x; the
+        last step needs none.
     """
     variance = variance or getattr(net, "variance", None)
-    if variance is None:
+    together = variance is None and getattr(net, "learned_variance", False)
+    if variance is None and not together:
         raise UserError("iddpm: the model has no learned variance; choose another sampler or give variance=")
     noise = noise or _global_noise
     sigmas = _iddpm_sigmas(net, _spread(num_steps))
@@ -161,14 +164,19 @@ def iddpm(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
         a, a_next = _alpha_bar(sigma), _alpha_bar(sigma_next)
         alpha = a / a_next
         beta, unscaled = 1 - alpha, x / math.sqrt(a)
-        x0 = _clipped(_denoise(net, unscaled, sigma, class_labels), clip_denoised)
+        if together:
+            denoised, v = net.with_variance(unscaled, _scalar(sigma, x), class_labels)
+        else:
+            denoised, v = _denoise(net, unscaled, sigma, class_labels), None
+        x0 = _clipped(denoised.to(torch.float32), clip_denoised)
         # Ho et al., Eq. 7: the posterior of the next x given x0 and x.
         mean = (math.sqrt(a_next) * beta * x0 + math.sqrt(alpha) * (1 - a_next) * x) / (1 - a)
         if k == num_steps - 1:
             break
         # Nichol and Dhariwal, Eq. 15: log Σ = w log β + (1 − w) log β̃.
         beta_tilde = beta * (1 - a_next) / (1 - a)
-        w = (variance(unscaled, _scalar(sigma, x), class_labels).to(x) + 1) / 2
+        v = variance(unscaled, _scalar(sigma, x), class_labels) if v is None else v
+        w = (v.to(x) + 1) / 2
         log_variance = w * math.log(beta) + (1 - w) * math.log(beta_tilde)
         x = mean + (0.5 * log_variance).exp() * noise(k, x).to(x)
     return mean.to(torch.float64)

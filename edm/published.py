@@ -1,16 +1,18 @@
 """Networks under the parameter names of the published EDM files: the one place that knows those names."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edm.denoiser import Denoiser
+from edm.denoiser import Denoiser, assemble, require_shape
 from edm.errors import UserError
 from edm.networks import NetworkConfig, UNet
+from edm.networks.limits import require_plausible
 from edm.networks.unet import Block
-from edm.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
+from edm.preconditioning import EDM, IDDPM, VE, VP, Preconditioning, preconditioning_from
 
 #: Published preconditioning classes, and which of their arguments are ours under which name.
 _PRECONDITIONING = {
@@ -26,6 +28,41 @@ _SONG = {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "
 _ADM = {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3, "attn_resolutions": [32, 16, 8],
         "dropout": 0.10}  # fmt: skip
 _MODELS = {"SongUNet": _SONG, "DhariwalUNet": _ADM}
+#: Choices that the published classes fix and our networks leave open, under our names.
+_OURS = ("channels_per_head", "out_channels")
+_IN_WORDS = {int: "a whole number", float: "a number", str: "text", list: "a list of whole numbers"}
+#: Constructor arguments that describe a network or its preconditioning, and their types.
+_ARGUMENTS: dict[str, type] = {
+    "img_resolution": int, "img_channels": int, "label_dim": int, "augment_dim": int, "model_type": str,
+    "model_channels": int, "channel_mult": list, "channel_mult_emb": int, "num_blocks": int, "attn_resolutions": list,
+    "dropout": float, "embedding_type": str, "channel_mult_noise": int, "encoder_type": str, "decoder_type": str,
+    "resample_filter": list, "beta_d": float, "beta_min": float, "M": int, "epsilon_t": float, "sigma_min": float,
+    "sigma_max": float, "sigma_data": float, "C_1": float, "C_2": float, **dict.fromkeys(_OURS, int),
+}  # fmt: skip
+_WITHOUT_EFFECT = {"use_fp16", "label_dropout"}  # on what a network computes in float32, once it is trained
+
+
+def known_arguments(init_kwargs: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Of an untrusted mapping: the constructor arguments that describe a model, as plain values, and unknown names.
+
+    Raises UserError where an argument is not of its type.
+    """
+    known = {name: init_kwargs[name] for name in _ARGUMENTS if init_kwargs.get(name) is not None}
+    for name, value in known.items():
+        kind = _ARGUMENTS[name]
+        if kind is list:
+            value = list(value) if isinstance(value, (list, tuple)) and len(value) <= 16 else None
+        elif kind is float and type(value) is int and abs(value) < 1 << 53:
+            value = float(value)
+        if type(value) is not kind or (kind is list and not all(type(item) is int for item in value)):
+            raise UserError(f"constructor argument {name!r} is not {_IN_WORDS[kind]}")
+        if kind is float and not math.isfinite(value) and (name, value) != ("sigma_max", math.inf):
+            raise UserError(f"constructor argument {name!r} is {value}")
+        known[name] = value
+    if known.get("sigma_max") == math.inf:
+        del known["sigma_max"]  # the default, which JSON cannot hold
+    unknown = [str(name)[:40] for name in init_kwargs if name not in _ARGUMENTS and name not in _WITHOUT_EFFECT]
+    return known, sorted(unknown)[:20]
 
 
 def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Denoiser:
@@ -35,26 +72,27 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
     state_dict: parameters and buffers under the published names ("model.enc.32x32_conv.weight", …).
     Raises UserError where a choice is not one of the paper's networks, or a tensor is missing, left over or misshapen.
     """
+    init_kwargs, _ = known_arguments(init_kwargs)
     preconditioning = _preconditioning(class_name, init_kwargs)
     config = network_config(class_name, init_kwargs)
     with torch.device("meta"):
         network = UNet(config)
-    own = {}
-    for name, published in published_names(network):
-        key = f"model.{published}"
-        if key not in state_dict:
-            raise UserError(f"{class_name}: tensor {key!r} is missing from the state dict")
-        own[name] = _own_order(name, state_dict[key].detach().to(torch.float32))
-    known = {f"model.{published}" for _, published in published_names(network)} | {"u"}
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    places = {f"model.{published}": name for name, published in published_names(network)}
+    known = {*places, "u"}
     extra = [key for key in state_dict if key not in known and not key.endswith(".resample_filter")]
     if extra:
         raise UserError(f"{class_name}: tensor {extra[0]!r} has no place in this network ({len(extra)} left over)")
-    with torch.random.fork_rng(devices=[]):
-        network = UNet(config).to(memory_format=torch.channels_last)
-    _load(network, own, class_name)
-    if isinstance(preconditioning, IDDPM) and "u" in state_dict:
-        preconditioning.u = state_dict["u"].detach().to(torch.float32)
-    return Denoiser(network, preconditioning).eval().requires_grad_(False)
+    own = {}
+    for key, name in places.items():
+        if key not in state_dict:
+            raise UserError(f"{class_name}: tensor {key!r} is missing from the state dict")
+        tensor = state_dict[key]
+        require_shape(key, tensor, shapes[name], class_name)
+        own[f"network.{name}"] = _own_order(name, tensor)
+    if isinstance(preconditioning, IDDPM):
+        own["preconditioning.u"] = state_dict.get("u", preconditioning.u)
+    return assemble(config, preconditioning, own, class_name)
 
 
 def to_published(denoiser: Denoiser) -> dict[str, Tensor]:
@@ -69,13 +107,47 @@ def to_published(denoiser: Denoiser) -> dict[str, Tensor]:
     return state
 
 
+def constructor_call(denoiser: Denoiser) -> tuple[str, dict[str, Any]]:
+    """(class name, constructor arguments) by which :func:`from_published` makes the same denoiser; plain values.
+
+    Arguments that the published classes lack (``channels_per_head``, ``out_channels``) appear only where the network
+    differs from theirs. Raises UserError for a network that the published classes cannot describe.
+    """
+    config, preconditioning = denoiser.network.config, denoiser.preconditioning
+    classes = _PRECONDITIONING.items()
+    class_name, arguments = next((name, own) for name, (kind, own) in classes if type(preconditioning) is kind)
+    values = preconditioning.arguments()
+    kwargs = {
+        "img_resolution": config.resolution, "img_channels": config.channels, "label_dim": config.classes,
+        "augment_dim": config.augment_dim, "model_channels": config.model_channels,
+        "channel_mult": list(config.channel_mult), "num_blocks": config.num_blocks,
+        "attn_resolutions": list(config.attn_resolutions), "dropout": config.dropout,
+        "model_type": "DhariwalUNet" if config.style == "adm" else "SongUNet",
+        **{theirs: values[ours] for theirs, ours in arguments.items() if values[ours] is not None},
+    }  # fmt: skip
+    if config.style == "song":
+        kwargs |= {
+            "embedding_type": config.embedding, "channel_mult_noise": config.channel_mult_noise,
+            "encoder_type": "residual" if config.residual_input else "standard", "decoder_type": "standard",
+            "resample_filter": list(config.resample_filter),
+        }  # fmt: skip
+    usual = network_config(class_name, kwargs)
+    if config.channels_per_head != usual.channels_per_head:
+        kwargs["channels_per_head"] = config.channels_per_head
+    if config.out_channels != usual.out_channels:
+        kwargs["out_channels"] = config.out_channels or config.channels
+    if network_config(class_name, kwargs) != config:
+        raise UserError("this network is none that the published classes can describe; it cannot be exported")
+    return class_name, kwargs
+
+
 def network_config(class_name: str, init_kwargs: Mapping[str, Any]) -> NetworkConfig:
     """The architecture that a published constructor call describes."""
     default = "DhariwalUNet" if class_name == "iDDPMPrecond" else "SongUNet"
     default = "DhariwalUNet" if class_name == "EDMPrecond" else default
     model = init_kwargs.get("model_type", default)
     if model not in _MODELS:
-        raise UserError(f"model_type {model!r} is unknown; expected {' or '.join(_MODELS)}")
+        raise UserError(f"model_type {model[:40]!r} is unknown; expected {' or '.join(_MODELS)}")
     kwargs = {**_MODELS[model], **init_kwargs}
     for needed in ("img_resolution", "img_channels"):
         if needed not in kwargs:
@@ -92,7 +164,14 @@ def network_config(class_name: str, init_kwargs: Mapping[str, Any]) -> NetworkCo
     if class_name == "iDDPMPrecond":
         size["out_channels"] = 2 * kwargs["img_channels"]  # the second half is the learned variance
     if model == "DhariwalUNet":
-        return NetworkConfig(**size, style="adm", channels_per_head=64)
+        size |= {"style": "adm", "channels_per_head": 64}
+    size |= {name: kwargs[name] for name in _OURS if name in kwargs}
+    if size.get("out_channels") == size["channels"]:
+        size["out_channels"] = None
+    require_plausible(size)
+    if model == "DhariwalUNet":
+        return NetworkConfig(**size)
+    require_plausible(kwargs)
     if kwargs["decoder_type"] != "standard" or kwargs["encoder_type"] not in ("standard", "residual"):
         raise UserError("encoder_type and decoder_type other than the paper's (standard or residual, standard)")
     return NetworkConfig(
@@ -169,15 +248,7 @@ def _published_order(name: str, tensor: Tensor) -> Tensor:
 
 def _preconditioning(class_name: str, init_kwargs: Mapping[str, Any]) -> Preconditioning:
     if class_name not in _PRECONDITIONING:
-        raise UserError(f"class {class_name!r} is unknown; expected one of {', '.join(_PRECONDITIONING)}")
+        raise UserError(f"class {class_name[:40]!r} is unknown; expected one of {', '.join(_PRECONDITIONING)}")
     kind, arguments = _PRECONDITIONING[class_name]
-    return kind(**{ours: init_kwargs[theirs] for theirs, ours in arguments.items() if theirs in init_kwargs})
-
-
-def _load(network: UNet, tensors: dict[str, Tensor], source: str) -> None:
-    for name, tensor in network.state_dict().items():
-        if tensors[name].shape != tensor.shape:
-            raise UserError(
-                f"{source}: tensor {name!r} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
-            )
-    network.load_state_dict(tensors)
+    own = {ours: init_kwargs[theirs] for theirs, ours in arguments.items() if theirs in init_kwargs}
+    return preconditioning_from(kind.name, own)

@@ -24,7 +24,7 @@ def saved(tiny, tmp_path):
 
 def test_a_round_trip_is_exact(saved):
     path, net, config = saved
-    loaded = edm.load(path)
+    loaded = checkpoint.load(path)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), loaded.state_dict().values(), strict=True))
     assert checkpoint.describe(path) == {
         "format": "edm-checkpoint/1", "config": config.to_dict(), "about": {"images": 7},
@@ -47,10 +47,10 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(edm.UserError, match="not a file of ours"):
-        edm.load(path)
+        checkpoint.load(path)
     torch.save({"a": Trap()}, path)
     with pytest.raises(edm.UserError, match="not a file of ours"):
-        edm.load(path)
+        checkpoint.load(path)
     assert not (tmp_path / "executed").exists()
 
 
@@ -60,14 +60,14 @@ def test_truncated_files_are_refused_at_any_length(saved):
     for length in (0, 4, 8, 500, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(edm.UserError, match=r"not a (file of ours|whole safetensors file)"):
-            edm.load(path)
+            checkpoint.load(path)
 
 
 def test_a_header_that_claims_too_much_is_refused(saved):
     path, _, _ = saved
     path.write_bytes(struct.pack("<Q", 2**60) + path.read_bytes()[8:])
     with pytest.raises(edm.UserError, match="longer than the file"):
-        edm.load(path)
+        checkpoint.load(path)
 
 
 def test_tensors_that_do_not_fit_the_configuration_are_named(saved):
@@ -77,13 +77,13 @@ def test_tensors_that_do_not_fit_the_configuration_are_named(saved):
     name = "network.out_conv.bias"
     save_file({key: t for key, t in tensors.items() if key != name}, path, header)
     with pytest.raises(edm.UserError, match=f"tensor '{name}' is missing"):
-        edm.load(path)
+        checkpoint.load(path)
     save_file({**tensors, name: torch.zeros(5)}, path, header)
     with pytest.raises(edm.UserError, match=rf"'{name}' has shape \[5\], expected \[1\]"):
-        edm.load(path)
+        checkpoint.load(path)
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):
     checkpoint.save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"format": "edm-samples/1"})
     with pytest.raises(edm.UserError, match="is 'edm-samples/1', expected 'edm-checkpoint/1'"):
-        edm.load(tmp_path / "x.safetensors")
+        checkpoint.load(tmp_path / "x.safetensors")

@@ -9,10 +9,17 @@ from torch import Tensor, nn
 XAVIER, KAIMING = "xavier", "kaiming"
 
 
-def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, mode: str) -> Tensor:
-    """U(−b, b) with b = √(6/(fan_in + fan_out)) (Xavier) or √(3/fan_in) (Kaiming, gain 1)."""
+def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, mode: str, gain: float) -> Tensor:
+    """U(−b, b) · gain with b = √(6/(fan_in + fan_out)) (Xavier) or √(3/fan_in) (Kaiming)."""
+    if only_shapes():
+        return torch.empty(shape)
     bound = math.sqrt(6 / (fan_in + fan_out)) if mode == XAVIER else math.sqrt(3 / fan_in)
-    return (2 * torch.rand(shape) - 1) * bound
+    return (2 * torch.rand(shape) - 1) * bound * gain
+
+
+def only_shapes() -> bool:
+    """Whether a network is made for its shapes: arithmetic without numbers takes torch long, and a second to import."""
+    return torch.get_default_device().type == "meta"
 
 
 class Linear(nn.Module):
@@ -21,8 +28,8 @@ class Linear(nn.Module):
     def __init__(self, inputs: int, outputs: int, bias: bool = True, mode: str = XAVIER, gain: float = 1.0,
                  bias_gain: float = 0.0):  # fmt: skip
         super().__init__()
-        self.weight = nn.Parameter(_uniform((outputs, inputs), inputs, outputs, mode) * gain)
-        self.bias = nn.Parameter(_uniform((outputs,), inputs, outputs, mode) * bias_gain) if bias else None
+        self.weight = nn.Parameter(_uniform((outputs, inputs), inputs, outputs, mode, gain))
+        self.bias = nn.Parameter(_uniform((outputs,), inputs, outputs, mode, bias_gain)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
@@ -35,8 +42,8 @@ class Conv(nn.Module):
                  bias_gain: float = 0.0):  # fmt: skip
         super().__init__()
         fan_in, fan_out = inputs * kernel**2, outputs * kernel**2
-        self.weight = nn.Parameter(_uniform((outputs, inputs, kernel, kernel), fan_in, fan_out, mode) * gain)
-        self.bias = nn.Parameter(_uniform((outputs,), fan_in, fan_out, mode) * bias_gain)
+        self.weight = nn.Parameter(_uniform((outputs, inputs, kernel, kernel), fan_in, fan_out, mode, gain))
+        self.bias = nn.Parameter(_uniform((outputs,), fan_in, fan_out, mode, bias_gain))
 
     def forward(self, x: Tensor, padding: int | None = None, bias: Tensor | None = None) -> Tensor:
         padding = self.weight.shape[-1] // 2 if padding is None else padding
@@ -68,9 +75,10 @@ class Resample(nn.Module):
         super().__init__()
         self.up, self.box = up, tuple(taps) == (1, 1)
         self.pad = (len(taps) - 1) // 2
-        line = torch.tensor(taps, dtype=torch.float32)
+        line = torch.tensor(taps, dtype=torch.float32, device="cpu")
         kernel = torch.outer(line, line) / line.sum() ** 2
-        self.register_buffer("kernel", (4 * kernel if up else kernel)[None, None], persistent=False)
+        kernel = (4 * kernel if up else kernel)[None, None]
+        self.register_buffer("kernel", kernel.to(torch.get_default_device()), persistent=False)
 
     def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
         if self.box and padding is None:
@@ -102,9 +110,10 @@ class PositionalEmbedding(nn.Module):
         super().__init__()
         half = width // 2
         self.style = style
-        k = torch.arange(half, dtype=torch.float32)
+        k = torch.arange(half, dtype=torch.float32, device="cpu")
         last = half - 1 if style == "song" else half
-        self.register_buffer("freqs", (1 / 10000) ** (k / last), persistent=False)
+        freqs = (1 / 10000) ** (k / last)
+        self.register_buffer("freqs", freqs.to(torch.get_default_device()), persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         angle = torch.outer(c_noise, self.freqs)
@@ -117,7 +126,8 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, width: int, scale: float = 16.0):
         super().__init__()
-        self.register_buffer("freqs", torch.randn(width // 2) * scale)
+        freqs = torch.empty(width // 2) if only_shapes() else torch.randn(width // 2) * scale
+        self.register_buffer("freqs", freqs)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         angle = torch.outer(c_noise, 2 * math.pi * self.freqs)

@@ -18,6 +18,7 @@ from edm.networks.layers import (
     Linear,
     PositionalEmbedding,
     Resample,
+    only_shapes,
 )
 
 
@@ -94,7 +95,7 @@ class Embedding(nn.Module):
         self.label = self.augment = None
         if config.classes:
             self.label = Linear(config.classes, width if self.adm else features, bias=not self.adm)
-            if self.adm:
+            if self.adm and not only_shapes():
                 nn.init.normal_(self.label.weight)
         if config.augment_dim:
             self.augment = Linear(config.augment_dim, features, False, s.mode, 0.0 if self.adm else 1.0)

@@ -1,0 +1,159 @@
+"""State dicts of guided-diffusion (Dhariwal and Nichol): ADM for ImageNet-64, class-conditional, with learned variance.
+
+A bare dictionary of tensors. Its shapes tell everything but the image's resolution and the number of attention heads;
+both are those of the published model where the shapes are.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from edm.denoiser import Denoiser, assemble, require_shape
+from edm.errors import UserError
+from edm.foreign.asked import Asked
+from edm.foreign.errors import damaged, refused, shown
+from edm.foreign.tensors import Stored, StoredTensors
+from edm.networks import NetworkConfig, UNet
+from edm.networks.limits import require_plausible
+from edm.networks.unet import Block
+from edm.preconditioning import IDDPM
+
+SOURCE = "a state dict of guided-diffusion"
+LICENCE = "MIT, if published by OpenAI"
+_NEEDED = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
+_BLOCK = {"norm0": "in_layers.0", "conv0": "in_layers.2", "affine": "emb_layers.1", "norm1": "out_layers.0",
+          "conv1": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
+_DROPOUT = 0.1  # it acts in training alone
+
+
+def recognises(value: Any) -> bool:
+    return isinstance(value, dict) and all(name in value for name in _NEEDED)
+
+
+def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser of a state dict, and what is to be said about it. Raises UserError."""
+    if not all(type(name) is str and isinstance(tensor, Stored) for name, tensor in value.items()):
+        raise damaged("an entry of the state dict is no tensor")
+    about: dict[str, Any] = {"licence": LICENCE, "inferred": {}, "assumed": {}}
+    config = infer({name: tensor.shape for name, tensor in value.items()}, asked, about)
+    preconditioning = IDDPM()
+    about["assumed"] |= preconditioning.arguments() | {
+        "noise_schedule": "cosine", "attention_order": "q, k, v before heads", "dropout": _DROPOUT,
+    }  # fmt: skip
+    own = _own_tensors(config, StoredTensors(file, value)) | {"preconditioning.u": preconditioning.u}
+    return assemble(config, preconditioning, own, "its network"), about
+
+
+def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, Any]) -> NetworkConfig:
+    """The network whose tensors have these shapes; ``about`` notes what was inferred. Raises UserError."""
+    first, last = shapes["input_blocks.0.0.weight"], shapes["out.2.weight"]
+    if len(first) != 4 or len(last) != 4 or first[1] not in (1, 3) or last[0] not in (first[1], 2 * first[1]):
+        raise refused("it is no model of guided-diffusion that makes images from noise alone")
+    width, channels = max(first[0], 1), first[1]
+    inputs, outputs = (_count(shapes, group) for group in ("input_blocks", "output_blocks"))
+    # An upsampling block ends every level of the decoder but the finest, as a third or second part of its last entry.
+    depth = 1 + sum(bool(re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)) for name in shapes)
+    num_blocks = outputs // depth - 1
+    if num_blocks < 1 or outputs != depth * (num_blocks + 1) or inputs != depth * (num_blocks + 1):
+        raise refused("its blocks are not those of ADM (with residual up- and downsampling)")
+    if width == 256 and num_blocks == 2:
+        raise refused("the models for 128, 256 and 512 pixels have another noise schedule, and are not supported")
+    ends = [1 + level * (num_blocks + 1) + num_blocks - 1 for level in range(depth)]  # the last block of each level
+    mult = tuple(_outputs(shapes, end) // width for end in ends)
+    attends = [f"input_blocks.{end}.1.qkv.weight" in shapes for end in ends]
+    label = shapes.get("label_emb.weight", (0,))
+    published = (width, mult, num_blocks, attends) == (192, (1, 2, 3, 4), 3, [False, True, True, True])
+    resolution = asked.take("resolution", 64 if published else None, about)
+    channels_per_head = asked.take("channels_per_head", 64 if published else None, about)
+    for level, attending in enumerate(attends):
+        if (attending or level == depth - 1) and width * mult[level] % channels_per_head:
+            raise UserError(f"channels_per_head {channels_per_head} does not divide the {width * mult[level]} channels "
+                            "of its attention; give another")  # fmt: skip
+    inferred = {
+        "channels": channels,
+        "out_channels": last[0] if last[0] != channels else None,
+        "classes": label[0] if label else 0,
+        "model_channels": width,
+        "channel_mult": mult,
+        "num_blocks": num_blocks,
+        "attn_resolutions": tuple(resolution >> level for level, attending in enumerate(attends) if attending),
+    }
+    about["inferred"] |= {name: list(value) if type(value) is tuple else value for name, value in inferred.items()}
+    require_plausible({**inferred, "resolution": resolution, "channels_per_head": channels_per_head})
+    return NetworkConfig(
+        resolution, **inferred, channels_per_head=channels_per_head, style="adm", dropout=_DROPOUT
+    )  # fmt: skip
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], group: str) -> int:
+    """How many entries a group of blocks has, numbered from 0."""
+    numbers = {name.split(".")[1] for name in shapes if name.startswith(f"{group}.")}
+    return len(numbers)
+
+
+def _outputs(shapes: Mapping[str, tuple[int, ...]], entry: int) -> int:
+    return (*shapes.get(f"input_blocks.{entry}.0.out_layers.3.weight", ()), 0)[0]
+
+
+def _own_tensors(config: NetworkConfig, weights: StoredTensors) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        network = UNet(config)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    own, used = {}, set()
+    for name, theirs in places(network):
+        if theirs not in weights:
+            raise damaged(f"the weight {shown(theirs)} is missing")
+        tensor = weights[theirs]
+        if name == "embedding.label.weight" and tensor.ndim == 2:
+            tensor = tensor.T  # a table of rows, of which the class takes one
+        elif ".attention." in name and tensor.ndim == 3:
+            tensor = tensor[..., None]  # a convolution in one dimension
+        require_shape(theirs, tensor, shapes[name], "its network")
+        own[f"network.{name}"] = tensor
+        used.add(theirs)
+    if len(used) != len(weights):
+        odd = next(name for name in weights if name not in used)
+        raise refused(f"the weight {shown(odd)} has no place in its network")
+    return own
+
+
+def places(network: UNet) -> Iterator[tuple[str, str]]:
+    """(our name, their name) of every stored tensor."""
+    config = network.config
+
+    def both(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+        for kind in ("weight", "bias"):
+            yield f"{ours}.{kind}", f"{theirs}.{kind}"
+
+    def layer(ours: str, module: torch.nn.Module, theirs: str, part: int) -> Iterator[tuple[str, str]]:
+        """A block is one part of their entry, its attention the next."""
+        if not isinstance(module, Block):
+            yield from both(ours, f"{theirs}.{part}")
+            return
+        for name, place in _BLOCK.items():
+            if name != "skip" or module.skip is not None:
+                yield from both(f"{ours}.{name}", f"{theirs}.{part}.{place}")
+        if module.attention is not None:
+            for name, place in (("norm", "norm"), ("qkv", "qkv"), ("proj", "proj_out")):
+                yield from both(f"{ours}.attention.{name}", f"{theirs}.{part + 1}.{place}")
+
+    yield from both("embedding.layer0", "time_embed.0")
+    yield from both("embedding.layer1", "time_embed.2")
+    if config.classes:
+        yield "embedding.label.weight", "label_emb.weight"
+    for i, module in enumerate(network.encoder):
+        yield from layer(f"encoder.{i}", module, f"input_blocks.{i}", 0)
+    yield from layer("decoder.0", network.decoder[0], "middle_block", 0)
+    yield from layer("decoder.1", network.decoder[1], "middle_block", 1 + (network.decoder[0].attention is not None))
+    entry = -1
+    for i, module in list(enumerate(network.decoder))[2:]:
+        if module.resample is None:
+            entry, part = entry + 1, 0
+        else:  # the upsampling block, behind the last block of the level and its attention
+            part = 1 + (network.decoder[i - 1].attention is not None)
+        yield from layer(f"decoder.{i}", module, f"output_blocks.{entry}", part)
+    yield from both("out_norm", "out.0")
+    yield from both("out_conv", "out.2")

@@ -1,0 +1,121 @@
+"""Any checkpoint as a denoiser: what a file is, is told by its content."""
+
+import io
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from edm import checkpoint
+from edm.denoiser import Denoiser
+from edm.errors import UserError
+from edm.foreign import adm, exporting, persistent, score_sde
+from edm.foreign.asked import Asked
+from edm.foreign.errors import printable, refused, shown
+from edm.foreign.streams import LEGACY_START, legacy, plain, zipped
+
+_LARGEST = 8 << 30  # bytes; the largest published file has 1.2 GB
+_FAMILIES = (persistent, score_sde, adm, exporting)
+_OWN = "a checkpoint of this program"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A denoiser from a file, and what is known about it, as plain values:
+
+    source: the kind of file; source_sha256: of its bytes; licence: of the published files of that kind;
+    asked: what the user said; inferred: what the file says; assumed: what nobody said.
+    """
+
+    denoiser: Denoiser
+    about: dict[str, Any]
+
+
+def read(path: str | Path, *, resolution: int | None = None, channels_per_head: int | None = None) -> Imported:
+    """The denoiser in a checkpoint of any kind that is known, float32, in evaluation mode, without gradients.
+
+    Known are the EDM authors' pickles, score_sde's and guided-diffusion's files of torch.save, exports of this program,
+    and its own checkpoints. Nothing that a file holds is ever run.
+    resolution: side of the images; channels_per_head: of the attention. To be given where a file does not tell them and
+    is not of the published model's size. Raises UserError, in one line, for a file that is of no such kind, damaged,
+    hostile or incomplete, and for an argument that has no effect on it.
+    """
+    asked = Asked(resolution, channels_per_head)
+    try:
+        if not Path(path).is_file():  # a device or a pipe would never end
+            raise UserError("no such file")
+        with open(path, "rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            if size > _LARGEST:
+                raise refused(f"it has {size:,} bytes, more than any checkpoint")
+            file.seek(0)
+            digest = file_digest(file, "sha256").hexdigest()
+            source, denoiser, about = _read(path, file, asked)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a checkpoint") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # torch's word for it
+            raise
+        raise UserError(f"{path}: there is not enough memory for its {size:,} bytes; free some") from None
+    except UserError as error:
+        raise UserError(f"{path}: {printable(str(error).removeprefix(f'{path}: '))}") from None
+    about = {"source": source, "source_sha256": digest, **about}
+    return Imported(denoiser, about | ({"asked": asked.given()} if asked.given() else {}))
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", **asked: int | None) -> Denoiser:
+    """The denoiser of :func:`read`, on a device."""
+    return read(path, **asked).denoiser.to(device, memory_format=torch.channels_last)
+
+
+def convert(path: str | Path, out: str | Path, **asked: int | None) -> Imported:
+    """Writes the denoiser of :func:`read` as a checkpoint of ours, with what is known about it in the header.
+
+    Equal files and arguments give equal bytes. Raises UserError as :func:`read` does, and for a checkpoint of ours.
+    """
+    imported = read(path, **asked)
+    if imported.about["source"] == _OWN:
+        raise UserError(f"{path}: is a checkpoint of this program already; use it as it is")
+    checkpoint.save(out, imported.denoiser, None, imported.about)
+    return imported
+
+
+def _read(path: str | Path, file: BinaryIO, asked: Asked) -> tuple[str, Denoiser, dict[str, Any]]:
+    """(kind of file, denoiser, what is known about it)."""
+    file.seek(0)
+    start = file.read(512)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:  # the length of a JSON header
+        return _safetensors(path, asked)
+    if start.startswith(b"PK"):
+        value = zipped(file)
+    elif start.startswith(LEGACY_START):
+        value = legacy(file)
+    elif start.startswith(b"\x80"):
+        value = plain(file)
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise UserError("is a web page, not a checkpoint; get the file again, with a browser where a page asks first")
+    elif not start:
+        raise UserError("is empty; get the file again")
+    else:
+        raise UserError("is of no known kind: neither a pickle, nor a file of torch.save, nor safetensors")
+    for family in _FAMILIES:
+        if family.recognises(value):
+            return family.SOURCE, *family.denoiser(value, file, asked)
+    keys = ", ".join(shown(key) for key in list(value)[:5]) if isinstance(value, dict) else ""
+    raise refused(f"it holds {f'a dictionary of {keys}, …' if keys else shown(value)}, which is no known checkpoint")
+
+
+def _safetensors(path: str | Path, asked: Asked) -> tuple[str, Denoiser, dict[str, Any]]:
+    """A checkpoint or an export of this program."""
+    asked.refuse("resolution", "channels_per_head")
+    try:
+        header = checkpoint.read_header(path, exporting.FORMAT)
+    except UserError:
+        denoiser, about = checkpoint.load(path), checkpoint.describe(path)["about"]
+        return _OWN, denoiser, {"licence": exporting.licence(about), "inferred": {}, "assumed": {}, "about": about}
+    tensors, _ = checkpoint.load_tensors(path, exporting.FORMAT)
+    return exporting.SOURCE, *exporting.rebuilt({**header, "state_dict": tensors})

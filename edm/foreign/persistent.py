@@ -1,0 +1,103 @@
+"""The authors' pickles: {ema, loss_fn, augment_pipe, dataset_kwargs}, whose objects carry their class's source code.
+
+``ema`` is one of the four preconditioning classes around a network. Its source is text to us; class names, constructor
+arguments and tensors say all that :func:`edm.published.from_published` needs.
+"""
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from edm.denoiser import Denoiser
+from edm.foreign.asked import Asked
+from edm.foreign.errors import damaged, refused, shown
+from edm.foreign.machine import Instance
+from edm.foreign.streams import MODULE_DICT, PERSISTENT
+from edm.foreign.tensors import Stored, StoredTensors
+from edm.published import from_published, known_arguments
+
+SOURCE = "a pickle of the EDM authors' program"
+LICENCE = "CC BY-NC-SA 4.0, if published by NVIDIA"
+#: Classes of configuration A: NVIDIA's files of these are the models of others under other names.
+_ORIGINS = {
+    "VPPrecond": "derived from Song et al., Apache-2.0",
+    "VEPrecond": "derived from Song et al., Apache-2.0",
+    "iDDPMPrecond": "derived from Dhariwal and Nichol, MIT",
+}
+_DEEPEST = 16  # modules inside of modules; the authors' networks have 4
+_MOST_ENTRIES = 20_000  # modules and tensors; the largest of the authors' networks has 1,500
+_LONGEST_NAME = 100
+
+
+class Module(NamedTuple):
+    """One module of the pickle: the class it was saved as and its instance dictionary."""
+
+    name: str
+    state: dict
+
+
+def recognises(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("ema"), Instance)
+
+
+def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser of ``ema``, and what is to be said about it. Raises UserError."""
+    asked.refuse("resolution", "channels_per_head")
+    ema = _module(value["ema"])
+    if ema.state.get("_init_args") not in ((), None):
+        raise refused(f"{ema.name} was made with positional arguments, as no published model")
+    arguments = ema.state.get("_init_kwargs")
+    if type(arguments) is not dict:
+        raise damaged(f"{ema.name} holds no constructor arguments")
+    kwargs, ignored = known_arguments(arguments)
+    tensors = StoredTensors(file, dict(_tensors(ema)))
+    about = {
+        "licence": "; ".join([LICENCE, *([_ORIGINS[ema.name]] if ema.name in _ORIGINS else [])]),
+        "inferred": {"class_name": shown(ema.name), "init_kwargs": kwargs},
+        "assumed": {"ignored constructor arguments": ignored} if ignored else {},
+    }
+    return from_published(ema.name, kwargs, tensors), about
+
+
+def _module(value: Any) -> Module:
+    """A module from an object of a decorated class, or of torch's container. Raises UserError for anything else."""
+    if isinstance(value, Instance) and value.name == MODULE_DICT and type(value.state) is dict:
+        return Module("ModuleDict", value.state)
+    meta = value.arguments[0] if isinstance(value, Instance) and value.name == PERSISTENT and value.arguments else None
+    name, state = (meta.get(key) for key in ("class_name", "state")) if type(meta) is dict else (None, None)
+    if type(name) is not str or type(state) is not dict:
+        raise damaged("a module in it is not described by its class and its state")
+    return Module(name, state)
+
+
+def _tensors(root: Module) -> Iterator[tuple[str, Stored]]:
+    """(name, tensor) of every parameter and buffer below a module, under torch's dotted names."""
+    waiting, met = [("", root, 0)], 0
+    while waiting:
+        prefix, module, depth = waiting.pop()
+        parts = [_entries(module, kind) for kind in ("_parameters", "_buffers", "_modules")]
+        met += 1 + sum(map(len, parts))
+        if depth > _DEEPEST or met > _MOST_ENTRIES:  # a module may hold itself, or another many times
+            raise refused("its modules hold each other without end")
+        *tensors, modules = parts
+        for name, tensor in (item for part in tensors for item in part.items()):
+            name = _joined(prefix, name)
+            if tensor is not None and not isinstance(tensor, Stored):
+                raise damaged(f"{shown(name)} is not a tensor")
+            if tensor is not None:
+                yield name, tensor
+        for name, child in modules.items():
+            if child is not None:
+                waiting.append((f"{_joined(prefix, name)}.", _module(child), depth + 1))
+
+
+def _entries(module: Module, kind: str) -> dict:
+    entries = module.state.get(kind)
+    if type(entries) is not dict:
+        raise damaged(f"the {kind} of a module ({shown(module.name)}) are missing")
+    return entries
+
+
+def _joined(prefix: str, name: Any) -> str:
+    if type(name) is not str or len(name) > _LONGEST_NAME:
+        raise damaged(f"a part of {shown(prefix) or 'a module'} has no name")
+    return prefix + name

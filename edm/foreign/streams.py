@@ -1,0 +1,169 @@
+"""torch.save's two containers, and plain pickles of tensors, as plain values with :class:`Stored` tensors.
+
+torch itself is not asked to read them, not even with ``weights_only``: nested streams, archives and plain pickles all
+go through the one machine, which checks every claim before any memory is given for it.
+"""
+
+import io
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from edm.foreign.archive import content, members
+from edm.foreign.errors import damaged, refused, shown
+from edm.foreign.machine import Budget, Instance, Name, Names, Span, interpret
+from edm.foreign.tensors import DTYPES, Storage, rebuild_parameter, rebuild_tensor, storage_claim
+
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
+_LEGACY_PROTOCOL = 1001
+_MOST_DESCRIPTION = 64 << 20  # bytes of the pickle in an archive
+_NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+
+
+def zipped(file: BinaryIO) -> Any:
+    """The value in an archive of torch.save (since torch 1.6). Raises UserError."""
+    found = members(file)
+    descriptions = [name for name in found if name.endswith("/data.pkl")]
+    if len(descriptions) != 1:
+        raise refused("it is a zip archive, but not of torch.save")
+    (description,) = descriptions
+    root = description.removesuffix("data.pkl")
+    order = found.get(f"{root}byteorder")
+    if order is not None and (order.length > 16 or content(file, order) != b"little"):
+        raise refused("its numbers are big-endian")
+    if found[description].length > _MOST_DESCRIPTION:
+        raise refused("its description is larger than any checkpoint's")
+
+    def storage(persistent_id: Any) -> Storage:
+        key, claim = storage_claim(persistent_id)
+        member = found.get(f"{root}data/{key}")
+        if member is None or member.length != claim.length:
+            there = 0 if member is None else member.length
+            raise damaged(f"storage {shown(key)} claims {claim.length:,} bytes and has {there:,}")
+        claim.start, claim.crc = member.start, member.crc
+        return claim
+
+    return interpret(io.BytesIO(content(file, found[description])), _TORCH_NAMES, Budget(), storage)
+
+
+def legacy(file: BinaryIO, budget: Budget | None = None) -> Any:
+    """The value in a stream of torch.save (before torch 1.6) that starts at the position of ``file``.
+
+    Pickles of a magic number, a protocol, the machine's types, the value and the keys of its storages; then for each
+    storage the count of its numbers and the numbers. Raises UserError.
+    """
+    budget = budget or Budget()
+    if file.read(len(LEGACY_START)) != LEGACY_START:
+        raise refused("a stream in it is not of torch.save")
+    protocol, machine = (interpret(file, {}, budget) for _ in range(2))
+    if protocol != _LEGACY_PROTOCOL or type(machine) is not dict or machine.get("little_endian") is not True:
+        raise refused("its numbers are big-endian, or of an unknown version of torch.save")
+    storages: dict[str, Storage] = {}
+
+    def storage(persistent_id: Any) -> Storage:
+        key, claim = storage_claim(persistent_id)
+        known = storages.setdefault(key, claim)
+        if (known.dtype, known.count) != (claim.dtype, claim.count):
+            raise damaged(f"storage {shown(key)} is described in two ways")
+        return known
+
+    value = interpret(file, _TORCH_NAMES, budget, storage)
+    keys = interpret(file, {}, budget)
+    known = type(keys) is list and all(type(key) is str for key in keys)
+    if not known or sorted(keys) != sorted(storages):
+        raise damaged("the storages that it lists are not those that it uses")
+    _place(file, [storages[key] for key in keys])
+    return value
+
+
+def _place(file: BinaryIO, storages: list[Storage]) -> None:
+    """Notes where each storage's numbers lie, one after the other from the position of ``file``."""
+    here = file.tell()
+    size = file.seek(0, 2)
+    for storage in storages:
+        file.seek(here)
+        count = file.read(8)
+        storage.start = here + 8
+        here = storage.start + storage.length
+        if here > size or struct.unpack("<q", count) != (storage.count,):
+            raise damaged(f"a storage claims {storage.length:,} bytes that are not there")
+
+
+def plain(file: BinaryIO) -> Any:
+    """The value of a plain pickle whose storages are nested streams: the authors' checkpoints. Raises UserError."""
+    budget, left = Budget(), file.seek(0, 2)
+    file.seek(0)
+
+    def nested(*arguments: Any) -> Storage:
+        nonlocal left
+        if len(arguments) != 1 or type(arguments[0]) is not Span:
+            raise damaged("a nested stream is not made of bytes")
+        (span,) = arguments
+        left -= span.length
+        if left < 0:
+            raise refused("it reads its bytes more than once")
+        here = file.tell()
+        file.seek(span.start)
+        storage = legacy(io.BytesIO(file.read(span.length)), budget)
+        file.seek(here)
+        if type(storage) is not Storage:
+            raise refused("a nested stream holds something else than the storage of a tensor")
+        storage.start += span.start
+        return storage
+
+    return interpret(file, {**_PLAIN_NAMES, Name("torch.storage", "_load_from_bytes"): nested}, budget)
+
+
+def _ordered_dict(*arguments: Any) -> dict:
+    if arguments:
+        raise refused("it makes a dictionary out of another")  # again and again, it could
+    return {}
+
+
+def _set(*arguments: Any) -> set:
+    """Stands for builtins.set, by which protocol 3 writes a set: that of a module's buffers that are not saved."""
+    match arguments:
+        case (list() as items,) if len(items) <= 16 and all(type(item) is str for item in items):
+            return set(items)
+    raise damaged("a set in it is not one of names")
+
+
+def _numpy_scalar(*arguments: Any) -> Any:
+    """Stands for numpy's scalar(dtype, bytes): the number as Python's own."""
+    match arguments:
+        case (Instance("numpy.dtype", (str() as kind, *_), state), bytes() as data) if kind in _NUMPY_KINDS:
+            native = type(state) is tuple and len(state) > 1 and state[1] in ("<", "|")
+            if native and len(data) == np.dtype(kind).itemsize:
+                return np.frombuffer(data, np.dtype(kind).newbyteorder("<")).item()
+    raise damaged("a number of numpy's is not one")
+
+
+def _instance_of(name: str):
+    return lambda *arguments: Instance(name, arguments)
+
+
+_TENSOR_NAMES: Names = {
+    Name("collections", "OrderedDict"): _ordered_dict,
+    Name("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+    Name("torch._utils", "_rebuild_tensor"): rebuild_tensor,
+    Name("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+}
+_NUMPY_NAMES: Names = {
+    Name(module, name): function
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
+    for name, function in (("scalar", _numpy_scalar), ("dtype", _instance_of("numpy.dtype")))
+    if (module == "numpy") == (name == "dtype")
+}
+_TORCH_NAMES: Names = {**_TENSOR_NAMES, **_NUMPY_NAMES, **dict.fromkeys(DTYPES)}
+#: Objects of the authors' classes carry their source code (module_src); it stays a text among others.
+PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+MODULE_DICT = "torch.nn.modules.container.ModuleDict"
+_PLAIN_NAMES: Names = {
+    **_TENSOR_NAMES,
+    **_NUMPY_NAMES,
+    Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _instance_of(PERSISTENT),
+    Name("torch.nn.modules.container", "ModuleDict"): _instance_of(MODULE_DICT),
+    Name("dnnlib.util", "EasyDict"): _ordered_dict,
+    Name("builtins", "set"): _set,
+}

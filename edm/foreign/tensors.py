@@ -1,0 +1,146 @@
+"""Tensors of a foreign file: described while the file is checked, read one by one when it has been."""
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from edm.foreign.errors import damaged, refused, shown
+from edm.foreign.machine import Name
+
+_MOST_DIMENSIONS = 8
+_MOST_EMPTY = 128  # size of a dimension of a tensor without numbers: 8 of them together still fit torch's integers
+
+#: torch's name of a typed storage → its element
+DTYPES = {
+    Name("torch", "FloatStorage"): torch.float32,
+    Name("torch", "DoubleStorage"): torch.float64,
+    Name("torch", "HalfStorage"): torch.float16,
+    Name("torch", "BFloat16Storage"): torch.bfloat16,
+    Name("torch", "LongStorage"): torch.int64,
+    Name("torch", "IntStorage"): torch.int32,
+    Name("torch", "ShortStorage"): torch.int16,
+    Name("torch", "CharStorage"): torch.int8,
+    Name("torch", "ByteStorage"): torch.uint8,
+    Name("torch", "BoolStorage"): torch.bool,
+}
+
+
+@dataclass(slots=True, eq=False)
+class Storage:
+    """``count`` elements of one type; ``start``: where their bytes lie in the file, None while that is not known.
+
+    crc: CRC-32 of the bytes, where the file holds one.
+    """
+
+    dtype: torch.dtype
+    count: int
+    start: int | None = None
+    crc: int | None = None
+
+    @property
+    def length(self) -> int:
+        """In bytes."""
+        return self.count * self.dtype.itemsize
+
+
+@dataclass(slots=True, eq=False)
+class Stored:
+    """A tensor that has not been read: a view of a storage, known to lie inside of it."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def rebuild_tensor(*arguments: Any) -> Stored:
+    """Stands for torch._utils._rebuild_tensor_v2, with (storage, offset, size, stride, …). Raises UserError."""
+    match arguments:
+        case (Storage() as storage, int() as offset, tuple() as shape, tuple() as stride, *_):
+            pass
+        case _:
+            raise damaged("a tensor is described by something else than a storage, an offset, a size and a stride")
+    if len(shape) > _MOST_DIMENSIONS or len(shape) != len(stride):
+        raise damaged(f"a tensor has {len(shape)} sizes and {len(stride)} strides")
+    if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
+        raise damaged("a tensor has an offset, size or stride that is no number of elements")
+    elements = math.prod(shape)
+    if elements:
+        # A stride of 0 lets one number stand for any amount of them.
+        last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        fits = last < storage.count and max((elements, *stride)) <= storage.count
+    else:
+        fits = max(shape) <= _MOST_EMPTY
+    if not fits:
+        raise damaged(f"a tensor of size {_sizes(shape)} claims more than the {storage.count:,} numbers of its storage")
+    return Stored(storage, offset, shape, stride)
+
+
+def rebuild_parameter(*arguments: Any) -> Stored:
+    """Stands for torch._utils._rebuild_parameter, with (data, …). Raises UserError."""
+    if not arguments or not isinstance(arguments[0], Stored):
+        raise damaged("a parameter holds no tensor")
+    return arguments[0]
+
+
+def storage_claim(persistent_id: Any) -> tuple[str, Storage]:
+    """(key, storage without a place) of torch's persistent id ("storage", type, key, location, count, …)."""
+    if type(persistent_id) is not tuple or not 5 <= len(persistent_id) <= 6:
+        raise refused("its pickle refers to something else than the storage of a tensor")
+    kind, element, key, _, count, *view = persistent_id
+    if kind != "storage" or type(element) is not Name or element not in DTYPES:
+        raise refused(f"its pickle refers to {shown(kind)} of {shown(getattr(element, 'name', element))}")
+    if type(key) is not str or type(count) is not int or count < 0 or view not in ([], [None]):
+        raise refused("its pickle refers to a storage in a way that no checkpoint needs")
+    return key, Storage(DTYPES[element], count)
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors by name, each read from the file when it is asked for.
+
+    A checkpoint holds every number once: all that is read together is bounded by the size of the file, so that names
+    which share one large storage cannot make many large tensors of it.
+    """
+
+    def __init__(self, file: BinaryIO, stored: Mapping[str, Stored]):
+        self._file, self._stored = file, stored
+        self._left = file.seek(0, 2)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored  # a Mapping would read the tensor to see whether it is there
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The size of a tensor, which is not read for it."""
+        return self._stored[name].shape
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Raises UserError where the bytes are not those that were written."""
+        tensor = self._stored[name]
+        storage = tensor.storage
+        if 0 in tensor.shape:
+            return torch.empty(tensor.shape, dtype=storage.dtype)
+        self._left -= storage.length
+        if self._left < 0:
+            raise refused("its tensors share their numbers, as those of no checkpoint do")
+        content = bytearray(storage.length)
+        self._file.seek(storage.start)
+        if self._file.readinto(content) != storage.length:
+            raise damaged("it ends inside of a tensor")
+        if storage.crc is not None and zlib.crc32(content) != storage.crc:
+            raise damaged(f"the checksum of {shown(name)} is wrong")
+        return torch.frombuffer(content, dtype=storage.dtype).as_strided(tensor.shape, tensor.stride, tensor.offset)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "×".join(shown(size) for size in shape)
