@@ -1,73 +1,83 @@
-"""Image features by name, for Fréchet distances: one registry entry per extractor, all made through torch-fidelity.
+"""Image features by name: one registry entry per extractor, all made through torch-fidelity but for plain pixels.
 
 Images are uint8 [N, C, H, W] throughout. torch-fidelity takes seconds to import and so is imported where it is used.
 """
 
-import http.client
 import io
 import os
-import re
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from shutil import copyfileobj
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from edm.errors import UserError
-from edm.files import atomic_write, sha256_file
-from edm.metrics import CLASSIFIER, INCEPTION
+from edm.files import sha256_file
+from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
 from edm.metrics.frechet import FeatureStatistics
+from edm.metrics.weights import downloaded, hash_in_name, read_tensors
 from edm.precision import full_float32
 
-DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets without a word
+FEATURES, LOGITS = "features", "logits"  # the layers that an extractor gives
 
 
 @dataclass(frozen=True)
 class Features:
     """A feature extractor, ready to use.
 
-    name: in the registry. dimension: F. label: what a Fréchet distance in these features is called in tables.
-    description: one line for captions. weights_sha256: hash of the weights file. device: where it computes.
+    name: in the registry. dimension: F, or None where it depends on the size of the images.
+    label: what a Fréchet distance in these features is called in tables. description: one line for captions.
+    weights_sha256: hash of the weights file, or None where there are no weights. device: where it computes.
+    layer_names: what ``layers`` gives, in the order in which ``network`` returns it.
     """
 
     name: str
-    dimension: int
+    dimension: int | None
     label: str
     description: str
-    weights_sha256: str
+    weights_sha256: str | None
     device: torch.device
     network: torch.nn.Module
     prepare: Callable[[torch.Tensor], torch.Tensor]
+    layer_names: tuple[str, ...]
 
     def __call__(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Features [N, F], float32, on ``device``, of uint8 images [N, C, H, W].
 
         Raises UserError where the extractor does not take images of this shape.
         """
+        return self.layers(images)[FEATURES]
+
+    def layers(self, images: torch.Tensor | np.ndarray) -> dict[str, torch.Tensor]:
+        """All that one forward pass gives: "features" [N, F] and, where the network classifies, "logits" [N, K].
+
+        float32, on ``device``, of uint8 images [N, C, H, W]. The logits of Inception-v3 are those without the bias,
+        from which the Inception score is made. Raises UserError where it does not take images of this shape.
+        """
         images = torch.as_tensor(images)
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], not {images.dtype} {list(images.shape)}")
         with torch.no_grad(), full_float32():
-            (features,) = self.network(self.prepare(images.to(self.device)))
-        return features.to(torch.float32)
+            outputs = self.network(self.prepare(images.to(self.device)))
+        return {name: output.to(torch.float32) for name, output in zip(self.layer_names, outputs, strict=True)}
 
 
 @dataclass(frozen=True)
 class _Opened:
     network: torch.nn.Module
-    dimension: int
-    weights_sha256: str
+    dimension: int | None
+    weights_sha256: str | None
     label: str
+    layer_names: tuple[str, ...] = (FEATURES,)
 
 
 @dataclass(frozen=True)
 class Extractor:
     """A registry entry. ``open`` takes the name and the path of the weights or None; ``prepare`` adapts the channels.
 
-    ``open`` makes the network through torch-fidelity, on the CPU, and raises UserError where the weights are unfit.
+    ``open`` makes the network on the CPU and raises UserError where the weights are unfit.
     """
 
     description: str
@@ -78,7 +88,7 @@ class Extractor:
 def load_features(name: str, weights: str | os.PathLike | None = None, device: torch.device | str = "cpu") -> Features:
     """The feature extractor ``name`` (a key of ``EXTRACTORS``) with the weights in a file.
 
-    Without ``weights``, Inception-v3 uses torch-fidelity's published file, downloaded once into torch's cache.
+    Without ``weights``, Inception-v3 and DINOv2 use the published files, downloaded once into torch's cache.
     Raises UserError where the name is unknown or the weights are missing, cannot be downloaded, or do not fit.
     """
     if name not in EXTRACTORS:
@@ -95,6 +105,7 @@ def load_features(name: str, weights: str | os.PathLike | None = None, device: t
         device=device,
         network=opened.network.to(device),
         prepare=entry.prepare,
+        layer_names=opened.layer_names,
     )
 
 
@@ -122,24 +133,23 @@ def _open_inception(name: str, weights: Path | None) -> _Opened:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
     from torch_fidelity.utils import create_feature_extractor
 
-    weights = weights or _downloaded(name, URL_INCEPTION_V3)
+    published = hash_in_name(URL_INCEPTION_V3)
+    weights = weights or downloaded(name, URL_INCEPTION_V3, published)
     # torch-fidelity unpickles the file it is given. It is given bytes of our own writing, made from the tensors that
     # torch's restricted reader found in the user's file, so that no pickle from outside is ever run.
     stream = io.BytesIO()
-    torch.save(_tensors(weights), stream)
+    torch.save(read_tensors(weights), stream)
     stream.seek(0)
     try:
         network = create_feature_extractor(
-            name, ["2048"], cuda=False, feature_extractor_weights_path=stream, verbose=False
+            name, ["2048", "logits_unbiased"], cuda=False, feature_extractor_weights_path=stream, verbose=False
         )
     except RuntimeError:  # load_state_dict names every key that differs, over many lines
         raise UserError(
             f"{weights}: not in the layout of torch-fidelity's Inception-v3 weights; use {URL_INCEPTION_V3}"
         ) from None
     sha256 = sha256_file(weights)
-    published = sha256.startswith(_hash_in_name(URL_INCEPTION_V3))  # the same layers with other weights are not FID
-    label = distance_label(name) if published else f"FD ({name}, other weights)"
-    return _Opened(network, network.fc.in_features, sha256, label)
+    return _Opened(network, network.fc.in_features, sha256, _label(name, sha256, published), (FEATURES, LOGITS))
 
 
 def _open_classifier(name: str, weights: Path | None) -> _Opened:
@@ -150,15 +160,49 @@ def _open_classifier(name: str, weights: Path | None) -> _Opened:
     if weights is None:
         raise UserError(f"{name}: has no weights of its own; train a classifier and give its file as the weights")
     network = create_feature_extractor(
-        name, [digits.LAYER], cuda=False, feature_extractor_weights_path=weights, verbose=False
+        name, [digits.LAYER, "logits"], cuda=False, feature_extractor_weights_path=weights, verbose=False
     )
-    return _Opened(network, network.dimension, sha256_file(weights), distance_label(name))
+    return _Opened(network, network.dimension, sha256_file(weights), distance_label(name), (FEATURES, LOGITS))
+
+
+def _open_dinov2(name: str, weights: Path | None) -> _Opened:
+    from edm.metrics import dinov2
+
+    published = dinov2.PUBLISHED[name]
+    weights = weights or downloaded(name, published.url, published.sha256)
+    try:
+        network = dinov2.build(name, read_tensors(weights))
+    except RuntimeError:
+        raise UserError(f"{weights}: not in the layout of the weights of {name}; use {published.url}") from None
+    sha256 = sha256_file(weights)
+    return _Opened(network, published.width, sha256, _label(name, sha256, published.sha256))
+
+
+def _open_pixels(name: str, weights: Path | None) -> _Opened:
+    if weights is not None:
+        raise UserError(f"{weights}: given as weights of {name!r}, which has none; leave the weights out")
+    return _Opened(_Averages(), None, None, distance_label(name))
+
+
+class _Averages(torch.nn.Module):
+    """Averages over the cells of an 8×8 grid, or the pixels themselves where there are fewer, between 0 and 1."""
+
+    GRID = 8
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        size = [min(self.GRID, side) for side in images.shape[2:]]
+        return (F.adaptive_avg_pool2d(images.to(torch.float32) / 255, size).flatten(1),)
+
+
+def _label(name: str, sha256: str, published: str) -> str:
+    """The label of a distance: the same layers with other weights than the published ones are something else."""
+    return distance_label(name) if sha256.startswith(published) else f"FD ({name}, other weights)"
 
 
 def _three_channels(images: torch.Tensor) -> torch.Tensor:
     """Grey images as three equal channels (Section 6 of the paper)."""
     if images.shape[1] not in (1, 3):
-        raise UserError(f"images have {images.shape[1]} channels; Inception-v3 takes grey or RGB images")
+        raise UserError(f"images have {images.shape[1]} channels; this feature extractor takes grey or RGB images")
     return images.expand(-1, 3, -1, -1)
 
 
@@ -177,41 +221,17 @@ EXTRACTORS: dict[str, Extractor] = {
         open=_open_classifier,
         prepare=_unchanged,
     ),
+    **dict.fromkeys(
+        DINOV2,
+        Extractor(
+            description="class token of DINOv2 at 224 pixels, resized as torch-fidelity does",
+            open=_open_dinov2,
+            prepare=_three_channels,
+        ),
+    ),
+    PIXELS: Extractor(
+        description="averages over an 8×8 grid of pixels, for rehearsals: they say nothing of image quality",
+        open=_open_pixels,
+        prepare=_unchanged,
+    ),
 }
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file of torch.save, read without running anything in it."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; correct the path of the feature extractor's weights")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        raise UserError(f"{path}: not a readable file of tensors; download the weights again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: not a state dict; give the weights as torch-fidelity publishes them")
-    return state
-
-
-def _downloaded(name: str, url: str) -> Path:
-    """The file at ``url`` in torch's cache, where torch-fidelity keeps it too; downloaded and verified if absent."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name
-    if path.is_file():
-        return path
-    with atomic_write(path) as temporary:
-        try:
-            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response, open(temporary, "wb") as file:
-                copyfileobj(response, file)
-        except (OSError, http.client.HTTPException) as error:
-            raise UserError(
-                f"{name}: no weights here and no download ({getattr(error, 'reason', error)}); fetch {url} on a "
-                f"machine with network and put it at {path}, or give its path as the weights of the feature extractor"
-            ) from None
-        if not sha256_file(temporary).startswith(_hash_in_name(url)):
-            raise UserError(f"{url}: the download is damaged (wrong SHA-256); try again")
-    return path
-
-
-def _hash_in_name(url: str) -> str:
-    """First digits of the SHA-256 of a file published as ``name-<digits>.ext``, the custom of torch.hub."""
-    return re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", url).group(1)

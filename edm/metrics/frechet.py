@@ -7,7 +7,8 @@ Karras et al. (2022), the distance that of Heusel et al. (2017), "GANs trained b
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,31 +123,42 @@ def frechet_distance(
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
-    """Statistics of a data set in some features. The last four are None in files from other programs.
+    """Statistics of a data set in some features. Where a file from another program says nothing, None stands.
 
-    mu: float64 (F,). sigma: float64 (F, F). count: images seen. features: name of the extractor.
+    path: the file. mu: float64 (F,). sigma: float64 (F, F). count: images seen. features: name of the extractor.
     dataset_sha256, weights_sha256: hashes of the dataset archive and of the extractor's weights.
+    features_count: of how many images the file holds the features, for ``load_reference_features``.
     """
 
+    path: Path
     mu: np.ndarray
     sigma: np.ndarray
     count: int | None = None
     features: str | None = None
     dataset_sha256: str | None = None
     weights_sha256: str | None = None
+    features_count: int | None = None
 
 
 def save_statistics(
-    path: str | os.PathLike, mu: np.ndarray, sigma: np.ndarray, extra: Mapping[str, int | str] | None = None
+    path: str | os.PathLike,
+    mu: np.ndarray,
+    sigma: np.ndarray,
+    extra: Mapping[str, int | str] | None = None,
+    reference_features: np.ndarray | None = None,
 ) -> None:
     """Writes ``mu`` (F,) and ``sigma`` (F, F) as float64 .npz, the layout of the authors' ``fid-refs``.
 
     ``extra`` adds numbers and text beside them; ``load_statistics`` knows ``count``, ``features``,
-    ``dataset_sha256`` and ``weights_sha256``. Equal statistics give equal bytes: numpy dates the members 1980.
+    ``dataset_sha256`` and ``weights_sha256``. ``reference_features`` [n, F], float32, adds the features of single
+    images and their number, ``features_count``. Equal input gives equal bytes: numpy dates the members 1980.
     Raises UserError where the statistics are not those of a Gaussian or the file cannot be written.
     """
     mu, sigma = _checked_moments(mu, sigma, str(path))
     members = {"mu": mu, "sigma": np.ascontiguousarray(sigma)}
+    if reference_features is not None:
+        members |= {"features_count": np.array(len(reference_features))}
+        members |= {"reference_features": _checked_features(reference_features, mu.size, str(path))}
     for key, value in sorted((extra or {}).items()):
         if key in members or not isinstance(value, int | str):
             raise ValueError(f"extra[{key!r}] must be a number or text under a name of its own, got {value!r}")
@@ -162,25 +174,47 @@ def load_statistics(path: str | os.PathLike) -> ReferenceStatistics:
     key, holds Python objects, or holds what is not the statistics of a Gaussian.
     """
     path = Path(path)
+    with _archive(path) as archive:
+        missing = {"mu", "sigma"} - set(archive.files)
+        if missing:
+            raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; reference statistics need both")
+        mu, sigma = archive["mu"], archive["sigma"]
+        extra = {key: _scalar(archive, key, kind, path) for key, kind in _EXTRAS.items() if key in archive.files}
+    mu, sigma = _checked_moments(mu, sigma, str(path))
+    return ReferenceStatistics(path, mu, sigma, **extra)
+
+
+def load_reference_features(path: str | os.PathLike) -> np.ndarray:
+    """The features of the reference images [features_count, F], float32, in a file of ``save_statistics``.
+
+    Raises UserError where the file is missing or damaged, or was made without them.
+    """
+    path = Path(path)
+    with _archive(path) as archive:
+        if "reference_features" not in archive.files:
+            raise UserError(f"{path}: holds no features of the reference images; compute it again and keep them")
+        features, dimension = archive["reference_features"], archive["mu"].size
+    return _checked_features(features, dimension, str(path))
+
+
+_EXTRAS = {"count": int, "features": str, "dataset_sha256": str, "weights_sha256": str, "features_count": int}
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """An open .npz, whose members are read when asked for. UserError where that, or reading them, fails."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; compute the reference statistics first, or correct the path")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a complete .npz file; compute or download it again")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = {"mu", "sigma"} - set(archive.files)
-            if missing:
-                raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; reference statistics need both")
-            mu, sigma = archive["mu"], archive["sigma"]
-            extra = {key: _scalar(archive, key, kind, path) for key, kind in _EXTRAS.items() if key in archive.files}
+            yield archive
+    except UserError:
+        raise
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not readable as .npz ({reason}); compute or download it again") from None
-    mu, sigma = _checked_moments(mu, sigma, str(path))
-    return ReferenceStatistics(mu, sigma, **extra)
-
-
-_EXTRAS = {"count": int, "features": str, "dataset_sha256": str, "weights_sha256": str}
 
 
 def _scalar(archive: Mapping[str, np.ndarray], key: str, kind: type, path: Path) -> int | str:
@@ -205,6 +239,17 @@ def _checked_moments(mu: np.ndarray, sigma: np.ndarray, where: str) -> tuple[np.
         problem = "sigma has a negative variance"
     else:
         return mu.astype(np.float64), sigma.astype(np.float64)
+    raise UserError(f"{where}: {problem}; compute the statistics again")
+
+
+def _checked_features(features: np.ndarray, dimension: int, where: str) -> np.ndarray:
+    """The same array, or UserError where it cannot be features of single images, float32 [n, ``dimension``]."""
+    if features.dtype != np.float32 or features.ndim != 2 or features.shape[1] != dimension:
+        problem = f"reference features are {features.dtype} {features.shape}, not float32 (n, {dimension})"
+    elif not np.isfinite(features).all():
+        problem = "reference features hold NaN or infinity"
+    else:
+        return features
     raise UserError(f"{where}: {problem}; compute the statistics again")
 
 

@@ -1,59 +1,26 @@
 """Claims about image features: the classifier's, and Inception-v3's against torch-fidelity itself."""
 
 import io
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from image_sets import smooth_images, torch_fidelitys_measures
 
 from edm.errors import UserError
 from edm.files import sha256_file
+from edm.metrics import EXTRACTORS as NAMES
+from edm.metrics import PIXELS
 from edm.metrics.extractors import CLASSIFIER, EXTRACTORS, INCEPTION, distance_label, extract, load_features
 from edm.metrics.frechet import frechet_distance
-
-
-class Images(Dataset):
-    """What torch-fidelity takes as input: a data set of uint8 images."""
-
-    def __init__(self, images: torch.Tensor):
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.images[index]
-
-
-def torch_fidelity_distance(first: torch.Tensor, second: torch.Tensor, extractor: str, weights) -> float:
-    import torch_fidelity
-
-    metrics = torch_fidelity.calculate_metrics(
-        input1=Images(first),
-        input2=Images(second),
-        fid=True,
-        feature_extractor=extractor,
-        feature_extractor_weights_path=weights,
-        cuda=False,
-        save_cpu_ram=True,  # no worker processes
-        batch_size=16,
-        verbose=False,
-    )
-    return metrics[torch_fidelity.KEY_METRIC_FID]
 
 
 def our_distance(features, first: torch.Tensor, second: torch.Tensor) -> float:
     stats = [extract(features, images.split(16)) for images in (first, second)]
     return frechet_distance(stats[0].mean, stats[0].covariance, stats[1].mean, stats[1].covariance)
-
-
-def smooth_images(count: int, seed: int, contrast: float) -> torch.Tensor:
-    """Coloured blobs, uint8 [count, 3, 32, 32]: unlike noise, they differ from one another after pooling."""
-    generator = torch.Generator().manual_seed(seed)
-    blobs = torch.randn(count, 3, 4, 4, generator=generator) * contrast + 128
-    return torch.nn.functional.interpolate(blobs, size=32, mode="bicubic").clamp(0, 255).to(torch.uint8)
 
 
 # The classifier's features
@@ -69,8 +36,9 @@ def test_the_classifiers_features_tell_digits_from_noise(digits, classifier):
 def test_torch_fidelity_measures_the_same_distance_with_our_extractor(digits, classifier):
     images = torch.from_numpy(digits[0])
     features = load_features(CLASSIFIER, classifier[0])
-    theirs = torch_fidelity_distance(images[:300], images[300:700], CLASSIFIER, classifier[0])
-    assert our_distance(features, images[:300], images[300:700]) == pytest.approx(theirs, rel=1e-4)
+    theirs = torch_fidelitys_measures(images[:300], images[300:700], CLASSIFIER, classifier[0], fid=True)
+    ours = our_distance(features, images[:300], images[300:700])
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
 
 
 # Names
@@ -88,8 +56,43 @@ def test_other_weights_in_inceptions_layers_are_not_called_fid(inception_weights
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match="digits-classifier, inception-v3-compat"):
+    with pytest.raises(UserError, match=r"digits-classifier, .*, dinov2-vit-s-14, inception-v3-compat, pixels"):
         load_features("inception", None)
+
+
+def test_every_named_extractor_can_be_opened():
+    assert set(NAMES) == set(EXTRACTORS)
+
+
+# Pixels
+
+
+def test_pixel_features_are_the_averages_of_an_8_by_8_grid():
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    images[0, 0, 0, :2] = torch.tensor([255, 51])  # half of the first cell of the first channel
+    images[1, 2, 14:, 14:] = 102  # the whole last cell of the last channel
+    expected = torch.zeros(2, 3 * 64)
+    expected[0, 0], expected[1, -1] = (1 + 0.2) / 4, 0.4
+    torch.testing.assert_close(load_features(PIXELS)(images), expected)
+
+
+def test_pixel_features_of_images_smaller_than_the_grid_are_the_pixels():
+    images = torch.arange(2 * 5 * 3, dtype=torch.uint8).view(2, 1, 5, 3)
+    torch.testing.assert_close(load_features(PIXELS)(images), images.flatten(1) / 255)
+
+
+def test_a_distance_in_pixels_is_not_called_fid_and_says_that_it_is_no_measure_of_quality():
+    features = load_features(PIXELS)
+    assert features.label == "FD (pixels)"
+    assert "nothing of image quality" in features.description
+
+
+def test_pixel_features_need_neither_weights_nor_torch_fidelity(tmp_path):
+    with pytest.raises(UserError, match="leave the weights out"):
+        load_features(PIXELS, tmp_path / "weights.pth")
+    program = "import sys; from edm.metrics.extractors import load_features; load_features('pixels'); "
+    program += "assert 'torch_fidelity' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 # Inception-v3
@@ -99,7 +102,8 @@ def test_distance_equals_torch_fidelitys_from_images_to_number(inception_weights
     first, second = smooth_images(40, seed=1, contrast=60), smooth_images(32, seed=2, contrast=30)
     features = load_features(INCEPTION, inception_weights)
     ours = our_distance(features, first, second)
-    theirs = torch_fidelity_distance(first, second, INCEPTION, inception_weights)
+    measures = torch_fidelitys_measures(first, second, INCEPTION, inception_weights, fid=True)
+    theirs = measures["frechet_inception_distance"]
     assert theirs > 1e-3  # the random network does tell the sets apart
     assert ours == pytest.approx(theirs, rel=1e-3)
 

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from edm.errors import UserError
-from edm.metrics.frechet import load_statistics, save_statistics
+from edm.metrics import reference
+from edm.metrics.extractors import load_features
+from edm.metrics.frechet import load_reference_features, load_statistics, save_statistics
+from edm.metrics.reference import reference_statistics, save_reference
 
 
 @pytest.fixture
@@ -70,6 +73,99 @@ def test_extra_keys_cannot_shadow_the_moments_nor_hold_objects(tmp_path):
         with pytest.raises(ValueError, match="extra"):
             save_statistics(tmp_path / "x.npz", np.zeros(2), np.eye(2), extra)
     assert not list(tmp_path.iterdir())
+
+
+# Features of single images
+
+
+def ramp(count: int) -> np.ndarray:
+    """Images of one pixel, uint8 [count, 1, 1, 1]: the feature of image i is i / 255."""
+    return np.arange(count, dtype=np.uint8)[:, None, None, None]
+
+
+def kept_of(count: int, keep: int, batch: int) -> list[int]:
+    """Which images of ``ramp`` are kept, in the order in which they are kept."""
+    images = ramp(count)
+    batches = [images[start : start + batch] for start in range(0, count, batch)]
+    return np.round(reference_statistics(load_features("pixels"), batches, keep)[1][:, 0] * 255).astype(int).tolist()
+
+
+def test_features_of_the_reference_images_come_back_exactly(rng, tmp_path):
+    features = rng.standard_normal((50, 6)).astype(np.float32)
+    save_statistics(tmp_path / "r.npz", *moments(features.astype(float)), {"count": 70}, features)
+    loaded, again = load_statistics(tmp_path / "r.npz"), load_reference_features(tmp_path / "r.npz")
+    assert (loaded.count, loaded.features_count) == (70, 50)
+    assert again.dtype == np.float32
+    assert (again == features).all()
+
+
+def test_equal_images_are_equal_bytes_with_features_too(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        extractor = load_features("pixels")
+        statistics, kept = reference_statistics(extractor, [ramp(100), ramp(80)], keep_features=60)
+        save_reference(tmp_path / name, extractor, statistics, "ab" * 32, kept)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    loaded = load_statistics(tmp_path / "a.npz")
+    assert (loaded.count, loaded.features_count, loaded.features) == (180, 60, "pixels")
+    assert (loaded.dataset_sha256, loaded.weights_sha256) == ("ab" * 32, None)
+
+
+def test_statistics_are_of_all_images_however_few_features_are_kept():
+    few, none = (reference_statistics(load_features("pixels"), [ramp(100)], keep) for keep in (10, None))
+    assert (few[0].covariance == none[0].covariance).all()
+    assert (len(few[1]), none[1]) == (10, None)
+
+
+def test_up_to_the_limit_all_features_are_kept_in_order():
+    assert kept_of(100, keep=100, batch=30) == kept_of(100, keep=5000, batch=100) == list(range(100))
+
+
+def test_the_same_images_are_kept_whatever_the_batches():
+    kept = kept_of(200, keep=40, batch=200)
+    assert kept == kept_of(200, keep=40, batch=7) == kept_of(200, keep=40, batch=1)
+    assert len(set(kept)) == 40
+
+
+def test_every_image_is_equally_likely_to_be_kept(monkeypatch):
+    """Over 2,000 seeds, the one kept of five images: χ² of four degrees of freedom, below its 99.9 % point."""
+    counts = np.zeros(5)
+    for seed in range(2000):
+        monkeypatch.setattr(reference, "SUBSET_SEED", seed)
+        counts[kept_of(5, keep=1, batch=4)] += 1
+    assert ((counts - 400) ** 2 / 400).sum() < 18.5
+
+
+def test_a_reference_of_before_has_no_features_and_says_so(tmp_path):
+    save_statistics(tmp_path / "old.npz", np.zeros(2), np.eye(2), {"count": 5})
+    assert load_statistics(tmp_path / "old.npz").features_count is None
+    with pytest.raises(UserError, match=r"old\.npz: holds no features of the reference images; compute it again"):
+        load_reference_features(tmp_path / "old.npz")
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((4, 3), np.float32), r"not float32 \(n, 2\)"),
+        (np.zeros((4, 2)), r"float64 \(4, 2\), not float32"),
+        (np.full((4, 2), np.nan, np.float32), "NaN or infinity"),
+    ],
+)
+def test_features_that_do_not_fit_are_neither_written_nor_read(features, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        save_statistics(tmp_path / "x.npz", np.zeros(2), np.eye(2), None, features)
+    assert not list(tmp_path.iterdir())
+    np.savez(tmp_path / "x.npz", mu=np.zeros(2), sigma=np.eye(2), reference_features=features, features_count=4)
+    with pytest.raises(UserError, match=message) as caught:
+        load_reference_features(tmp_path / "x.npz")
+    assert str(caught.value).startswith(f"{tmp_path / 'x.npz'}: ")
+
+
+def test_a_limit_of_no_features_is_refused():
+    with pytest.raises(UserError, match="features of 0 reference images"):
+        reference_statistics(load_features("pixels"), [ramp(10)], keep_features=0)
+
+
+# Damaged files
 
 
 class Trap:
@@ -147,6 +243,7 @@ def test_a_bad_file_gives_one_line_that_names_it(make, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         load_statistics(path)
     assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).count(str(path)) == 1
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "sprung").exists()
 

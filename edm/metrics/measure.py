@@ -1,0 +1,179 @@
+"""Several measures of a set of images from one pass of a feature extractor over them.
+
+The Fréchet distance is ours. Inception score (Salimans et al., 2016), KID (Bińkowski et al., 2018), precision and
+recall (Kynkäänniemi et al., 2019) are torch-fidelity's functions, with its published settings, on the same features.
+Precision and recall in features of Inception-v3 do not compare with published ones in features of VGG-16.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+
+from edm.errors import UserError
+from edm.metrics import METRICS, check_metrics, need_reference_features
+from edm.metrics.extractors import FEATURES, LOGITS, Features
+from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance, load_reference_features
+from edm.precision import full_float32
+
+# torch-fidelity's published settings, under its own names; here, so that no later release of it can change them
+INCEPTION_SCORE_SETTINGS = {"isc_splits": 10, "samples_shuffle": True, "rng_seed": 2020}
+KID_SETTINGS = {
+    "kid_subsets": 100,
+    "kid_subset_size": 1000,
+    "kid_kernel": "poly",
+    "kid_kernel_poly_degree": 3,
+    "kid_kernel_poly_gamma": None,  # 1 / F
+    "kid_kernel_poly_coef0": 1,
+    "rng_seed": 2020,
+}
+PRECISION_RECALL_SETTINGS = {"prc_neighborhood": 3, "prc_batch_size": 10_000}
+
+
+class Measuring:
+    """Takes images batch by batch and then gives the Fréchet distance to a reference and whatever else was asked.
+
+    Only the batch at hand and the statistics are in memory; features [N, F] and logits [N, K] of all images, float32,
+    on the host, are kept where a metric needs them (400 MB for 50,000 images in Inception-v3).
+    """
+
+    def __init__(self, extractor: Features, reference: ReferenceStatistics, metrics: Collection[str] = ()) -> None:
+        """``metrics`` are keys of ``edm.metrics.METRICS``, in any order.
+
+        Raises UserError, before any image is seen, where the reference was made in other features or a metric cannot
+        be had from this extractor and this reference.
+        """
+        check_metrics(metrics, extractor.name)
+        _check_reference(extractor, reference, metrics)
+        self.extractor = extractor
+        self.reference = reference
+        self.metrics = tuple(name for name in METRICS if name in metrics)
+        self._statistics = FeatureStatistics()
+        self._kept: dict[str, list[torch.Tensor]] = {}
+        if need_reference_features(self.metrics):
+            self._kept[FEATURES] = []
+        if any(METRICS[name].logits_of for name in self.metrics):
+            self._kept[LOGITS] = []
+
+    @property
+    def count(self) -> int:
+        """Images seen."""
+        return self._statistics.count
+
+    def append(self, images: torch.Tensor | np.ndarray) -> None:
+        """Adds uint8 images [N, C, H, W], by one forward pass.
+
+        Raises UserError, and adds nothing, where the extractor does not take them or a feature is not finite.
+        """
+        layers = self.extractor.layers(images)
+        self._statistics.append(layers[FEATURES])
+        for name, kept in self._kept.items():
+            kept.append(layers[name].cpu())
+
+    def merge(self, other: "Measuring") -> None:
+        """Adds what ``other`` has seen, after what this one has seen; ``other`` is left as it was.
+
+        Merge shards in the order of their images: the scores draw subsets by position.
+        """
+        ours, theirs = ((m.extractor.name, m.extractor.weights_sha256, m.metrics) for m in (self, other))
+        if ours != theirs:
+            raise ValueError(f"measurements of different kinds cannot be merged: {ours} and {theirs}")
+        self._statistics.merge(other._statistics)
+        for name, kept in self._kept.items():
+            kept.extend(other._kept[name])
+
+    def results(self) -> dict[str, float | int]:
+        """The measures by name: "distance" always, then as asked, each a plain number.
+
+        "inception_score" or "classifier_score" with "…_std" over ten splits; "kid" with "kid_std" over the subsets
+        and "kid_subset_size", which is 1000 or, where there are fewer, the number of images on the smaller side;
+        "precision" and "recall" between 0 and 1. Raises UserError where there are too few images.
+        """
+        for name in self.metrics:
+            _require(name, self.count, "images measured")
+        seen, reference = self._statistics, self.reference
+        found: dict[str, float | int] = {
+            "distance": frechet_distance(
+                seen.mean, seen.covariance, reference.mu, reference.sigma, self.extractor.device
+            )
+        }
+        for name in self.metrics:
+            if METRICS[name].logits_of:
+                found |= _score(name, self._all(LOGITS))
+        if FEATURES in self._kept:
+            features = self._all(FEATURES)
+            reference_features = torch.from_numpy(load_reference_features(reference.path))
+            if "kid" in self.metrics:
+                found |= _kid(features, reference_features)
+            if {"precision", "recall"} & set(self.metrics):
+                both = _precision_recall(features, reference_features, self.extractor.device)
+                found |= {name: value for name, value in both.items() if name in self.metrics}
+        return found
+
+    def _all(self, layer: str) -> torch.Tensor:
+        """What was kept of a layer, in order, from here on in one piece."""
+        self._kept[layer] = [torch.cat(self._kept[layer])]
+        return self._kept[layer][0]
+
+
+def _score(name: str, logits: torch.Tensor) -> dict[str, float]:
+    """Inception score of the logits [N, K], under a name that says whose classes they are of."""
+    from torch_fidelity import metric_isc
+
+    settings = INCEPTION_SCORE_SETTINGS
+    result = metric_isc.isc_features_to_metric(
+        logits, settings["isc_splits"], settings["samples_shuffle"], settings["rng_seed"]
+    )
+    return {name: result[metric_isc.KEY_METRIC_ISC_MEAN], f"{name}_std": result[metric_isc.KEY_METRIC_ISC_STD]}
+
+
+def _kid(features: torch.Tensor, reference: torch.Tensor) -> dict[str, float | int]:
+    """Kernel distance between features [N, F] and those of the reference [n, F], mean and spread over subsets."""
+    from torch_fidelity import metric_kid
+
+    size = min(KID_SETTINGS["kid_subset_size"], len(features), len(reference))
+    settings = {**KID_SETTINGS, "kid_subset_size": size}
+    result = metric_kid.kid_features_to_metric(features, reference, verbose=False, **settings)
+    mean, std = result[metric_kid.KEY_METRIC_KID_MEAN], result[metric_kid.KEY_METRIC_KID_STD]
+    return {"kid": mean, "kid_std": std, "kid_subset_size": size}
+
+
+def _precision_recall(features: torch.Tensor, reference: torch.Tensor, device: torch.device) -> dict[str, float]:
+    """Shares of the features [N, F] near the reference's [n, F], and the other way round, computed on ``device``."""
+    from torch_fidelity import metric_prc
+
+    with full_float32():
+        result = metric_prc.prc_features_to_metric(
+            features.to(device),
+            reference.to(device),
+            save_cpu_ram=True,  # rows of the distance matrix by turns: 4 GB, not 30, for 50,000 against 50,000
+            verbose=False,
+            **PRECISION_RECALL_SETTINGS,
+        )
+    return {"precision": result[metric_prc.KEY_METRIC_PRECISION], "recall": result[metric_prc.KEY_METRIC_RECALL]}
+
+
+def _check_reference(extractor: Features, reference: ReferenceStatistics, metrics: Collection[str]) -> None:
+    for what, theirs, ours in (
+        ("features", reference.features, extractor.name),
+        ("weights", reference.weights_sha256, extractor.weights_sha256),
+        ("dimensions", str(reference.mu.size), extractor.dimension and str(extractor.dimension)),
+    ):
+        if theirs and ours and theirs != ours:
+            raise UserError(
+                f"{reference.path}: its {what} are {theirs[:20]}, not {ours[:20]}; measure both in the same features"
+            )
+    for name in metrics:
+        if METRICS[name].needs_reference_features:
+            if reference.features_count is None:
+                raise UserError(
+                    f"{reference.path}: holds no features of the reference images, which {name} needs; "
+                    "compute it again and keep them"
+                )
+            _require(name, reference.features_count, f"reference images in {reference.path}")
+
+
+def _require(metric: str, count: int, what: str) -> None:
+    fewest = METRICS[metric].fewest
+    if count < fewest:
+        raise UserError(f"{metric} needs at least {fewest} images, but there are {count} {what}; add images")

@@ -1,0 +1,60 @@
+"""Weights of published networks: where they come from, and how they are read without running anything in them."""
+
+import http.client
+import os
+import re
+import urllib.request
+from pathlib import Path, PurePosixPath
+from shutil import copyfileobj
+
+import torch
+
+from edm.errors import UserError
+from edm.files import atomic_write, sha256_file
+
+DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets without a word
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The state dict in a file of torch.save, on the CPU, read without running anything in it.
+
+    Raises UserError where the file is missing or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; correct the path of the feature extractor's weights")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        raise UserError(f"{path}: not a readable file of tensors; download the weights again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a state dict; give the weights as they are published")
+    return state
+
+
+def downloaded(name: str, url: str, sha256: str) -> Path:
+    """The file at ``url`` in torch's cache, where torch.hub keeps it too; downloaded and verified if absent.
+
+    ``name`` is that of the extractor, for messages; ``sha256`` the hash of the file or its first digits.
+    Raises UserError where the file is not there and cannot be downloaded.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name
+    if path.is_file():
+        return path
+    with atomic_write(path) as temporary:
+        try:
+            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response, open(temporary, "wb") as file:
+                copyfileobj(response, file)
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(
+                f"{name}: no weights here and no download ({getattr(error, 'reason', error)}); fetch {url} on a "
+                f"machine with network and put it at {path}, or give its path as the weights of the feature extractor"
+            ) from None
+        if not sha256_file(temporary).startswith(sha256):
+            raise UserError(f"{url}: the download is damaged (wrong SHA-256); try again")
+    return path
+
+
+def hash_in_name(url: str) -> str:
+    """First digits of the SHA-256 of a file published as ``name-<digits>.ext``, the custom of torch.hub."""
+    return re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", url).group(1)

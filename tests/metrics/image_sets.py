@@ -1,0 +1,45 @@
+"""Sets of images made here, and torch-fidelity's own measures of them to compare ours with."""
+
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+
+class Images(Dataset):
+    """What torch-fidelity takes as input: a data set of uint8 images."""
+
+    def __init__(self, images: torch.Tensor):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+def smooth_images(count: int, seed: int, contrast: float) -> torch.Tensor:
+    """Coloured blobs, uint8 [count, 3, 32, 32]: unlike noise, they differ from one another after pooling."""
+    generator = torch.Generator().manual_seed(seed)
+    blobs = torch.randn(count, 3, 4, 4, generator=generator) * contrast + 128
+    return torch.nn.functional.interpolate(blobs, size=32, mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+def torch_fidelitys_measures(
+    generated: torch.Tensor, real: torch.Tensor, extractor: str, weights: Path, batch_size: int = 16, **asked
+) -> dict[str, float]:
+    """What torch-fidelity says when asked for ``asked`` (fid, isc, kid, prc, and settings), by its own names."""
+    import torch_fidelity
+
+    return torch_fidelity.calculate_metrics(
+        input1=Images(generated),
+        input2=Images(real),
+        feature_extractor=extractor,
+        feature_extractor_weights_path=weights,
+        cuda=False,
+        save_cpu_ram=True,  # no worker processes
+        batch_size=batch_size,
+        verbose=False,
+        **asked,
+    )
