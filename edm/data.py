@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -155,6 +156,21 @@ class ArchiveWriter:
 
 def read_archive(path: str | Path) -> Dataset:
     """Reads a whole archive into memory. Raises UserError for a file that is missing, truncated or of another kind."""
+    with _opened(path) as (archive, names):
+        images = _decode(archive, names, Path(path))
+        labels = _labels(archive, names, Path(path))
+    return Dataset(images, labels, sha256_file(path), str(path))
+
+
+def first_images(path: str | Path, count: int) -> np.ndarray:
+    """The first images of an archive, uint8 [n, C, H, W], without reading the rest. Raises as :func:`read_archive`."""
+    with _opened(path) as (archive, names):
+        return _decode(archive, names[:count], Path(path))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, list[str]]]:
+    """An archive and the names of its images, in order."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such dataset; make it with `edm prepare`")
@@ -163,11 +179,9 @@ def read_archive(path: str | Path) -> Dataset:
             names = sorted(name for name in archive.namelist() if name.endswith(".png"))
             if not names:
                 raise UserError(f"{path}: holds no PNG image")
-            images = _decode(archive, names, path)
-            labels = _labels(archive, names, path)
+            yield archive, names
     except (zipfile.BadZipFile, EOFError, OSError, zlib.error, RuntimeError) as error:
         raise UserError(f"{path}: not a readable zip archive ({error}); prepare it again") from None
-    return Dataset(images, labels, sha256_file(path), str(path))
 
 
 def _decode(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarray:

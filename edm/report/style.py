@@ -1,6 +1,7 @@
 """How figures look: legible in print, told apart without colour vision, the same bytes from the same numbers."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,14 @@ def line_styles() -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def canvas(path: Path, written: list[Path], width: float = 5.0, height: float = 3.4) -> Iterator:
-    """Yields a figure's axes; afterwards writes it as PNG and SVG beside ``path`` (which has no suffix)."""
+def page(
+    path: Path, written: list[Path], width: float, height: float, dpi: int = 160, layout: str | None = "constrained"
+) -> Iterator:
+    """Yields an empty figure of that size in inches; afterwards writes it as PNG and SVG beside ``path``.
+
+    ``path`` has no suffix; the files are appended to ``written``. On an exception nothing is written. layout: as
+    matplotlib has it; None leaves every place to the caller.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,12 +39,36 @@ def canvas(path: Path, written: list[Path], width: float = 5.0, height: float = 
     settings = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
                 "axes.spines.right": False, "svg.hashsalt": "edm", "legend.frameon": False}  # fmt: skip
     with plt.rc_context(settings):
-        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-        yield axes
-        for suffix in FORMATS:
-            target = path.parent / f"{path.name}{suffix}"
-            with atomic_write(target) as temporary:
-                metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
-                figure.savefig(temporary, dpi=160, metadata=metadata)
-            written.append(target)
-        plt.close(figure)
+        figure = plt.figure(figsize=(width, height), dpi=dpi, layout=layout)
+        try:
+            yield figure
+            for suffix in FORMATS:
+                target = path.parent / f"{path.name}{suffix}"
+                with atomic_write(target) as temporary:
+                    metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
+                    figure.savefig(temporary, dpi=dpi, metadata=metadata)
+                written.append(target)
+        finally:
+            plt.close(figure)
+
+
+@contextmanager
+def canvas(path: Path, written: list[Path], width: float = 5.0, height: float = 3.4) -> Iterator:
+    """Yields the axes of a figure that has one pair; afterwards writes it, as :func:`page` does."""
+    with page(path, written, width, height) as figure:
+        yield figure.subplots()
+
+
+def log_ticks(axis) -> None:
+    """Labels on a logarithmic axis: powers of ten where it spans decades, more numbers the less it spans."""
+    from matplotlib.ticker import LogFormatterMathtext, LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < 0.6:  # too little for round multiples of a power of ten; even steps are as good
+        axis.set_major_locator(MaxNLocator(6))
+    else:
+        subs = (1, 1.5, 2, 3, 4, 5, 7) if decades < 1.2 else (1, 2, 5) if decades < 3 else (1,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=30))
+    axis.set_major_formatter("{x:g}" if decades < 5 else LogFormatterMathtext())
+    axis.set_minor_formatter(NullFormatter())

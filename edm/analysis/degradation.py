@@ -1,0 +1,75 @@
+"""What repeated addition and removal of noise does to images (Figure 14, Section 4)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edm import noise
+from edm.analysis.steps import heun_step
+from edm.errors import UserError
+from edm.sampler import Denoiser
+
+GAMMA = math.sqrt(2) - 1  # the largest that Algorithm 2 takes
+LEVEL_STRIDE = 1 << 40  # between the seeds of an image at two levels
+#: Repetitions after which Figure 14 shows the images.
+COUNTS = (0, 100, 500, 1000, 2000, 5000, 10000)
+
+
+@torch.no_grad()
+def degrade(
+    denoiser: Denoiser,
+    images: Tensor,
+    sigmas: Sequence[float],
+    *,
+    counts: Sequence[int] = COUNTS,
+    S_noise: float = 1.0,
+    class_labels: Tensor | None = None,
+    first_seed: int = 0,
+) -> Tensor:
+    """Images after repeated churn at a fixed σ, seen through D(x; σ): float64 [levels, counts, n, C, H, W] on the CPU.
+
+    It starts from x ~ p(x; σ), that is, images y plus noise. A repetition is one step of Algorithm 2 that ends where it
+    began: noise of standard deviation √(σ̂² − σ²)·S_noise raises the level to σ̂ = (1 + γ) σ, γ = √2 − 1, and a Heun
+    step leads back to σ. An exact denoiser and an exact solver leave p(x; σ) as it is, however often.
+
+    denoiser: D(x; σ, class_labels) with one σ per image; its ``sigma_min``, ``sigma_max`` and ``round_sigma`` are used
+    where present. images: y, [n, C, H, W] in [−1, 1]; class_labels: [n] or one-hot rows [n, classes]. counts:
+    increasing. Image k takes its draws at level l from seed ``first_seed + k + l·2⁴⁰``, whatever S_noise and n.
+    Costs 2 max(counts) + len(counts) evaluations of levels × n images. Raises UserError for levels that the model does
+    not support or counts that do not increase.
+    """
+    counts = list(counts)
+    if not counts or counts[0] < 0 or counts != sorted(set(counts)):
+        raise UserError(f"counts {counts}: expected repetitions from 0 on, increasing")
+    sigma, sigma_hat = _levels(denoiser, sigmas)
+    levels, n, shape = len(sigma), len(images), tuple(images.shape[1:])
+    device = getattr(denoiser, "device", images.device)
+    # All levels go through the denoiser as one batch, level by level; seeds keep their draws apart.
+    level, image = (index.flatten() for index in torch.meshgrid(torch.arange(levels), torch.arange(n), indexing="ij"))
+    seeds = (first_seed + image + level * LEVEL_STRIDE).to(device)
+    sigma, sigma_hat = sigma[level].to(device), sigma_hat[level].to(device)
+    labels = None if class_labels is None else class_labels.to(device)[image.to(device)]
+    added = (S_noise * (sigma_hat**2 - sigma**2).sqrt()).reshape(-1, 1, 1, 1)
+
+    x = images.to(device, torch.float64)[image.to(device)] + sigma.reshape(-1, 1, 1, 1) * noise.latents(seeds, shape)
+    shown = []
+    for repetition in range(counts[-1] + 1):
+        if repetition in counts:
+            shown.append(denoiser(x, sigma, labels).to("cpu", torch.float64).reshape(levels, n, *shape))
+        if repetition < counts[-1]:
+            x = x + added * noise.churn(seeds, repetition, shape)
+            x = heun_step(denoiser, x, sigma_hat, sigma, labels)
+    return torch.stack(shown, dim=1)
+
+
+def _levels(denoiser: Denoiser, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """σ and σ̂, float64 [levels] each, as the model supports them."""
+    low, high = getattr(denoiser, "sigma_min", 0.0), getattr(denoiser, "sigma_max", math.inf)
+    for sigma in sigmas:
+        if not max(low, 1e-12) <= sigma <= high / (1 + GAMMA):
+            raise UserError(f"sigma {sigma:g} and sqrt(2) sigma must lie in the model's range, {low:g} to {high:g}")
+    round_sigma = getattr(denoiser, "round_sigma", lambda sigma: sigma)
+    sigma = torch.tensor(tuple(sigmas), dtype=torch.float64, device=getattr(denoiser, "device", "cpu"))
+    return round_sigma(sigma).cpu(), round_sigma((1 + GAMMA) * sigma).cpu()

@@ -1,0 +1,52 @@
+"""Whether augmentation leaks into generated images (Appendix F.2): the figure's question, asked in distances."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edm.augmentation import augment_with, random_labels
+from edm.metrics.frechet import FeatureStatistics, frechet_distance
+from edm.pixels import to_float, to_uint8
+
+Features = Callable[[Tensor], Tensor]
+
+
+def augmented(images: np.ndarray | Tensor, probability: float = 1.0, first_seed: int = 0) -> Tensor:
+    """uint8 images [n, C, H, W], each under a random transform of Table 6 with A_prob = ``probability``.
+
+    Image k takes the transform of seed ``first_seed + k``.
+    """
+    images = torch.as_tensor(images)
+    seeds = torch.arange(first_seed, first_seed + len(images), device=images.device)
+    return to_uint8(augment_with(to_float(images), random_labels(seeds, probability)))
+
+
+def leakage(
+    generated: np.ndarray | Tensor,
+    training: np.ndarray | Tensor,
+    features: Features,
+    *,
+    probability: float = 1.0,
+    first_seed: int = 0,
+    batch: int = 500,
+) -> dict[str, float]:
+    """Fréchet distances between generated images, training images, and training images under augmentation.
+
+    generated, training: uint8 [n, C, H, W], two images or more of each; features: takes uint8 [b, C, H, W] and returns
+    [b, F]; probability: A_prob of the augmented images; batch: images at a time.
+
+    Returns ``generated-clean``, ``generated-augmented`` and ``clean-augmented``. Augmentation has not leaked where the
+    first is far below the second, which then is about the third. Raises UserError where features do not fit.
+    """
+    statistics = {"generated": FeatureStatistics(), "clean": FeatureStatistics(), "augmented": FeatureStatistics()}
+    for start in range(0, len(generated), batch):
+        statistics["generated"].append(features(torch.as_tensor(generated[start : start + batch])))
+    for start in range(0, len(training), batch):
+        part = torch.as_tensor(training[start : start + batch])
+        statistics["clean"].append(features(part))
+        statistics["augmented"].append(features(augmented(part, probability, first_seed + start)))
+    moments = {name: (one.mean, one.covariance) for name, one in statistics.items()}
+    pairs = (("generated", "clean"), ("generated", "augmented"), ("clean", "augmented"))
+    return {f"{one}-{other}": frechet_distance(*moments[one], *moments[other]) for one, other in pairs}

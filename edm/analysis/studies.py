@@ -1,0 +1,69 @@
+"""The analyses of params.yaml: a trained model in, tensors to draw and numbers out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edm.analysis.degradation import degrade
+from edm.analysis.leakage import augmented, leakage
+from edm.analysis.truncation import truncation_errors
+from edm.config import SamplerConfig
+from edm.denoiser import Denoiser
+from edm.noise import class_labels
+from edm.pixels import to_float
+from edm.precision import full_float32
+from edm.samples import draw
+
+SHOWN = 64  # images of a kind that are kept to be looked at
+BLOCK = 64
+
+
+def truncation(denoiser: Denoiser, **settings: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Figure 13a, b; settings are those of :func:`edm.analysis.truncation.truncation_errors`."""
+    config = denoiser.network.config
+    shape = (config.channels, config.resolution, config.resolution)
+    with full_float32():
+        return {}, truncation_errors(denoiser, shape, classes=config.classes, **settings)
+
+
+def degradation(
+    denoiser: Denoiser,
+    *,
+    sigmas: Sequence[float],
+    repetitions: Sequence[int],
+    S_noise: Sequence[float] = (1.0,),
+    images: int = 8,
+    num_steps: int = 18,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Figure 14: the model's own images under repeated churn, as float32, per S_noise."""
+    classes = denoiser.network.config.classes
+    clean = to_float(_drawn(denoiser, images, num_steps)).to(denoiser.device)
+    labels = class_labels(torch.arange(images, device=denoiser.device), classes) if classes else None
+    choices = {"counts": repetitions, "class_labels": labels}
+    with full_float32():
+        degraded = {noise: degrade(denoiser, clean, sigmas, S_noise=noise, **choices) for noise in S_noise}
+    shown = {f"{noise:g}": images.float() for noise, images in degraded.items()}
+    return shown, {"sigmas": list(sigmas), "repetitions": list(repetitions), "S_noise": list(S_noise)}
+
+
+def leaked(
+    denoiser: Denoiser, *, dataset: Any, augment: float, features: Any, images: int, num_steps: int = 18
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Appendix F.2: distances of the model's images from clean and from augmented training images, in ``features``."""
+    generated = _drawn(denoiser, images, num_steps)
+    training = torch.from_numpy(dataset.images[: max(images, 2)])
+    distances = leakage(generated, training, features, probability=augment)
+    first = training[:SHOWN]
+    shown = {"dataset": first, "augmented": augmented(first, augment), "generated": generated[:SHOWN]}
+    return shown, {"distances": distances, "metric": features.label, "images": images}
+
+
+STUDIES = {"truncation": truncation, "degradation": degradation, "leakage": leaked}
+
+
+def _drawn(denoiser: Denoiser, images: int, num_steps: int) -> Tensor:
+    """The first images of the model under Algorithm 1, uint8 on the CPU."""
+    seeds = range(images)
+    return torch.cat([pixels for pixels, _ in draw(denoiser, SamplerConfig(num_steps=num_steps), seeds, BLOCK)])

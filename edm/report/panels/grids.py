@@ -1,0 +1,123 @@
+"""Figures made of images: noisy ones (Figure 1), samples (6 to 12), degraded ones (14), augmented ones (App. F.2)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edm.pixels import to_uint8
+from edm.report.panels.layout import Block, Row, compose
+from edm.report.sheet import image_grid
+
+SHEET_COLUMNS = 8
+
+
+def noisy_grid(
+    noisy: np.ndarray,
+    denoised: np.ndarray,
+    sigmas: Sequence[float],
+    path: Path,
+    written: list[Path],
+    *,
+    sigma_data: float = 0.5,
+) -> None:
+    """Noisy images above, ideal denoiser outputs below; a column per σ, a row per image (Figure 1).
+
+    noisy, denoised: float [levels, n, C, H, W], about [−1, 1] without noise. Noisy images are shown at the contrast of
+    clean ones, scaled by σ_data/√(σ² + σ_data²): as they are, high noise levels would be saturated colours.
+    """
+    noisy, sigma = np.asarray(noisy), np.asarray(sigmas, dtype=np.float64).reshape(-1, 1, 1, 1, 1)
+    calmed = noisy * sigma_data / np.sqrt(sigma**2 + sigma_data**2)
+    names = [rf"$\sigma$ = {level:g}" if index == 0 else f"{level:g}" for index, level in enumerate(sigmas)]
+    titles = ("(a) Noisy images (scaled to the contrast of clean ones)", "(b) Ideal denoiser outputs")
+    rows = []
+    for images, title in zip((calmed, denoised), titles, strict=True):
+        pixels = _pixels(images).swapaxes(0, 1)  # images, levels
+        sheet = image_grid(pixels.reshape(-1, *pixels.shape[2:]), len(sigmas))
+        rows.append(Row([Block(sheet, title, _above(pixels, names))]))
+    compose(rows, path, written)
+
+
+def degradation_grid(
+    images: Mapping[float, np.ndarray],
+    sigmas: Sequence[float],
+    counts: Sequence[int],
+    path: Path,
+    written: list[Path],
+) -> None:
+    """Images after repeated churn: a block per S_noise, rows of σ, a column per number of repetitions (Figure 14).
+
+    images: {S_noise: float [levels, counts, n, C, H, W]}; the n images of a level stand one below the other.
+    """
+    blocks = []
+    for S_noise, shown in images.items():
+        pixels = _pixels(shown).swapaxes(1, 2)  # levels, images, counts
+        bands = [image_grid(level.reshape(-1, *level.shape[2:]), len(counts)) for level in pixels]
+        height, width, _ = bands[0].shape
+        # Images of one level stand together: a wider gap parts the levels.
+        gap = np.full((pixels.shape[-1] // 4 if pixels.shape[1] > 1 else 0, width, 3), 255, dtype=np.uint8)
+        sheet = np.concatenate([part for band in bands for part in (band, gap)])[: -len(gap) or None]
+        middles = [level * (height + len(gap)) + height / 2 for level in range(len(sigmas))]
+        names = [rf"$\sigma$={sigma:g}" for sigma in sigmas]
+        labels = [] if blocks else list(zip(middles, names, strict=True))
+        title = rf"$S_{{noise}}$ = {S_noise:.3f}, repetitions:"
+        blocks.append(Block(sheet, title, _above(pixels, [f"{count}" for count in counts]), labels))
+    compose([Row(blocks)], path, written)
+
+
+def sheets(
+    rows: Mapping[str, Mapping[str, np.ndarray | None]],
+    path: Path,
+    written: list[Path],
+    *,
+    columns: int = SHEET_COLUMNS,
+    caption: str = "",
+) -> None:
+    """Sheets of samples side by side, in labelled rows (Figures 6 to 12).
+
+    rows: {row label: {sheet label: uint8 images [n, C, H, W]}}; image k stands at the same place of every sheet. None
+    in place of images leaves the sheet's place empty and says so. A label may have several lines; an empty row label
+    takes no room. columns: images per line of a sheet; 1 makes columns of images, as for Figure 12. caption: text below
+    all rows. Raises UserError where there is nothing to draw.
+    """
+    drawn = []
+    for name, cells in rows.items():
+        tiles = {
+            label: None if images is None else image_grid(np.asarray(images), min(columns, len(images)))
+            for label, images in cells.items()
+        }
+        if tiles:
+            drawn.append(Row([Block(sheet, label) for label, sheet in tiles.items()], name))
+    compose(drawn, path, written, caption)
+
+
+def leakage_sheet(
+    dataset: np.ndarray,
+    augmented: np.ndarray,
+    samples: np.ndarray,
+    distances: Mapping[str, float],
+    path: Path,
+    written: list[Path],
+    *,
+    metric: str = "Fréchet distance",
+    columns: int = SHEET_COLUMNS,
+) -> None:
+    """Training images, augmented training images and samples side by side, and their distances (Appendix F.2).
+
+    dataset, augmented, samples: uint8 [n, C, H, W]; distances: {pair: value}; metric: what they are distances in.
+    """
+    cells = {"(a) training images": dataset, "(b) augmented training images": augmented, "(c) samples": samples}
+    numbers = "; ".join(f"{pair.replace('-', ' to ')} {value:.3g}" for pair, value in distances.items())
+    sheets({"": cells}, path, written, columns=columns, caption=f"{metric}: {numbers}.")
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """uint8 of float images about [−1, 1], shaped as they are."""
+    return to_uint8(torch.as_tensor(np.ascontiguousarray(images))).numpy()
+
+
+def _above(images: np.ndarray, names: Sequence[str]) -> list[tuple[float, str]]:
+    """A label for every column of a grid of such images, and where it stands."""
+    side = images.shape[-1]
+    return [(1 + index * (side + 1) + side / 2, name) for index, name in enumerate(names)]
