@@ -3,13 +3,13 @@
 import gzip
 import io
 import json
-import pickle
-import struct
 import tarfile
 import zipfile
 
 import numpy as np
 from PIL import Image
+
+from edm.prepare.made_up import cifar_batch, idx_file
 
 
 def picture(seed, width=16, height=16, mode="RGB", format="PNG"):
@@ -40,12 +40,6 @@ def labels_file(labels):
     return json.dumps({"labels": labels}).encode()
 
 
-def cifar_batch(images, labels):
-    """A batch as pickled today, in the protocol of the official files."""
-    content = {b"batch_label": b"a batch", b"labels": labels, b"data": images, b"filenames": [b"x.png"] * len(labels)}
-    return pickle.dumps(content, protocol=2)
-
-
 def write_tarball(path, members):
     """A tar.gz of (name or TarInfo, content)."""
     with tarfile.open(path, "w:gz") as archive:
@@ -68,14 +62,9 @@ def cifar_members(per_batch=4):
     return members, images, labels
 
 
-def idx(array):
-    header = struct.pack(f">I{array.ndim}I", 0x0800 | array.ndim, *array.shape)
-    return header + array.tobytes()
-
-
 def write_mnist(folder, images, labels, compress=False):
     folder.mkdir(exist_ok=True)
     for name, array in (("train-images-idx3-ubyte", images), ("train-labels-idx1-ubyte", labels)):
-        content = idx(array)
+        content = idx_file(array)
         (folder / (name + ".gz" * compress)).write_bytes(gzip.compress(content) if compress else content)
     return folder

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from made_up import idx, labels_file, picture, write_folder, write_mnist, write_zip
+from made_up import idx_file, labels_file, picture, write_folder, write_mnist, write_zip
 
 import edm
 from edm.prepare import prepare
@@ -233,9 +233,9 @@ def test_damaged_idx_files_are_named(tmp_path, refused):
     refused("20 images but 19 labels", "mnist", folder, images=20)
     write_mnist(folder, images, labels)
     for content, message in (
-        (idx(images)[:-1], r"truncated \(20 x 28 x 28 bytes are declared\)"),
-        (idx(images) + b"x", "longer than it declares"),
-        (idx(labels), "not an idx file of bytes in 3 dimensions"),
+        (idx_file(images)[:-1], r"truncated \(20 x 28 x 28 bytes are declared\)"),
+        (idx_file(images) + b"x", "longer than it declares"),
+        (idx_file(labels), "not an idx file of bytes in 3 dimensions"),
         (b"", "not an idx file"),
         (struct.pack(">I3I", 0x0803, 0xFFFFFFFF, 0xFFFFFFFF, 28), "declares 4294967295 x .* bytes; from 1 to"),
     ):
@@ -250,7 +250,7 @@ def test_compressed_idx_files_are_read_no_further_than_they_declare(tmp_path, re
     file = folder / "train-images-idx3-ubyte.gz"
     whole = file.read_bytes()
     with gzip.open(file, "wb", compresslevel=1) as stream:
-        stream.write(idx(np.zeros((20, 28, 28), np.uint8)))
+        stream.write(idx_file(np.zeros((20, 28, 28), np.uint8)))
         for _ in range(150):
             stream.write(bytes(1 << 20))
     refused("longer than it declares", "mnist", folder)

@@ -1,0 +1,136 @@
+"""The size of a network counted from its configuration alone: multiplications, additions and weights. Free of torch.
+
+The count follows :mod:`edm.networks.unet` layer by layer, and tests hold it to the network itself. A FLOP is one
+multiplication or one addition of a convolution, a matrix product or attention; as in profilers, nothing else counts.
+"""
+
+from functools import cache
+
+from edm.config import NetworkConfig, TrainingConfig
+
+BACKWARD = 2  # passes' worth of FLOPs: the gradients of the activations and those of the weights
+
+
+def flops(config: NetworkConfig | TrainingConfig) -> int:
+    """FLOPs of one network evaluation: a forward pass over one image, its class and augmentation vector."""
+    return _counted(_network(config))[0]
+
+
+def training_flops(config: NetworkConfig | TrainingConfig) -> int:
+    """FLOPs of the network per training image, forwards and backwards: those of three forward passes."""
+    return (1 + BACKWARD) * flops(config)
+
+
+def parameters(config: NetworkConfig | TrainingConfig) -> int:
+    """The number of weights and biases of the network."""
+    return _counted(_network(config))[1]
+
+
+def _network(config: NetworkConfig | TrainingConfig) -> NetworkConfig:
+    return config.network() if isinstance(config, TrainingConfig) else config
+
+
+@cache
+def _counted(config: NetworkConfig) -> tuple[int, int]:
+    count = _Count(config)
+    count.network()
+    return count.flops, count.parameters
+
+
+class _Count:
+    """A walk through the U-Net that adds up each layer. Layers return the channels they give."""
+
+    def __init__(self, config: NetworkConfig):
+        self.config, self.adm = config, config.style == "adm"
+        self.flops = self.parameters = 0
+
+    def network(self) -> None:
+        config = self.config
+        widths = [config.model_channels * m for m in config.channel_mult]
+        levels = list(zip(config.resolutions, widths, strict=True))
+        self.embedding()
+
+        x = self.conv(config.channels, config.model_channels, 3, config.resolution)
+        kept, pyramid = [x], config.channels
+        for side, width in levels:
+            if side != config.resolution:
+                if config.residual_input:
+                    pyramid = self.pyramid(pyramid, x, side)
+                x = self.block(x, x, side, resample="down")
+                kept.append(x)
+            for _ in range(config.num_blocks):
+                x = self.block(x, width, side, attention=side in config.attn_resolutions)
+                kept.append(x)
+
+        bottom = levels[-1][0]
+        x = self.block(x, x, bottom, attention=True)
+        x = self.block(x, x, bottom)
+        for side, width in reversed(levels):
+            if side != bottom:
+                x = self.block(x, x, side, resample="up")
+            for block in range(config.num_blocks + 1):
+                attention = side in config.attn_resolutions and (self.adm or block == config.num_blocks)
+                x = self.block(x + kept.pop(), width, side, attention=attention)
+        self.norm(x)
+        self.conv(x, config.out_channels or config.channels, 3, config.resolution)
+
+    def embedding(self) -> None:
+        config = self.config
+        features, width = config.model_channels * config.channel_mult_noise, config.model_channels * 4
+        if config.classes:
+            self.linear(config.classes, width if self.adm else features, bias=not self.adm)
+        if config.augment_dim:
+            self.linear(config.augment_dim, features, bias=False)
+        self.linear(features, width)
+        self.linear(width, width)
+
+    def block(
+        self, inputs: int, outputs: int, side: int, *, resample: str | None = None, attention: bool = False
+    ) -> int:
+        """A residual block; its convolutions see images of ``side`` pixels."""
+        if resample:
+            for _ in ("residual path", "skip path"):
+                self.resample(inputs, side, up=resample == "up")
+        self.norm(inputs)
+        self.conv(inputs, outputs, 3, side)
+        self.linear(self.config.model_channels * 4, outputs * (2 if self.adm else 1))
+        self.norm(outputs)
+        self.conv(outputs, outputs, 3, side)
+        if inputs != outputs or (resample and not self.adm):
+            self.conv(inputs, outputs, 1, side)
+        if attention and self.config.heads(outputs):
+            self.norm(outputs)
+            self.conv(outputs, 3 * outputs, 1, side)
+            self.flops += 2 * 2 * side**4 * outputs  # q·k of all pairs of pixels, and the sums of v that they weight
+            self.conv(outputs, outputs, 1, side)
+        return outputs
+
+    def pyramid(self, inputs: int, outputs: int, side: int) -> int:
+        """A step of NCSN++'s input pyramid: a convolution that leaves the filter's margin, and the filter to ``side``.
+
+        Here the box filter is applied as any other.
+        """
+        taps = len(self.config.resample_filter)
+        self.conv(inputs, outputs, 3, 2 * side + 2 * ((taps - 1) // 2))
+        self.flops += 2 * side**2 * taps**2 * outputs
+        return outputs
+
+    def resample(self, channels: int, side: int, *, up: bool) -> None:
+        """The filter that gives images of ``side`` pixels. The box is a mean or a copy, which does not count."""
+        taps = self.config.resample_filter
+        if taps != (1, 1):
+            applied = side // 2 if up else side  # upwards, the filter's taps are spread from every input pixel
+            self.flops += 2 * applied**2 * len(taps) ** 2 * channels
+
+    def conv(self, inputs: int, outputs: int, kernel: int, side: int) -> int:
+        """``side``: of the output."""
+        self.flops += 2 * side**2 * kernel**2 * inputs * outputs
+        self.parameters += kernel**2 * inputs * outputs + outputs
+        return outputs
+
+    def linear(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        self.flops += 2 * inputs * outputs
+        self.parameters += inputs * outputs + outputs * bias
+
+    def norm(self, channels: int) -> None:
+        self.parameters += 2 * channels
