@@ -13,7 +13,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns 0, 1 after a mistake the user can mend (one line on stderr), or 130 after Ctrl-C."""
     args = parser().parse_args(argv)
     try:
-        getattr(import_module("edm.commands"), args.command)(args)
+        module, _, function = args.command.partition(".")
+        getattr(import_module(f"edm.commands.{module}"), function)(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     prepare = command(
-        "prepare", "prepare", "turn a data source into a dataset archive (zip of PNG images)",
+        "prepare", "data.prepare", "turn a data source into a dataset archive (zip of PNG images)",
         "Turn a data source into a dataset archive. What is found is checked against what the paper used of it, or "
         "against what is stated here. An interrupted run continues.",
     )  # fmt: skip
@@ -60,14 +61,24 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--workers", type=int, help="processes to use (default: one per core)")
     _from_params(prepare)
 
-    features = command("features", "features", "train the classifier whose features digits are compared in")
+    download = command("download", "data.download", "fetch a file named under `downloads` in params.yaml")
+    download.add_argument("path", help="the path it is kept at")
+    download.add_argument("--lock", default="downloads.lock.json", help="recorded checksums (downloads.lock.json)")
+    _from_params(download)
+
+    made_up = command("made-up", "data.made_up", "make up the raw source of a dataset, for rehearsals")
+    made_up.add_argument("output", help="file or folder to write")
+    made_up.add_argument("--dataset", required=True, help="name in params.yaml")
+    _from_params(made_up)
+
+    features = command("features", "data.features", "train the classifier whose features digits are compared in")
     features.add_argument("data", help="dataset archive with labels")
     features.add_argument("output", help="weights to write (.safetensors)")
     features.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
     _machine(features, device=False)
 
     train = command(
-        "train", "train", "train one configuration",
+        "train", "models.train", "train one configuration",
         "Train one configuration, on a CPU, a GPU, or (started by torchrun) on many. An interrupted run continues.",
     )  # fmt: skip
     train.add_argument("--experiment", help="experiment in params.yaml")
@@ -83,8 +94,24 @@ def parser() -> argparse.ArgumentParser:
     _from_params(train)
     _machine(train)
 
+    imported = command(
+        "import", "models.import_published", "turn a published checkpoint into one of ours",
+        "Turn a published checkpoint (EDM's pickles, score_sde's .pth, guided-diffusion's .pt) into one of ours. What "
+        "it is, is told by its content; nothing in it is run.",
+    )  # fmt: skip
+    imported.add_argument("file", help="the published file")
+    imported.add_argument("output", help="model.safetensors to write")
+    imported.add_argument("--published", help="name under `pretrained` in params.yaml, which states what is below")
+    imported.add_argument("--resolution", type=int, help="side of the images, where the file does not tell it")
+    imported.add_argument("--channels-per-head", type=int, help="of the attention, where the file does not tell it")
+    _from_params(imported)
+
+    export = command("export", "models.export", "write a checkpoint under the parameter names of the published ones")
+    export.add_argument("checkpoint", help="model.safetensors of a training or an import")
+    export.add_argument("output", help="*.safetensors or *.pt to write")
+
     sample = command(
-        "sample", "sample", "draw images from a checkpoint",
+        "sample", "images.sample", "draw images from a checkpoint",
         "Draw images from a checkpoint. Image i depends on seed i alone. Without options: Algorithm 1, 18 steps.",
     )  # fmt: skip
     sample.add_argument("checkpoint", help="model.safetensors of a training")
@@ -109,46 +136,106 @@ def parser() -> argparse.ArgumentParser:
         ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
     ):
         sample.add_argument(f"--{name.replace('_', '-')}", dest=name, type=float, help=text)
-    sample.add_argument("--experiment", help="with --model and --grid: settings and seeds from params.yaml")
-    sample.add_argument("--model", help="model of the experiment, such as vp-F")
-    sample.add_argument("--grid", help="grid of the experiment")
-    _from_params(sample)
     _machine(sample)
 
-    reference = command("fid-ref", "fid_ref", "feature statistics of a dataset, to measure distances from")
+    reference = command("fid-ref", "data.fid_ref", "feature statistics of a dataset, to measure distances from")
     reference.add_argument("data", help="dataset archive")
     reference.add_argument("output", help="statistics to write (.npz with mu and sigma)")
+    reference.add_argument(
+        "--keep-features",
+        type=int,
+        metavar="N",
+        help="keep the features of at most N images too, as KID and precision ask",
+    )
     _features(reference)
 
     fid = command(
-        "fid", "fid", "Fréchet distance of sampled images from a dataset",
+        "fid", "images.fid", "Fréchet distance of sampled images from a dataset",
         "Fréchet distance of sampled images from reference statistics: FID in Inception-v3 features, else FD.",
     )  # fmt: skip
     fid.add_argument("samples", help="*.safetensors of `edm sample`")
     fid.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
     fid.add_argument("--output", help="JSON file to write")
-    fid.add_argument("--journal", help="journal for tracking (default: beside the output)")
+    fid.add_argument("--metrics", nargs="+", help="what else to measure: kid, precision, recall, inception_score")
     _features(fid)
 
-    for name, text in (("tables", "tables of an experiment, from the results there are"),
-                       ("figures", "figures of an experiment, from the results there are")):  # fmt: skip
-        report = command(name, name, text)
-        report.add_argument("experiment", help="experiment in params.yaml")
+    _studies(command)
+    for name, text in (("tables", "tables of a report, from the results there are"),
+                       ("figures", "figures of a report, from the results there are")):  # fmt: skip
+        report = command(name, f"reports.{name}", text)
+        report.add_argument("report", help="report or experiment in params.yaml")
+        report.add_argument("names", nargs="*", help=f"{name} to make (default: all)")
         report.add_argument("--results", default="results", help="folder of results (default results)")
         report.add_argument("--runs", default="runs", help="folder of runs (default runs)")
         report.add_argument("--data", default="data", help="folder of dataset archives (default data)")
         _from_params(report)
+    metrics = command("metrics", "reports.metrics", "the headline numbers of a report as one JSON file")
+    metrics.add_argument("report", help="report or experiment in params.yaml")
+    metrics.add_argument("--results", default="results", help="folder of results (default results)")
+    metrics.add_argument("--runs", default="runs", help="folder of runs (default runs)")
+    _from_params(metrics)
 
-    track = command("track", "track_sync", "bring MLflow up to date with the journals of all runs")
+    plan = command(
+        "plan", "reports.plan", "what a target would cost: jobs, images, network evaluations, GPU-hours, disk",
+        "What a target would cost, before anything runs. Counted from the same jobs that the workflow runs.",
+    )  # fmt: skip
+    plan.add_argument("target", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file of the chain")
+    plan.add_argument("--gpus", type=_count, default=8, help="GPUs to share the work (default 8)")
+    plan.add_argument("--throughput", default="throughput.json", help="what `edm bench` measured (throughput.json)")
+    plan.add_argument("--all", action="store_true", help="count what is there already, too")
+    _from_params(plan)
+
+    bench = command("bench", "reports.bench", "measure training and sampling on this machine, for `edm plan`")
+    bench.add_argument("target", help="report or experiment whose networks are measured")
+    bench.add_argument("--output", default="throughput.json", help="file to add to (default throughput.json)")
+    bench.add_argument("--seconds", type=float, default=20, help="seconds per measurement (default 20)")
+    bench.add_argument("--batch", type=_count, help="images per step (default: chosen for the device)")
+    bench.add_argument("--compile", action="store_true", help="measure with torch.compile")
+    _from_params(bench)
+    _machine(bench)
+
+    track = command("track", "tracking.sync", "bring MLflow up to date with the journals of all runs")
     track.add_argument("action", choices=["sync"], help="sync: send what is new")
     track.add_argument("folders", nargs="*", default=["runs"], help="where to look for journals (default runs)")
     track.add_argument("--uri", help="MLflow's address (default: tracking.uri of params.yaml)")
     track.add_argument("--output", help="JSON file for a summary")
     _from_params(track)
 
-    check = command("check", "check", "check params.yaml and say what it would run")
+    check = command("check", "reports.check", "check params.yaml and say what it would run")
     _from_params(check)
     return top
+
+
+def _studies(command) -> None:
+    """What the workflow asks of a model; settings come from params.yaml."""
+    for name, text, what in (
+        ("evaluate", "draw the images of an evaluation and measure them", "evaluation"),
+        ("choose", "choose the best snapshot of a training", None),
+        ("search", "search for the best sampler settings", "search"),
+        ("sheet", "draw a sheet of images to look at", "sheet"),
+        ("analyse", "study a model: truncation error, degradation, leakage", "analysis"),
+    ):
+        sub = command(name, f"studies.{name}", text)
+        sub.add_argument("snapshots" if name == "choose" else "checkpoint", help="as the training left it")
+        sub.add_argument("output", help="file to write")
+        sub.add_argument("--experiment", required=True, help="experiment in params.yaml")
+        sub.add_argument("--model", required=True, help="model of the experiment, such as vp-F")
+        if what:
+            sub.add_argument(f"--{what}", required=True, help=f"{what} of the experiment")
+        if name in ("evaluate", "choose", "search"):
+            sub.add_argument("--ref", nargs="+", required=True, help="*.npz of the dataset, one per feature extractor")
+        if name == "analyse":
+            sub.add_argument("--data", help="dataset archive, for leakage")
+        if name == "evaluate":
+            sub.add_argument("--settings", help="outcome of a search (JSON) to sample with")
+        if name != "sheet":
+            sub.add_argument("--weights", help="file with the extractor's weights")
+        if name in ("evaluate", "search"):
+            sub.add_argument("--journal", help="journal for tracking (default: beside the output)")
+        if name == "search":
+            sub.add_argument("--history", help="evaluations so far (default: beside the output)")
+        _from_params(sub)
+        _machine(sub)
 
 
 def _from_params(sub: argparse.ArgumentParser) -> None:

@@ -240,6 +240,15 @@ class TrainingConfig(_Data):
         """Optimiser steps: the duration, rounded up to whole batches."""
         return math.ceil(round(self.duration * 1e6) / self.batch_size)
 
+    @property
+    def snapshots(self) -> list[int]:
+        """After how many images a snapshot is taken: at the first step that reaches each multiple of the interval."""
+        if self.snapshot_every is None:
+            return []
+        size, total = max(1, round(self.snapshot_every * 1e6)), self.steps * self.batch_size
+        steps = {-(-multiple * size // self.batch_size) for multiple in range(1, total // size + 1)}
+        return [step * self.batch_size for step in sorted(steps)]
+
 
 @dataclass(frozen=True)
 class SamplerConfig(_Data):

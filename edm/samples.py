@@ -1,6 +1,6 @@
 """Sample files: the generated images of a grid of sampler settings, as one safetensors file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from edm.config import SamplerConfig
 from edm.denoiser import Denoiser
 from edm.errors import UserError
 from edm.files import sha256_file
-from edm.generate import generate
+from edm.generate import Block, generate
 from edm.pixels import to_uint8
 from edm.precision import full_float32
 
@@ -41,37 +41,42 @@ class Drawn:
     labels: Tensor | None
 
 
+def draw(
+    denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, class_label: int | None = None
+) -> Iterator[tuple[Tensor, Block]]:
+    """Images uint8 [n, C, H, W] of the seeds, block by block, each with the block they came from.
+
+    In full float32 on GPUs too. Raises UserError where the sampler gives non-finite images.
+    """
+    config = denoiser.network.config
+    shape = (config.channels, config.resolution, config.resolution)
+    with full_float32():
+        for part in generate(
+            denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block
+        ):
+            if not part.images.isfinite().all():
+                raise UserError("sampling gave non-finite images; try more steps or another sampler")
+            yield to_uint8(part.images), part
+
+
 def sample_points(
     denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None = None
 ) -> Drawn:
-    """Images of every point from the same seeds, in full float32 on GPUs too.
-
-    Raises UserError where a sampler gives non-finite images.
-    """
-    with full_float32():
-        return _sample_points(denoiser, points, seeds, block, class_label)
-
-
-def _sample_points(
-    denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None
-) -> Drawn:
-    config = denoiser.network.config
-    shape = (config.channels, config.resolution, config.resolution)
+    """Images of every point from the same seeds. Raises UserError as :func:`draw`, naming the point."""
     images, nfe, labels = {}, {}, None
     bar = tqdm(total=len(seeds) * len(points), unit="img", unit_scale=True, disable=None)
     for name, sampler in points.items():
-        pixels, evaluations, drawn_labels = [], [], []
-        blocks = generate(denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block)
-        for part in blocks:
-            if not part.images.isfinite().all():
-                raise UserError(f"{name}: sampling gave non-finite images; try more steps or another sampler")
-            pixels.append(to_uint8(part.images))
-            evaluations.append(part.nfe)
-            drawn_labels.append(part.labels)
-            bar.update(len(part.seeds))
+        pixels, blocks = [], []
+        try:
+            for part, block_drawn in draw(denoiser, sampler, seeds, block, class_label):
+                pixels.append(part)
+                blocks.append(block_drawn)
+                bar.update(len(part))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
         images[name] = torch.cat(pixels)
-        nfe[name] = float(torch.cat(evaluations).double().mean())
-        labels = torch.cat(drawn_labels) if config.classes else None
+        nfe[name] = float(torch.cat([b.nfe for b in blocks]).double().mean())
+        labels = torch.cat([b.labels for b in blocks]) if blocks[0].labels is not None else None
     bar.close()
     return Drawn(images, nfe, torch.tensor(seeds), labels)
 

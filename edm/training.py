@@ -78,7 +78,7 @@ def train(
     micro = min(config.microbatch or share, share)
     parameters, averages = list(net.parameters()), list(ema.parameters())
 
-    total = config.steps * config.batch_size
+    total, snapshots = config.steps * config.batch_size, set(config.snapshots)
     tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
     started, saved = time.monotonic() - state.seconds, time.monotonic()
     tick_time, tick_images = time.monotonic(), images
@@ -137,9 +137,8 @@ def train(
             if world.is_first and now - saved > state_every and images < total:
                 state.save(images, now - started)
                 saved = now
-        if config.snapshot_every and world.is_first and _passes(images, config.snapshot_every, config.batch_size):
-            name = f"snapshots/{images:012d}.safetensors"
-            checkpoint.save(out / name, ema, config, {**about, "images": images})
+        if images in snapshots and world.is_first:
+            checkpoint.save(out / "snapshots" / f"{images:012d}.safetensors", ema, config, {**about, "images": images})
     bar.close()
 
     if world.is_first:
@@ -198,9 +197,3 @@ def _clean_gradients(parameters: list[Tensor], config: TrainingConfig) -> Tensor
 def _step_seed(seed: int, images: int, rank: int) -> int:
     """The seed of a step's dropout: resuming needs no generator state."""
     return (seed * 1_000_003 + images * 4099 + rank) % 2**63
-
-
-def _passes(images: int, every: float, batch: int) -> bool:
-    """Whether the last step reached a multiple of ``every`` Mimg."""
-    size = every * 1e6
-    return images // size > (images - batch) // size

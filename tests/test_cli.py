@@ -204,7 +204,7 @@ BAD_INPUT = {
     "nothing to train": (lambda t, m, d, c: ["train"], "name what to train"),
     "unknown model": (
         lambda t, m, d, c: ["train", "--experiment", "digits", "--model", "vp-Z", "--dry-run"],
-        "no model 'vp-Z'; it has vp-A",
+        "no model 'vp-Z' to train; it has vp-A",
     ),
     "params that changed meanwhile": (
         lambda t, m, d, c: ["train", "--experiment", "digits", "--model", "vp-F", "--expect", "abc", "--dry-run"],

@@ -1,144 +1,180 @@
-"""Figures of an experiment: curves over NFE and churn, loss per noise level, sample grids."""
+"""Figures of a report: which results are drawn how. The drawing itself is in :mod:`edm.report.panels`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
+from edm import chain
 from edm.config import TrainingConfig
-from edm.data import read_archive
 from edm.errors import UserError
 from edm.files import read_json
-from edm.params import Experiment
-from edm.report.results import Measurement, Results
-from edm.report.sheet import image_grid
-from edm.report.style import canvas, line_styles
+from edm.params import Report
+from edm.params.contents import figure_datasets, figure_sources
+from edm.report import panels
+from edm.report.results import Measurement, Results, metric
+from edm.report.tables import best, least_nfe
 
-COLUMNS = 20  # of a sheet of images
-AXES = {"nfe": "network evaluations per image (NFE)", "S_churn": "$S_{churn}$", "rho": r"$\rho$", "alpha": r"$\alpha$"}
+SHEET_IMAGES = 24  # shown of each sheet, unless a figure says otherwise
+MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowest": (best, "lowest")}
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What figures are drawn from: measured distances, and the folders of runs and of dataset archives."""
+class Places:
+    """Where things lie: results, runs, and the dataset archives."""
 
-    experiment: Experiment
-    measured: Results
+    results: Path
     runs: Path
     data: Path
 
+    def run_file(self, path: str) -> Path:
+        return self.runs / Path(path).relative_to("runs")
 
-def write_figures(experiment: Experiment, results: Path, runs: Path, data: Path) -> list[Path]:
-    """Draws every figure of the experiment under ``results/EXPERIMENT/figures``, PNG and SVG; returns the files."""
-    sources = Sources(experiment, Results(experiment, results), runs, data)
+
+def write_figure(report: Report, name: str, places: Places) -> list[Path]:
+    """Draws a figure of the report under ``results/REPORT/figures``, PNG and SVG; returns the files.
+
+    What is not there yet is left out of it, and said. Raises UserError where nothing at all is there.
+    """
     written: list[Path] = []
-    for name, spec in experiment.figures.items():
-        DRAWING[spec["kind"]](sources, spec, results / experiment.name / "figures" / name, written)
+    spec = report.figures[name]
+    DRAWING[spec["kind"]](report, name, places, places.results / report.name / "figures" / name, written)
     return written
 
 
-def _curve(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
-    """Distance over a quantity, one line per row of a table (Figures 2, 4 and 15)."""
-    table = sources.experiment.tables[spec["table"]]
-    lines = {label: sources.measured.of(spec["model"], grid) for label, grid in table["rows"].items()}
-    _lines(lines, spec["over"], f"{table['title']} ({spec['model']})", path, written)
+def _curve(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+    """Distance over a quantity, one line per source (Figures 2, 4, 5b, 5c, 12, 13c, 15)."""
+    spec, results = report.figures[name], Results(places.results, places.runs)
+    lines, marked, seen = {}, {}, []
+    mark, mark_label = MARKS.get(spec.get("mark"), (None, ""))
+    for label, source in figure_sources(report, name).items():
+        rows = results.of(source.experiment, source.model, source.name)
+        seen += [m for row in rows for m in row.all]
+        x = [_position(row.lowest, spec["over"]) for row in rows]
+        if rows and spec["over"] != "nfe" and len(set(x)) == 1 and len(rows) > 1:
+            lines[label] = best(rows).lowest.distance  # not swept over this axis: a level to compare with
+            continue
+        lines[label] = [(at, row.lowest.distance, row.lowest.distance, row.highest.distance)
+                        for at, row in zip(x, rows, strict=True)]  # fmt: skip
+        if rows and mark is not None:
+            marked[label] = _position(mark(rows).lowest, spec["over"])
+    metric(seen)  # raises where results of several kinds would share an axis
+    ylabel = next((m.label for m in seen), "distance")
+    title = spec.get("title") or (report.tables[spec["table"]]["title"] if "table" in spec else "")
+    title += f" ({spec['column']})" if "column" in spec and len(report.experiments) > 1 else ""
+    panels.curves(lines, spec["over"], path, written, ylabel=ylabel, title=title, marked=marked, mark_label=mark_label)
 
 
-def _models(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
-    """Distance over a quantity, one line per model of a grid (Figure 5b)."""
-    grid = sources.experiment.grids[spec["grid"]]
-    lines = {model: sources.measured.of(model, grid.name) for model in grid.models}
-    _lines(lines, spec["over"], f"Configurations ({grid.name})", path, written)
+def _position(measurement: Measurement, over: str) -> float:
+    return measurement.nfe if over == "nfe" else measurement.sampler[over]
 
 
-def _lines(lines: dict[str, list[Measurement]], over: str, title: str, path: Path, written: list[Path]) -> None:
-    label = next((row.label for rows in lines.values() for row in rows), "distance")
-    with canvas(path, written) as axes:
-        for (name, rows), style in zip(lines.items(), line_styles(), strict=False):
-            if not rows:
-                continue
-            points = sorted((row.nfe if over == "nfe" else row.sampler[over], row.distance) for row in rows)
-            x, y = zip(*points, strict=True)
-            flat = over != "nfe" and len(set(x)) == 1 and len(rows) > 1
-            if flat:  # a row that is not swept over this axis is a level to compare with
-                axes.axhline(min(y), color=style["color"], linestyle=":", label=f"{name} (best)")
-            else:
-                axes.plot(x, y, **style, markersize=4, linewidth=1.4, label=name)
-        axes.set(xlabel=AXES.get(over, over), ylabel=label, title=title, yscale="log")
-        if over == "nfe":
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="minor", labelsize=7)
-        axes.legend(fontsize=7)
-
-
-def _levels(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
+def _levels(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
     """Loss per noise level before and after training, weighted as the EDM loss weights it (Figure 5a)."""
-    curves = {}
-    for model in sources.experiment.models:
-        file = sources.runs / sources.experiment.name / model / "levels.json"
+    from edm.analysis.loss_levels import weighted
+
+    before, after = None, {}
+    for label, source in figure_sources(report, name).items():
+        file = places.run_file(chain.levels_file(source.experiment, source.model))
         if file.exists():
-            curves[model] = read_json(file)
-    with canvas(path, written, width=5.6) as axes:
-        before = next((curve["before"] for curve in curves.values() if curve["before"]), None)
-        if before:
-            axes.plot(before["sigma"], _weighted(before, "mean"), color="0.5", linestyle="--", label="before training")
-        for (model, curve), style in zip(curves.items(), line_styles(), strict=False):
-            after = curve["after"]
-            mean, std = _weighted(after, "mean"), _weighted(after, "std")
-            axes.plot(after["sigma"], mean, **style, markersize=3, linewidth=1.2, label=model)
-            if model == list(curves)[-1]:  # one band: six would hide each other
-                low = [max(m - s, 1e-3) for m, s in zip(mean, std, strict=True)]
-                axes.fill_between(after["sigma"], low, [m + s for m, s in zip(mean, std, strict=True)], alpha=0.15,
-                                  color=style["color"], linewidth=0, label=f"{model}, standard deviation")  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel=r"noise level $\sigma$", title="Loss per noise level",
-                 ylabel=r"$\lambda_{EDM}(\sigma)\,\|D-y\|^2$ per pixel")  # fmt: skip
-        if curves:
-            axes.legend(fontsize=7, ncols=2)
+            levels = read_json(file)
+            before = before or (weighted(levels["before"]) if levels["before"] else None)
+            after[label] = weighted(levels["after"])
+    if not after:
+        raise UserError(f"{path}: none of its models is trained yet; run snakemake")
+    ylabel = r"$\lambda_{EDM}(\sigma)\,\|D-y\|^2$ per pixel"
+    panels.loss_levels(before, after, path, written, P_mean=TrainingConfig.P_mean, P_std=TrainingConfig.P_std,
+                       ylabel=ylabel, title="Loss per noise level")  # fmt: skip
 
 
-def _weighted(curve: dict[str, list[float]], key: str, sigma_data: float = TrainingConfig.sigma_data) -> list[float]:
-    return [
-        (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2 * value
-        for sigma, value in zip(curve["sigma"], curve[key], strict=True)
-    ]
+def _sheets(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+    """Images of several models or samplers from the same seeds, side by side (Figures 6 to 12)."""
+    spec = report.figures[name]
+    count = spec.get("images", SHEET_IMAGES)
+    cells: dict[str, np.ndarray | None] = {}
+    for experiment in figure_datasets(report, name):
+        file = places.data / f"{experiment.dataset}.zip"
+        cells[experiment.dataset] = _dataset_images(file, count) if file.exists() else None
+    for label, source in figure_sources(report, name).items():
+        file = places.run_file(chain.sheet_file(source.experiment, source.model, source.name))
+        cells[label] = _tensor(file, "images/only", count) if file.exists() else None
+    if not any(images is not None for images in cells.values()):
+        raise UserError(f"{path}: none of its sheets is there yet; run snakemake")
+    per_row = 4
+    labels = list(cells)
+    rows = {" " * i: {label: cells[label] for label in labels[i * per_row : (i + 1) * per_row]}
+            for i in range(-(-len(labels) // per_row))}  # fmt: skip
+    panels.sheets({("" if len(rows) == 1 else key): value for key, value in rows.items()}, path, written, columns=4)
 
 
-def _samples(sources: Sources, spec: dict[str, Any], path: Path, written: list[Path]) -> None:
-    """The first images of the dataset, and of every model of a grid from the same seeds (Figures 9 to 11)."""
-    experiment, count = sources.experiment, spec["images"]
-    grid = experiment.grids[spec["grid"]]
-    archive = sources.data / f"{experiment.dataset}.zip"
-    sheets = {"dataset": image_grid(read_archive(archive).images[:count], columns=COLUMNS)} if archive.exists() else {}
-    for model in grid.models:
-        file = sources.runs / experiment.name / model / "samples" / f"{grid.name}.safetensors"
-        if file.exists():
-            sheets[model] = image_grid(_first_images(file, grid.points[-1].id, count), columns=COLUMNS)
-    if not sheets:
-        raise UserError(f"{path}: neither the dataset nor samples of {grid.name} are there yet; run snakemake")
-    rows = -(-count // COLUMNS)
-    with canvas(path, written, width=7.0, height=0.1 + len(sheets) * (0.36 * rows + 0.1)) as axes:
-        gap = np.full((3, next(iter(sheets.values())).shape[1], 3), 255, dtype=np.uint8)
-        stack, ticks = [], []
-        for sheet in sheets.values():
-            ticks.append(sum(part.shape[0] for part in stack) + sheet.shape[0] / 2)
-            stack += [sheet, gap]
-        axes.imshow(np.concatenate(stack[:-1]), interpolation="nearest")
-        axes.set_yticks(ticks, list(sheets))
-        axes.set_xticks([])
-        axes.grid(False)
-        axes.tick_params(length=0)
-        for side in axes.spines.values():
-            side.set_visible(False)
+def _noisy(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+    """Noisy images and the ideal denoiser's outputs (Figure 1)."""
+    import torch
+
+    from edm.analysis import noisy
+    from edm.data import read_archive
+    from edm.pixels import to_float
+
+    (experiment,) = figure_datasets(report, name)
+    images = read_archive(places.data / f"{experiment.dataset}.zip").images
+    chosen = to_float(torch.from_numpy(images[: report.figures[name]["images"]]))
+    noised, denoised = noisy.noisy_and_ideal(chosen, noisy.chunks(images))
+    panels.noisy_grid(noised.numpy(), denoised.numpy(), noisy.SIGMAS, path, written)
 
 
-def _first_images(file: Path, point: str, count: int) -> np.ndarray:
+def _trajectories(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+    """Solutions of the ODE for two Dirac peaks under three schedules (Figure 3)."""
+    from edm.analysis import trajectories as study
+
+    z = study.even_quantiles()
+    wide, near = (
+        {key: {k: v.numpy() for k, v in panel.items()} for key, panel in study.trajectories(z, sigma_max).items()}
+        for sigma_max in (study.SIGMA_WIDE, study.SIGMA_NEAR)
+    )
+    panels.trajectories(wide, near, path, written)
+
+
+def _truncation(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+    _, header = _analysis(report, name, places)
+    panels.truncation(header["numbers"], path, written)
+
+
+def _degradation(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+    file, header = _analysis(report, name, places)
+    numbers = header["numbers"]
+    images = {noise: _tensor(file, f"{noise:g}") for noise in numbers["S_noise"]}
+    panels.degradation_grid(images, numbers["sigmas"], numbers["repetitions"], path, written)
+
+
+def _leakage(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+    file, header = _analysis(report, name, places)
+    shown = {kind: _tensor(file, kind, SHEET_IMAGES) for kind in ("dataset", "augmented", "generated")}
+    panels.leakage_sheet(shown["dataset"], shown["augmented"], shown["generated"], header["numbers"]["distances"], path,
+                         written, metric=header["numbers"]["metric"], columns=4)  # fmt: skip
+
+
+DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _noisy, "trajectories": _trajectories,
+           "truncation": _truncation, "degradation": _degradation, "leakage": _leakage}  # fmt: skip
+
+
+def _analysis(report: Report, name: str, places: Places) -> tuple[Path, dict[str, Any]]:
+    from edm.checkpoint import read_header
+
+    (source,) = figure_sources(report, name).values()
+    file = places.run_file(chain.analysis_file(source.experiment, source.model, source.name))
+    return file, read_header(file, "edm-analysis/1")
+
+
+def _tensor(file: Path, name: str, count: int | None = None) -> np.ndarray:
+    from safetensors import safe_open
+
     with safe_open(file, framework="numpy") as tensors:
-        return tensors.get_slice(f"images/{point}")[:count]
+        rows = tensors.get_slice(name)
+        return rows[: min(count or rows.get_shape()[0], rows.get_shape()[0])]
 
 
-DRAWING = {"curve": _curve, "models": _models, "levels": _levels, "samples": _samples}
+def _dataset_images(file: Path, count: int) -> np.ndarray:
+    from edm.data import first_images
+
+    return first_images(file, count)

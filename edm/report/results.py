@@ -1,23 +1,31 @@
-"""The measured distances of an experiment, as its results files hold them."""
+"""The measured distances of a report, as its results files hold them, and why others are not there."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edm.chain import evaluation_file
+from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files import read_json
-from edm.params import Experiment
+from edm.params import Evaluation, Experiment
+from edm.tracking import read_journal
 
-FORMAT = "edm-distances/1"
+FORMAT = "edm-distances/2"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One distance: of a sampler setting (``point``) of a model, and what it was measured with."""
+    """One distance: of one repeat of a sampler setting (``point``) of a model, and what it was measured with.
+
+    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name.
+    """
 
     model: str
     grid: str
     point: str
+    repeat: int
     distance: float
     nfe: int
     images: int
@@ -29,61 +37,136 @@ class Measurement:
     dirty: str | None
     checkpoint: str
     dataset: str | None
+    run: str | None
+    more: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The repeats of one sampler setting: the lowest is reported, the range shown (Section 6)."""
+
+    all: tuple[Measurement, ...]
+
+    @property
+    def lowest(self) -> Measurement:
+        return min(self.all, key=lambda m: m.distance)
+
+    @property
+    def highest(self) -> Measurement:
+        return max(self.all, key=lambda m: m.distance)
 
 
 class Results:
-    """Measurements of an experiment by (model, grid), in the order of the grid's points; only what exists."""
+    """Results by experiment, model and grid, in the order of the grid's points; only what exists."""
 
-    def __init__(self, experiment: Experiment, folder: Path):
-        self.experiment = experiment
-        self._measured = {
-            pair: _read(path, experiment.grids[pair[1]].points)
-            for pair in experiment.evaluations()
-            if (path := distances_file(folder, experiment.name, *pair)).exists()
-        }
+    def __init__(self, results: Path, runs: Path = Path("runs")):
+        self.results, self.runs = results, runs
+        self._read: dict[tuple[str, str, str], list[Repeats]] = {}
 
-    def of(self, model: str, grid: str) -> list[Measurement]:
-        return self._measured.get((model, grid), [])
+    def of(self, experiment: Experiment, model: str, grid: str) -> list[Repeats]:
+        """What was measured of a grid of a model: each point with the repeats there are. Raises UserError."""
+        key = (experiment.name, model, grid)
+        if key not in self._read:
+            found: dict[str, list[Measurement]] = {}
+            for evaluation in experiment.evaluations_of(model, grid):
+                for measurement in self._measurements(experiment, evaluation):
+                    found.setdefault(measurement.point, []).append(measurement)
+            points = [point.id for point in experiment.grids[grid].points[model]]
+            self._read[key] = [Repeats(tuple(found[point])) for point in points if point in found]
+        return self._read[key]
 
-    def metric(self) -> str:
-        """What the distances are, in one line; distances of several kinds are never mixed in a table."""
-        kinds = {(m.label, m.description, m.images) for rows in self._measured.values() for m in rows}
-        if len({(label, description) for label, description, _ in kinds}) > 1:
-            raise UserError(f"{self.experiment.name}: results in several features; measure all of them in one")
-        if not kinds:
-            return "Nothing has been measured yet."
-        label, description, _ = next(iter(kinds))
-        counts = " or ".join(f"{count:,}" for count in sorted({images for *_, images in kinds}))
-        note = "" if label == "FID" else " This is not FID."
-        return f"{label}: Fréchet distance of {counts} images from the dataset; features: {description}.{note}"
+    def complete(self, experiment: Experiment, model: str, grid: str) -> tuple[int, int]:
+        """How many draws of a grid are there, and how many there are to be."""
+        wanted = len(experiment.grids[grid].points[model]) * experiment.sampling.repeats
+        return sum(len(repeats.all) for repeats in self.of(experiment, model, grid)), wanted
 
+    def why_missing(self, experiment: Experiment, model: str, grid: str) -> str:
+        """Why nothing of a grid is there: "not run", "running", "failed", or what became of its model."""
+        jobs = [f"distances/{evaluation.name}" for evaluation in experiment.evaluations_of(model, grid)]
+        return self._why(experiment, model, jobs)
 
-def distances_file(folder: Path, experiment: str, model: str, grid: str) -> Path:
-    return folder / experiment / "distances" / model / f"{grid}.json"
+    def why_not_searched(self, experiment: Experiment, model: str, search: str) -> str:
+        """Why the outcome of a search is not there, in the same words."""
+        return self._why(experiment, model, [f"searches/{search}"])
 
-
-def _read(path: Path, points) -> list[Measurement]:
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"{path}: not a file of distances; delete it and run snakemake again")
-    rows = {row["id"]: row for row in record["points"]}
-    return [
-        Measurement(
-            model=record["model"],
-            grid=record["grid"],
-            point=point.id,
-            distance=row["distance"],
-            nfe=row["nfe"],
-            images=row["images"],
-            first_seed=record["first_seed"],
-            sampler=row["sampler"],
-            label=record["metric"]["label"],
-            description=record["metric"]["description"],
-            commit=record["commit"],
-            dirty=record["dirty"],
-            checkpoint=record["checkpoint"]["sha256"],
-            dataset=record["checkpoint"].get("dataset_sha256"),
+    def _why(self, experiment: Experiment, model: str, jobs: list[str]) -> str:
+        folder = f"{experiment.name}/{model}"
+        states = [self._state(f"{folder}/{job}.journal.jsonl") for job in jobs]
+        for state in ("failed", "running", "interrupted"):
+            if state in states:
+                return state
+        training = self._state(f"{folder}/journal.jsonl")
+        return {"failed": "training failed", "running": "training", "interrupted": "training interrupted"}.get(
+            training, "not run"
         )
-        for point in points
-        if (row := rows.get(point.id))
-    ]
+
+    def _state(self, journal: str) -> str | None:
+        """What the last run in a journal came to; one that says nothing for a day counts as interrupted."""
+        path = self.runs / journal
+        records = read_journal(path) if path.exists() else []
+        if not records:
+            return None
+        if any(record.status == "FAILED" for record in records):
+            return "failed"
+        open_since = [record.updated for record in records if record.status == "RUNNING"]
+        if open_since:
+            return "running" if time.time() * 1000 - max(open_since) < 86_400_000 else "interrupted"
+        return "interrupted" if any(record.status == "KILLED" for record in records) else "done"
+
+    def _measurements(self, experiment: Experiment, evaluation: Evaluation) -> list[Measurement]:
+        path = self.results / Path(evaluation_file(evaluation)).relative_to("results")
+        if not path.exists():
+            return []
+        record = read_json(path)
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise UserError(f"{path}: not a file of distances; delete it and run snakemake again")
+        wanted = {(point.id, repeat): point.sampler for point, repeat in evaluation.draws}
+        searched = experiment.grids[evaluation.grid].settings_from is not None
+        return [_measurement(record, row) for row in record["points"]
+                if _is_of(row, wanted.get((row["id"], row["repeat"])), searched)]  # fmt: skip
+
+
+def _is_of(row: dict[str, Any], sampler: SamplerConfig | None, searched: bool) -> bool:
+    """Whether a row was measured with the settings that its point has by now; a search may have added to them."""
+    if sampler is None:
+        return False
+    then, now = SamplerConfig.from_dict(row["sampler"]).changes(), sampler.changes()
+    return now.items() <= then.items() if searched else now == then
+
+
+def metric(measured: list[Measurement]) -> str:
+    """What distances are, in one line. Raises UserError where they are of several kinds: those are never mixed."""
+    kinds = {(m.label, m.description) for m in measured}
+    if len(kinds) > 1:
+        raise UserError(f"results in several features ({', '.join(sorted(k[0] for k in kinds))}); measure all in one")
+    if not kinds:
+        return "Nothing has been measured yet."
+    ((label, description),) = kinds
+    counts = " or ".join(f"{count:,}" for count in sorted({m.images for m in measured}))
+    note = "" if label == "FID" else " This is not FID."
+    return f"{label}: Fréchet distance of {counts} images from the dataset; features: {description}.{note}"
+
+
+def _measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
+    known = {"id", "repeat", "first_seed", "sampler", "run", "images", "nfe", "distance", "more"}
+    more = {key: value for key, value in row.items() if key not in known}
+    more |= {f"FD ({features})": value for features, value in row.get("more", {}).items()}
+    return Measurement(
+        model=record["model"],
+        grid=record["grid"],
+        point=row["id"],
+        repeat=row["repeat"],
+        distance=row["distance"],
+        nfe=row["nfe"],
+        images=row["images"],
+        first_seed=row["first_seed"],
+        sampler=row["sampler"],
+        label=record["metric"]["label"],
+        description=record["metric"]["description"],
+        commit=record["commit"],
+        dirty=record["dirty"],
+        checkpoint=record["checkpoint"]["sha256"],
+        dataset=record["checkpoint"].get("dataset_sha256") or record["metric"].get("dataset_sha256"),
+        run=row.get("run"),
+        more=more,
+    )

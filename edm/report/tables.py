@@ -1,28 +1,59 @@
-"""Tables in the paper's form: Markdown to read, CSV to compute with, one JSON of headline numbers to compare."""
+"""Tables in the paper's form: what stands in each cell, from whatever results there are."""
 
-import csv
-import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edm.files import write_json, write_text
-from edm.params import Experiment
-from edm.report.results import Measurement, Results
-
-MISSING = "–"
+from edm.chain import TABLE_FORMATS, search_file
+from edm.errors import UserError
+from edm.files import read_json, write_json, write_text
+from edm.history import FORMAT as SEARCH_FORMAT
+from edm.params import Report
+from edm.params.contents import Source, table_layout
+from edm.report.descriptions import HYPERPARAMETERS, NETWORKS
+from edm.report.published import Published, published
+from edm.report.results import Measurement, Repeats, Results, metric
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: the measurement shown, and the NFE shown with it. Empty where nothing was measured."""
+    """A table's cell. ``text`` is our number or entry as shown; empty where it is ``missing``, which says why.
 
-    shown: Measurement | None = None
+    value, nfe: as numbers, where they are. low, high, repeats: of the repeats of the setting shown; measured: where
+    the value comes from. more: other metrics. paper: the paper's cell. A cell that the paper lacks too has nothing.
+    """
+
+    text: str = ""
+    value: float | None = None
     nfe: int | None = None
+    low: float | None = None
+    high: float | None = None
+    repeats: int = 0
+    measured: Measurement | None = None
+    more: dict[str, float] = field(default_factory=dict)
+    paper: Published | None = None
+    missing: str = ""
 
-    def text(self, with_nfe: bool) -> str:
-        if self.shown is None:
-            return MISSING
-        return f"{self.shown.distance:.2f} ({self.nfe})" if with_nfe else f"{self.shown.distance:.2f}"
+    @property
+    def difference(self) -> str:
+        """Ours less the paper's; for entries that are no numbers, "differs" where they do."""
+        if self.paper is None or not self.text:
+            return ""
+        if self.value is None or self.paper.value is None:
+            low, dash, high = self.paper.text.partition("–")
+            if dash and self.value is not None:  # the paper gives whole numbers, from and to
+                return "" if float(low) <= round(self.value) <= float(high) else "differs"
+            return "" if self.text == self.paper.text else "differs"
+        if self.measured is None:  # a setting, not a measurement
+            return "" if self.value == self.paper.value else f"{self.value - self.paper.value:+g}"
+        return f"{self.value - self.paper.value:+.2f}"
+
+    def ours(self) -> str:
+        """Our entry as shown: the number, the range of its repeats, its NFE; or why there is none."""
+        if not self.text:
+            return self.missing or "–"
+        span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 else ""
+        return f"{self.text}{span}{f' ({self.nfe})' if self.nfe else ''}"
 
 
 @dataclass(frozen=True)
@@ -34,94 +65,167 @@ class Table:
     corner: str
     columns: list[str]
     rows: dict[str, list[Cell]]
-    with_nfe: bool
     notes: list[str]
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> bool:
+        """Whether the paper's numbers stand beside ours."""
+        return any(cell.paper for cells in self.rows.values() for cell in cells)
 
 
-def write_tables(experiment: Experiment, results: Path) -> list[Path]:
-    """Writes every table of the experiment, and metrics.json, under ``results/EXPERIMENT``; returns the files."""
-    measured = Results(experiment, results)
-    folder = results / experiment.name
-    written, summary = [], {}
-    for name in experiment.tables:
-        table = build_table(experiment, measured, name)
-        for suffix, text in ((".md", as_markdown(table)), (".csv", as_csv(table))):
-            path = folder / "tables" / f"{name}{suffix}"
-            write_text(path, text)
-            written.append(path)
-        grids = experiment.tables[name].get("rows", {})  # a short key where the row is a sentence
-        grids = grids if len(set(grids.values())) == len(grids) else {}
-        summary[name] = {
-            grids.get(row, row): {
-                column: cell.shown.distance for column, cell in zip(table.columns, cells, strict=True) if cell.shown
+def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Path]:
+    """Writes a table in every format under ``results/REPORT/tables``; returns the files."""
+    from edm.report.writers import WRITERS
+
+    table = build_table(report, name, Results(results, runs))
+    written = []
+    for suffix in TABLE_FORMATS:
+        path = results / report.name / "tables" / f"{name}{suffix}"
+        write_text(path, WRITERS[suffix](table))
+        written.append(path)
+    return written
+
+
+def write_metrics(report: Report, results: Path, runs: Path) -> Path:
+    """Writes the lowest distances of every table as one JSON: {table: {row: {column: distance}}}."""
+    measured, summary = Results(results, runs), {}
+    for name, spec in report.tables.items():
+        grids = spec.get("rows", {})  # a short key where the row is a sentence
+        short = all(isinstance(grid, str) for grid in grids.values()) and len(set(grids.values())) == len(grids)
+        table = build_table(report, name, measured)
+        rows = {
+            (grids.get(row, row) if short else row): {
+                column: cell.value for column, cell in zip(table.columns, cells, strict=True) if cell.measured
             }
             for row, cells in table.rows.items()
         }
-    write_json(folder / "metrics.json", summary)
-    return [*written, folder / "metrics.json"]
+        if any(rows.values()) or spec["kind"] in ("configurations", "samplers", "cells"):
+            summary[name] = rows
+    path = results / report.name / "metrics.json"
+    write_json(path, summary)
+    return path
 
 
-def build_table(experiment: Experiment, measured: Results, name: str) -> Table:
-    """One table of params.yaml, filled with what there is."""
-    spec = experiment.tables[name]
-    if spec["kind"] == "configurations":
-        columns, rows = list(experiment.columns), {}
-        for rung in experiment.rungs:
-            rows[rung] = [best(measured.of(f"{column}-{rung}", spec["grid"])) for column in columns]
-        counts = sorted({cell.nfe for cells in rows.values() for cell in cells if cell.nfe})
-        notes = [f"NFE {', '.join(map(str, counts))}."] if counts else []
-        return Table(name, spec["title"], "configuration", columns, rows, False, [*notes, measured.metric()])
-    grids = spec["rows"]
-    columns = [m for m in experiment.models if all(m in experiment.grids[grid].models for grid in grids.values())]
-    pick = best if spec["nfe"] == "of the best" else best_with_least_nfe
-    rows = {row: [pick(measured.of(model, grid)) for model in columns] for row, grid in grids.items()}
-    meaning = "of the best" if spec["nfe"] == "of the best" else "the least whose distance is within 3 % of the best"
-    notes = [f"Lowest distance on each row's curve; in brackets the NFE {meaning}.", measured.metric()]
-    return Table(name, spec["title"], "sampler", columns, rows, True, notes)
+def build_table(report: Report, name: str, results: Results) -> Table:
+    """One table of params.yaml, filled with what there is. Raises UserError for results that cannot stand together."""
+    spec = report.tables[name]
+    try:
+        table = _KINDS[spec["kind"]](report, name, results)
+    except UserError as error:
+        raise UserError(f"{report.name}, {name}: {error}") from None
+    if "paper" not in spec:
+        return table
+    rows = {
+        row: [
+            replace(cell, paper=published(spec["paper"], row, column))
+            for column, cell in zip(table.columns, cells, strict=True)
+        ]
+        for row, cells in table.rows.items()
+    }
+    doubtful = any(cell.paper and not cell.paper.verified for cells in rows.values() for cell in cells)
+    mark = " ° marks numbers of the paper that nobody has checked against its PDF yet." if doubtful else ""
+    return replace(table, rows=rows, notes=[*table.notes, f"Each cell: ours / the paper's / the difference.{mark}"])
 
 
-def best(rows: list[Measurement]) -> Cell:
-    """The lowest distance, with its own NFE (Table 4)."""
-    if not rows:
-        return Cell()
-    lowest = min(rows, key=lambda row: row.distance)
-    return Cell(lowest, lowest.nfe)
+def best(rows: list[Repeats]) -> Repeats:
+    """The setting with the lowest distance (Table 4)."""
+    return min(rows, key=lambda row: row.lowest.distance)
 
 
-def best_with_least_nfe(rows: list[Measurement]) -> Cell:
-    """The lowest distance, with the least NFE whose distance is within 3 % of it (Table 3)."""
-    if not rows:
-        return Cell()
-    lowest = min(rows, key=lambda row: row.distance)
-    return Cell(lowest, min(row.nfe for row in rows if row.distance <= 1.03 * lowest.distance))
+def least_nfe(rows: list[Repeats], share: float = 1.03) -> Repeats:
+    """The setting of the least NFE whose distance is within 3 % of the lowest (Table 3, the dots of Figure 2)."""
+    limit = share * best(rows).lowest.distance
+    return min((row for row in rows if row.lowest.distance <= limit), key=lambda row: row.lowest.nfe)
 
 
-def as_markdown(table: Table) -> str:
-    """A heading, the table, its notes."""
-    lines = [f"## {table.name}: {table.title}", ""]
-    grid = [[table.corner, *table.columns]]
-    grid += [[row, *(cell.text(table.with_nfe) for cell in cells)] for row, cells in table.rows.items()]
-    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    for row in (grid[0], rule, *grid[1:]):
-        cells = [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *table.notes]) + "\n"
+def _measured(report: Report, name: str, results: Results, nfe: Callable[[list[Repeats]], int | None]) -> Table:
+    """A table of distances: each cell is the lowest of a grid."""
+    layout = table_layout(report, name)
+    spec = report.tables[name]
+    partial: list[str] = []
+    seen: list[Measurement] = []
+
+    def cell(source: Source | None, row: str, column: str) -> Cell:
+        if source is None:
+            return Cell()
+        where = (source.experiment, source.model, source.name)
+        points = results.of(*where)
+        if not points:
+            return Cell(missing=results.why_missing(*where))
+        there, wanted = results.complete(*where)
+        if there < wanted:
+            partial.append(f"{row}, {column}: {there} of {wanted} measurements so far.")
+        shown = best(points)
+        seen.extend(m for point in points for m in point.all)
+        m = shown.lowest
+        return Cell(f"{m.distance:.2f}", m.distance, nfe(points), m.distance, shown.highest.distance, len(shown.all), m,
+                    m.more)  # fmt: skip
+
+    rows = {row: [cell(source, row, column) for column, source in zip(layout.columns, cells, strict=True)]
+            for row, cells in layout.rows.items()}  # fmt: skip
+    corner = "configuration" if spec["kind"] == "configurations" else "sampler"
+    notes = [] if not any(c.repeats > 1 for cells in rows.values() for c in cells) else [
+        "The lowest of the repeats is reported; their range stands in square brackets."]  # fmt: skip
+    return Table(name, spec["title"], corner, layout.columns, rows, [*notes, metric(seen), *partial],
+                 tuple(spec.get("metrics", ())))  # fmt: skip
 
 
-def as_csv(table: Table) -> str:
-    """One line per cell that was measured, with what leads back to its origin."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["row", "column", "distance", "metric", "nfe", "model", "grid", "point", "images", "first_seed", "commit",
-         "dirty", "checkpoint_sha256", "dataset_sha256"]
-    )  # fmt: skip
-    for row, cells in table.rows.items():
-        for column, cell in zip(table.columns, cells, strict=True):
-            if (m := cell.shown) is not None:
-                writer.writerow(
-                    [row, column, repr(m.distance), m.label, cell.nfe, m.model, m.grid, m.point, m.images,
-                     m.first_seed, m.commit, m.dirty, m.checkpoint, m.dataset]
-                )  # fmt: skip
-    return buffer.getvalue()
+def _configurations(report: Report, name: str, results: Results) -> Table:
+    table = _measured(report, name, results, lambda points: None)
+    counts = sorted({cell.measured.nfe for cells in table.rows.values() for cell in cells if cell.measured})
+    notes = [f"NFE {', '.join(map(str, counts))}."] if counts else []
+    return replace(table, notes=[*notes, *table.notes])
+
+
+def _samplers(report: Report, name: str, results: Results) -> Table:
+    note, pick = ("that of the best", best)
+    if report.tables[name]["nfe"] != "of the best":
+        note, pick = ("the least whose distance is within 3 % of the best", least_nfe)
+    table = _measured(report, name, results, lambda points: pick(points).lowest.nfe)
+    return replace(table, notes=[f"Lowest distance on each row's curve; in brackets the NFE: {note}.", *table.notes])
+
+
+def _settings(report: Report, name: str, results: Results) -> Table:
+    """The outcome of a search per column (Table 5)."""
+    layout = table_layout(report, name)
+    found, notes = {}, []
+    for column, source in zip(layout.columns, next(iter(layout.rows.values())), strict=True):
+        path = results.results / Path(search_file(source.experiment, source.model, source.name)).relative_to("results")
+        if path.exists():
+            found[column] = outcome = read_json(path)
+            if not isinstance(outcome, dict) or outcome.get("format") != SEARCH_FORMAT:
+                raise UserError(f"{path}: not the outcome of a search; delete it and run snakemake again")
+            notes.append(f"{column}: {outcome['metric']['label']} {outcome['value']:.4g}, {outcome['method']} search, "
+                         f"{outcome['evaluations']} evaluations of {outcome['images']:,} images.")  # fmt: skip
+    rows = {}
+    for row, sources in layout.rows.items():
+        rows[row] = []
+        for column, source in zip(layout.columns, sources, strict=True):
+            if column not in found:
+                rows[row].append(Cell(missing=results.why_not_searched(source.experiment, source.model, source.name)))
+            elif row not in source.experiment.searches[source.name].over:
+                rows[row].append(Cell())
+            else:
+                value = found[column]["settings"][row]
+                rows[row].append(Cell("∞" if value is None else f"{value:g}", value))
+    return Table(name, report.tables[name]["title"], "parameter", layout.columns, rows, notes)
+
+
+def _described(entries: dict[str, Callable]) -> Callable[[Report, str, Results], Table]:
+    def build(report: Report, name: str, results: Results) -> Table:
+        layout = table_layout(report, name)
+        configs = [source.experiment.models[source.model] for source in next(iter(layout.rows.values()))]
+        rows = {}
+        for row, entry in entries.items():
+            values = [entry(config) for config in configs]
+            numbers = [float(v) if v.replace(".", "", 1).isdigit() else None for v in values]
+            rows[row] = [Cell(text, number) for text, number in zip(values, numbers, strict=True)]
+        notes = ["As resolved from params.yaml; nothing here is measured."]
+        return Table(name, report.tables[name]["title"], "choice", layout.columns, rows, notes)
+
+    return build
+
+
+_KINDS = {"configurations": _configurations, "samplers": _samplers, "cells": _samplers, "settings": _settings,
+          "hyperparameters": _described(HYPERPARAMETERS), "networks": _described(NETWORKS)}  # fmt: skip

@@ -38,15 +38,18 @@ def write_params(folder, change=lambda tiny: None):
         },
         "ladder": {rung: digits["ladder"][rung] for rung in ("A", "F")},
         "sampling": {"images": 80, "block": 40},
+        "models": {},
         "grids": {"ladder": {"models": "all", "num_steps": 2}, "steps": {"models": ["vp-A"], "num_steps": [1, 3]}},
+        "sheets": {"samples": {"models": "all", "num_steps": 2, "images": 20}},
+        "analyses": {},
         "tables": {
             "table2": {"kind": "configurations", "title": "Ladder", "grid": "ladder"},
             "table3": {"kind": "samplers", "title": "Steps", "nfe": "within 3 %", "rows": {"ours": "steps"}},
         },
         "figures": {
-            "nfe": {"kind": "curve", "over": "nfe", "table": "table3", "model": "vp-A"},
+            "nfe": {"kind": "curve", "over": "nfe", "table": "table3", "column": "vp-A"},
             "levels": {"kind": "levels"},
-            "samples": {"kind": "samples", "grid": "ladder", "images": 20},
+            "samples": {"kind": "sheets", "dataset": "digits", "panels": ["vp-A:samples", "vp-F:samples"]},
         },
     }
     change(tiny)
@@ -80,7 +83,7 @@ def test_the_chain_ends_in_tables_figures_and_tracked_runs(finished):
         assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (results / "figures" / f"{name}.svg").read_bytes()
     summary = json.loads((finished / "runs" / "tiny" / "tracking.json").read_text())
-    assert summary["runs_created"] == 2 + 4 + 2  # trainings, evaluations, tables and figures
+    assert summary["runs_created"] == 2 + 4 + 2 + 3  # trainings, evaluations, tables, figures
 
 
 def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
@@ -109,11 +112,13 @@ def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
     write_params(finished, lambda tiny: tiny["ladder"]["F"].update(augment=0.5))
     jobs = [
         "Distances of tiny vp-F: ladder",
-        "Figures of tiny",
+        "Figure tiny levels",
+        "Figure tiny samples",
+        "Headline numbers of tiny",
         "MLflow: runs of tiny",
-        "Sample tiny vp-F: ladder",
-        "Tables of tiny",
-        "Train tiny vp-F",
+        "Sample tiny vp-F: samples",
+        "Table tiny table2",
+        "Train tiny/vp-F",
     ]
     assert planned(finished) == jobs
     write_params(finished)
@@ -123,14 +128,19 @@ def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
 def test_swapping_two_values_is_a_change(finished):
     """Snakemake compares params as a set of values; one canonical text per step is what makes a swap visible."""
     write_params(finished, lambda tiny: tiny["ladder"]["A"].update(lr_rampup=0.005, ema_halflife=0.004))
-    assert [job for job in planned(finished) if job.startswith("Train")] == ["Train tiny vp-A", "Train tiny vp-F"]
+    assert [job for job in planned(finished) if job.startswith("Train")] == ["Train tiny/vp-A", "Train tiny/vp-F"]
     write_params(finished)
 
 
-def test_changing_a_grid_samples_it_again_and_trains_nothing(finished):
+def test_changing_a_grid_evaluates_it_again_and_trains_nothing(finished):
     write_params(finished, lambda tiny: tiny["grids"]["steps"].update(num_steps=[1, 3, 4]))
-    jobs = planned(finished)
-    assert jobs[0] == "Distances of tiny vp-A: steps" and jobs[3] == "Sample tiny vp-A: steps" and len(jobs) == 5
+    assert planned(finished) == [
+        "Distances of tiny vp-A: steps",
+        "Figure tiny nfe",
+        "Headline numbers of tiny",
+        "MLflow: runs of tiny",
+        "Table tiny table3",
+    ]
     write_params(finished)
 
 

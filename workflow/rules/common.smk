@@ -1,55 +1,48 @@
-# Which files belong to which experiment, and what each step depends on.
+# Names in paths, and the specification that each step is run with.
+import functools
+
+
+def either(names):
+    """A pattern for any of some names; for none, one that nothing matches."""
+    return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
 
 
 wildcard_constraints:
-    dataset="|".join(map(re.escape, PARAMS.raw["datasets"])),
-    experiment="|".join(map(re.escape, EXPERIMENTS)),
-    model="|".join(sorted({re.escape(model) for e in EXPERIMENTS.values() for model in e.models})),
-    grid="|".join(sorted({re.escape(grid) for e in EXPERIMENTS.values() for grid in e.grids})),
+    dataset=either(PARAMS.raw["datasets"]),
+    experiment=either(CHAIN.experiments),
+    model=either({model for e in CHAIN.experiments.values() for model in e.all_models}),
+    report=either(CHAIN.reports),
+    table=either({table for r in CHAIN.reports.values() for table in r.tables}),
+    figure=either({figure for r in CHAIN.reports.values() for figure in r.figures}),
+    # Trained and imported models make the same file: who makes it is told by the pair of experiment and model.
+    trained=either({f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.models}),
+    pretrained=either({f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.pretrained}),
+    evaluation="[^/]+(/[^/]+)?",
 
 
-def raw_data(wildcards):
-    path = PARAMS.dataset(wildcards.dataset)["path"]
-    return [] if path is None else path
+@functools.cache
+def specification(kind, experiment, *rest):
+    """What decides the outcome of a step, as one canonical text: Snakemake compares params as a set of values."""
+    e = CHAIN.experiments[experiment]
+    if kind == "evaluation":
+        model, name = rest
+        return e.evaluation_spec(e.evaluation(model, name))
+    return getattr(e, f"{kind}_spec")(*rest)
 
 
-def archive(wildcards):
-    return f"data/{EXPERIMENTS[wildcards.experiment].dataset}.zip"
+def spec(kind, *names):
+    return lambda w: canonical_json(specification(kind, *parts(w, names)))
 
 
-def weights_of(experiment):
-    """The extractor's weights: trained here, a local file, or none (torch-fidelity's own, downloaded once)."""
-    if experiment.features == CLASSIFIER:
-        return [f"runs/features/{experiment.dataset}-classifier.safetensors"]
-    return [experiment.feature_weights] if experiment.feature_weights else []
+def expect(kind, *names):
+    return lambda w: digest(specification(kind, *parts(w, names)))
 
 
-def reference_of(experiment):
-    """Reference statistics are shared by the experiments that measure one dataset with one extractor and its weights."""
-    weights = f"-{digest(experiment.feature_weights)[:6]}" if experiment.feature_weights else ""
-    return f"runs/references/{experiment.dataset}/{experiment.features}{weights}.npz"
+def parts(wildcards, names):
+    """The values of some wildcards; "experiment/model" in one of them counts as two."""
+    values = (getattr(wildcards, name) for name in names)
+    return [part for value, name in zip(values, names) for part in (value.split("/") if name in ("trained", "pretrained") else [value])]
 
 
-# What each file of reference statistics is made from: any experiment that uses it tells.
-REFERENCES = {reference_of(experiment): experiment for experiment in EXPERIMENTS.values()}
-
-
-def weights_option(wildcards, input):
-    return ["--weights", input.weights[0]] if input.weights else []
-
-
-def distances_of(name):
-    return [f"results/{name}/distances/{model}/{grid}.json" for model, grid in EXPERIMENTS[name].evaluations()]
-
-
-def tables_of(name):
-    files = [f"results/{name}/tables/{table}{suffix}" for table in EXPERIMENTS[name].tables for suffix in (".md", ".csv")]
-    return [*files, f"results/{name}/metrics.json"]
-
-
-def figures_of(name):
-    return [f"results/{name}/figures/{figure}{suffix}" for figure in EXPERIMENTS[name].figures for suffix in (".png", ".svg")]
-
-
-def results_of(name):
-    return [*tables_of(name), *figures_of(name), f"runs/{name}/tracking.json"]
+def inputs(function, *names):
+    return lambda w: function(*parts(w, names))

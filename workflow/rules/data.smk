@@ -1,11 +1,53 @@
 # Raw data → dataset archive, and what is made from a dataset alone.
 
 
+# Only what is not there is fetched: a file that you put in its place is yours, and no rule replaces it.
+for path in CHAIN.absent_downloads():
+
+    rule:
+        name:
+            re.sub(r"\W", "_", path)
+        message:
+            "Download {output}"
+        output:
+            path,
+        log:
+            f"runs/logs/{path.replace('/', '-')}.log",
+        localrule: True
+        resources:
+            mem_mb=500,
+            runtime=240,
+        shell:
+            "edm download {output:q} > {log:q} 2>&1"
+
+
+for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get("made_up")]:
+    path = PARAMS.dataset(dataset)["path"]
+
+    rule:
+        name:
+            re.sub(r"\W", "_", f"made_up_{dataset}")
+        message:
+            "Make up the source of {params.dataset}"
+        output:
+            path if os.path.splitext(path)[1] else directory(path),
+        params:
+            dataset=dataset,
+            expect=digest(PARAMS.dataset(dataset)),
+        log:
+            f"runs/logs/made-up-{dataset}.log",
+        resources:
+            mem_mb=500,
+            runtime=15,
+        shell:
+            "edm made-up {output:q} --dataset {params.dataset:q} --expect {params.expect} > {log:q} 2>&1"
+
+
 rule prepare:
     message:
         "Prepare {wildcards.dataset}"
     input:
-        raw_data,
+        inputs(CHAIN.raw_inputs, "dataset"),
     output:
         "data/{dataset}.zip",
     params:
@@ -38,26 +80,29 @@ rule features:
 
 
 # One rule per file: what a reference is made from is not in its name.
-for path, experiment in REFERENCES.items():
+for path, (experiment, extractor) in CHAIN.references.items():
 
     rule:
         name:
             re.sub(r"\W", "_", f"reference_{os.path.splitext(path)[0].removeprefix('runs/references/')}")
         message:
-            f"Reference statistics of {experiment.dataset} ({experiment.features})"
+            f"Reference statistics of {experiment.dataset} ({extractor})"
         input:
-            data=f"data/{experiment.dataset}.zip",
-            weights=weights_of(experiment),
+            data=files.archive(experiment.dataset),
+            weights=files.weights_of(experiment, extractor),
         output:
             path,
         params:
-            features=experiment.features,
-            weights=weights_option,
+            features=extractor,
+            options=lambda w, input, keep=files.keeps_features(experiment, extractor): [
+                *(["--weights", *input.weights] if input.weights else []),
+                *(["--keep-features", "50000"] if keep else []),
+            ],
         log:
             path.replace(".npz", ".log"),
         resources:
             mem_mb=3000,
             runtime=60,
         shell:
-            "edm fid-ref {input.data:q} {output:q} --features {params.features:q} {params.weights:q}"
+            "edm fid-ref {input.data:q} {output:q} --features {params.features:q} {params.options:q}"
             " --threads {threads} > {log:q} 2>&1"

@@ -1,26 +1,60 @@
-# Images → Fréchet distances from the dataset: FID in Inception-v3 features, FD in others.
+# Model → distances from the dataset: FID in Inception-v3 features, FD in others. Images are measured as they are drawn
+# and not kept. On a laptop one process evaluates a whole grid and pays its start-up once; on a cluster each point and
+# each repeat is a job of its own (`one_job_per` in params.yaml).
 
 
-rule fid:
+def evaluation_options(wildcards, input):
+    """The files of an evaluation, told apart by what they are."""
+    e = CHAIN.experiments[wildcards.experiment]
+    count = 1 + len(e.more_features)
+    options = ["--ref", *input[1 : 1 + count]]
+    options += ["--weights", files.weights_of(e)[0]] if files.weights_of(e) else []
+    return options + (["--settings", input[-1]] if e.grids[wildcards.evaluation.split("/")[0]].settings_from else [])
+
+
+rule evaluate:
     message:
-        "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.grid}"
+        "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.evaluation}"
     input:
-        samples="runs/{experiment}/{model}/samples/{grid}.safetensors",
-        reference=lambda w: reference_of(EXPERIMENTS[w.experiment]),
-        weights=lambda w: weights_of(EXPERIMENTS[w.experiment]),
+        inputs(CHAIN.evaluation_inputs, "experiment", "model", "evaluation"),
     output:
-        "results/{experiment}/distances/{model}/{grid}.json",
+        "results/{experiment}/distances/{model}/{evaluation}.json",
     params:
-        features=lambda w: EXPERIMENTS[w.experiment].features,
-        weights=weights_option,
-        journal=lambda w: f"runs/{w.experiment}/{w.model}/distances/{w.grid}.journal.jsonl",
+        options=evaluation_options,
+        spec=spec("evaluation", "experiment", "model", "evaluation"),
+        expect=expect("evaluation", "experiment", "model", "evaluation"),
+        journal=lambda w: f"runs/{w.experiment}/{w.model}/distances/{w.evaluation}.journal.jsonl",
     log:
-        "runs/{experiment}/{model}/distances/{grid}.log",
+        "runs/{experiment}/{model}/distances/{evaluation}.log",
     resources:
         mem_mb=3000,
-        runtime=60,
+        runtime=480,
     shell:
-        "edm fid {input.samples:q} --ref {input.reference:q} --features {params.features:q} {params.weights:q}"
-        " --output {output:q} --threads {threads}"
-        " --journal {params.journal:q}"
-        " > {log:q} 2>&1"
+        "edm evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
+        " --journal {params.journal:q} --threads {threads} > {log:q} 2>&1"
+
+
+# One job, however many evaluations: its outcome decides the next one, and may decide other jobs' settings.
+rule search:
+    message:
+        "Search {wildcards.experiment} {wildcards.model}: {wildcards.search}"
+    input:
+        inputs(CHAIN.search_inputs, "experiment", "model", "search"),
+    output:
+        "results/{experiment}/searches/{model}/{search}.json",
+    params:
+        weights=lambda w, input: ["--weights", input[2]] if len(input) > 2 else [],
+        spec=spec("search", "experiment", "model", "search"),
+        expect=expect("search", "experiment", "model", "search"),
+        beside=lambda w: f"runs/{w.experiment}/{w.model}/searches/{w.search}",
+    log:
+        "runs/{experiment}/{model}/searches/{search}.log",
+    resources:
+        mem_mb=3000,
+        runtime=2880,
+    shell:
+        "edm search {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        " --search {wildcards.search:q} --ref {input[1]:q} {params.weights:q} --expect {params.expect}"
+        " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
+        " --threads {threads} > {log:q} 2>&1"

@@ -1,25 +1,20 @@
-# Distances, losses per level and samples → figures.
-for name in EXPERIMENTS:
+# Results, sheets, analyses and datasets → figures, each a job of its own.
 
-    rule:
-        name:
-            f"figures_{name}"
-        message:
-            "Figures of {params.experiment}"
-        input:
-            distances_of(name),
-            f"data/{EXPERIMENTS[name].dataset}.zip",
-            [f"runs/{name}/{model}/levels.json" for model in EXPERIMENTS[name].models],
-        output:
-            figures_of(name),
-        params:
-            experiment=name,
-            spec=canonical_json(EXPERIMENTS[name].results_spec()),
-            expect=digest(EXPERIMENTS[name].results_spec()),
-        log:
-            f"runs/{name}/figures.log",
-        resources:
-            mem_mb=1000,
-            runtime=15,
-        shell:
-            "edm figures {params.experiment:q} --expect {params.expect} > {log:q} 2>&1"
+
+rule figure:
+    message:
+        "Figure {wildcards.report} {wildcards.figure}"
+    input:
+        inputs(CHAIN.figure_inputs, "report", "figure"),
+    output:
+        [f"results/{{report}}/figures/{{figure}}{suffix}" for suffix in files.FIGURE_FORMATS],
+    params:
+        spec=lambda w: canonical_json(contents.figure_spec(CHAIN.reports[w.report], w.figure)),
+        expect=lambda w: digest(contents.figure_spec(CHAIN.reports[w.report], w.figure)),
+    log:
+        "runs/{report}/logs/{figure}.log",
+    resources:
+        mem_mb=1500,
+        runtime=60,
+    shell:
+        "edm figures {wildcards.report:q} {wildcards.figure:q} --expect {params.expect} > {log:q} 2>&1"

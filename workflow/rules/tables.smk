@@ -1,23 +1,38 @@
-# Distances → tables. One rule per experiment, since what it writes is named in params.yaml.
-for name in EXPERIMENTS:
+# Distances and searches → tables, each a job of its own, and one JSON of headline numbers.
 
-    rule:
-        name:
-            f"tables_{name}"
-        message:
-            "Tables of {params.experiment}"
-        input:
-            distances_of(name),
-        output:
-            tables_of(name),
-        params:
-            experiment=name,
-            spec=canonical_json(EXPERIMENTS[name].results_spec()),
-            expect=digest(EXPERIMENTS[name].results_spec()),
-        log:
-            f"runs/{name}/tables.log",
-        resources:
-            mem_mb=500,
-            runtime=15,
-        shell:
-            "edm tables {params.experiment:q} --expect {params.expect} > {log:q} 2>&1"
+
+rule table:
+    message:
+        "Table {wildcards.report} {wildcards.table}"
+    input:
+        inputs(CHAIN.table_inputs, "report", "table"),
+    output:
+        [f"results/{{report}}/tables/{{table}}{suffix}" for suffix in files.TABLE_FORMATS],
+    params:
+        spec=lambda w: canonical_json(contents.table_spec(CHAIN.reports[w.report], w.table)),
+        expect=lambda w: digest(contents.table_spec(CHAIN.reports[w.report], w.table)),
+    log:
+        "runs/{report}/logs/{table}.log",
+    resources:
+        mem_mb=500,
+        runtime=15,
+    shell:
+        "edm tables {wildcards.report:q} {wildcards.table:q} --expect {params.expect} > {log:q} 2>&1"
+
+
+rule metrics:
+    message:
+        "Headline numbers of {wildcards.report}"
+    input:
+        inputs(CHAIN.metrics_inputs, "report"),
+    output:
+        "results/{report}/metrics.json",
+    params:
+        spec=lambda w: canonical_json([contents.table_spec(CHAIN.reports[w.report], t) for t in CHAIN.reports[w.report].tables]),
+    log:
+        "runs/{report}/logs/metrics.log",
+    resources:
+        mem_mb=500,
+        runtime=15,
+    shell:
+        "edm metrics {wildcards.report:q} > {log:q} 2>&1"

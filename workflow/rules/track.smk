@@ -3,17 +3,16 @@
 
 rule track:
     message:
-        "MLflow: runs of {wildcards.experiment}"
+        "MLflow: runs of {wildcards.report}"
     input:
-        lambda w: tables_of(w.experiment),
-        lambda w: figures_of(w.experiment),
+        inputs(CHAIN.track_inputs, "report"),
     output:
-        "runs/{experiment}/tracking.json",
+        "runs/{report}/tracking.json",
     params:
-        runs=lambda w: f"runs/{w.experiment}",
+        runs=lambda w: sorted({f"runs/{name}" for name in (w.report, *CHAIN.members(w.report))}),
         uri=PARAMS.tracking_uri,
     log:
-        "runs/{experiment}/tracking.log",
+        "runs/{report}/tracking.log",
     resources:
         mem_mb=1000,
         runtime=60,

@@ -1,25 +1,74 @@
-# Dataset archive → trained model. An interrupted training continues from its last state, which is no output here:
-# Snakemake removes the outputs of a job that fails.
+# Dataset archive → trained model; published file → the same; snapshots → the best of them.
 
 
+# An interrupted training continues from its last state, which is no output here: Snakemake removes the outputs of a job
+# that fails. Nor are the snapshots: their number follows from params.yaml, and `choose` counts them.
 rule train:
     message:
-        "Train {wildcards.experiment} {wildcards.model}"
+        "Train {wildcards.trained}"
     input:
-        archive,
+        lambda w: files.archive(CHAIN.experiments[w.trained.split("/")[0]].dataset),
     output:
-        model="runs/{experiment}/{model}/model.safetensors",
-        levels="runs/{experiment}/{model}/levels.json",
+        model="runs/{trained}/model.safetensors",
+        levels="runs/{trained}/levels.json",
     params:
-        spec=lambda w: canonical_json(EXPERIMENTS[w.experiment].training_spec(w.model)),
-        expect=lambda w: digest(EXPERIMENTS[w.experiment].training_spec(w.model)),
+        names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
+        spec=spec("training", "trained"),
+        expect=expect("training", "trained"),
         out=lambda w, output: os.path.dirname(output.model),
     log:
-        "runs/{experiment}/{model}/train.log",
+        "runs/{trained}/train.log",
     priority: 10
     resources:
         mem_mb=1500,
         runtime=240,
     shell:
-        "edm train --experiment {wildcards.experiment:q} --model {wildcards.model:q} --expect {params.expect}"
-        " --data {input:q} --out {params.out:q} --threads {threads} > {log:q} 2>&1"
+        "edm train {params.names:q} --expect {params.expect} --data {input:q} --out {params.out:q}"
+        " --threads {threads} > {log:q} 2>&1"
+
+
+rule published:
+    message:
+        "Import {wildcards.pretrained}"
+    input:
+        inputs(CHAIN.published_inputs, "pretrained"),
+    output:
+        "runs/{pretrained}/model.safetensors",
+    params:
+        name=lambda w: CHAIN.published_file(*w.pretrained.split("/")),
+        path=lambda w: PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]["path"],
+        spec=lambda w: canonical_json(PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]),
+        expect=lambda w: digest(PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]),
+    log:
+        "runs/{pretrained}/import.log",
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "edm import {params.path:q} {output:q} --published {params.name:q} --expect {params.expect} > {log:q} 2>&1"
+
+
+# One job, however many snapshots: its outcome decides what is evaluated, and the chain must be known beforehand.
+rule choose:
+    message:
+        "Choose the best snapshot of {wildcards.trained}"
+    input:
+        inputs(CHAIN.choice_inputs, "trained"),
+    output:
+        best="runs/{trained}/best.safetensors",
+        choice="runs/{trained}/choice.json",
+    params:
+        names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
+        snapshots=lambda w: f"runs/{w.trained}/snapshots",
+        weights=lambda w, input: ["--weights", input[2]] if len(input) > 2 else [],
+        spec=spec("choice", "trained"),
+        expect=expect("choice", "trained"),
+    log:
+        "runs/{trained}/choose.log",
+    priority: 5
+    resources:
+        mem_mb=3000,
+        runtime=1440,
+    shell:
+        "edm choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
+        " --ref {input[1]:q} {params.weights:q} --threads {threads} > {log:q} 2>&1"

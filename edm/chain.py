@@ -1,0 +1,322 @@
+"""The chain: which job makes which file, from which files. The workflow's rules and the plan both read it here.
+
+A job is one rule applied once. Rules and files:
+
+===========  ==================================================  =============================================
+rule         makes                                               from
+===========  ==================================================  =============================================
+download     a path under ``downloads`` in params.yaml           the network
+made_up      the raw source of a made-up dataset                 nothing
+prepare      data/DATASET.zip                                    its raw source
+features     runs/features/DATASET-classifier.safetensors        the dataset
+reference    runs/references/DATASET/FEATURES.npz                the dataset, the extractor's weights
+train        runs/EXPERIMENT/MODEL/model.safetensors             the dataset
+published    the same, of a pre-trained model                    its published file
+choose       runs/EXPERIMENT/MODEL/best.safetensors              the training's snapshots, the reference
+search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
+evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the model, the reference, a search
+sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
+analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for leakage the dataset
+table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
+figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, trainings
+metrics      results/REPORT/metrics.json                         evaluations
+track        runs/REPORT/tracking.json                           the tables and figures
+===========  ==================================================  =============================================
+"""
+
+import functools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from edm.errors import UserError
+from edm.files import digest
+from edm.metrics import CLASSIFIER, need_reference_features
+from edm.params import Evaluation, Experiment, Params, Report
+from edm.params.contents import Source, figure_datasets, figure_sources, table_layout
+
+TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
+FIGURE_FORMATS = (".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One rule applied once. key: what tells it from the rule's other jobs, such as (experiment, model)."""
+
+    rule: str
+    key: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def archive(dataset: str) -> str:
+    return f"data/{dataset}.zip"
+
+
+def classifier(dataset: str) -> str:
+    return f"runs/features/{dataset}-classifier.safetensors"
+
+
+def reference_file(experiment: Experiment, features: str | None = None) -> str:
+    """Reference statistics: shared by the experiments that measure one dataset with one extractor and its weights."""
+    features = features or experiment.features
+    if features == experiment.features and experiment.reference is not None:
+        return experiment.reference
+    path = experiment.feature_weights if features == experiment.features else experiment.more_features[features]
+    kept = "-with-features" if keeps_features(experiment, features) else ""
+    weights = f"-{digest(path)[:6]}" if path else ""
+    return f"runs/references/{experiment.dataset}/{features}{weights}{kept}.npz"
+
+
+def keeps_features(experiment: Experiment, features: str) -> bool:
+    """Whether a reference must hold the features themselves: some metrics compare sets, not Gaussians."""
+    return features == experiment.features and need_reference_features(experiment.metrics)
+
+
+def weights_of(experiment: Experiment, features: str | None = None) -> list[str]:
+    """The extractor's weights: trained here, a local file, or none (torch-fidelity's own, downloaded once)."""
+    features = features or experiment.features
+    if features == CLASSIFIER:
+        return [classifier(experiment.dataset)]
+    path = experiment.feature_weights if features == experiment.features else experiment.more_features[features]
+    return [path] if path else []
+
+
+def final_model(experiment: Experiment, model: str) -> str:
+    return f"runs/{experiment.name}/{model}/model.safetensors"
+
+
+def levels_file(experiment: Experiment, model: str) -> str:
+    return f"runs/{experiment.name}/{model}/levels.json"
+
+
+def model_file(experiment: Experiment, model: str) -> str:
+    """What is evaluated: the best snapshot where one is chosen, else the final model."""
+    return f"runs/{experiment.name}/{model}/{'best' if experiment.chosen(model) else 'model'}.safetensors"
+
+
+def choice_file(experiment: str, model: str) -> str:
+    return f"runs/{experiment}/{model}/choice.json"
+
+
+def evaluation_file(evaluation: Evaluation) -> str:
+    return f"results/{evaluation.experiment}/distances/{evaluation.model}/{evaluation.name}.json"
+
+
+def search_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"results/{experiment.name}/searches/{model}/{name}.json"
+
+
+def sheet_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"runs/{experiment.name}/{model}/sheets/{name}.safetensors"
+
+
+def analysis_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"runs/{experiment.name}/{model}/analyses/{name}.safetensors"
+
+
+def table_files(report: str, table: str) -> list[str]:
+    return [f"results/{report}/tables/{table}{suffix}" for suffix in TABLE_FORMATS]
+
+
+def figure_files(report: str, figure: str) -> list[str]:
+    return [f"results/{report}/figures/{figure}{suffix}" for suffix in FIGURE_FORMATS]
+
+
+class Chain:
+    """All jobs of a params file."""
+
+    def __init__(self, params: Params):
+        self.params = params
+        self.experiments = {name: params.experiment(name) for name in params.raw["experiments"]}
+        self.reports = {name: params.report(name) for name in params.reports}
+
+    def targets(self, name: str) -> list[str]:
+        """The files of a report, an experiment, "REPORT/TABLE", "REPORT/FIGURE", or a file of the chain itself."""
+        if name in self.reports:
+            report = self.reports[name]
+            tables = [file for table in report.tables for file in table_files(name, table)]
+            figures = [file for figure in report.figures for file in figure_files(name, figure)]
+            return [*tables, *figures, f"results/{name}/metrics.json", f"runs/{name}/tracking.json"]
+        if name in self.experiments:
+            return [evaluation_file(evaluation) for evaluation in self.experiments[name].evaluations()]
+        report, _, part = name.partition("/")
+        if report in self.reports and part in self.reports[report].tables:
+            return table_files(report, part)
+        if report in self.reports and part in self.reports[report].figures:
+            return figure_files(report, part)
+        if name in self.makers:
+            return [name]
+        known = [*self.reports, *(name for name in self.experiments if name not in self.reports)]
+        raise UserError(f"{name}: nothing makes that; name one of {', '.join(known)}, REPORT/TABLE or a file")
+
+    def needed(self, targets: Iterable[str]) -> list[Job]:
+        """Every job that the target files need, each once, makers before users; files that exist are not looked at."""
+        found: dict[tuple[str, ...], Job] = {}
+        stack = [(path, False) for path in reversed(list(targets))]
+        while stack:
+            path, ready = stack.pop()
+            job = self.makers.get(path)
+            if job is None or (job.rule, *job.key) in found:
+                continue
+            if ready:
+                found[(job.rule, *job.key)] = job
+            else:
+                stack.append((path, True))
+                stack.extend((source, False) for source in reversed(job.inputs))
+        return list(found.values())
+
+    @functools.cached_property
+    def makers(self) -> dict[str, Job]:
+        """The job that makes each file."""
+        return {path: job for job in self.jobs() for path in job.outputs}
+
+    def jobs(self) -> Iterator[Job]:
+        """Every job there is."""
+        for path in self.absent_downloads():
+            yield Job("download", (path,), (), (path,))
+        for name, raw in self.params.raw["datasets"].items():
+            if raw.get("made_up"):
+                yield Job("made_up", (name,), (), (raw["path"],))
+            yield Job("prepare", (name,), tuple(self.raw_inputs(name)), (archive(name),))
+        classified = (e for e in self.experiments.values() if CLASSIFIER in (e.features, *e.more_features))
+        for dataset in dict.fromkeys(experiment.dataset for experiment in classified):
+            yield Job("features", (dataset,), (archive(dataset),), (classifier(dataset),))
+        for path in self.references:
+            yield Job("reference", (path,), tuple(self.reference_inputs(path)), (path,))
+        for experiment in self.experiments.values():
+            yield from self._of_experiment(experiment)
+        for name, report in self.reports.items():
+            for table in report.tables:
+                inputs, outputs = self.table_inputs(name, table), table_files(name, table)
+                yield Job("table", (name, table), tuple(inputs), tuple(outputs))
+            for figure in report.figures:
+                inputs, outputs = self.figure_inputs(name, figure), figure_files(name, figure)
+                yield Job("figure", (name, figure), tuple(inputs), tuple(outputs))
+            yield Job("metrics", (name,), tuple(self.metrics_inputs(name)), (f"results/{name}/metrics.json",))
+            yield Job("track", (name,), tuple(self.track_inputs(name)), (f"runs/{name}/tracking.json",))
+
+    def _of_experiment(self, experiment: Experiment) -> Iterator[Job]:
+        name = experiment.name
+        for model in experiment.models:
+            outputs = (final_model(experiment, model), levels_file(experiment, model))
+            yield Job("train", (name, model), (archive(experiment.dataset),), outputs)
+            if experiment.chosen(model):
+                outputs = (model_file(experiment, model), choice_file(name, model))
+                yield Job("choose", (name, model), tuple(self.choice_inputs(name, model)), outputs)
+        for model in experiment.pretrained:
+            inputs = self.published_inputs(name, model)
+            yield Job("published", (name, model), tuple(inputs), (final_model(experiment, model),))
+        for search in experiment.searches.values():
+            for model in search.samplers:
+                key, output = (name, model, search.name), search_file(experiment, model, search.name)
+                yield Job("search", key, tuple(self.search_inputs(*key)), (output,))
+        for evaluation in experiment.evaluations():
+            inputs = self.evaluation_inputs(name, evaluation.model, evaluation.name)
+            key = (name, evaluation.model, evaluation.name)
+            yield Job("evaluate", key, tuple(inputs), (evaluation_file(evaluation),))
+        for sheet in experiment.sheets.values():
+            for model in sheet.samplers:
+                inputs, output = (model_file(experiment, model),), sheet_file(experiment, model, sheet.name)
+                yield Job("sample", (name, model, sheet.name), inputs, (output,))
+        for analysis in experiment.analyses.values():
+            for model in analysis.models:
+                key, output = (name, model, analysis.name), analysis_file(experiment, model, analysis.name)
+                yield Job("analyse", key, tuple(self.analysis_inputs(*key)), (output,))
+
+    def absent_downloads(self) -> list[str]:
+        """What can be fetched and is not there. What is there is the user's own: no rule replaces it."""
+        return [path for path in self.params.downloads if not os.path.exists(path)]
+
+    def raw_inputs(self, dataset: str) -> list[str]:
+        """The raw source of a dataset. One that neither exists nor can be fetched is left out: `prepare` says so."""
+        path, made_up = self.params.dataset(dataset)["path"], self.params.dataset(dataset).get("made_up")
+        paths = [path] if isinstance(path, str) else path or []
+        return [path for path in paths if made_up or self._obtainable(path)]
+
+    @functools.cached_property
+    def references(self) -> dict[str, tuple[Experiment, str]]:
+        """The statistics that are computed here, each with an experiment that uses it, and the extractor."""
+        found = {}
+        for experiment in self.experiments.values():
+            for features in (experiment.features, *experiment.more_features):
+                path = reference_file(experiment, features)
+                if path.startswith("runs/references/"):
+                    found[path] = (experiment, features)
+        return found
+
+    def reference_inputs(self, path: str) -> list[str]:
+        experiment, features = self.references[path]
+        return [archive(experiment.dataset), *weights_of(experiment, features)]
+
+    def members(self, report: str) -> list[str]:
+        """The experiments of a report."""
+        return [experiment.name for experiment in self.reports[report].experiments.values()]
+
+    def published_file(self, experiment: str, model: str) -> str:
+        """The name of a pre-trained model's file in params.yaml."""
+        return self.experiments[experiment].pretrained[model]
+
+    def published_inputs(self, experiment: str, model: str) -> list[str]:
+        path = self.params.pretrained[self.published_file(experiment, model)]["path"]
+        return [path] if self._obtainable(path) else []
+
+    def choice_inputs(self, experiment: str, model: str) -> list[str]:
+        e = self.experiments[experiment]
+        return [final_model(e, model), reference_file(e), *weights_of(e)]
+
+    def search_inputs(self, experiment: str, model: str, name: str) -> list[str]:
+        e = self.experiments[experiment]
+        return [model_file(e, model), self._search_reference(e, model, name), *weights_of(e)]
+
+    def evaluation_inputs(self, experiment: str, model: str, name: str) -> list[str]:
+        """The model, the references, the extractors' weights, and the search that the grid takes settings from."""
+        e = self.experiments[experiment]
+        grid = e.grids[name.partition("/")[0]]
+        references = [grid.reference or reference_file(e), *(reference_file(e, more) for more in e.more_features)]
+        weights = [path for features in (None, *e.more_features) for path in weights_of(e, features)]
+        search = [search_file(e, model, grid.settings_from)] if grid.settings_from else []
+        return [model_file(e, model), *references, *weights, *search]
+
+    def analysis_inputs(self, experiment: str, model: str, name: str) -> list[str]:
+        e = self.experiments[experiment]
+        data = [archive(e.dataset), *weights_of(e)] if e.analyses[name].kind == "leakage" else []
+        return [model_file(e, model), *data]
+
+    def table_inputs(self, report: str, table: str) -> list[str]:
+        """Measurements only: tables of configurations need none."""
+        return self._made_from(self.reports[report], table_layout(self.reports[report], table).sources())
+
+    def figure_inputs(self, report: str, figure: str) -> list[str]:
+        r = self.reports[report]
+        datasets = [archive(experiment.dataset) for experiment in figure_datasets(r, figure)]
+        return [*self._made_from(r, figure_sources(r, figure).values()), *datasets]
+
+    def metrics_inputs(self, report: str) -> list[str]:
+        r = self.reports[report]
+        return self._made_from(r, (source for table in r.tables for source in table_layout(r, table).sources()))
+
+    def track_inputs(self, report: str) -> list[str]:
+        r = self.reports[report]
+        return [table_files(report, t)[0] for t in r.tables] + [figure_files(report, f)[0] for f in r.figures]
+
+    def _made_from(self, report: Report, sources: Iterable[Source]) -> list[str]:
+        paths: dict[str, None] = {}
+        for source in sources:
+            experiment, model, name = source.experiment, source.model, source.name
+            if source.kind == "grid":
+                paths |= dict.fromkeys(evaluation_file(e) for e in experiment.evaluations_of(model, name))
+            elif source.kind != "model":
+                file = {"search": search_file, "sheet": sheet_file, "analysis": analysis_file}.get(source.kind)
+                paths[file(experiment, model, name) if file else levels_file(experiment, model)] = None
+        return list(paths)
+
+    def _search_reference(self, experiment: Experiment, model: str, name: str) -> str:
+        """The statistics that a search measures against: those of the grids that use it, else the dataset's."""
+        for grid in experiment.grids.values():
+            if model in grid.points and grid.reference:
+                return grid.reference
+        return reference_file(experiment)
+
+    def _obtainable(self, path: str) -> bool:
+        return path in self.params.downloads or os.path.exists(path)

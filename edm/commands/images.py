@@ -1,0 +1,74 @@
+"""Images of one model, by hand: drawn and measured."""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from edm.commands.common import origin, say, threads
+from edm.config import SamplerConfig
+from edm.errors import UserError
+from edm.files import write_json
+
+if TYPE_CHECKING:
+    from edm.samples import Drawn
+
+
+def sample(args: Namespace) -> None:
+    if not args.output.endswith((".safetensors", ".png", ".zip")):
+        raise UserError(f"{args.output}: choose an ending: .safetensors, .png (one sheet) or .zip (a dataset archive)")
+    names = SamplerConfig().to_dict()
+    choices = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    points = {"only": SamplerConfig.from_dict(choices)}
+    from edm import checkpoint
+    from edm.distributed import pick_device
+    from edm.samples import sample_points, write_samples
+
+    threads(args.threads)
+    denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
+    drawn = sample_points(denoiser, points, args.seeds, args.block, args.class_label)
+    if args.output.endswith(".safetensors"):
+        write_samples(args.output, args.checkpoint, points, drawn, origin())
+    else:
+        _write_images(args.output, drawn)
+    say(f"{args.output}: {len(args.seeds)} images")
+
+
+def _write_images(output: str, drawn: "Drawn") -> None:
+    from edm.data import write_archive
+
+    (pixels,) = drawn.images.values()
+    if output.endswith(".zip"):
+        write_archive(output, pixels.numpy(), None if drawn.labels is None else drawn.labels.tolist())
+        return
+    from PIL import Image
+
+    from edm.files import atomic_write
+    from edm.report.sheet import image_grid
+
+    columns = max(1, round(len(pixels) ** 0.5))
+    with atomic_write(output) as temporary:
+        Image.fromarray(image_grid(pixels.numpy(), columns, scale=max(1, 64 // pixels.shape[-1]))).save(temporary)
+
+
+def fid(args: Namespace) -> None:
+    from edm.distributed import pick_device
+    from edm.evaluation import open_yardstick
+    from edm.samples import in_batches, read_samples
+
+    threads(args.threads)
+    samples = read_samples(args.samples)
+    yardstick = open_yardstick(
+        args.features, args.weights, args.ref, pick_device(args.device), tuple(args.metrics or ())
+    )
+    rows = []
+    for name, point in samples.header["points"].items():
+        measuring = yardstick.begin()
+        for batch in in_batches(samples.images[name]):
+            measuring.append(batch)
+        rows.append({"id": name, **point, "images": len(samples.images[name]), **measuring.results()})
+        numbers = ", ".join(f"{key} {value:.4g}" for key, value in measuring.results().items() if key != "distance")
+        say(f"{name}: {yardstick.extractor.label} {rows[-1]['distance']:.4g} (NFE {point['nfe']}, "
+            f"{rows[-1]['images']} images){'; ' * bool(numbers)}{numbers}")  # fmt: skip
+    if args.output:
+        record = {"checkpoint": samples.header["checkpoint"], "metric": yardstick.describe(),
+                  "first_seed": int(samples.seeds[0]), "points": rows, **origin()}  # fmt: skip
+        write_json(args.output, record)

@@ -1,0 +1,86 @@
+"""Models: trained here, or imported."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from edm import params
+from edm.commands.common import mapping, origin, say, threads
+from edm.config import TrainingConfig
+from edm.errors import UserError
+from edm.files import read_json
+from edm.tracking import Journal, environment_tags
+
+
+def train(args: Namespace) -> None:
+    experiment, model = args.experiment, args.model
+    if args.config:
+        config = TrainingConfig.from_dict(mapping(read_json(args.config), args.config))
+    elif experiment and model:
+        spec = params.load(args.params).experiment(experiment).training_spec(model)
+        params.check_spec(spec, args.expect, f"{experiment}/{model}")
+        config = TrainingConfig.from_dict(spec)
+    else:
+        raise UserError("train: name what to train: --experiment and --model of params.yaml, or --config FILE.json")
+    if args.dry_run:
+        print(json.dumps(config.to_dict(), indent=1))
+        return
+    if not args.data or not args.out:
+        raise UserError("train: --data and --out are needed")
+
+    from edm.data import read_archive
+    from edm.distributed import world
+    from edm.training import check, train
+
+    threads(args.threads)
+    dataset = read_archive(args.data)
+    out = Path(args.out)
+    about = {"experiment": experiment, "model": model, **origin()}
+    with world(args.device) as place:
+        check(config, dataset, place)  # before anything is written
+        run = None
+        if place.is_first:
+            run = Journal(out / "journal.jsonl").run(
+                f"{experiment}/{model}" if experiment else str(out),
+                name=model or out.name,
+                experiment=experiment or "edm",
+                params=config.to_dict(),
+                tags={"kind": "training", "dataset_sha256": dataset.sha256, **environment_tags()},
+            )
+        try:
+            train(config, dataset, out, place, run=run, state_every=args.state_every, compile=args.compile, about=about)
+        except BaseException as error:
+            if run is not None:
+                run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        if run is not None:
+            run.artifact(out / "levels.json")
+            run.finish()
+
+
+def import_published(args: Namespace) -> None:
+    from edm.foreign import convert
+
+    asked = {"resolution": args.resolution, "channels_per_head": args.channels_per_head}
+    if args.published:
+        loaded = params.load(args.params)
+        if args.published not in loaded.pretrained:
+            there = ", ".join(loaded.pretrained)
+            raise UserError(f"{args.published}: not among `pretrained` of {args.params}: {there}")
+        spec = loaded.pretrained[args.published]
+        params.check_spec(spec, args.expect, f"pretrained {args.published}")
+        asked = {name: spec.get(name) for name in asked}
+        if not Path(args.file).exists():
+            entry = loaded.downloads.get(args.file, {})
+            where = entry.get("note") or entry.get("url") or "get it from its authors"
+            raise UserError(f"{args.file}: not there; put {args.published} at that path: {where}")
+    imported = convert(args.file, args.output, **{name: value for name, value in asked.items() if value is not None})
+    about = imported.about
+    say(f"{args.output}: {about['source']}, licence {about['licence']}, sha256 {about['source_sha256'][:12]}")
+
+
+def export(args: Namespace) -> None:
+    from edm.foreign import export
+
+    export(args.checkpoint, args.output)
+    say(f"{args.output}: written under the published names")

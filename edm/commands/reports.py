@@ -1,0 +1,98 @@
+"""Tables, figures, and what a run would cost."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from edm import params
+from edm.commands.common import say
+from edm.errors import UserError
+from edm.params import Report, contents
+from edm.tracking import Journal, environment_tags
+
+
+def tables(args: Namespace) -> None:
+    from edm.report.tables import write_table
+
+    report = params.load(args.params).report(args.report)
+    written = []
+    for name in _chosen(args, report.tables, "table"):
+        params.check_spec(contents.table_spec(report, name), args.expect, f"{args.report}: {name}")
+        files = write_table(report, name, Path(args.results), Path(args.runs))
+        _record(args, name, files)
+        print(files[0].read_text(encoding="utf-8"))
+        written += files
+    say("\n".join(map(str, written)))
+
+
+def figures(args: Namespace) -> None:
+    from edm.report.figures import Places, write_figure
+
+    report = params.load(args.params).report(args.report)
+    names = _chosen(args, report.figures, "figure")
+    places = Places(Path(args.results), Path(args.runs), Path(args.data))
+    for name in names:
+        params.check_spec(contents.figure_spec(report, name), args.expect, f"{args.report}: {name}")
+        try:
+            files = write_figure(report, name, places)
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            say(f"{name}: left out: {error}")  # of many, those that can be drawn are
+            continue
+        _record(args, name, files)
+        say("\n".join(map(str, files)))
+
+
+def metrics(args: Namespace) -> None:
+    from edm.report.tables import write_metrics
+
+    say(str(write_metrics(params.load(args.params).report(args.report), Path(args.results), Path(args.runs))))
+
+
+def plan(args: Namespace) -> None:
+    from edm.plan import as_text, make_plan
+
+    print(as_text(make_plan(params.load(args.params), args.target, args.throughput, args.all), args.gpus))
+
+
+def bench(args: Namespace) -> None:
+    from edm.throughput import measure, network_digest, record
+
+    loaded = params.load(args.params)
+    report = loaded.report(args.target) if args.target in loaded.reports else None
+    experiments = report.experiments.values() if report else [loaded.experiment(args.target)]
+    networks = {}
+    for experiment in experiments:
+        for model, config in experiment.models.items():
+            networks.setdefault(network_digest(config.network()), (f"{experiment.name}/{model}", config))
+    for name, config in networks.values():
+        found = measure(config, args.device, args.seconds, args.batch, args.compile)
+        record(args.output, found)
+        say(f"{name}: {found}")
+
+
+def check(args: Namespace) -> None:
+    loaded = params.load(args.params)
+    for name in loaded.run:
+        report: Report | None = loaded.report(name) if name in loaded.reports else None
+        experiments = list(report.experiments.values()) if report else [loaded.experiment(name)]
+        trainings = sum(len(experiment.models) for experiment in experiments)
+        evaluations = sum(len(e.draws) for experiment in experiments for e in experiment.evaluations())
+        print(f"{name}: {trainings} trainings, {evaluations} evaluations")
+
+
+def _chosen(args: Namespace, known: dict, what: str) -> list[str]:
+    for name in args.names:
+        if name not in known:
+            raise UserError(f"{args.report} has no {what} {name!r}; it has {', '.join(known) or 'none'}")
+    return args.names or list(known)
+
+
+def _record(args: Namespace, name: str, files: list[Path]) -> None:
+    """Each table and figure is an artifact of a run of its own: jobs side by side share no journal."""
+    kind = files[0].parent.name
+    journal = Journal(Path(args.runs) / args.report / "report" / f"{name}.journal.jsonl")
+    with journal.run(f"{args.report}/{name}", name=name, experiment=args.report,
+                     tags={"kind": kind, **environment_tags()}) as run:  # fmt: skip
+        for path in files:
+            run.artifact(path, kind)

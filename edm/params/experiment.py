@@ -1,0 +1,264 @@
+"""What params.yaml comes down to: data that says what is trained, sampled, measured and shown."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from edm.config import SamplerConfig, TrainingConfig
+from edm.errors import UserError
+from edm.files import digest
+
+
+@dataclass(frozen=True)
+class Point:
+    """One sampler setting of a grid; ``id`` names what is swept over ("num_steps=18")."""
+
+    id: str
+    sampler: SamplerConfig
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sampler settings to try, per model.
+
+    reference: statistics to measure against in place of the dataset's own, or None.
+    settings_from: the search whose outcome fills in what the grid leaves open, or None.
+    """
+
+    name: str
+    points: dict[str, tuple[Point, ...]]
+    reference: str | None = None
+    settings_from: str | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(self.points)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for the best sampler settings (Table 5): one job per model.
+
+    samplers: what each model starts from. over: the values to try per parameter, in the order of the sweeps.
+    method: "coordinate" or "exhaustive". images: per evaluation.
+    """
+
+    name: str
+    samplers: dict[str, SamplerConfig]
+    over: dict[str, tuple[float | None, ...]]
+    method: str
+    images: int
+    max_sweeps: int
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Images to look at: the first of the seeds, per model."""
+
+    name: str
+    samplers: dict[str, SamplerConfig]
+    images: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A study of one model at a time (Figures 13, 14, Appendix F.2): its kind, and what it is told."""
+
+    name: str
+    kind: str
+    models: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the best snapshot is chosen: every one with few ``images``, the ``confirm`` best of them with all.
+
+    grid: of one point, the sampler; models that it does not sample keep their last state.
+    """
+
+    grid: str
+    images: int
+    confirm: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn for an evaluation (Section 6): ``images`` per repeat, from consecutive seeds.
+
+    block: seeds that go through the network at once. one_job_per: "grid" or "point", what one job evaluates.
+    """
+
+    images: int
+    first_seed: int = 0
+    block: int = 64
+    repeats: int = 1
+    one_job_per: str = "grid"
+
+    def seeds(self, repeat: int) -> range:
+        """The seeds of a repeat, counted from 0."""
+        first = self.first_seed + repeat * self.images
+        return range(first, first + self.images)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One job: points of a grid of a model, each with the repeats to draw. ``name`` is its file below the model."""
+
+    experiment: str
+    model: str
+    grid: str
+    name: str
+    draws: tuple[tuple[Point, int], ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment with everything resolved; ``models`` maps "column-rung" to its configuration, in table order.
+
+    pretrained: models that are imported, and the names of their published files; they have no configuration.
+    metrics: what is measured beside the Fréchet distance. more_features: extractors of further Fréchet distances.
+    """
+
+    name: str
+    dataset: str
+    features: str
+    feature_weights: str | None
+    columns: tuple[str, ...]
+    rungs: tuple[str, ...]
+    models: dict[str, TrainingConfig]
+    pretrained: dict[str, str]
+    grids: dict[str, Grid]
+    sampling: Sampling
+    choice: Choice | None = None
+    searches: dict[str, Search] = field(default_factory=dict)
+    sheets: dict[str, Sheet] = field(default_factory=dict)
+    analyses: dict[str, Analysis] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    more_features: dict[str, str | None] = field(default_factory=dict)
+    reference: str | None = None
+
+    @property
+    def all_models(self) -> tuple[str, ...]:
+        return (*self.models, *self.pretrained)
+
+    def chosen(self, model: str) -> bool:
+        """Whether evaluations use the best of the model's snapshots, not its last state."""
+        if self.choice is None or model not in self.models or not self.models[model].snapshot_every:
+            return False
+        return model in self.grids[self.choice.grid].points
+
+    def evaluations(self) -> Iterator[Evaluation]:
+        """Every evaluation job, in the order of the grids."""
+        for grid in self.grids.values():
+            for model in grid.models:
+                yield from self.evaluations_of(model, grid.name)
+
+    def evaluations_of(self, model: str, grid: str) -> Iterator[Evaluation]:
+        """The jobs that together evaluate a grid of a model."""
+        points, repeats = self.grids[grid].points[model], range(self.sampling.repeats)
+        if self.sampling.one_job_per == "grid":
+            yield Evaluation(self.name, model, grid, grid, tuple((p, r) for p in points for r in repeats))
+            return
+        for point in points:
+            for repeat in repeats:
+                mark = f"@{repeat}" if len(repeats) > 1 else ""
+                yield Evaluation(self.name, model, grid, f"{grid}/{point.id}{mark}", ((point, repeat),))
+
+    def evaluation(self, model: str, name: str) -> Evaluation:
+        """The evaluation job of that name. Raises UserError."""
+        grid = name.partition("/")[0]
+        if grid in self.grids and model in self.grids[grid].points:
+            for evaluation in self.evaluations_of(model, grid):
+                if evaluation.name == name:
+                    return evaluation
+        raise UserError(f"experiment {self.name}: no evaluation {name!r} of model {model!r}")
+
+    def evaluation_spec(self, evaluation: Evaluation) -> dict[str, Any]:
+        """What decides the numbers of an evaluation, as plain data: choices that differ from the defaults."""
+        sampling, grid = self.sampling, self.grids[evaluation.grid]
+        spec = {
+            "points": {point.id: point.sampler.changes() for point, _ in evaluation.draws},
+            "repeats": sorted({repeat for _, repeat in evaluation.draws}),
+            "images": sampling.images,
+            "first_seed": sampling.first_seed,
+            "block": sampling.block,
+            "features": self.features,
+        }
+        optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
+                    "settings_from": grid.settings_from, "reference": grid.reference}  # fmt: skip
+        return spec | {key: value for key, value in optional.items() if value}
+
+    def training_spec(self, model: str) -> dict[str, Any]:
+        """What decides a training, as plain data: fields that differ from the defaults."""
+        if model not in self.models:
+            hint = "; it is pre-trained" if model in self.pretrained else f"; it has {', '.join(self.models)}"
+            raise UserError(f"experiment {self.name}: no model {model!r} to train{hint}")
+        return self.models[model].changes()
+
+    def choice_spec(self, model: str) -> dict[str, Any]:
+        """What decides which snapshot is chosen."""
+        point = self.grids[self.choice.grid].points[model][0]
+        return {"sampler": point.sampler.changes(), "images": self.choice.images, "confirm": self.choice.confirm,
+                "confirm_images": self.sampling.images, "first_seed": self.sampling.first_seed,
+                "block": self.sampling.block, "features": self.features}  # fmt: skip
+
+    def search_spec(self, model: str, name: str) -> dict[str, Any]:
+        """What decides the outcome of a search."""
+        search = _of(self.searches, name, model, "search", self.name)
+        return {"sampler": search.samplers[model].changes(), "over": {k: list(v) for k, v in search.over.items()},
+                "method": search.method, "images": search.images, "max_sweeps": search.max_sweeps,
+                "first_seed": self.sampling.first_seed, "block": self.sampling.block,
+                "features": self.features}  # fmt: skip
+
+    def sheet_spec(self, model: str, name: str) -> dict[str, Any]:
+        """What decides a sheet of images."""
+        sheet = _of(self.sheets, name, model, "sheet", self.name)
+        return {"sampler": sheet.samplers[model].changes(), "images": sheet.images,
+                "first_seed": self.sampling.first_seed}  # fmt: skip
+
+    def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
+        """What decides an analysis."""
+        if name not in self.analyses or model not in self.analyses[name].models:
+            raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")
+        analysis = self.analyses[name]
+        return {"kind": analysis.kind, **analysis.settings}
+
+
+def _of(known: dict[str, Any], name: str, model: str, what: str, experiment: str) -> Any:
+    if name not in known or model not in known[name].samplers:
+        raise UserError(f"experiment {experiment}: no {what} {name!r} of model {model!r}")
+    return known[name]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables and figures over some experiments; ``experiments`` maps the names used in them, "" where there is one."""
+
+    name: str
+    title: str
+    experiments: dict[str, Experiment]
+    tables: dict[str, dict[str, Any]]
+    figures: dict[str, dict[str, Any]]
+
+    def refer(self, reference: str) -> tuple[Experiment, str]:
+        """ "role/rest" → the experiment in that role, and the rest. Raises UserError."""
+        role, _, rest = reference.rpartition("/")
+        if role not in self.experiments or not rest:
+            known = ", ".join(f"{role}/…" if role else "a name without /" for role in self.experiments)
+            raise UserError(f"{reference!r} names no experiment of this report; it knows {known}")
+        return self.experiments[role], rest
+
+    def refer_to_grid(self, reference: str) -> tuple[Experiment, str, str]:
+        """ "role/model:grid" (or sheet, or analysis) → the experiment, the model, the grid."""
+        experiment, rest = self.refer(reference)
+        model, colon, name = rest.partition(":")
+        if not colon or model not in experiment.all_models:
+            raise UserError(f"{reference!r}: expected MODEL:NAME of {', '.join(experiment.all_models)}")
+        return experiment, model, name
+
+
+def check_spec(spec: Any, expected: str | None, what: str) -> None:
+    """Raises UserError where a spec is no longer the one with the digest that a workflow's job was started with."""
+    if expected is not None and digest(spec) != expected:
+        raise UserError(f"{what}: params.yaml was changed after this job was planned; run snakemake again")

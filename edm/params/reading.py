@@ -1,0 +1,260 @@
+"""The file itself: YAML, the schema, and mistakes in a person's words."""
+
+import copy
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edm.errors import UserError
+from edm.files import read_json
+from edm.params.contents import check_report
+from edm.params.experiment import Experiment, Report
+from edm.params.resolving import RESERVED, known, nearest, resolve
+from edm.tracking import DEFAULT_URI
+
+SCHEMA = Path(__file__).parent.parent.parent / "workflow" / "schemas" / "params.schema.json"
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole file. Experiments are resolved when asked for."""
+
+    path: str
+    raw: dict[str, Any]
+
+    @property
+    def run(self) -> list[str]:
+        return self.raw["run"]
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.raw.get("tracking", {}).get("uri", DEFAULT_URI)
+
+    @property
+    def downloads(self) -> dict[str, dict[str, Any]]:
+        """What can be fetched: path → url, and its checksum where it is known."""
+        return self.raw.get("downloads", {})
+
+    @property
+    def pretrained(self) -> dict[str, dict[str, Any]]:
+        """The published checkpoints: name → file, and what cannot be inferred from it."""
+        return self.raw.get("pretrained", {})
+
+    @property
+    def reports(self) -> list[str]:
+        """Everything that has tables or figures: experiments of their own, and reports over several."""
+        own = [name for name, raw in self.raw["experiments"].items() if raw.get("tables") or raw.get("figures")]
+        return [*own, *self.raw.get("reports", {})]
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Source, path, and what the prepared archive must hold."""
+        datasets = self.raw["datasets"]
+        if name not in datasets:
+            raise UserError(f"{self.path}: dataset {name!r} is not defined{nearest(name, datasets)}")
+        return {"path": None, "images": None, **datasets[name]}
+
+    def experiment(self, name: str) -> Experiment:
+        """Raises UserError, naming the place in the file, where the experiment does not fit together."""
+        experiments = self.raw["experiments"]
+        if name not in experiments:
+            raise UserError(f"{self.path}: experiment {name!r} is not defined{nearest(name, experiments)}")
+        if name not in self._resolved:
+            raw = experiments[name]
+            try:
+                resolved = resolve(name, raw, self.dataset(raw["dataset"]), self._scale(name))
+                for file in resolved.pretrained.values():
+                    known(f"experiments.{name}.models", "pretrained file", file, self.pretrained)
+            except UserError as error:
+                raise UserError(f"{self.path}: {error}".replace(f"{self.path}: {self.path}", self.path)) from None
+            self._resolved[name] = resolved
+        return self._resolved[name]
+
+    def report(self, name: str) -> Report:
+        """A report over several experiments, or an experiment's own. Raises UserError as :meth:`experiment`."""
+        reports = self.raw.get("reports", {})
+        if name in reports:
+            raw, place = reports[name], f"reports.{name}"
+            experiments = {role: self.experiment(experiment) for role, experiment in raw["experiments"].items()}
+        elif name in self.raw["experiments"]:
+            raw, place = self.raw["experiments"][name], f"experiments.{name}"
+            experiments = {"": self.experiment(name)}
+        else:
+            raise UserError(f"{self.path}: report {name!r} is not defined{nearest(name, self.reports)}")
+        present = {key: {k: v for k, v in raw.get(key, {}).items() if v is not None} for key in ("tables", "figures")}
+        report = Report(name, raw.get("title", name), experiments, **present)
+        try:
+            check_report(report)
+        except UserError as error:
+            raise UserError(f"{self.path}: {place}.{error}") from None
+        return report
+
+    @functools.cached_property
+    def _resolved(self) -> dict[str, Experiment]:
+        return {}
+
+    def _scale(self, experiment: str) -> float:
+        """The factor of the report that an experiment belongs to."""
+        scales = {
+            name: raw.get("scale", 1.0)
+            for name, raw in self.raw.get("reports", {}).items()
+            if experiment in raw["experiments"].values()
+        }
+        if len(set(scales.values())) > 1:
+            several = " and another in ".join(scales)
+            raise UserError(f"{self.path}: experiment {experiment!r} has one scale in {several}")
+        return next(iter(scales.values()), 1.0)
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Reads and checks a params file. Raises UserError with the path of the first mistake and what was expected."""
+    path = Path(path)
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run from the folder of the project") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    for section in ("experiments", "reports"):
+        if isinstance(raw, dict) and isinstance(raw.get(section), dict):
+            raw[section] = {name: _extended(f"{section}.{name}", raw[section], path) for name in raw[section]}
+    _validate(raw, path)
+    params = Params(str(path), raw)
+    for name in raw.get("reports", {}):
+        if name in raw["experiments"] or name in RESERVED:
+            raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
+    for name in raw["experiments"]:
+        params.experiment(name)
+    for name in params.reports:
+        params.report(name)
+    for name in raw["run"]:
+        if name not in params.reports:
+            params.experiment(name)
+    return params
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, which makes no objects, without its silence: YAML lets a key stand twice and keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            value = self.construct_object(key, deep=True)
+            if not isinstance(value, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {value!r} is not text; put it in quotes", key.start_mark
+                )
+            if value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {value!r} stands twice", key.start_mark)
+            seen.add(value)
+        return super().construct_mapping(node, deep)
+
+
+def _extended(place: str, entries: dict[str, Any], path: Path, below: tuple[str, ...] = ()) -> Any:
+    """An experiment or a report merged, mapping by mapping, into the one it extends."""
+    section, _, name = place.partition(".")
+    own = entries[name]
+    if not isinstance(own, dict) or "extends" not in own:
+        return own
+    base = own["extends"]
+    if not isinstance(base, str) or base not in entries:
+        raise UserError(f"{path}: {place}.extends: {base!r} is not defined{nearest(str(base), entries)}")
+    if base in (*below, name):
+        raise UserError(f"{path}: {place}.extends: {base!r} extends itself in the end")
+    return _merged(_extended(f"{section}.{base}", entries, path, (*below, name)), own)
+
+
+def _merged(base: Any, change: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return copy.deepcopy(change)
+    merged = {key: copy.deepcopy(value) for key, value in base.items() if key != "extends"}
+    for key, value in change.items():
+        merged[key] = _merged(merged.get(key), value)
+    return merged
+
+
+def _validate(raw: Any, path: Path) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import extend
+
+    # JSON's schema takes 64.0 for an integer and NaN for a number; the code behind it takes neither.
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({
+        "integer": lambda _, value: type(value) is int,
+        "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+    })  # fmt: skip
+    validator = extend(Draft202012Validator, type_checker=types)
+    errors = list(validator(read_json(SCHEMA)).iter_errors(raw))
+    if not errors:
+        return
+    # A mistake shows up in every experiment that extends the one it stands in: name it where it stands.
+    error = _meant(best_match([error for error in errors if not _inherits(error, raw)] or errors))
+    place = ".".join(str(part) for part in error.absolute_path) or "the file"
+    raise UserError(f"{path}: {place}: {_explain(error)}")
+
+
+def _inherits(error, raw: Any) -> bool:
+    place = list(error.absolute_path)
+    if len(place) < 2 or place[0] not in ("experiments", "reports"):
+        return False
+    entry = raw[place[0]][place[1]]
+    return isinstance(entry, dict) and "extends" in entry
+
+
+def _meant(error):
+    """The mistake itself where the schema leaves a choice: alternatives of another type were not meant."""
+    from jsonschema.exceptions import best_match
+
+    while error.context:
+        meant = [e for e in error.context if e.relative_path or e.validator not in ("type", "const")]
+        if len({e.relative_schema_path[0] for e in meant}) != 1:
+            break
+        error = best_match(meant)
+    return error
+
+
+def _explain(error) -> str:
+    """A schema error in a person's words."""
+    value, expected = error.instance, error.validator_value
+    if error.context and all(e.validator in ("type", "const") for e in error.context):
+        stated = [e.validator_value for e in error.context if e.validator == "type"]
+        types = [name for names in stated for name in ([names] if isinstance(names, str) else names) if name != "null"]
+        return f"{value!r} is not of type {' or '.join(types)}"
+    if error.context and all(e.validator == "required" for e in error.context):
+        choice = dict.fromkeys(" and ".join(map(repr, e.validator_value)) for e in error.context)
+        return f"key {', or '.join(choice)} is missing"
+    if error.validator == "oneOf" and not error.context:
+        choice = [" and ".join(map(repr, option["required"])) for option in expected]
+        return f"{', or '.join(choice)}: one of them, not both"
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        key = next(key for key in value if key not in known)
+        return f"unknown key {key!r}{nearest(key, known)}"
+    if error.validator == "required":
+        missing = next(key for key in expected if key not in value)
+        return f"key {missing!r} is missing"
+    if error.validator == "enum":
+        return (
+            f"{value!r} is not one of {', '.join(map(str, expected))}{nearest(str(value), [str(e) for e in expected])}"
+        )
+    if error.validator == "type":
+        types = " or ".join([expected] if isinstance(expected, str) else expected)
+        hint = ""
+        if isinstance(value, str) and "number" in types and _is_number(value):
+            hint = f"; YAML reads {value} as text, write {float(value)!r}"
+        return f"{value!r} is not of type {types}{hint}"
+    return error.message.splitlines()[0][:200]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

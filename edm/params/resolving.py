@@ -1,0 +1,208 @@
+"""From what params.yaml says to what is run: ladders added up, grids multiplied out, names looked up."""
+
+import difflib
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from edm.config import SamplerConfig, TrainingConfig
+from edm.errors import UserError
+from edm.metrics import EXTRACTORS, check_metrics
+from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sampling, Search, Sheet
+
+#: Names of rules, targets and folders, which experiments cannot have.
+RESERVED = {"all", "prepare", "features", "reference", "references", "train", "published", "choose", "sample",
+            "analyse", "evaluate", "search", "table", "figure", "metrics", "track", "logs", "made-up"}  # fmt: skip
+#: What ``scale`` shortens: durations in Mimg.
+SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
+
+
+def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
+    """An experiment, with every duration and every number of images times ``scale``.
+
+    Raises UserError, naming the place in the file, where the experiment does not fit together.
+    """
+    here = f"experiments.{name}"
+    if name in RESERVED:
+        raise UserError(f"{here}: the workflow has a rule or a folder of that name; choose another")
+    more = raw.get("more_features", {})
+    for extractor in (raw["features"], *more):
+        known(f"{here}.features", "extractor", extractor, EXTRACTORS)
+    try:
+        check_metrics(raw.get("metrics", ()), raw["features"])
+    except UserError as error:
+        raise UserError(f"{here}.metrics: {error}") from None
+    models, pretrained = _models(here, raw, dataset, scale)
+    names = (*models, *pretrained)
+    sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
+    steps = raw.get("steps")
+    searches = {key: _search(f"{here}.searches.{key}", key, value, names, scale, steps)
+                for key, value in _present(raw, "searches")}  # fmt: skip
+    grids = {key: _grid(f"{here}.grids.{key}", key, value, names, searches, steps)
+             for key, value in _present(raw, "grids")}  # fmt: skip
+    sheets = {}
+    for key, value in _present(raw, "sheets"):
+        place = f"{here}.sheets.{key}"
+        points = _points(place, {k: v for k, v in value.items() if k != "images"}, names, steps)
+        sheets[key] = Sheet(key, {model: _single(place, settings) for model, settings in points.items()},
+                            value["images"])  # fmt: skip
+    analyses = {}
+    for key, value in _present(raw, "analyses"):
+        settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
+        if value["kind"] == "leakage" and "images" in settings:  # a distance is measured of them
+            settings["images"] = _count(settings["images"], scale)
+        for model in value["models"]:
+            known(f"{here}.analyses.{key}", "model", model, names)
+        analyses[key] = Analysis(key, value["kind"], tuple(value["models"]), settings)
+    return Experiment(
+        name=name,
+        dataset=raw["dataset"],
+        features=raw["features"],
+        feature_weights=raw.get("feature_weights"),
+        columns=tuple(raw["columns"]),
+        rungs=tuple(raw["ladder"]),
+        models=models,
+        pretrained=pretrained,
+        grids=grids,
+        sampling=sampling,
+        choice=_choice(here, raw.get("choose"), grids, scale),
+        searches=searches,
+        sheets=sheets,
+        analyses=analyses,
+        metrics=tuple(raw.get("metrics", ())),
+        more_features=more,
+        reference=raw.get("reference"),
+    )
+
+
+def known(here: str, kind: str, name: str, names) -> None:
+    """Raises UserError, with the nearest name, where ``name`` is not one of ``names``."""
+    if name not in names:
+        raise UserError(f"{here}: {kind} {name!r} is not defined{nearest(name, names)}")
+
+
+def nearest(word: str, names) -> str:
+    """A hint at the name that was meant, or at all of them."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in names], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(map(str, names))}"
+
+
+def _present(raw: dict[str, Any], section: str):
+    """The entries of a section; null takes away what the extended experiment had."""
+    return [(key, value) for key, value in raw.get(section, {}).items() if value is not None]
+
+
+def _count(images: int, scale: float) -> int:
+    return max(2, round(images * scale))
+
+
+def _models(
+    here: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float
+) -> tuple[dict[str, TrainingConfig], dict[str, str]]:
+    """The trained models by name, and the published files of the pre-trained ones."""
+    size = {key: dataset[key] for key in ("resolution", "channels", "classes")}
+    fields: dict[str, dict[str, Any]] = {}
+    for column, rung in itertools.product(raw["columns"], raw["ladder"]):
+        values = {**size, **raw["base"], **raw["columns"][column]}
+        for step, change in raw["ladder"].items():
+            values.update(change)
+            if step == rung:
+                break
+        if f"{column}-{rung}" in fields:
+            raise UserError(f"{here}: two models are called {column}-{rung}; rename a column or a rung")
+        fields[f"{column}-{rung}"] = values
+    pretrained: dict[str, str] = {}
+    for name, spec in _present(raw, "models"):
+        if "pretrained" in spec and len(spec) > 1:
+            raise UserError(f"{here}.models.{name}: 'pretrained' stands alone; a published model cannot be changed")
+        if "pretrained" in spec:
+            pretrained[name] = spec["pretrained"]
+            fields.pop(name, None)
+        else:
+            known(f"{here}.models.{name}", "model", spec["from"], fields)
+            fields[name] = {**fields[spec["from"]], **{key: value for key, value in spec.items() if key != "from"}}
+    models = {}
+    for name, values in fields.items():
+        values = {**values, **raw.get("override", {})}
+        if scale != 1:
+            stated = {key: values.get(key, getattr(TrainingConfig, key)) for key in (*SCALED, "level_samples")}
+            values |= {key: stated[key] * scale for key in SCALED if stated[key] is not None}
+            values["level_samples"] = _count(stated["level_samples"], scale)
+        column, _, rung = name.partition("-")
+        place = f"{here}.ladder.{rung} ({column})" if rung in raw["ladder"] else f"{here}.models.{name}"
+        models[name] = _checked(place, TrainingConfig.from_dict, values)
+    return models, pretrained
+
+
+def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale: float) -> Choice | None:
+    if raw is None:
+        return None
+    known(f"{here}.choose", "grid", raw["grid"], grids)
+    if any(len(points) != 1 for points in grids[raw["grid"]].points.values()):
+        raise UserError(f"{here}.choose: grid {raw['grid']!r} has several points; a choice goes by one")
+    return Choice(raw["grid"], _count(raw["images"], scale), raw["confirm"])
+
+
+def _grid(here: str, name: str, raw: dict[str, Any], models, searches: dict[str, Search], steps) -> Grid:
+    own = ("reference", "settings_from")
+    points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
+    source = raw.get("settings_from")
+    if source is not None:
+        known(here, "search", source, searches)
+        for model in points:
+            known(f"{here}.settings_from ({source})", "model", model, searches[source].samplers)
+    return Grid(name, points, raw.get("reference"), source)
+
+
+def _search(here: str, name: str, raw: dict[str, Any], models, scale: float, steps) -> Search:
+    own = ("over", "method", "images", "max_sweeps")
+    points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
+    samplers = {model: _single(here, settings) for model, settings in points.items()}
+    for sampler in samplers.values():
+        for key, values in raw["over"].items():
+            for value in values:
+                # The other bound is left open: pairs that do not go together are skipped by the search itself.
+                free = {"S_min": 0.0, "S_max": None} if key in ("S_min", "S_max") else {}
+                _checked(f"{here}.over.{key}", SamplerConfig.from_dict, {**sampler.changes(), **free, key: value})
+    over = {key: tuple(values) for key, values in raw["over"].items()}
+    return Search(name, samplers, over, raw.get("method", "coordinate"), _count(raw["images"], scale),
+                  raw.get("max_sweeps", 10))  # fmt: skip
+
+
+def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
+    """The settings of each model of a grid: the product of its lists. A model may change what the grid states.
+
+    steps: what an experiment has in place of every list of ``num_steps``; its last in place of every single number.
+    """
+    chosen = raw["models"]
+    chosen = list(models) if chosen == "all" else chosen
+    chosen = dict.fromkeys(chosen) if isinstance(chosen, list) else chosen
+    common = {key: value for key, value in raw.items() if key != "models"}
+    points = {}
+    for model, changes in chosen.items():
+        known(here, "model", model, models)
+        choices = {**common, **(changes or {})}
+        if steps is not None and "num_steps" in choices:
+            choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
+        swept = [key for key, value in choices.items() if isinstance(value, list)]
+        settings = []
+        for values in itertools.product(*(choices[key] for key in swept)):
+            setting = dict(zip(swept, values, strict=True))
+            label = ",".join(f"{key}={value:g}" for key, value in setting.items()) or "only"
+            sampler = _checked(f"{here} ({label})", SamplerConfig.from_dict, {**choices, **setting})
+            settings.append(Point(label, sampler))
+        points[model] = tuple(settings)
+    return points
+
+
+def _single(here: str, points: tuple[Point, ...]) -> SamplerConfig:
+    if len(points) != 1:
+        raise UserError(f"{here}: takes one sampler setting per model, not a list")
+    return points[0].sampler
+
+
+def _checked(here: str, make: Callable, values: dict[str, Any]):
+    try:
+        return make(values)
+    except (UserError, TypeError) as error:
+        raise UserError(f"{here}: {error}") from None

@@ -1,0 +1,145 @@
+"""A table as Markdown to read, CSV to compute with, LaTeX (booktabs) to print and HTML to publish."""
+
+import csv
+import html
+import io
+from collections.abc import Callable
+
+from edm.report.tables import Cell, Table
+
+CSV_COLUMNS = ("row", "column", "ours", "paper", "difference", "verified", "missing", "metric", "nfe", "paper_nfe",
+               "repeats", "lowest", "highest", "model", "grid", "point", "images", "first_seed", "commit", "dirty",
+               "checkpoint_sha256", "dataset_sha256", "mlflow_run")  # fmt: skip
+
+
+def as_markdown(table: Table) -> str:
+    """A heading, the table, its notes."""
+    grid = [[table.corner, *_headings(table)]]
+    grid += [[row, *(text for cell in cells for text in _texts(table, cell))] for row, cells in table.rows.items()]
+    grid = [[text.replace("|", "\\|") for text in row] for row in grid]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [f"## {table.name}: {table.title}", ""]
+    for row in (grid[0], rule, *grid[1:]):
+        cells = [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *table.notes]) + "\n"
+
+
+def as_csv(table: Table) -> str:
+    """One line per cell, also of those that are missing, with what leads back to its origin."""
+    more = sorted({name for cells in table.rows.values() for cell in cells for name in cell.more})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*CSV_COLUMNS, *more])
+    for row, column, cell in _each(table):
+        m, paper = cell.measured, cell.paper
+        ours = repr(cell.value) if m else cell.text
+        reference = ("", "", "", "") if paper is None else (paper.text, cell.difference, str(paper.verified).lower(),
+                                                            paper.nfe or "")  # fmt: skip
+        origin = [""] * 10 if m is None else [m.model, m.grid, m.point, m.images, m.first_seed, m.commit, m.dirty,
+                                              m.checkpoint, m.dataset, m.run]  # fmt: skip
+        spread = ["", "", ""] if m is None else [cell.repeats, repr(cell.low), repr(cell.high)]
+        missing = "" if cell.text else cell.missing or "not in the paper"
+        writer.writerow([row, column, ours, *reference[:3], missing, m.label if m else "",
+                         (cell.nfe or m.nfe) if m else "", reference[3], *spread, *origin,
+                         *(cell.more.get(name, "") for name in more)])  # fmt: skip
+    return buffer.getvalue()
+
+
+def as_latex(table: Table) -> str:
+    """A table environment with booktabs rules; needs \\usepackage{booktabs}."""
+    lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", f"\\caption{{{_tex(table.title)}}}",
+             f"\\begin{{tabular}}{{l{'r' * len(_headings(table))}}}", r"\toprule",
+             " & ".join(map(_tex, [table.corner, *_headings(table)])) + r" \\", r"\midrule"]  # fmt: skip
+    for row, cells in table.rows.items():
+        texts = [row, *(text for cell in cells for text in _texts(table, cell))]
+        lines.append(" & ".join(map(_tex, texts)) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", *(f"\\par\\small {_tex(note)}" for note in table.notes), r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def as_html(table: Table) -> str:
+    """A page of its own; each cell tells its origin when pointed at, and all origins stand below."""
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in [table.corner, *_headings(table)])
+    body = []
+    for row, cells in table.rows.items():
+        columns = "".join(
+            f'<td title="{html.escape(_origin(cell))}"{_class(cell)}>{html.escape(text)}</td>'
+            for cell in cells
+            for text in _texts(table, cell)
+        )
+        body.append(f"<tr><th>{html.escape(row)}</th>{columns}</tr>")
+    origins = "".join(
+        f"<li><b>{html.escape(f'{row}, {column}')}</b>: {html.escape(_origin(cell))}</li>"
+        for row, column, cell in _each(table)
+        if cell.measured
+    )
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+    more = f"<details><summary>Where each number comes from</summary><ul>{origins}</ul></details>" if origins else ""
+    return _PAGE.format(title=html.escape(f"{table.name}: {table.title}"), head=head, body="\n".join(body), notes=notes,
+                        more=more)  # fmt: skip
+
+
+WRITERS: dict[str, Callable[[Table], str]] = {".md": as_markdown, ".csv": as_csv, ".tex": as_latex, ".html": as_html}
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }}
+div {{ overflow-x: auto }}
+table {{ border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2px solid #222; margin: 1rem 0 }}
+th, td {{ padding: .3rem .8rem; text-align: right; white-space: nowrap }}
+th:first-child {{ text-align: left; font-weight: normal }}
+thead th {{ border-bottom: 1px solid #222; font-weight: 600 }}
+td.missing {{ color: #767676; font-style: italic }}
+p, li {{ color: #444; font-size: 13px }}
+</style></head><body>
+<h1>{title}</h1>
+<div><table><thead><tr>{head}</tr></thead><tbody>
+{body}
+</tbody></table></div>
+{notes}{more}
+</body></html>
+"""
+
+
+def _headings(table: Table) -> list[str]:
+    return [heading for column in table.columns for heading in (column, *(f"{column} {m}" for m in table.metrics))]
+
+
+def _texts(table: Table, cell: Cell) -> list[str]:
+    """What a reader sees of a cell: ours beside the paper's, then the further metrics that the table shows."""
+    text = cell.ours()
+    if cell.paper is not None:
+        text = " / ".join(filter(None, (text, cell.paper.shown(), cell.difference)))
+    return [text, *(f"{cell.more[name]:.4g}" if name in cell.more else "–" for name in table.metrics)]
+
+
+def _origin(cell: Cell) -> str:
+    m = cell.measured
+    if m is None:
+        return cell.missing or ("resolved configuration or search" if cell.text else "not in the paper")
+    dirty = " with uncommitted changes" if m.dirty == "true" else ""
+    return (f"model {m.model}, {m.grid} {m.point}, {m.images:,} images from seed {m.first_seed:,}, NFE {m.nfe}; "
+            f"commit {(m.commit or 'unknown')[:12]}{dirty}, dataset {(m.dataset or 'unknown')[:12]}, "
+            f"checkpoint {m.checkpoint[:12]}, MLflow run edm.key={m.run}")  # fmt: skip
+
+
+def _class(cell: Cell) -> str:
+    return "" if cell.text else ' class="missing"'
+
+
+def _each(table: Table):
+    for row, cells in table.rows.items():
+        for column, cell in zip(table.columns, cells, strict=True):
+            yield row, column, cell
+
+
+_TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "°": r"$^\circ$", "–": "--", "∞": r"$\infty$",
+        "|": r"$\mid$", "σ": r"$\sigma$", "ρ": r"$\rho$", "é": r"\'e", "≤": r"$\le$"}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in text)

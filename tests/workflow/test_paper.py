@@ -1,0 +1,86 @@
+"""The paper's report as a DAG, and a part of its rehearsal on made-up data through the real rules."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from edm import params
+from edm.chain import Chain
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def snakemake(folder, *words):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words],
+        cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=1500,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A place without any dataset; the rehearsal's pre-trained models are fixtures of the tests."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copytree(ROOT / "tests" / "fixtures" / "checkpoints", folder / "tests" / "fixtures" / "checkpoints")
+    return folder
+
+
+def jobs_by_rule(text):
+    """The table "Job stats" of a dry run, under the names of the chain's rules."""
+    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +(\d+)", text, flags=re.M | re.S)
+    counts = Counter()
+    for line in table[1].splitlines():
+        name, count = line.split()
+        known = next((rule for rule in ("reference", "made_up") if name.startswith(rule)), name)
+        counts["download" if name.startswith("downloads_") else known] += int(count)
+    return counts
+
+
+@pytest.mark.parametrize("report", ["paper", "rehearsal"])
+def test_the_plan_counts_the_jobs_that_snakemake_would_run(report, folder, monkeypatch):
+    """Without any dataset present: what is missing is said when a job needs it, not when the DAG is built."""
+    done = snakemake(folder, "-n", "--quiet", "rules", report)
+    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.chdir(folder)  # what is there already is not downloaded
+    chain = Chain(params.load(folder / "params.yaml"))
+    planned = Counter(job.rule for job in chain.needed(chain.targets(report)))
+    assert jobs_by_rule(done.stdout + done.stderr) == planned + Counter({report: 1})
+    assert planned["evaluate"] > (1500 if report == "paper" else 50)
+
+
+def test_one_evaluation_of_the_paper_is_one_job(folder):
+    chain = Chain(params.load(folder / "params.yaml"))
+    evaluations = [job for job in chain.needed(chain.targets("paper")) if job.rule == "evaluate"]
+    for job in evaluations:
+        experiment, model, name = job.key
+        assert len(chain.experiments[experiment].evaluation(model, name).draws) == 1
+
+
+def test_a_part_of_the_rehearsal_runs_through_every_kind_of_rule(folder):
+    """Made-up ImageNet: training, choice of a snapshot, import, search, settings from it, sheets, studies, report."""
+    targets = [
+        *(f"results/rehearsal/tables/{table}.html" for table in ("imagenet", "table5", "table7", "table8")),
+        *(f"results/rehearsal/figures/{figure}.svg" for figure in ("figure3", "figure5c", "figure7", "figure14b")),
+        "results/rehearsal-imagenet/distances/adm-published/stochastic-plain.json",
+        "results/rehearsal-ffhq/distances/ve-F/nfe.json",
+    ]
+    done = snakemake(folder, *targets)
+    assert done.returncode == 0, done.stderr[-4000:]
+    ran = {re.sub("_rehearsal.*", "", rule) for rule in re.findall(r"\(Rule: (\w+)\)", done.stdout + done.stderr)}
+    assert ran >= {"made_up", "prepare", "reference", "train", "choose", "published", "evaluate", "search", "sample",
+                   "analyse", "table", "figure"}  # fmt: skip
+    assert all((folder / target).stat().st_size > 0 for target in targets)
+
+
+def test_a_dataset_that_nobody_can_fetch_is_asked_for_in_one_line(folder):
+    done = snakemake(folder, "data/ffhq.zip")
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and "downloads/images1024x1024" in text and "Traceback" not in text
