@@ -160,16 +160,18 @@ def _sampling(experiment: Experiment, model: str, name: str) -> tuple[tuple[int,
 def _analysing(experiment: Experiment, model: str, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
     analysis = experiment.analyses[name]
     s = analysis.settings
+    nfe = SamplerConfig(num_steps=s.get("num_steps", 18)).nfe  # of the images that a study starts from
     if analysis.kind == "truncation":
-        steps = len(s.get("rhos", range(6))) * s.get("num_steps", 64)
+        steps = len(s.get("rhos", range(6))) * (s.get("num_steps", 64) - 1)  # the last step, to 0, is left out
         drawn = s.get("samples", 200)
-        evaluations = drawn * steps * (s.get("substeps", 200) + 2)  # the truth, and the second half of a Heun step
+        evaluations = drawn * steps * (s.get("substeps", 200) + 3)  # the truth, an Euler step, a Heun step
     elif analysis.kind == "degradation":
-        drawn = s.get("images", 8)
-        evaluations = drawn * len(s["sigmas"]) * len(s.get("S_noise", [1])) * 2 * max(s["repetitions"])
+        drawn, counts = s.get("images", 8), s["repetitions"]
+        levels = len(s["sigmas"]) * len(s.get("S_noise", [1]))
+        evaluations = drawn * (nfe + levels * (2 * max(counts) + len(counts)))
     else:
         drawn = s["images"]
-        evaluations = drawn * SamplerConfig(num_steps=s.get("num_steps", 18)).nfe
+        evaluations = drawn * nfe
     return (drawn, drawn), (evaluations, evaluations)
 
 

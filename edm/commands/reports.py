@@ -52,7 +52,7 @@ def metrics(args: Namespace) -> None:
 def plan(args: Namespace) -> None:
     from edm.plan import as_text, make_plan
 
-    print(as_text(make_plan(params.load(args.params), args.target, args.throughput, args.all), args.gpus))
+    print(as_text(make_plan(params.load(args.params, whole=True), args.target, args.throughput, args.all), args.gpus))
 
 
 def bench(args: Namespace) -> None:
@@ -72,7 +72,7 @@ def bench(args: Namespace) -> None:
 
 
 def check(args: Namespace) -> None:
-    loaded = params.load(args.params)
+    loaded = params.load(args.params, whole=True)
     for name in loaded.run:
         report: Report | None = loaded.report(name) if name in loaded.reports else None
         experiments = list(report.experiments.values()) if report else [loaded.experiment(name)]

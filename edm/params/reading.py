@@ -109,8 +109,12 @@ class Params:
         return next(iter(scales.values()), 1.0)
 
 
-def load(path: str | Path = "params.yaml") -> Params:
-    """Reads and checks a params file. Raises UserError with the path of the first mistake and what was expected."""
+def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
+    """Reads a params file and checks it against the schema; ``whole``: checks that everything in it fits together, too.
+
+    Without it, a job resolves only the experiment it is about. Raises UserError with the path of the first mistake and
+    what was expected.
+    """
     path = Path(path)
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
@@ -128,17 +132,18 @@ def load(path: str | Path = "params.yaml") -> Params:
     for name in raw.get("reports", {}):
         if name in raw["experiments"] or name in RESERVED:
             raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
-    for name in raw["experiments"]:
-        params.experiment(name)
-    for name in params.reports:
-        params.report(name)
-    for name in raw["run"]:
-        if name not in params.reports:
+    if whole:
+        for name in raw["experiments"]:
             params.experiment(name)
+        for name in params.reports:
+            params.report(name)
+        for name in raw["run"]:
+            if name not in params.reports:
+                params.experiment(name)
     return params
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """The safe loader, which makes no objects, without its silence: YAML lets a key stand twice and keeps the last."""
 
     def construct_mapping(self, node, deep=False):

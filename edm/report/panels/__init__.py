@@ -1,20 +1,25 @@
 """Every kind of figure as a function of plain data: what is drawn, where to write it, and the list of files written.
 
 Nothing here knows where the numbers come from. Every function writes ``path`` with the suffixes .png and .svg and
-appends both to ``written``.
+appends both to ``written``. Each is imported when first used: figures of numbers need no torch.
 """
 
-from edm.report.panels.curves import curves, loss_levels
-from edm.report.panels.grids import degradation_grid, leakage_sheet, noisy_grid, sheets
-from edm.report.panels.sketches import trajectories, truncation
+from importlib import import_module
 
-__all__ = [
-    "curves",
-    "degradation_grid",
-    "leakage_sheet",
-    "loss_levels",
-    "noisy_grid",
-    "sheets",
-    "trajectories",
-    "truncation",
-]
+_ROOMS = {
+    "curves": "lines",
+    "loss_levels": "lines",
+    "degradation_grid": "grids",
+    "leakage_sheet": "grids",
+    "noisy_grid": "grids",
+    "sheets": "grids",
+    "trajectories": "sketches",
+    "truncation": "sketches",
+}
+__all__ = list(_ROOMS)
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
