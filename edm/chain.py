@@ -229,10 +229,11 @@ class Chain:
         return [path for path in self.params.downloads if not os.path.exists(path)]
 
     def raw_inputs(self, dataset: str) -> list[str]:
-        """The raw source of a dataset. One that neither exists nor can be fetched is left out: `prepare` says so."""
+        """The raw source of a dataset, or what of it can be fetched; what is neither there nor known is left out."""
         path, made_up = self.params.dataset(dataset)["path"], self.params.dataset(dataset).get("made_up")
         paths = [path] if isinstance(path, str) else path or []
-        return [path for path in paths if made_up or self._obtainable(path)]
+        inside = [file for path in paths for file in self.params.downloads if file.startswith(f"{path}/")]
+        return [path for path in paths if made_up or self._obtainable(path)] or inside
 
     @functools.cached_property
     def references(self) -> dict[str, tuple[Experiment, str]]:

@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     imported.add_argument("file", help="the published file")
     imported.add_argument("output", help="model.safetensors to write")
     imported.add_argument("--published", help="name under `pretrained` in params.yaml, which states what is below")
+    imported.add_argument("--lock", default="downloads.lock.json", help="recorded checksums (downloads.lock.json)")
     imported.add_argument("--resolution", type=int, help="side of the images, where the file does not tell it")
     imported.add_argument("--channels-per-head", type=int, help="of the attention, where the file does not tell it")
     _from_params(imported)

@@ -59,6 +59,8 @@ def train(args: Namespace) -> None:
 
 
 def import_published(args: Namespace) -> None:
+    from edm.download import pin
+    from edm.files import sha256_file
     from edm.foreign import convert
 
     asked = {"resolution": args.resolution, "channels_per_head": args.channels_per_head}
@@ -70,10 +72,12 @@ def import_published(args: Namespace) -> None:
         spec = loaded.pretrained[args.published]
         params.check_spec(spec, args.expect, f"pretrained {args.published}")
         asked = {name: spec.get(name) for name in asked}
+        entry = loaded.downloads.get(args.file)
         if not Path(args.file).exists():
-            entry = loaded.downloads.get(args.file, {})
-            where = entry.get("note") or entry.get("url") or "get it from its authors"
+            where = (entry or {}).get("note") or (entry or {}).get("url") or "get it from its authors"
             raise UserError(f"{args.file}: not there; put {args.published} at that path: {where}")
+        if entry is not None:  # a file that changes between two imports is another model
+            pin(args.lock, args.file, sha256_file(args.file))
     imported = convert(args.file, args.output, **{name: value for name, value in asked.items() if value is not None})
     about = imported.about
     say(f"{args.output}: {about['source']}, licence {about['licence']}, sha256 {about['source_sha256'][:12]}")

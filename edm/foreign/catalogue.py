@@ -25,6 +25,11 @@ class Published(NamedTuple):
     where: str
 
 
+def kept_at(name: str) -> str:
+    """The path, in a project, of the published file of our name."""
+    return f"downloads/pretrained/{name}.{PUBLISHED[name].file.rpartition('.')[2]}"
+
+
 def _edm(name: str, folder: str = "", origin: str = "") -> Published:
     licence = f"{_NVIDIA}; {origin}" if origin else _NVIDIA
     return Published(f"{name}.pkl", f"{_EDM}{folder}{name}.pkl", "edm", licence, _EDM + folder)

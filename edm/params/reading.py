@@ -11,6 +11,7 @@ import yaml
 
 from edm.errors import UserError
 from edm.files import read_json
+from edm.foreign.catalogue import PUBLISHED, kept_at
 from edm.params.contents import check_report
 from edm.params.experiment import Experiment, Report
 from edm.params.resolving import RESERVED, known, nearest, resolve
@@ -36,13 +37,16 @@ class Params:
 
     @property
     def downloads(self) -> dict[str, dict[str, Any]]:
-        """What can be fetched: path → url, and its checksum where it is known."""
-        return self.raw.get("downloads", {})
+        """What can be fetched: path → url, and its checksum where it is known. Published checkpoints are among it."""
+        published = {kept_at(name): {"url": file.url, "note": file.where} for name, file in PUBLISHED.items()}
+        return published | self.raw.get("downloads", {})
 
     @property
     def pretrained(self) -> dict[str, dict[str, Any]]:
-        """The published checkpoints: name → file, and what cannot be inferred from it."""
-        return self.raw.get("pretrained", {})
+        """Published checkpoints: name → path, and what cannot be inferred from it; the file adds to the catalogue."""
+        known = {name: {"path": kept_at(name)} for name in PUBLISHED}
+        stated = self.raw.get("pretrained", {})
+        return known | {name: known.get(name, {}) | entry for name, entry in stated.items()}
 
     @property
     def reports(self) -> list[str]:
@@ -68,6 +72,8 @@ class Params:
                 resolved = resolve(name, raw, self.dataset(raw["dataset"]), self._scale(name))
                 for file in resolved.pretrained.values():
                     known(f"experiments.{name}.models", "pretrained file", file, self.pretrained)
+                    if "path" not in self.pretrained[file]:
+                        raise UserError(f"pretrained.{file}: key 'path' is missing; it is not a file of the catalogue")
             except UserError as error:
                 raise UserError(f"{self.path}: {error}".replace(f"{self.path}: {self.path}", self.path)) from None
             self._resolved[name] = resolved
