@@ -47,7 +47,7 @@ def jobs_by_rule(text):
 @pytest.mark.parametrize("report", ["paper", "rehearsal"])
 def test_the_plan_counts_the_jobs_that_snakemake_would_run(report, folder, monkeypatch):
     """Without any dataset present: what is missing is said when a job needs it, not when the DAG is built."""
-    done = snakemake(folder, "-n", "--quiet", "rules", report)
+    done = snakemake(folder, report, "-n", "--quiet", "rules")
     assert done.returncode == 0, done.stderr[-3000:]
     monkeypatch.chdir(folder)  # what is there already is not downloaded
     chain = Chain(params.load(folder / "params.yaml"))
@@ -84,3 +84,15 @@ def test_a_dataset_that_nobody_can_fetch_is_asked_for_in_one_line(folder):
     done = snakemake(folder, "data/ffhq.zip")
     text = done.stdout + done.stderr
     assert done.returncode != 0 and "downloads/images1024x1024" in text and "Traceback" not in text
+
+
+def test_what_can_be_fetched_is_a_job_until_it_is_there(folder):
+    """MNIST's two files are downloaded where they are missing; put there by hand, no rule replaces them."""
+    planned = snakemake(folder, "-n", "data/mnist.zip")
+    assert (planned.stdout + planned.stderr).count("Download downloads/mnist/train-") == 2
+    for name in ("images-idx3", "labels-idx1"):
+        (folder / "downloads" / "mnist").mkdir(parents=True, exist_ok=True)
+        (folder / "downloads" / "mnist" / f"train-{name}-ubyte.gz").write_bytes(b"by hand")
+    planned = snakemake(folder, "-n", "data/mnist.zip")
+    text = planned.stdout + planned.stderr
+    assert planned.returncode == 0 and "Download" not in text and "Prepare mnist" in text
