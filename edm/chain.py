@@ -229,11 +229,19 @@ class Chain:
         return [path for path in self.params.downloads if not os.path.exists(path)]
 
     def raw_inputs(self, dataset: str) -> list[str]:
-        """The raw source of a dataset, or what of it can be fetched; what is neither there nor known is left out."""
-        path, made_up = self.params.dataset(dataset)["path"], self.params.dataset(dataset).get("made_up")
-        paths = [path] if isinstance(path, str) else path or []
-        inside = [file for path in paths for file in self.params.downloads if file.startswith(f"{path}/")]
-        return [path for path in paths if made_up or self._obtainable(path)] or inside
+        """The raw source of a dataset, or the files of it that can be fetched; what is neither is left out.
+
+        A folder whose files are fetched stays a list of them once it is there, be it with the first of them alone.
+        """
+        stated, made_up = self.params.dataset(dataset)["path"], self.params.dataset(dataset).get("made_up")
+        found = []
+        for path in [stated] if isinstance(stated, str) else stated or []:
+            inside = [file for file in self.params.downloads if file.startswith(f"{path}/")]
+            if inside and (any(map(os.path.exists, inside)) or not os.path.exists(path)):
+                found += inside
+            elif made_up or self._obtainable(path):
+                found.append(path)
+        return found
 
     @functools.cached_property
     def references(self) -> dict[str, tuple[Experiment, str]]:

@@ -1,7 +1,7 @@
 """Tables in the paper's form: what stands in each cell, from whatever results there are."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edm.chain import TABLE_FORMATS, search_file
@@ -10,74 +10,15 @@ from edm.files import read_json, write_json, write_text
 from edm.history import FORMAT as SEARCH_FORMAT
 from edm.params import Report
 from edm.params.contents import Source, table_layout
+from edm.report.cells import Cell, Table
 from edm.report.descriptions import HYPERPARAMETERS, NETWORKS
-from edm.report.published import Published, published
+from edm.report.published import published
 from edm.report.results import Measurement, Repeats, Results, metric
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell. ``text`` is our number or entry as shown; empty where it is ``missing``, which says why.
-
-    value, nfe: as numbers, where they are. low, high, repeats: of the repeats of the setting shown; measured: where
-    the value comes from. more: other metrics. paper: the paper's cell. A cell that the paper lacks too has nothing.
-    """
-
-    text: str = ""
-    value: float | None = None
-    nfe: int | None = None
-    low: float | None = None
-    high: float | None = None
-    repeats: int = 0
-    measured: Measurement | None = None
-    more: dict[str, float] = field(default_factory=dict)
-    paper: Published | None = None
-    missing: str = ""
-
-    @property
-    def difference(self) -> str:
-        """Ours less the paper's; for entries that are no numbers, "differs" where they do."""
-        if self.paper is None or not self.text:
-            return ""
-        if self.value is None or self.paper.value is None:
-            low, dash, high = self.paper.text.partition("–")
-            if dash and self.value is not None:  # the paper gives whole numbers, from and to
-                return "" if float(low) <= round(self.value) <= float(high) else "differs"
-            return "" if self.text == self.paper.text else "differs"
-        if self.measured is None:  # a setting, not a measurement
-            return "" if self.value == self.paper.value else f"{self.value - self.paper.value:+g}"
-        return f"{self.value - self.paper.value:+.2f}"
-
-    def ours(self) -> str:
-        """Our entry as shown: the number, the range of its repeats, its NFE; or why there is none."""
-        if not self.text:
-            return self.missing or "–"
-        span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 else ""
-        return f"{self.text}{span}{f' ({self.nfe})' if self.nfe else ''}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows by label, columns by name, and one cell for each pair."""
-
-    name: str
-    title: str
-    corner: str
-    columns: list[str]
-    rows: dict[str, list[Cell]]
-    notes: list[str]
-    metrics: tuple[str, ...] = ()
-
-    @property
-    def compared(self) -> bool:
-        """Whether the paper's numbers stand beside ours."""
-        return any(cell.paper for cells in self.rows.values() for cell in cells)
+from edm.report.writers import WRITERS
 
 
 def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Path]:
     """Writes a table in every format under ``results/REPORT/tables``; returns the files."""
-    from edm.report.writers import WRITERS
-
     table = build_table(report, name, Results(results, runs))
     written = []
     for suffix in TABLE_FORMATS:

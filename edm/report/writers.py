@@ -5,7 +5,7 @@ import html
 import io
 from collections.abc import Callable
 
-from edm.report.tables import Cell, Table
+from edm.report.cells import Cell, Table
 
 CSV_COLUMNS = ("row", "column", "ours", "paper", "difference", "verified", "missing", "metric", "nfe", "paper_nfe",
                "repeats", "lowest", "highest", "model", "grid", "point", "images", "first_seed", "commit", "dirty",
