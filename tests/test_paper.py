@@ -82,7 +82,7 @@ def test_every_cell_of_table_2_is_trained_with_the_numbers_of_table_7(report, da
     experiment = report.experiments[dataset]
     model = f"{column}-{rung}"
     if dataset == "uncond" and rung == "A":
-        assert experiment.pretrained[model] == f"song-{column}"  # the paper's * of Table 2
+        assert experiment.pretrained[model] == f"score_sde-cifar10-32x32-uncond-{column}"  # the paper's * of Table 2
         return
     config = experiment.models[model]
     wanted = expected(dataset, column, rung)
@@ -94,7 +94,9 @@ def test_every_cell_of_table_2_is_trained_with_the_numbers_of_table_7(report, da
 def test_imagenet_is_trained_as_table_7_says(report):
     """ADM in configuration E: 2500 Mimg in fp16 with a loss scale of 100, a snapshot every 10 Mimg."""
     experiment = report.experiments["imagenet"]
-    assert list(experiment.models) == ["adm-E"] and experiment.pretrained == {"adm-published": "dhariwal-adm"}
+    assert list(experiment.models) == ["adm-E"] and experiment.pretrained == {
+        "adm-published": "adm-imagenet-64x64-cond"
+    }
     config = experiment.models["adm-E"]
     wanted = {"resolution": 64, "conditional": True, "classes": 1000, "architecture": "adm", "model_channels": 192,
               "channel_mult": (1, 2, 3, 4), "num_blocks": 3, "attn_resolutions": (32, 16, 8), "duration": 2500,
@@ -137,7 +139,9 @@ def test_46_trainings_two_imported_cells_and_adm_make_the_tables_and_one_more_th
     assert len(in_table_2) == 46 and len({(s.experiment.name, s.model) for s in in_table_2}) == 46
     others = set(trained) - {(s.experiment.dataset, s.model) for s in in_table_2}
     assert others == {("imagenet", "adm-E"), ("cifar10", "leak")}
-    assert sorted(imported) == ["dhariwal-adm", "song-ve", "song-vp"]
+    assert sorted(imported) == ["adm-imagenet-64x64-cond"] + [
+        f"score_sde-cifar10-32x32-uncond-{c}" for c in ("ve", "vp")
+    ]
     leak = report.experiments["uncond"].models["leak"]
     assert leak.augment == 1.0 and leak.x_flip is False  # Appendix F.2: A_prob = 100 %
 

@@ -14,6 +14,7 @@ import edm
 from edm import params
 from edm.config import SamplerConfig, TrainingConfig
 from edm.files import canonical_json, digest
+from edm.params.contents import figure_spec, table_spec
 
 ROOT = Path(__file__).parent.parent
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -22,7 +23,7 @@ RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
 FEW = copy.deepcopy(RAW)
 FEW["experiments"] = {name: FEW["experiments"][name] for name in ("digits", "digits-full", "cifar10-cond",
                                                                  "cifar10-uncond")}  # fmt: skip
-FEW["pretrained"] = {name: FEW["pretrained"][name] for name in ("song-vp", "song-ve")}
+FEW["pretrained"] = {"mine": {"path": "downloads/mine.pkl", "like": "cifar10-cond/vp-A"}}
 FEW["reports"] = {
     "both": {
         "experiments": {"cond": "cifar10-cond", "uncond": "cifar10-uncond"},
@@ -45,7 +46,7 @@ def load_changed(folder, change=lambda raw: None):
     raw = copy.deepcopy(FEW)
     change(raw)
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    return params.load(folder / "params.yaml")
+    return params.load(folder / "params.yaml", whole=True)
 
 
 def digits_of(raw):
@@ -62,7 +63,7 @@ def differing(one, other):
 
 @pytest.fixture(scope="module")
 def whole():
-    return params.load(ROOT / "params.yaml")
+    return params.load(ROOT / "params.yaml", whole=True)
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +97,21 @@ def test_a_further_model_is_another_one_changed(few):
     assert differing(models["leak"], models["vp-F"]) == {"augment"} and models["leak"].augment == 1
 
 
+def test_published_files_are_known_by_name_and_others_state_where_they_are(few):
+    assert few.pretrained["mine"]["path"] == "downloads/mine.pkl"
+    known = few.pretrained["edm-cifar10-32x32-cond-vp"]["path"]
+    assert known == "downloads/pretrained/edm-cifar10-32x32-cond-vp.pkl"
+    assert few.downloads[known]["url"].endswith("/edm-cifar10-32x32-cond-vp.pkl")
+    assert few.downloads["downloads/cifar-10-python.tar.gz"]["md5"]  # what the file states stands beside them
+
+
 def test_a_pretrained_model_takes_the_place_of_a_trained_one(few):
     """Row A of the unconditional columns of Table 2 is Song et al.'s own checkpoints."""
     experiment = few.experiment("cifar10-uncond")
-    assert experiment.pretrained == {"vp-A": "song-vp", "ve-A": "song-ve"}
+    assert experiment.pretrained == {f"{c}-A": f"score_sde-cifar10-32x32-uncond-{c}" for c in ("vp", "ve")}
     assert not set(experiment.pretrained) & set(experiment.models)
     assert not experiment.chosen("vp-A") and experiment.chosen("vp-B")
-    with pytest.raises(edm.UserError, match="'vp-A' .*it is pre-trained"):
+    with pytest.raises(edm.UserError, match=r"'vp-A' .*it is pre-trained"):
         experiment.training_spec("vp-A")
 
 
@@ -247,6 +256,15 @@ def test_a_grid_takes_what_it_leaves_open_from_a_search(few):
     assert experiment.evaluation_spec(evaluation)["settings_from"] == "range"
 
 
+def test_a_search_may_start_from_bounds_that_some_of_its_values_do_not_go_with(tmp_path):
+    """S_min 5 does not go with S_max 1, where a search may start; it skips such pairs itself."""
+    start = {"models": {"vp-A": {"S_min": 0.5, "S_max": 1}}}
+    search = load_changed(tmp_path, lambda raw: uncond_of(raw)["searches"]["table5"].update(start))
+    found = search.experiment("cifar10-uncond").searches["table5"]
+    assert 5 in found.over["S_min"] and 0.2 in found.over["S_max"]
+    assert (found.samplers["vp-A"].S_min, found.samplers["vp-A"].S_max) == (0.5, 1)
+
+
 # Jobs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +333,27 @@ def test_changing_a_setting_changes_the_specification_of_its_jobs_alone(tmp_path
         changed = {name for model, name in pairs if one(model, name) != other(model, name)}
         assert changed == {{"search": "table5", "sheet": "sde", "analysis": "truncation"}[kind]}
     assert all(before.training_spec(model) == after.training_spec(model) for model in before.models)
+
+
+@pytest.mark.parametrize(
+    "change, tables, figures",
+    [
+        (lambda raw: uncond_of(raw)["grids"]["rho"].update(rho=[6, 7]), set(), {"rho"}),
+        (lambda raw: raw["experiments"]["cifar10-cond"]["sampling"].update(repeats=2), {"table2"}, {"rho"}),
+        (lambda raw: raw["reports"]["both"]["tables"]["table5"].update(title="U"), {"table5"}, set()),
+        (lambda raw: raw["experiments"]["cifar10-cond"]["base"].update(duration=100), {"table7"}, set()),
+        (lambda raw: uncond_of(raw)["sheets"]["sde"].update(num_steps=128), set(), set()),
+    ],
+    ids=["points", "repeats", "title", "configuration", "sheet"],
+)
+def test_a_table_is_made_again_where_it_shows_something_else(tmp_path, change, tables, figures):
+    """What is measured anew makes it again by itself; this is what its results files do not tell."""
+    described = {"table7": {"kind": "hyperparameters", "title": "T", "columns": {"A": "cond/vp-F"}}}
+    add = lambda raw: raw["reports"]["both"]["tables"].update(described)
+    before = load_changed(tmp_path, add).report("both")
+    after = load_changed(tmp_path, lambda raw: (add(raw), change(raw))).report("both")
+    assert {n for n in before.tables if table_spec(before, n) != table_spec(after, n)} == tables
+    assert {n for n in before.figures if figure_spec(before, n) != figure_spec(after, n)} == figures
 
 
 def test_a_changed_specification_stops_a_job_that_was_planned_before():
@@ -497,20 +536,20 @@ MISTAKES = {
         "experiments.cifar10-uncond.models.vp-A",
     ),
     "a model that is trained and pre-trained": (
-        lambda raw: digits_of(raw)["models"]["leak"].update(pretrained="song-vp"),
+        lambda raw: digits_of(raw)["models"]["leak"].update(pretrained="mine"),
         "experiments.digits.models.leak: 'pretrained' stands alone",
     ),
     "an unknown pre-trained file": (
-        lambda raw: uncond_of(raw)["models"]["vp-A"].update(pretrained="songvp"),
-        "experiments.cifar10-uncond.models: pretrained file 'songvp' is not defined; did you mean 'song-vp'",
+        lambda raw: uncond_of(raw)["models"]["vp-A"].update(pretrained="edm-ffhq-uncond-vp"),
+        "experiments.cifar10-uncond.models: pretrained file 'edm-ffhq-uncond-vp' is not defined; did you mean 'edm-",
     ),
     "a pre-trained file without a path": (
-        lambda raw: raw["pretrained"]["song-vp"].pop("path"),
-        "pretrained.song-vp: key 'path' is missing",
+        lambda raw: (raw["pretrained"]["mine"].pop("path"), uncond_of(raw)["models"]["vp-A"].update(pretrained="mine")),
+        "pretrained.mine: key 'path' is missing; it is not a file of the catalogue",
     ),
     "an unknown key of a pre-trained file": (
-        lambda raw: raw["pretrained"]["song-vp"].update(lik="a/b"),
-        "pretrained.song-vp: unknown key 'lik'; did you mean 'like'",
+        lambda raw: raw["pretrained"]["mine"].update(lik="a/b"),
+        "pretrained.mine: unknown key 'lik'; did you mean 'like'",
     ),
     "a download without its address": (
         lambda raw: raw["downloads"]["downloads/cifar-10-python.tar.gz"].pop("url"),
@@ -677,6 +716,16 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
     text = str(caught.value)
     assert message in text and text.startswith(str(tmp_path / "params.yaml")) and "\n" not in text, text
     assert text.count("params.yaml") == 1, text
+
+
+def test_a_job_reads_its_own_experiment_whatever_is_wrong_with_another(tmp_path):
+    with pytest.raises(edm.UserError):
+        load_changed(tmp_path, lambda raw: uncond_of(raw)["grids"]["ours"].update(models=["vp-Z"]))
+    loaded = params.load(tmp_path / "params.yaml")
+    assert loaded.experiment("digits").models
+    for ask in (lambda: loaded.experiment("cifar10-uncond"), lambda: loaded.report("both")):
+        with pytest.raises(edm.UserError, match="model 'vp-Z' is not defined"):
+            ask()
 
 
 @pytest.mark.parametrize(

@@ -66,4 +66,5 @@ STUDIES = {"truncation": truncation, "degradation": degradation, "leakage": leak
 def _drawn(denoiser: Denoiser, images: int, num_steps: int) -> Tensor:
     """The first images of the model under Algorithm 1, uint8 on the CPU."""
     seeds = range(images)
-    return torch.cat([pixels for pixels, _ in draw(denoiser, SamplerConfig(num_steps=num_steps), seeds, BLOCK)])
+    block = min(BLOCK, images)
+    return torch.cat([pixels for pixels, _ in draw(denoiser, SamplerConfig(num_steps=num_steps), seeds, block)])

@@ -127,12 +127,13 @@ def search(args: Namespace) -> None:
     history = SearchHistory(args.history or f"{args.output}.history.jsonl", identity)
     start = {key: min(values, key=lambda value, key=key: abs((value or 0) - (getattr(base, key) or 0)))
              for key, values in spec["over"].items()}  # fmt: skip
-    started = time.monotonic()
-    found = search_best(distance, spec["over"], start, spec["method"], history, spec["max_sweeps"], valid)
     journal = Journal(args.journal or f"{args.output}.journal.jsonl")
     details = {"model": args.model, "method": spec["method"], "images": spec["images"]}
-    with _run(journal, experiment.name, args.model, f"search/{args.search}", f"{args.model} {args.search}", "search",
-              details, about["checkpoint"]) as run:  # fmt: skip
+    run = _run(journal, experiment.name, args.model, f"search/{args.search}", f"{args.model} {args.search}", "search",
+               details, about["checkpoint"])  # fmt: skip
+    with run:
+        started = time.monotonic()
+        found = search_best(distance, spec["over"], start, spec["method"], history, spec["max_sweeps"], valid)
         numbers = {"distance": found.value, "evaluations": found.evaluations, "seconds": time.monotonic() - started}
         run.metrics(numbers, step=about["checkpoint"].get("images") or 0)
     write_json(args.output, {

@@ -35,7 +35,8 @@ class Places:
 def write_figure(report: Report, name: str, places: Places) -> list[Path]:
     """Draws a figure of the report under ``results/REPORT/figures``, PNG and SVG; returns the files.
 
-    What is not there yet is left out of it, and said. Raises UserError where nothing at all is there.
+    What is not there yet is left out of it, and said. Raises UserError where there is nothing to draw it from; a curve
+    without any point is drawn as such.
     """
     written: list[Path] = []
     spec = report.figures[name]

@@ -60,7 +60,7 @@ def as_latex(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """A page of its own; each cell tells its origin when pointed at, and all origins stand below."""
+    """A page of its own; each cell tells its origin when pointed at, and those of measured ones stand below."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in [table.corner, *_headings(table)])
     body = []
     for row, cells in table.rows.items():
