@@ -27,7 +27,7 @@ class Cell:
 
     @property
     def difference(self) -> str:
-        """Ours less the paper's; for entries that are no numbers, "differs" where they do."""
+        """Ours less the paper's, of FIDs and settings; for entries that are no numbers, "differs" where they do."""
         if self.paper is None or not self.text:
             return ""
         if self.value is None or self.paper.value is None:
@@ -37,6 +37,8 @@ class Cell:
             return "" if self.text == self.paper.text else "differs"
         if self.measured is None:  # a setting, not a measurement
             return "" if self.value == self.paper.value else f"{self.value - self.paper.value:+g}"
+        if self.measured.label != "FID":  # the paper's numbers are: another distance has nothing to be compared with
+            return ""
         return f"{self.value - self.paper.value:+.2f}"
 
     def ours(self) -> str:
