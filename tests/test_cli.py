@@ -1,6 +1,7 @@
 """The command line: the chain by hand, help that a person can follow, and one clear line for every mistake."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from edm import checkpoint
 from edm.cli import main
 
-COMMANDS = ("prepare", "features", "train", "sample", "fid", "fid-ref", "tables", "figures", "track", "check")
+ROOT = Path(__file__).parent.parent
+COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "fid", "fid-ref",
+            "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics", "plan", "bench",
+            "track", "check")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +275,38 @@ def test_a_mistake_is_a_status_and_a_line_for_the_shell_too(tmp_path):
     )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == "error: no.safetensors: no such file\n"
+
+
+def test_a_published_file_is_pinned_at_its_first_import_and_another_one_in_its_place_refused(
+    tmp_path, monkeypatch, capsys
+):
+    """The catalogue's files are known by name; where one is missing, the line says where it is to be had."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    name = "score_sde-cifar10-32x32-uncond-vp"
+    kept = f"downloads/pretrained/{name}.pth"
+    words = ["import", kept, "model.safetensors", "--published", name]
+    assert main(words) == 1
+    assert "not there; put score_sde-cifar10-32x32-uncond-vp at that path: https://" in capsys.readouterr().err
+    Path(kept).parent.mkdir(parents=True)
+    fixtures = ROOT / "tests" / "fixtures" / "checkpoints"
+    resolution = {"resolution": 32, "like": "cifar10-cond/vp-A"}  # the fixture is tiny: it cannot tell
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace(
+        f"{name}: {{like: cifar10-cond/vp-A}}", f"{name}: {json.dumps(resolution)}"))  # fmt: skip
+    shutil.copy(fixtures / "score_sde-vp.pth", kept)
+    assert main(words) == 0 and main(words) == 0
+    assert set(json.loads(Path("downloads.lock.json").read_text())) == {kept}
+    shutil.copy(fixtures / "score_sde-ve.pth", kept)
+    before = Path("model.safetensors").read_bytes()
+    assert main(words) == 1
+    assert kept in capsys.readouterr().err and Path("model.safetensors").read_bytes() == before
+
+
+def test_export_and_import_are_an_exact_round_trip(tmp_path):
+    imported, exported, again = (tmp_path / name for name in ("a.safetensors", "b.pt", "c.safetensors"))
+    source = ROOT / "tests" / "fixtures" / "checkpoints" / "nvlabs-edm.pkl"
+    assert main(["import", str(source), str(imported)]) == 0
+    assert main(["export", str(imported), str(exported)]) == 0
+    assert main(["import", str(exported), str(again)]) == 0
+    first, second = load_file(imported), load_file(again)
+    assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)

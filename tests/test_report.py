@@ -153,6 +153,13 @@ def test_the_papers_number_and_the_difference_stand_beside_ours(paper, places):
     assert (cell.paper.shown(), cell.difference) == ("4.78 (8192)°", "-0.28")
 
 
+def test_another_distance_than_fid_is_not_subtracted_from_the_papers(paper, places):
+    metric, distances = {**FID, "label": "FD (pixels)"}, {"num_steps=256": [3.0, 3.1, 3.2]}
+    measure(places, paper.experiments["uncond"], "vp-A", "original", distances, metric)
+    cell = cell_of(paper, "table3", places, "Original sampler", "CIFAR-10 VP")
+    assert cell.paper.text == "2.85" and cell.difference == ""
+
+
 def test_partial_repeats_and_points_are_shown_and_noted(paper, places):
     experiment = paper.experiments["cond"]
     measure(places, experiment, "vp-F", "ladder", {"only": [None, 1.82, None]})

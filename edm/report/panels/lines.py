@@ -57,7 +57,8 @@ def curves(
         if marked and mark_label:
             axes.plot([], [], linestyle="none", marker="o", markersize=8, color="none", markeredgecolor="black",
                       label=mark_label)  # fmt: skip
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set_title(title, fontsize="medium", wrap=True)
         if any(lines.values()):
             log_ticks(axes.yaxis)
         else:
@@ -108,7 +109,8 @@ def loss_levels(
                 low = [max(value, 0.05 * m) for value, m in zip(low, mean, strict=True)]
                 axes.fill_between(sigma, low, high, color=style["color"], alpha=0.18, linewidth=0,
                                   label=f"{label}, standard deviation" if len(named) > 3 else None)  # fmt: skip
-        axes.set(xscale="log", xlabel=OVER["sigma"][0], ylabel=ylabel, title=title)
+        axes.set(xscale="log", xlabel=OVER["sigma"][0], ylabel=ylabel)
+        axes.set_title(title, fontsize="medium", wrap=True)
         axes.xaxis.set_major_formatter("{x:g}")
         if max((max(curve["mean"]) for curve in named.values()), default=1) > 3:
             axes.set_yscale("log")
