@@ -68,7 +68,10 @@ def bench(args: Namespace) -> None:
     for name, config in networks.values():
         found = measure(config, args.device, args.seconds, args.batch, args.compile)
         record(args.output, found)
-        say(f"{name}: {found}")
+        say(
+            f"{name}: {found.training:,.4g} images/s trained, {found.evaluations:,.4g} network evaluations/s "
+            f"({found.device}, {found.precision}, batch {found.batch})"
+        )
 
 
 def check(args: Namespace) -> None:
