@@ -5,12 +5,16 @@ import sys
 from importlib import import_module
 
 from edm.config import ADAPTIVE, DESIGNS, ORIGINAL, SCALINGS, SCHEDULES, SOLVERS
-from edm.errors import UserError
+from edm.errors import PREEMPTED, Preempted, UserError
 from edm.prepare import SOURCES
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns 0, 1 after a mistake the user can mend (one line on stderr), or 130 after Ctrl-C."""
+    """Runs one command and returns its exit status.
+
+    0, 1 after a mistake the user can mend (one line on stderr), 75 where a training stopped early and continues when
+    it is started again, or 130 after Ctrl-C.
+    """
     args = parser().parse_args(argv)
     try:
         module, _, function = args.command.partition(".")
@@ -18,6 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Preempted as stop:
+        if str(stop):
+            print(f"stopped: {stop}", file=sys.stderr)
+        return PREEMPTED
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -79,8 +87,14 @@ def parser() -> argparse.ArgumentParser:
 
     train = command(
         "train", "models.train", "train one configuration",
-        "Train one configuration, on a CPU, a GPU, or (started by torchrun) on many. An interrupted run continues.",
+        "Train one configuration, on a CPU, a GPU, or (started by torchrun) on many. An interrupted run continues "
+        "from its last state to the same weights.",
     )  # fmt: skip
+    train.epilog = (
+        "SIGTERM, SIGUSR1, Ctrl-C and the end of the time limit save the state after the present step and end the run "
+        "with status 75: the same command continues it. Other statuses: 0 done, 1 error, 130 Ctrl-C pressed again. "
+        "torchrun makes each of them 1; `python -m edm.launch` in its place keeps them."
+    )
     train.add_argument("--experiment", help="experiment in params.yaml")
     train.add_argument("--model", help="model of the experiment, such as vp-F")
     train.add_argument("--config", help="instead: a JSON file with the fields that --dry-run prints")
@@ -90,6 +104,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--state-every", type=float, default=300, metavar="S", help="seconds between states (default 300)"
     )
+    train.add_argument(
+        "--time-limit", type=_seconds, metavar="S",
+        help="seconds from now by which the run must have stopped (default: the end of the job, where Slurm tells it)",
+    )  # fmt: skip
     train.add_argument("--compile", action="store_true", help="compile network and loss with torch.compile")
     _from_params(train)
     _machine(train)
@@ -262,6 +280,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 def _seeds(text: str) -> range:

@@ -1,6 +1,8 @@
-"""The processes of one run: one, or as many as torchrun started."""
+"""The processes of one run: one, or as many as torchrun started. They work together and end together."""
 
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from edm.errors import UserError
+from edm.errors import Preempted, UserError
 
 CPU = torch.device("cpu")
+LEAVING, STATUS = "leaving", "status"  # in the store: how many processes left early; exit status of the first
+WATCH, GRACE = 1.0, 3.0  # seconds between looks at the store, and for a process to notice by itself
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,14 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def total(self, *numbers: float) -> list[float]:
+        """The sums of some numbers over all processes, on every process. Several processes wait for their devices."""
+        if self.size == 1:
+            return list(numbers)
+        return self.sum(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
+
     def wait(self) -> None:
+        """Returns when every process has come here."""
         if self.size > 1:
             dist.barrier()
 
@@ -64,16 +75,72 @@ ALONE = World()
 
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Joins the processes that torchrun started (NCCL on GPUs, else gloo), or stands alone; leaves them at the end."""
+    """Joins the processes that torchrun started (NCCL on GPUs, else gloo), or stands alone; leaves them at the end.
+
+    Where one leaves the block with an error, the others end within seconds and with its exit status. Only the error
+    of the first is raised, and shown by torchrun as the cause.
+    """
     place = pick_device(device)
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World(device=place)
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore("edm", store)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(store.clone(), over), daemon=True).start()
     try:
-        yield World(dist.get_rank(), size, place)
+        yield World(rank, size, place)
+    except BaseException as error:
+        # The group is left standing: taking it down may wait for the others, and they must not notice before they are
+        # told, or the errors of their broken connections would be shown first.
+        _leave(store, rank, error)
+        raise
     finally:
-        dist.destroy_process_group()
+        over.set()
+    dist.destroy_process_group()
+
+
+def _leave(store: dist.Store, rank: int, error: BaseException) -> None:
+    """Tells the others that this process ends. Raises SystemExit, after a line on stderr, where another one was first.
+
+    Agreed stops (``Preempted``) are the same on every process: none is the consequence of another.
+    """
+    try:
+        if store.add(LEAVING, 1) == 1:
+            store.set(STATUS, str(_status(error)))
+        elif not isinstance(error, Preempted):
+            status = int(store.get(STATUS))
+            reason = str(error).strip().partition("\n")[0]
+            print(f"process {rank} ends with another one ({type(error).__name__}: {reason})", file=sys.stderr)
+            raise SystemExit(status) from None
+    except RuntimeError:  # the store went with the process that kept it
+        pass
+    if "TORCHELASTIC_ERROR_FILE" in os.environ and isinstance(error, Exception):
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+
+
+def _status(error: BaseException) -> int:
+    """The exit status of a process that ends with this error."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _watch(store: dist.Store, over: threading.Event) -> None:
+    """Ends this process when another one has failed: on a GPU it would wait for that one's part for minutes.
+
+    SIGTERM, which torchrun sends then, cannot do it: it asks for a stop after the step that never ends.
+    """
+    try:
+        while not over.wait(WATCH):
+            if store.check([STATUS]):
+                if not over.wait(GRACE):  # on a CPU, the broken connection raises an error, which is tidier
+                    os._exit(int(store.get(STATUS)))
+                return
+    except RuntimeError:
+        return  # the store is gone: the others have ended

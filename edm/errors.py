@@ -1,4 +1,7 @@
-"""Errors that a user can act on."""
+"""Errors that a user can act on, and the end of a job that is to be continued."""
+
+#: Exit status of a job that was asked to stop and goes on when it is started again (EX_TEMPFAIL of sysexits.h).
+PREEMPTED = 75
 
 
 class UserError(ValueError):
@@ -6,3 +9,15 @@ class UserError(ValueError):
 
     The command line prints the message after ``error:`` and exits with status 1, without a traceback.
     """
+
+
+class Preempted(SystemExit):
+    """The work stopped because it was asked to, and goes on where it stopped when it is started again.
+
+    The command line prints the message after ``stopped:``; uncaught or not, the process ends with status 75. It is no
+    ``Exception``, so that what forgives errors does not swallow it.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(message)
+        self.code = PREEMPTED

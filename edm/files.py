@@ -39,6 +39,16 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def remove_temporaries(path: str | os.PathLike) -> None:
+    """Removes what processes killed in an ``atomic_write`` of ``path`` left. The name in ``path`` may be a pattern.
+
+    Only for whoever alone writes these files: the temporary file of a living process goes, too.
+    """
+    path = Path(path)
+    for temporary in path.parent.glob(f".{path.stem}.????????{path.suffix}"):  # mkstemp puts in eight characters
+        temporary.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes ``text`` (UTF-8) atomically."""
     with atomic_write(path) as temporary:

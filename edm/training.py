@@ -18,14 +18,16 @@ from edm.config import TrainingConfig
 from edm.data import Dataset
 from edm.denoiser import Denoiser
 from edm.distributed import ALONE, World
-from edm.errors import UserError
-from edm.files import write_json
+from edm.errors import Preempted, UserError
+from edm.files import remove_temporaries, write_json
 from edm.losses import weighted_error
 from edm.precision import set_float32
+from edm.preemption import Notice, Pauses
 from edm.resume import TrainingLog, TrainingState
 from edm.tracking import Run
 
 TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
+FILES = ("model.safetensors", "levels.json", "log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
 COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,6 +38,7 @@ def train(
     world: World = ALONE,
     *,
     run: Run | None = None,
+    notice: Notice | None = None,
     state_every: float = 300.0,
     compile: bool = False,
     about: dict[str, Any] | None = None,
@@ -43,15 +46,17 @@ def train(
     """Trains a configuration on a dataset and returns the averaged (EMA) denoiser; in ``out`` it leaves
 
     model.safetensors, levels.json (loss per noise level before and after), log.jsonl, snapshots/ where asked, and,
-    until it is done, state.safetensors, from which an interrupted run of the same configuration continues.
+    until it is done, its last two states, state-0.safetensors and state-1.safetensors. An interrupted run of the same
+    configuration continues from the newer one to the same weights, log and snapshots, to the bit.
 
-    state_every: seconds between two states. about: entries for the header of the checkpoint.
-    Raises UserError where the dataset does not fit the configuration or the loss stops being finite; the last good
-    state is kept then.
+    run: told what is logged, and finished at the end. notice: asks for an early stop. state_every: seconds between two
+    states. about: entries for the header of the checkpoint.
+    Raises Preempted where ``notice`` asked for it, after the state was saved; UserError where the dataset does not fit
+    the configuration or the loss stops being finite, and the last good state is kept then.
     """
     check(config, dataset, world)
     set_float32("tf32" if config.precision == "tf32" else "ieee")
-    device = world.device
+    device, notice = world.device, notice or Notice()
     about = {**(about or {}), "dataset_sha256": dataset.sha256}
 
     torch.manual_seed(config.seed)
@@ -60,7 +65,10 @@ def train(
     loss = checkpoint.loss_of(config)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
-    state = TrainingState(out / "state.safetensors", config, dataset, net, ema, optimizer)
+    if world.is_first:
+        for name in FILES:
+            remove_temporaries(out / name)  # of a process killed while it wrote
+    state = TrainingState(out, config, dataset, net, ema, optimizer, world)
     images = state.restore()
     log = TrainingLog(out / "log.jsonl", images, world.is_first)
     if images == 0 and world.is_first:
@@ -78,13 +86,22 @@ def train(
     micro = min(config.microbatch or share, share)
     parameters, averages = list(net.parameters()), list(ema.parameters())
 
+    def keep() -> None:
+        """Saves the state, after the log and the journal: continued from it, they lack no row."""
+        log.sync()
+        if run is not None:
+            run.sync()
+        state.save(images, time.monotonic() - started)
+        pauses.saved()
+
     total, snapshots = config.steps * config.batch_size, set(config.snapshots)
     tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
-    started, saved = time.monotonic() - state.seconds, time.monotonic()
+    started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
     tick_time, tick_images = time.monotonic(), images
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, images, non-finite gradient entries
+    sums = state.sums  # since the last row of the log: loss, images, non-finite gradient entries
     bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
     net.train()
+    notice.hold()
     while images < total:
         # One step: gradients of the mean loss over batch_size images, from this process's share in rounds of `micro`.
         if config.dropout > 0:
@@ -134,15 +151,22 @@ def train(
             if run is not None and world.is_first:
                 run.metrics({key: value for key, value in row.items() if key != "images"}, step=images)
             bar.set_postfix_str(f"loss {mean:.4g}")
-            if world.is_first and now - saved > state_every and images < total:
-                state.save(images, now - started)
-                saved = now
         if images in snapshots and world.is_first:
-            checkpoint.save(out / "snapshots" / f"{images:012d}.safetensors", ema, config, {**about, "images": images})
+            snapshot = out / "snapshots" / f"{images:012d}.safetensors"
+            if not snapshot.exists():  # else it was written before an interruption
+                checkpoint.save(snapshot, ema, config, {**about, "images": images})
+        pause = pauses.after_step(state.cost) if images < total else None
+        if pause:  # last in a step: the state lacks nothing of it
+            keep()
+        if pause == "stop":
+            bar.close()
+            world.wait()  # the first process may still be writing
+            raise Preempted(_stopped(notice, images, state.images) if world.is_first else "")
     bar.close()
 
+    keep()  # whatever fails from here on costs no training
+    notice.release()
     if world.is_first:
-        state.save(images, time.monotonic() - started)  # whatever fails from here on costs no training
         checkpoint.save(out / "model.safetensors", ema, config, {**about, "images": images})
     after = measure()
     if world.is_first:
@@ -150,8 +174,12 @@ def train(
             if run is not None:
                 run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
         write_json(out / "levels.json", {"before": state.before, "after": after})
-        state.remove()
+        if run is not None:
+            run.artifact(out / "levels.json")
+            run.finish()
     world.wait()
+    if world.is_first:
+        state.remove()  # last: a process killed before continues from it
     return ema
 
 
@@ -192,6 +220,13 @@ def _clean_gradients(parameters: list[Tensor], config: TrainingConfig) -> Tensor
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     return replaced
+
+
+def _stopped(notice: Notice, images: int, saved: int) -> str:
+    """What a person reads of an early stop."""
+    kept = "the state is saved" if saved == images else f"only the state of {saved:,} images is kept"
+    reason = notice.reason or "another process was asked to"
+    return f"{reason}, after {images:,} images; {kept}, the same command continues"
 
 
 def _step_seed(seed: int, images: int, rank: int) -> int:

@@ -96,11 +96,11 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_log(tiny, digits, 
 def test_a_state_of_another_configuration_is_not_continued_but_kept(tiny, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training.TrainingState, "remove", lambda self: None)
     train(tiny(), digits, tmp_path / "run", state_every=0)
-    assert (tmp_path / "run" / "state.safetensors").exists()
+    assert (tmp_path / "run" / "state-0.safetensors").exists()
     changed = tiny(learning_rate=1e-3)
     train(changed, digits, tmp_path / "run")
-    assert "belongs to another configuration or dataset: moved to other-state.safetensors" in capsys.readouterr().err
-    assert (tmp_path / "run" / "other-state.safetensors").exists()
+    assert "belongs to another configuration or dataset: moved to other-state-0.safetensors" in capsys.readouterr().err
+    assert (tmp_path / "run" / "other-state-1.safetensors").exists()
     train(changed, digits, tmp_path / "fresh")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "fresh"))
 
@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
         edm.UserError, match=r"the loss became nan after 192 images; the last good state \(160 images\)"
     ):
         train(tiny(), digits, tmp_path, state_every=0)
-    _, header = checkpoint.load_tensors(tmp_path / "state.safetensors", "edm-training-state/1")
+    _, header = checkpoint.load_tensors(tmp_path / "state-0.safetensors", "edm-training-state/2")
     assert header["images"] == 160
     assert not (tmp_path / "model.safetensors").exists()
 
@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite_never_become_the_last_good_state(tiny, digi
         edm.UserError, match=r"weights are not finite after 160 images; the last good state \(128 images\)"
     ):
         train(tiny(), digits, tmp_path, state_every=0)
-    tensors, header = checkpoint.load_tensors(tmp_path / "state.safetensors", "edm-training-state/1")
+    tensors, header = checkpoint.load_tensors(tmp_path / "state-1.safetensors", "edm-training-state/2")
     assert header["images"] == 128 and all(t.isfinite().all() for t in tensors.values())
 
 

@@ -1,14 +1,16 @@
 """Models: trained here, or imported."""
 
 import json
+import math
 from argparse import Namespace
 from pathlib import Path
 
 from edm import params
 from edm.commands.common import mapping, origin, say, threads
 from edm.config import TrainingConfig
-from edm.errors import UserError
+from edm.errors import Preempted, UserError
 from edm.files import read_json
+from edm.preemption import Notice, slurm_time_left
 from edm.tracking import Journal, environment_tags
 
 
@@ -28,13 +30,18 @@ def train(args: Namespace) -> None:
     if not args.data or not args.out:
         raise UserError("train: --data and --out are needed")
 
+    with Notice(min(args.time_limit or math.inf, slurm_time_left())) as notice:
+        _train(args, config, notice)
+
+
+def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
     from edm.data import read_archive
     from edm.distributed import world
     from edm.training import check, train
 
+    experiment, model, out = args.experiment, args.model, Path(args.out)
     threads(args.threads)
     dataset = read_archive(args.data)
-    out = Path(args.out)
     about = {"experiment": experiment, "model": model, **origin()}
     with world(args.device) as place:
         check(config, dataset, place)  # before anything is written
@@ -48,14 +55,16 @@ def train(args: Namespace) -> None:
                 tags={"kind": "training", "dataset_sha256": dataset.sha256, **environment_tags()},
             )
         try:
-            train(config, dataset, out, place, run=run, state_every=args.state_every, compile=args.compile, about=about)
+            train(
+                config, dataset, out, place, run=run, notice=notice, state_every=args.state_every,
+                compile=args.compile, about=about,
+            )  # fmt: skip
         except BaseException as error:
-            if run is not None:
+            if isinstance(error, Preempted) and run is not None:
+                run.sync()  # it goes on when it is started again, so it does not finish
+            elif run is not None:
                 run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-        if run is not None:
-            run.artifact(out / "levels.json")
-            run.finish()
 
 
 def import_published(args: Namespace) -> None:

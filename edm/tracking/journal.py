@@ -125,6 +125,11 @@ class Run:
         with self._journal._shielded():
             self._journal._append({"event": "tag", "key": self.key, "name": str(name), "value": _text(value)})
 
+    def sync(self) -> None:
+        """Forces all that was recorded to the disk, as ``finish`` does; the run goes on."""
+        with self._journal._shielded():
+            self._journal._sync()
+
     def finish(self, status: str = "FINISHED") -> None:
         """Ends the run with one of ``STATUSES`` and forces the journal to the disk."""
         self._finished = True
