@@ -1,0 +1,166 @@
+"""What kill -9 costs a training: nothing but the work since its last state.
+
+    python bench/kill_training.py [--kills N] [--state-every S] [--steps N] [--seed N]
+
+Trains a small network on handwritten digits (CPU, one thread) once undisturbed, then again and again with kill -9 at
+random moments and a fresh start after each, until N kills are done and the last training has come to its end. All
+that a training leaves must equal what the undisturbed one left: weights and snapshots to the bit, the rows of the log
+and of the journal, each once. Prints figures as JSON; status 1 where anything differs.
+
+Each process is forked from one that has loaded torch already, so that the kills hit the training, not the imports.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads must not fork
+
+import torch
+import torch._dynamo  # with the next, what a training loads: here once for all that are forked
+
+from edm import training  # noqa: F401
+from edm.checkpoint import read_header
+from edm.cli import main as edm
+from edm.errors import UserError
+from edm.prepare import prepare
+from edm.resume import STATE_FORMAT
+from edm.tracking import read_journal
+
+CONFIG = {
+    "resolution": 8, "channels": 1, "classes": 10, "model_channels": 8, "channel_mult": [1], "num_blocks": 1,
+    "attn_resolutions": [], "dropout": 0.1, "batch_size": 32, "lr_rampup": 0.001, "learning_rate": 2e-3,
+    "ema_halflife": 1e-3, "augment": 0.12, "level_samples": 16,
+}  # fmt: skip
+REPEATABLE = ("images", "loss", "learning_rate", "nonfinite_gradients")  # of the log: all but times
+
+
+class Trainings:
+    """Trainings of one configuration in one folder, each in a process of its own."""
+
+    def __init__(self, folder: Path, steps: int, state_every: float):
+        self.folder, self.data, self.config = folder, folder / "digits.zip", folder / "config.json"
+        prepare("digits", self.data)
+        images = steps * CONFIG["batch_size"]
+        config = {**CONFIG, "duration": images / 1e6, "snapshot_every": images / 4e6}
+        self.config.write_text(json.dumps(config))
+        self.arguments = ["--state-every", str(state_every), "--device", "cpu", "--threads", "1"]
+
+    def run(self, name: str, kill_after: float | None = None) -> bool:
+        """Starts or continues the training ``name``; returns whether it came to its end before it was killed."""
+        process = os.fork()
+        if process == 0:
+            self._become(name)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(process, signal.SIGKILL)  # an ended process keeps its number until it is waited for
+        _, status = os.waitpid(process, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+            raise SystemExit(f"the training ended with status {os.WEXITSTATUS(status)}; see {self.folder / name}.log")
+        return os.WIFEXITED(status)
+
+    def _become(self, name: str) -> None:
+        """Turns this process into the training, and ends it."""
+        status = 1
+        try:
+            with open(self.folder / f"{name}.log", "a") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            files = ["--config", str(self.config), "--data", str(self.data), "--out", str(self.folder / name)]
+            status = edm(["train", *files, *self.arguments])
+        finally:
+            os._exit(status)  # nothing of the parent's is to be tidied up here
+
+    def reached(self, name: str) -> tuple[int, int]:
+        """Images that the log knows of, and those of the newest state."""
+        log = self.folder / name / "log.jsonl"
+        rows = list(_rows(log)) if log.exists() else []
+        states = [0]
+        for path in (self.folder / name).glob("state-?.safetensors"):
+            states.append(read_header(path, STATE_FORMAT)["images"])
+        return max([row["images"] for row in rows], default=0), max(states)
+
+    def torn(self, name: str) -> bool:
+        """Whether the last process was killed while it wrote a state."""
+        return any((self.folder / name).glob(".state-?.*"))
+
+    def left(self, name: str) -> dict[str, object]:
+        """All that a finished training leaves, without times."""
+        out = self.folder / name
+        files = sorted(path for path in out.rglob("*") if path.is_file())
+        left: dict[str, object] = {"files": [str(path.relative_to(out)) for path in files]}
+        left |= {str(p.relative_to(out)): p.read_bytes() for p in files if p.suffix == ".safetensors"}
+        left["levels"] = (out / "levels.json").read_text()
+        left["log"] = [[row[key] for key in REPEATABLE] for row in _rows(out / "log.jsonl")]
+        (run,) = read_journal(out / "journal.jsonl")
+        left["journal"] = [run.status, run.params, {key: sorted(run.metrics[key]) for key in run.metrics}]
+        left["journal losses"] = {step: point.value for step, point in run.metrics["loss"].items()}
+        return left
+
+
+def _rows(path: Path) -> Iterator[dict]:
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return  # torn by a kill: the last one
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--kills", type=int, default=100)
+    options.add_argument("--state-every", type=float, default=0.2, help="seconds between states (default 0.2)")
+    options.add_argument("--steps", type=int, default=200, help="steps of a training (default 200)")
+    options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    args = options.parse_args()
+    torch.set_num_threads(1)
+    moments = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trainings = Trainings(Path(folder), args.steps, args.state_every)
+        begun = time.monotonic()
+        trainings.run("undisturbed")
+        whole = time.monotonic() - begun
+        expected = trainings.left("undisturbed")
+        rate = (
+            args.steps * CONFIG["batch_size"] / list(_rows(Path(folder) / "undisturbed" / "log.jsonl"))[-1]["seconds"]
+        )
+        lost, torn, finished, differing, name = [], 0, 0, [], "killed-0"
+        while len(lost) < args.kills or name is not None:
+            if trainings.run(name, moments.uniform(0, whole / 2) if len(lost) < args.kills else None):
+                left = trainings.left(name)
+                differing += [f"{name}: {key}" for key in expected if left.get(key) != expected[key]]
+                finished += 1
+                name = f"killed-{finished}" if len(lost) < args.kills else None
+                continue
+            done, kept = trainings.reached(name)
+            lost.append(max(done - kept, 0))
+            torn += trainings.torn(name)
+    seconds = [images / rate for images in lost]
+    print(json.dumps({
+        "kills": len(lost),
+        "of these while a state was written": torn,
+        "trainings finished": finished,
+        "undisturbed training (s)": round(whole, 2),
+        "seconds between states": args.state_every,
+        "work lost per kill (s)": {"mean": round(statistics.mean(seconds), 3), "median": round(statistics.median(seconds), 3),
+                                   "largest": round(max(seconds), 3)},
+        "work lost per kill (images)": {"mean": round(statistics.mean(lost)), "largest": max(lost)},
+        "identical to the undisturbed training": not differing,
+        "differing": differing,
+    }, indent=1))  # fmt: skip
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")
