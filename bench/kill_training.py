@@ -114,6 +114,29 @@ def _rows(path: Path) -> Iterator[dict]:
             return  # torn by a kill: the last one
 
 
+def kill(trainings: Trainings, kills: int, longest: float, moments: random.Random) -> dict:
+    """Kills trainings ``kills`` times, each at most ``longest`` seconds after its start, and lets the last one finish.
+
+    Returns the images lost per kill, the kills in mid-write, the trainings finished, and what of them differs from the
+    one named "undisturbed".
+    """
+    expected = trainings.left("undisturbed")
+    lost, torn, differing, finished = [], 0, [], 0
+    while True:
+        name = f"killed-{finished}"
+        killing = len(lost) < kills
+        if trainings.run(name, moments.uniform(0, longest) if killing else None):
+            left = trainings.left(name)
+            differing += [f"{name}: {key}" for key in expected if left.get(key) != expected[key]]
+            finished += 1
+            if not killing:
+                return {"lost": lost, "torn": torn, "finished": finished, "differing": differing}
+        else:
+            reached, kept = trainings.reached(name)
+            lost.append(max(reached - kept, 0))
+            torn += trainings.torn(name)
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--kills", type=int, default=100)
@@ -122,41 +145,32 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     args = options.parse_args()
     torch.set_num_threads(1)
-    moments = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         trainings = Trainings(Path(folder), args.steps, args.state_every)
         begun = time.monotonic()
         trainings.run("undisturbed")
         whole = time.monotonic() - begun
-        expected = trainings.left("undisturbed")
-        rate = (
-            args.steps * CONFIG["batch_size"] / list(_rows(Path(folder) / "undisturbed" / "log.jsonl"))[-1]["seconds"]
-        )
-        lost, torn, finished, differing, name = [], 0, 0, [], "killed-0"
-        while len(lost) < args.kills or name is not None:
-            if trainings.run(name, moments.uniform(0, whole / 2) if len(lost) < args.kills else None):
-                left = trainings.left(name)
-                differing += [f"{name}: {key}" for key in expected if left.get(key) != expected[key]]
-                finished += 1
-                name = f"killed-{finished}" if len(lost) < args.kills else None
-                continue
-            done, kept = trainings.reached(name)
-            lost.append(max(done - kept, 0))
-            torn += trainings.torn(name)
-    seconds = [images / rate for images in lost]
+        seconds = list(_rows(Path(folder) / "undisturbed" / "log.jsonl"))[-1]["seconds"]
+        done = kill(trainings, args.kills, whole / 2, random.Random(args.seed))
+    rate = args.steps * CONFIG["batch_size"] / seconds
     print(json.dumps({
-        "kills": len(lost),
-        "of these while a state was written": torn,
-        "trainings finished": finished,
+        "kills": args.kills,
+        "of these while a state was written": done["torn"],
+        "trainings finished": done["finished"],
         "undisturbed training (s)": round(whole, 2),
+        "of these in its steps (s)": round(seconds, 2),
         "seconds between states": args.state_every,
-        "work lost per kill (s)": {"mean": round(statistics.mean(seconds), 3), "median": round(statistics.median(seconds), 3),
-                                   "largest": round(max(seconds), 3)},
-        "work lost per kill (images)": {"mean": round(statistics.mean(lost)), "largest": max(lost)},
-        "identical to the undisturbed training": not differing,
-        "differing": differing,
+        "work lost per kill (s)": _figures([images / rate for images in done["lost"]], 3),
+        "work lost per kill (images)": _figures(done["lost"], 0),
+        "identical to the undisturbed training": not done["differing"],
+        "differing": done["differing"],
     }, indent=1))  # fmt: skip
-    return 1 if differing else 0
+    return 1 if done["differing"] else 0
+
+
+def _figures(values: list[float], digits: int) -> dict[str, float]:
+    summary = {"mean": statistics.mean(values), "median": statistics.median(values), "largest": max(values)}
+    return {name: round(value, digits) for name, value in summary.items()}
 
 
 if __name__ == "__main__":

@@ -102,11 +102,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl")
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument(
-        "--state-every", type=float, default=300, metavar="S", help="seconds between states (default 300)"
+        "--state-every", type=float, default=300, metavar="S", help="seconds between states; two are kept (default 300)"
     )
     train.add_argument(
         "--time-limit", type=_seconds, metavar="S",
-        help="seconds from now by which the run must have stopped (default: the end of the job, where Slurm tells it)",
+        help="seconds from now by which the run must have stopped; the end of a job of Slurm counts, too",
     )  # fmt: skip
     train.add_argument("--compile", action="store_true", help="compile network and loss with torch.compile")
     _from_params(train)

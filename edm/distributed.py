@@ -98,8 +98,7 @@ def world(device: str = "auto") -> Iterator[World]:
         # told, or the errors of their broken connections would be shown first.
         _leave(store, rank, error)
         raise
-    finally:
-        over.set()
+    over.set()
     dist.destroy_process_group()
 
 
@@ -132,7 +131,7 @@ def _status(error: BaseException) -> int:
 
 
 def _watch(store: dist.Store, over: threading.Event) -> None:
-    """Ends this process when another one has failed: on a GPU it would wait for that one's part for minutes.
+    """Ends this process when one has failed: on a GPU it would wait for that one's part for minutes.
 
     SIGTERM, which torchrun sends then, cannot do it: it asks for a stop after the step that never ends.
     """

@@ -45,16 +45,16 @@ class TrainingLog:
         self._size = len(kept.encode())
 
     def write(self, row: dict[str, Any]) -> None:
-        self._pending += json.dumps(row).encode() + b"\n"
-        self._flush(sync=False)
+        if self.active:
+            self._pending += json.dumps(row).encode() + b"\n"
+            self._flush(sync=False)
 
     def sync(self) -> None:
         """Forces all rows to the disk: a state must not outlive the rows before it."""
-        self._flush(sync=True)
+        if self.active:
+            self._flush(sync=True)
 
     def _flush(self, sync: bool) -> None:
-        if not self.active:
-            return
         try:
             with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
                 file.seek(self._size)
@@ -115,7 +115,11 @@ class TrainingState:
             return 0
         path, self._next = self.paths[slot], 1 - slot
         if not self.world.is_first:
-            tensors, header = self._read(path)
+            try:
+                tensors, header = self._read(path)
+            except UserError as error:
+                text = f"{path} {error}, as process {self.world.rank} sees it: all processes need the same folder"
+                raise UserError(text) from None
         sums = tensors.pop("sums")  # a row per process
         if len(sums) == self.world.size:
             self.sums.copy_(sums[self.world.rank])

@@ -178,6 +178,7 @@ def train(
             run.artifact(out / "levels.json")
             run.finish()
     world.wait()
+    notice.hold()  # it is done: a stop would be an error now
     if world.is_first:
         state.remove()  # last: a process killed before continues from it
     return ema

@@ -2,7 +2,8 @@
 
 
 # An interrupted training continues from its last state, which is no output here: Snakemake removes the outputs of a job
-# that fails. Nor are the snapshots: their number follows from params.yaml, and `choose` counts them.
+# that fails. Status 75, a stop on request, is a failure like any here, and a retry continues it. Nor are the snapshots
+# outputs: their number follows from params.yaml, and `choose` counts them.
 rule train:
     message:
         "Train {wildcards.trained}"
