@@ -1,0 +1,106 @@
+"""The private SLURM that the other tests of this folder run on."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from cluster import NODES, Cluster, UserError, _program
+
+needs_slurm = pytest.mark.skipif(not _program("slurmctld") or not _program("munged"), reason="SLURM is not installed")
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def living(configuration):
+    """Processes that carry a cluster's configuration in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"SLURM_CONF={configuration}".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("c") / "s"
+
+
+@needs_slurm
+def test_jobs_run_wait_for_gpus_and_leave_nothing_behind(folder, tmp_path):
+    with Cluster(folder) as cluster:
+
+        def submit(*words, command):
+            log = ("--output", tmp_path / "%j.log")
+            return cluster.run("sbatch", "--parsable", *log, *words, "--wrap", command).strip()
+
+        trivial = submit("--job-name=trivial", command="echo $((6 * 7))")
+        until(lambda: cluster.job(trivial)["state"] == "COMPLETED")
+        assert (tmp_path / f"{trivial}.log").read_text() == "42\n"
+        assert cluster.job(trivial)["name"] == "trivial"
+
+        where = "srun sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
+        both = submit("--nodes=2", "--gpus-per-node=2", command=where)
+        until(lambda: cluster.job(both)["state"] == "COMPLETED")
+        assert sorted((tmp_path / f"{both}.log").read_text().splitlines()) == [f"{node} 0,1" for node in NODES]
+
+        first, second, third = (submit("--gpus=2", "--nodes=1", command="sleep 1000") for _ in range(3))
+        until(lambda: [cluster.job(job)["state"] for job in (first, second)] == ["RUNNING"] * 2)
+        assert {cluster.job(job)["node"] for job in (first, second)} == set(NODES)
+        assert cluster.job(third)["state"] == "PENDING"
+        assert "gres:gpu:2" in cluster.job(third)["tres"]
+        cluster.run("scancel", first)
+        until(lambda: cluster.job(third)["state"] == "RUNNING")
+        assert len(living(cluster.configuration)) > 4
+    assert living(cluster.configuration) == []
+    assert not folder.exists()
+
+
+@needs_slurm
+def test_a_job_of_a_lost_node_runs_again_on_another(folder, tmp_path):
+    with Cluster(folder) as cluster:
+        job = cluster.run(
+            "sbatch", "--parsable", "--requeue", "--output", tmp_path / "log", "--wrap", "sleep 1000"
+        ).strip()  # fmt: skip
+        until(lambda: cluster.job(job)["state"] == "RUNNING")
+        lost = cluster.job(job)["node"]
+        before = set(cluster._processes(lost))
+        assert before
+        cluster.lose(lost)
+        assert not before & set(living(cluster.configuration))
+        until(lambda: cluster.job(job)["restarts"] == "1" and cluster.job(job)["state"] == "RUNNING", 90)
+        assert cluster.job(job)["node"] != lost
+        cluster.revive(lost)
+        until(lambda: cluster._idle(lost))
+
+
+@needs_slurm
+def test_an_error_inside_takes_the_cluster_down(folder):
+    with pytest.raises(KeyboardInterrupt), Cluster(folder) as cluster:
+        raise KeyboardInterrupt
+    assert living(cluster.configuration) == []
+    assert not folder.exists()
+
+
+def test_without_slurm_one_line_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setattr("cluster._program", lambda name: None)
+    with pytest.raises(UserError, match="apt-get install slurm-wlm munge"):
+        Cluster(folder).__enter__()
+    assert not folder.exists()
+
+
+@needs_slurm
+def test_a_cluster_that_does_not_come_up_shows_its_logs(folder, monkeypatch):
+    monkeypatch.setattr("cluster.CONFIGURATION", "Nonsense=1\n")
+    with pytest.raises(UserError, match=r"slurmctld.* ended(.|\n)*slurmctld.log: .*Nonsense"):
+        Cluster(folder).__enter__()
+    assert not folder.exists()
+    assert os.path.isdir(folder.parent)
