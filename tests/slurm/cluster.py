@@ -280,10 +280,10 @@ def main(words):
             command = subprocess.Popen(words, env=cluster.environment)
         except OSError as error:
             raise UserError(f"{words[0]}: {error.strerror}") from None
-        while True:
-            # Ctrl-C reaches the command as well; the cluster stays until it has ended.
-            with contextlib.suppress(KeyboardInterrupt):
-                return command.wait()
+        # Ctrl-C reaches the command as well: the cluster stays until that has ended, and is then taken down in peace.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        command.wait()
+        return command.returncode if command.returncode >= 0 else 128 - command.returncode
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The private SLURM that the other tests of this folder run on."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -90,6 +93,30 @@ def test_an_error_inside_takes_the_cluster_down(folder):
     assert not folder.exists()
 
 
+@needs_slurm
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_line_ends_its_cluster_when_it_is_ended(ending, status):
+    program = [sys.executable, Path(__file__).parent / "cluster.py"]
+    cluster = subprocess.Popen(
+        [*program, "sh", "-c", "srun true && echo $SLURM_CONF && exec sleep 1000"],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    configuration = Path(cluster.stdout.readline().strip())
+    assert configuration.is_file()
+    os.killpg(cluster.pid, ending)
+    assert cluster.wait(30) == status
+    assert living(configuration) == []
+    assert not configuration.parent.parent.exists()
+
+
+def test_the_command_line_gives_the_status_of_its_command():
+    program = [sys.executable, Path(__file__).parent / "cluster.py"]
+    assert subprocess.run(program, capture_output=True, text=True).stderr.startswith("error: no command given")
+    if _program("slurmctld"):
+        assert subprocess.run([*program, "sh", "-c", "exit 7"]).returncode == 7
+
+
 def test_without_slurm_one_line_says_what_to_install(folder, monkeypatch):
     monkeypatch.setattr("cluster._program", lambda name: None)
     with pytest.raises(UserError, match="apt-get install slurm-wlm munge"):
@@ -100,7 +127,7 @@ def test_without_slurm_one_line_says_what_to_install(folder, monkeypatch):
 @needs_slurm
 def test_a_cluster_that_does_not_come_up_shows_its_logs(folder, monkeypatch):
     monkeypatch.setattr("cluster.CONFIGURATION", "Nonsense=1\n")
-    with pytest.raises(UserError, match=r"slurmctld.* ended(.|\n)*slurmctld.log: .*Nonsense"):
+    with pytest.raises(UserError, match=r"\(.* ended\)(.|\n)*log: .*Nonsense"):
         Cluster(folder).__enter__()
     assert not folder.exists()
     assert os.path.isdir(folder.parent)
