@@ -14,7 +14,8 @@ train        runs/EXPERIMENT/MODEL/model.safetensors             the dataset
 published    the same, of a pre-trained model                    its published file
 choose       runs/EXPERIMENT/MODEL/best.safetensors              the training's snapshots, the reference
 search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
-evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the model, the reference, a search
+shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
+evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards where there are several
 sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
 analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for leakage the dataset
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
@@ -103,6 +104,12 @@ def evaluation_file(evaluation: Evaluation) -> str:
     return f"results/{evaluation.experiment}/distances/{evaluation.model}/{evaluation.name}.json"
 
 
+def shard_files(experiment: Experiment, model: str, name: str) -> list[str]:
+    """The parts of an evaluation, in the order of their seeds; none where one job does all of it."""
+    count, folder = experiment.sampling.shards, f"runs/{experiment.name}/{model}/distances/{name}.shards"
+    return [f"{folder}/{number}-of-{count}.safetensors" for number in range(1, count + 1)] if count > 1 else []
+
+
 def search_file(experiment: Experiment, model: str, name: str) -> str:
     return f"results/{experiment.name}/searches/{model}/{name}.json"
 
@@ -171,6 +178,11 @@ class Chain:
         """The job that makes each file."""
         return {path: job for job in self.jobs() for path in job.outputs}
 
+    def downloads_for(self, names: Iterable[str]) -> list[str]:
+        """What is still to be fetched for some reports or experiments."""
+        jobs = self.needed(path for name in names for path in self.targets(name))
+        return [path for job in jobs if job.rule == "download" for path in job.outputs]
+
     def jobs(self) -> Iterator[Job]:
         """Every job there is."""
         for path in self.absent_downloads():
@@ -212,9 +224,11 @@ class Chain:
                 key, output = (name, model, search.name), search_file(experiment, model, search.name)
                 yield Job("search", key, tuple(self.search_inputs(*key)), (output,))
         for evaluation in experiment.evaluations():
-            inputs = self.evaluation_inputs(name, evaluation.model, evaluation.name)
             key = (name, evaluation.model, evaluation.name)
-            yield Job("evaluate", key, tuple(inputs), (evaluation_file(evaluation),))
+            inputs, shards = self.evaluation_inputs(*key), shard_files(experiment, *key[1:])
+            for shard in shards:
+                yield Job("shard", (*key, os.path.basename(shard)), tuple(inputs), (shard,))
+            yield Job("evaluate", key, (*inputs, *shards), (evaluation_file(evaluation),))
         for sheet in experiment.sheets.values():
             for model in sheet.samplers:
                 inputs, output = (model_file(experiment, model),), sheet_file(experiment, model, sheet.name)

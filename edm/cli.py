@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         module, _, function = args.command.partition(".")
-        getattr(import_module(f"edm.commands.{module}"), function)(args)
+        status = getattr(import_module(f"edm.commands.{module}"), function)(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,15 +85,25 @@ def parser() -> argparse.ArgumentParser:
     features.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
     _machine(features, device=False)
 
+    launch = command(
+        "launch", "launching.launch", "start one of these commands, as several processes",
+        "Start a command as several processes that share its work, on this machine or on the nodes of a job of Slurm. "
+        "Signals reach all of them; where the command stops because it was asked to (status 75), a job of Slurm goes "
+        "back to the queue and continues later.",
+    )  # fmt: skip
+    launch.add_argument("--processes", type=_count, default=1, help="on all nodes together, one per GPU (default 1)")
+    launch.add_argument("--nodes", type=_count, default=1, help="nodes of the job of Slurm (default 1)")
+    launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
+    launch.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: -- train --data …")
+
     train = command(
         "train", "models.train", "train one configuration",
-        "Train one configuration, on a CPU, a GPU, or (started by torchrun) on many. An interrupted run continues "
+        "Train one configuration, on a CPU, a GPU, or (started by `edm launch`) on many. An interrupted run continues "
         "from its last state to the same weights.",
     )  # fmt: skip
     train.epilog = (
         "SIGTERM, SIGUSR1, Ctrl-C and the end of the time limit save the state after the present step and end the run "
-        "with status 75: the same command continues it. Other statuses: 0 done, 1 error, 130 Ctrl-C pressed again. "
-        "torchrun makes each of them 1; `python -m edm.launch` in its place keeps them."
+        "with status 75: the same command continues it. Other statuses: 0 done, 1 error, 130 Ctrl-C pressed again."
     )
     train.add_argument("--experiment", help="experiment in params.yaml")
     train.add_argument("--model", help="model of the experiment, such as vp-F")

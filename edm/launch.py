@@ -2,13 +2,15 @@
 
     python -m edm.launch --nproc-per-node 4 -m edm train …
 
-Options are torchrun's. By itself torchrun makes every failure a 1, stops that are to be continued (75) among them,
-and dies of SIGUSR1 without telling its processes.
+Options are torchrun's; ``--slurm`` stands for those by which the nodes of a step of Slurm find each other. By itself
+torchrun makes every failure a 1, stops that are to be continued (75) among them, and dies of SIGUSR1 without telling
+its processes.
 """
 
 import sys
 
-from edm.errors import PREEMPTED
+from edm import slurm
+from edm.errors import PREEMPTED, UserError
 
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"  # passed on; what does not end within 30 s of one is killed
 
@@ -23,7 +25,12 @@ def main(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        run.run(run.parse_args(["--signals-to-handle", SIGNALS, *arguments]))  # the caller's own come later and win
+        nodes = slurm.rendezvous() if "--slurm" in arguments else []
+        own = [argument for argument in arguments if argument != "--slurm"]
+        run.run(run.parse_args(["--signals-to-handle", SIGNALS, *nodes, *own]))  # the caller's own come later and win
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except SignalException:
         return PREEMPTED
     except ChildFailedError as error:

@@ -105,7 +105,7 @@ def _cost(chain: Chain, job: Job, rates: Throughput, sources: set[str]) -> Cost:
     if job.rule == "published":
         config = _config(chain, chain.experiments[job.key[0]], job.key[1])
         return Cost(disk=FLOAT * parameters(config))
-    if job.rule not in ("choose", "search", "evaluate", "sample", "analyse"):
+    if job.rule not in ("choose", "search", "shard", "evaluate", "sample", "analyse"):
         return Cost()
     experiment, model = chain.experiments[job.key[0]], job.key[1]
     config = _config(chain, experiment, model)
@@ -146,9 +146,24 @@ def _searching(experiment: Experiment, model: str, name: str) -> tuple[tuple[int
 
 
 def _evaluating(experiment: Experiment, model: str, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    if experiment.sampling.shards > 1:
+        return (0, 0), (0, 0)  # it only adds them up
+    drawn, evaluations = _evaluated(experiment, model, name)
+    return (drawn, drawn), (evaluations, evaluations)
+
+
+def _sharing(experiment: Experiment, model: str, name: str, shard: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A shard's part of an evaluation, as even as counts allow; those of all shards add up to the whole."""
+    number, count = int(shard.partition("-")[0]), experiment.sampling.shards
+    whole = _evaluated(experiment, model, name)
+    drawn, evaluations = (n * number // count - n * (number - 1) // count for n in whole)
+    return (drawn, drawn), (evaluations, evaluations)
+
+
+def _evaluated(experiment: Experiment, model: str, name: str) -> tuple[int, int]:
+    """Images drawn for an evaluation, and evaluations of the network."""
     draws, images = experiment.evaluation(model, name).draws, experiment.sampling.images
-    evaluations = sum(images * _nfe(point.sampler) for point, _ in draws)
-    return (images * len(draws),) * 2, (evaluations, evaluations)
+    return images * len(draws), sum(images * _nfe(point.sampler) for point, _ in draws)
 
 
 def _sampling(experiment: Experiment, model: str, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -175,8 +190,8 @@ def _analysing(experiment: Experiment, model: str, name: str) -> tuple[tuple[int
     return (drawn, drawn), (evaluations, evaluations)
 
 
-_SAMPLING = {"choose": _choosing, "search": _searching, "evaluate": _evaluating, "sample": _sampling,
-             "analyse": _analysing}  # fmt: skip
+_SAMPLING = {"choose": _choosing, "search": _searching, "shard": _sharing, "evaluate": _evaluating,
+             "sample": _sampling, "analyse": _analysing}  # fmt: skip
 
 
 def _nfe(sampler: SamplerConfig) -> int:

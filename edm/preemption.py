@@ -1,7 +1,6 @@
 """When a job should stop before its end, to be continued: a signal came, or its time limit is near."""
 
 import math
-import os
 import signal
 import time
 from typing import TYPE_CHECKING, Self
@@ -104,10 +103,3 @@ class Pauses:
     def saved(self) -> None:
         """A state was saved: the next is due ``every`` seconds from now."""
         self._saved = time.monotonic()
-
-
-def slurm_time_left() -> float:
-    """Seconds until the job of Slurm that this process runs in must end; infinite where there is none."""
-    end = os.environ.get("SLURM_JOB_END_TIME", "")  # seconds since 1970
-    left = int(end) - time.time() if end.isdecimal() else math.inf
-    return left if left > 0 else math.inf  # a job that still runs is not over: another one left the variable

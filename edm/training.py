@@ -82,7 +82,7 @@ def train(
     batches = Batches(dataset, config, loss, device)
     model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if world.size > 1 else net
     error = torch.compile(weighted_error) if compile else weighted_error
-    share = config.batch_size // world.size
+    first_sample, share = _share(config.batch_size, world)
     micro = min(config.microbatch or share, share)
     parameters, averages = list(net.parameters()), list(ema.parameters())
 
@@ -106,15 +106,15 @@ def train(
         # One step: gradients of the mean loss over batch_size images, from this process's share in rounds of `micro`.
         if config.dropout > 0:
             torch.manual_seed(_step_seed(config.seed, images, world.rank))
-        first = images + world.rank * share
+        first = images + first_sample
         for start in range(0, share, micro):
             count = min(micro, share - start)
             batch = batches.draw(first + start, count)
             last = start + count == share
             with nullcontext() if last or world.size == 1 else model.no_sync():
                 pixels = error(model, loss, batch.images, batch.sigma, batch.noise, batch.labels, batch.augment_labels)
-                # Summed over pixels, averaged over the whole minibatch; DDP averages over processes, hence `share`.
-                (pixels.sum() * (config.loss_scale / share)).backward()
+                # Summed over pixels, averaged over the whole minibatch; DDP divides by the number of processes.
+                (pixels.sum() * (config.loss_scale * world.size / config.batch_size)).backward()
             sums[0] += pixels.detach().sum(dtype=torch.float64)
             sums[1] += count
         replaced = _clean_gradients(parameters, config)
@@ -187,8 +187,14 @@ def train(
 def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:
     """Raises UserError where a dataset does not fit a configuration, or the processes cannot share its minibatch."""
     dataset.require(*config.dataset_size)
-    if config.batch_size % world.size:
-        raise UserError(f"batch_size {config.batch_size} is no multiple of the {world.size} processes that share it")
+    if config.batch_size < world.size:
+        raise UserError(f"batch_size {config.batch_size} is too small for {world.size} processes; start fewer")
+
+
+def _share(batch_size: int, world: World) -> tuple[int, int]:
+    """This process's part of every minibatch: its first sample and how many. Shares differ by one image at most."""
+    first, last = (batch_size * (world.rank + more) // world.size for more in (0, 1))
+    return first, last - first
 
 
 def learning_rate_at(config: TrainingConfig, images: int) -> float:

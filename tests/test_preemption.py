@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 import edm
-from edm import checkpoint, preemption, training
+from edm import checkpoint, preemption, slurm, training
 from edm.distributed import World
 from edm.errors import PREEMPTED, Preempted
-from edm.preemption import Notice, Pauses, slurm_time_left
+from edm.preemption import Notice, Pauses
 from edm.resume import STATE_FORMAT, TrainingLog
 from edm.tracking import Journal, read_journal
 from edm.training import train
@@ -264,7 +264,7 @@ def test_slurm_says_when_its_job_ends(monkeypatch, end, left):
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     if end is not None:
         monkeypatch.setenv("SLURM_JOB_END_TIME", end)
-    assert slurm_time_left() == left
+    assert slurm.time_left() == left
 
 
 def test_a_jump_of_the_clock_does_not_move_the_time_limit(monkeypatch):

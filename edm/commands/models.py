@@ -5,12 +5,12 @@ import math
 from argparse import Namespace
 from pathlib import Path
 
-from edm import params
+from edm import params, slurm
 from edm.commands.common import mapping, origin, say, threads
 from edm.config import TrainingConfig
 from edm.errors import Preempted, UserError
 from edm.files import read_json
-from edm.preemption import Notice, slurm_time_left
+from edm.preemption import Notice
 from edm.tracking import Journal, environment_tags
 
 
@@ -30,7 +30,7 @@ def train(args: Namespace) -> None:
     if not args.data or not args.out:
         raise UserError("train: --data and --out are needed")
 
-    with Notice(min(args.time_limit or math.inf, slurm_time_left())) as notice:
+    with Notice(min(args.time_limit or math.inf, slurm.time_left())) as notice:
         _train(args, config, notice)
 
 

@@ -18,9 +18,10 @@ from edm.params.experiment import (
     Sampling,
     Search,
     Sheet,
+    Training,
     check_spec,
 )
 from edm.params.reading import SCHEMA, Params, load
 
 __all__ = ["SCHEMA", "Analysis", "Choice", "Evaluation", "Experiment", "Grid", "Params", "Point", "Report", "Sampling",
-           "Search", "Sheet", "check_spec", "load"]  # fmt: skip
+           "Search", "Sheet", "Training", "check_spec", "load"]  # fmt: skip

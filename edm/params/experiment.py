@@ -1,5 +1,6 @@
 """What params.yaml comes down to: data that says what is trained, sampled, measured and shown."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,10 +84,29 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Who trains a model; its result does not depend on that.
+
+    gpus: of all nodes together, each with a process of its own; 0 for one process without. state_every: seconds
+    between two states, from which an interrupted training continues.
+    """
+
+    gpus: int = 1
+    nodes: int = 1
+    state_every: float = 300.0
+
+    @property
+    def processes(self) -> int:
+        return max(self.gpus, 1)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How images are drawn for an evaluation (Section 6): ``images`` per repeat, from consecutive seeds.
 
-    block: seeds that go through the network at once. one_job_per: "grid" or "point", what one job evaluates.
+    block: seeds that go through the network at once. one_job_per: "grid" or "point", what one job evaluates. shards:
+    jobs that share the images of each of these, and gpus: processes with a GPU of their own that share a job; 0 for one
+    process without. No result depends on these three.
     """
 
     images: int
@@ -94,6 +114,12 @@ class Sampling:
     block: int = 64
     repeats: int = 1
     one_job_per: str = "grid"
+    shards: int = 1
+    gpus: int = 1
+
+    @property
+    def processes(self) -> int:
+        return max(self.gpus, 1)
 
     def seeds(self, repeat: int) -> range:
         """The seeds of a repeat, counted from 0."""
@@ -130,6 +156,7 @@ class Experiment:
     pretrained: dict[str, str]
     grids: dict[str, Grid]
     sampling: Sampling
+    training: Training = Training()
     choice: Choice | None = None
     searches: dict[str, Search] = field(default_factory=dict)
     sheets: dict[str, Sheet] = field(default_factory=dict)
@@ -167,12 +194,13 @@ class Experiment:
 
     def evaluation(self, model: str, name: str) -> Evaluation:
         """The evaluation job of that name. Raises UserError."""
-        grid = name.partition("/")[0]
-        if grid in self.grids and model in self.grids[grid].points:
-            for evaluation in self.evaluations_of(model, grid):
-                if evaluation.name == name:
-                    return evaluation
-        raise UserError(f"experiment {self.name}: no evaluation {name!r} of model {model!r}")
+        if (model, name) not in self._by_name:
+            raise UserError(f"experiment {self.name}: no evaluation {name!r} of model {model!r}")
+        return self._by_name[model, name]
+
+    @functools.cached_property
+    def _by_name(self) -> dict[tuple[str, str], Evaluation]:
+        return {(evaluation.model, evaluation.name): evaluation for evaluation in self.evaluations()}
 
     def evaluation_spec(self, evaluation: Evaluation) -> dict[str, Any]:
         """What decides the numbers of an evaluation, as plain data: choices that differ from the defaults."""

@@ -8,11 +8,12 @@ from typing import Any
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.metrics import EXTRACTORS, check_metrics
-from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sampling, Search, Sheet
+from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sampling, Search, Sheet, Training
 
 #: Names of rules, targets and folders, which experiments cannot have.
-RESERVED = {"all", "prepare", "features", "reference", "references", "train", "published", "choose", "sample",
-            "analyse", "evaluate", "search", "table", "figure", "metrics", "track", "logs", "made-up"}  # fmt: skip
+RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
+            "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "track", "logs",
+            "made-up"}  # fmt: skip
 #: What ``scale`` shortens: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
 
@@ -65,6 +66,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         pretrained=pretrained,
         grids=grids,
         sampling=sampling,
+        training=_training(here, raw.get("training", {})),
         choice=_choice(here, raw.get("choose"), grids, scale),
         searches=searches,
         sheets=sheets,
@@ -90,6 +92,13 @@ def nearest(word: str, names) -> str:
 def _present(raw: dict[str, Any], section: str):
     """The entries of a section; null takes away what the extended experiment had."""
     return [(key, value) for key, value in raw.get(section, {}).items() if value is not None]
+
+
+def _training(here: str, raw: dict[str, Any]) -> Training:
+    training = Training(**raw)
+    if training.processes % training.nodes:
+        raise UserError(f"{here}.training: {training.gpus} GPUs cannot be shared evenly by {training.nodes} nodes")
+    return training
 
 
 def _count(images: int, scale: float) -> int:

@@ -20,6 +20,42 @@ wildcard_constraints:
     evaluation="[^/]+(/[^/]+)?",
 
 
+# How a step is started: by itself, or as several processes that share its work. What it is run on decides nothing about
+# its result: these are resources, no params, whose change would make a step run again. In profiles they can be changed.
+LAUNCH = "exec edm launch --processes {resources.processes} --nodes {resources.nodes} --threads {threads} --"
+
+
+def machine(gpus, nodes=None):
+    """The resources that say how many GPUs (and nodes) of an experiment's settings a step works on."""
+
+    def of(value):
+        return lambda w: value(concerned(w))
+
+    asked = dict(gpu=of(gpus), processes=of(lambda e: max(gpus(e), 1)), nodes=1, tasks_per_gpu=0)
+    if nodes:  # such a step itself starts one task on each of several nodes, which Slurm's plugin calls `mpi`
+        several = lambda value: of(lambda e: value(e) if nodes(e) > 1 else None)
+        asked |= dict(nodes=of(nodes), mpi=several(lambda e: "srun"), tasks=several(nodes))
+    if config.get("gpu_type"):
+        asked["gpu_model"] = of(lambda e: config["gpu_type"] if gpus(e) else None)
+    if config.get("gpu_partition"):
+        asked["slurm_partition"] = of(lambda e: config["gpu_partition"] if gpus(e) else config.get("partition"))
+    return asked
+
+
+def concerned(wildcards):
+    """The experiment that a step belongs to; of several that share it, the first."""
+    named = [wildcards[name] for name in ("experiment", "trained", "pretrained") if name in wildcards.keys()]
+    if named:
+        return CHAIN.experiments[named[0].split("/")[0]]
+    return CHAIN.references[f"runs/references/{wildcards.dataset}/{wildcards.statistics}.npz"][0]
+
+
+ONE_GPU = machine(lambda e: min(e.sampling.gpus, 1))
+SAMPLING = machine(lambda e: e.sampling.gpus)
+TRAINING = machine(lambda e: e.training.gpus, lambda e: e.training.nodes)
+MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
+
+
 @functools.cache
 def specification(kind, experiment, *rest):
     """What decides the outcome of a step, as one canonical text: Snakemake compares params as a set of values."""

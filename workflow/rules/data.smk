@@ -79,30 +79,31 @@ rule features:
         "edm features {input:q} {output:q} --threads {threads} > {log:q} 2>&1"
 
 
-# One rule per file: what a reference is made from is not in its name.
-for path, (experiment, extractor) in CHAIN.references.items():
+def reference(dataset, statistics):
+    return f"runs/references/{dataset}/{statistics}.npz"
 
-    rule:
-        name:
-            re.sub(r"\W", "_", f"reference_{os.path.splitext(path)[0].removeprefix('runs/references/')}")
-        message:
-            f"Reference statistics of {experiment.dataset} ({extractor})"
-        input:
-            data=files.archive(experiment.dataset),
-            weights=files.weights_of(experiment, extractor),
-        output:
-            path,
-        params:
-            features=extractor,
-            options=lambda w, input, keep=files.keeps_features(experiment, extractor): [
-                *(["--weights", *input.weights] if input.weights else []),
-                *(["--keep-features", "50000"] if keep else []),
-            ],
-        log:
-            path.replace(".npz", ".log"),
-        resources:
-            mem_mb=3000,
-            runtime=60,
-        shell:
-            "edm fid-ref {input.data:q} {output:q} --features {params.features:q} {params.options:q}"
-            " --threads {threads} > {log:q} 2>&1"
+
+def reference_options(wildcards, input):
+    """How statistics are computed: the experiments that use a file agree in that."""
+    experiment, features = CHAIN.references[reference(wildcards.dataset, wildcards.statistics)]
+    keep = ["--keep-features", "50000"] if files.keeps_features(experiment, features) else []
+    return ["--features", features, *(["--weights", *input[1:]] if len(input) > 1 else []), *keep]
+
+
+rule reference:
+    message:
+        "Reference statistics of {wildcards.dataset} ({wildcards.statistics})"
+    input:
+        inputs(lambda dataset, statistics: CHAIN.reference_inputs(reference(dataset, statistics)), "dataset", "statistics"),
+    output:
+        "runs/references/{dataset}/{statistics}.npz",
+    params:
+        options=reference_options,
+    log:
+        "runs/references/{dataset}/{statistics}.log",
+    resources:
+        mem_mb=3000,
+        runtime=60,
+        **machine(lambda e: e.sampling.gpus),
+    shell:
+        LAUNCH + " fid-ref {input[0]:q} {output:q} {params.options:q} > {log:q} 2>&1"

@@ -1,22 +1,50 @@
 # Model → distances from the dataset: FID in Inception-v3 features, FD in others. Images are measured as they are drawn
 # and not kept. On a laptop one process evaluates a whole grid and pays its start-up once; on a cluster each point and
-# each repeat is a job of its own (`one_job_per` in params.yaml).
+# each repeat is a job of its own (`one_job_per` in params.yaml), or several that share its images (`shards`).
 
 
 def evaluation_options(wildcards, input):
     """The files of an evaluation, told apart by what they are."""
     e = CHAIN.experiments[wildcards.experiment]
     count = 1 + len(e.more_features)
-    options = ["--ref", *input[1 : 1 + count]]
+    options = ["--ref", *input.evaluated[1 : 1 + count]]
     options += ["--weights", files.weights_of(e)[0]] if files.weights_of(e) else []
-    return options + (["--settings", input[-1]] if e.grids[wildcards.evaluation.split("/")[0]].settings_from else [])
+    from_search = e.grids[wildcards.evaluation.split("/")[0]].settings_from
+    return options + (["--settings", input.evaluated[-1]] if from_search else [])
+
+
+rule shard:
+    message:
+        "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.evaluation}, {wildcards.part}"
+    input:
+        evaluated=inputs(CHAIN.evaluation_inputs, "experiment", "model", "evaluation"),
+    output:
+        temp("runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.safetensors"),
+    params:
+        options=evaluation_options,
+        shard=lambda w: w.part.replace("-of-", "/"),
+        spec=spec("evaluation", "experiment", "model", "evaluation"),
+        expect=expect("evaluation", "experiment", "model", "evaluation"),
+    log:
+        "runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.log",
+    wildcard_constraints:
+        part=r"\d+-of-\d+",
+    resources:
+        mem_mb=3000,
+        runtime=480,
+        **SAMPLING,
+    shell:
+        LAUNCH + " evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
+        " --shard {params.shard} > {log:q} 2>&1"
 
 
 rule evaluate:
     message:
         "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.evaluation}"
     input:
-        inputs(CHAIN.evaluation_inputs, "experiment", "model", "evaluation"),
+        evaluated=inputs(CHAIN.evaluation_inputs, "experiment", "model", "evaluation"),
+        shards=lambda w: files.shard_files(CHAIN.experiments[w.experiment], w.model, w.evaluation),
     output:
         "results/{experiment}/distances/{model}/{evaluation}.json",
     params:
@@ -24,15 +52,17 @@ rule evaluate:
         spec=spec("evaluation", "experiment", "model", "evaluation"),
         expect=expect("evaluation", "experiment", "model", "evaluation"),
         journal=lambda w: f"runs/{w.experiment}/{w.model}/distances/{w.evaluation}.journal.jsonl",
+        parts=lambda w, input: ["--parts", *input.shards] if input.shards else [],
     log:
         "runs/{experiment}/{model}/distances/{evaluation}.log",
     resources:
         mem_mb=3000,
         runtime=480,
+        **MERGING,
     shell:
-        "edm evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
-        " --journal {params.journal:q} --threads {threads} > {log:q} 2>&1"
+        " --journal {params.journal:q} {params.parts:q} > {log:q} 2>&1"
 
 
 # One job, however many evaluations: its outcome decides the next one, and may decide other jobs' settings.
@@ -53,8 +83,9 @@ rule search:
     resources:
         mem_mb=3000,
         runtime=2880,
+        **SAMPLING,
     shell:
-        "edm search {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " search {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --search {wildcards.search:q} --ref {input[1]:q} {params.weights:q} --expect {params.expect}"
         " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
-        " --threads {threads} > {log:q} 2>&1"
+        " > {log:q} 2>&1"

@@ -16,9 +16,10 @@ rule sample:
     resources:
         mem_mb=1500,
         runtime=120,
+        **ONE_GPU,
     shell:
-        "edm sheet {input:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --sheet {wildcards.sheet:q} --expect {params.expect} --threads {threads} > {log:q} 2>&1"
+        LAUNCH + " sheet {input:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        " --sheet {wildcards.sheet:q} --expect {params.expect} > {log:q} 2>&1"
 
 
 rule analyse:
@@ -40,7 +41,8 @@ rule analyse:
     resources:
         mem_mb=3000,
         runtime=480,
+        **ONE_GPU,
     shell:
-        "edm analyse {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --analysis {wildcards.analysis:q} {params.options:q} --expect {params.expect} --threads {threads}"
+        LAUNCH + " analyse {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        " --analysis {wildcards.analysis:q} {params.options:q} --expect {params.expect}"
         " > {log:q} 2>&1"

@@ -13,6 +13,7 @@ rule table:
         expect=lambda w: digest(contents.table_spec(CHAIN.reports[w.report], w.table)),
     log:
         "runs/{report}/logs/{table}.log",
+    localrule: True
     resources:
         mem_mb=500,
         runtime=15,
@@ -31,6 +32,7 @@ rule metrics:
         spec=lambda w: canonical_json([contents.table_spec(CHAIN.reports[w.report], t) for t in CHAIN.reports[w.report].tables]),
     log:
         "runs/{report}/logs/metrics.log",
+    localrule: True
     resources:
         mem_mb=500,
         runtime=15,

@@ -13,6 +13,7 @@ rule track:
         uri=PARAMS.tracking_uri,
     log:
         "runs/{report}/tracking.log",
+    localrule: True
     resources:
         mem_mb=1000,
         runtime=60,

@@ -23,9 +23,11 @@ rule train:
     resources:
         mem_mb=1500,
         runtime=240,
+        state_every=lambda w: CHAIN.experiments[w.trained.split("/")[0]].training.state_every,
+        **TRAINING,
     shell:
-        "edm train {params.names:q} --expect {params.expect} --data {input:q} --out {params.out:q}"
-        " --threads {threads} > {log:q} 2>&1"
+        LAUNCH + " train {params.names:q} --expect {params.expect} --data {input:q} --out {params.out:q}"
+        " --state-every {resources.state_every} > {log:q} 2>&1"
 
 
 rule published:
@@ -70,6 +72,7 @@ rule choose:
     resources:
         mem_mb=3000,
         runtime=1440,
+        **SAMPLING,
     shell:
-        "edm choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
-        " --ref {input[1]:q} {params.weights:q} --threads {threads} > {log:q} 2>&1"
+        LAUNCH + " choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
+        " --ref {input[1]:q} {params.weights:q} > {log:q} 2>&1"

@@ -1,0 +1,49 @@
+"""One command on one process or on many, on this machine or on the nodes of a job of Slurm."""
+
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+
+from edm import slurm
+from edm.commands.common import say
+from edm.errors import PREEMPTED, UserError
+from edm.preemption import SIGNALS
+
+
+def launch(args: Namespace) -> int:
+    """Returns the status of the command, having asked Slurm to continue it where it stopped on request."""
+    command = [part for part in args.rest if part != "--"] if args.rest[:1] == ["--"] else args.rest
+    if not command:
+        raise UserError("launch: name the command to start, such as: edm launch --processes 2 -- train …")
+    if args.processes % args.nodes:
+        raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
+    status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes))
+    if status == PREEMPTED and slurm.job() is not None:
+        slurm.requeue()
+        say(f"job {slurm.job()} goes back to Slurm's queue, to be continued")
+    return status
+
+
+def _command_line(command: list[str], args: Namespace) -> list[str]:
+    edm, per_node = ["-m", "edm", *command], args.processes // args.nodes
+    torchrun = [sys.executable, "-m", "edm.launch", f"--nproc-per-node={per_node}"]
+    if args.nodes > 1:
+        return slurm.on_each_node([*torchrun, "--slurm", *edm], args.nodes, args.threads)
+    if args.processes > 1:
+        return [*torchrun, "--standalone", *edm]
+    return [sys.executable, *edm]
+
+
+def _run(command: list[str], threads: int) -> int:
+    """The status of a command that gets every signal that this process gets; 128 + the signal that ended it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is someone to pass them on to
+    hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    process = subprocess.Popen(command, env=environment, preexec_fn=hear_again)
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: process.send_signal(number))
+    hear_again()
+    status = process.wait()
+    return status if status >= 0 else 128 - status
