@@ -29,16 +29,27 @@ class Block:
     nfe: Tensor
 
 
+def part_of(seeds: range, block: int, index: int, count: int) -> range:
+    """Part ``index`` (from 0) of ``count`` of consecutive seeds; the parts in order are the seeds again.
+
+    Seeds of one block stay together, so that nobody computes a block twice. Parts differ by one block at most, and none
+    has more than the first; some are empty where there are fewer blocks than parts.
+    """
+    first, last = seeds.start // block, -(-seeds.stop // block)
+    cuts = [(first + -(-(last - first) * i // count)) * block for i in (index, index + 1)]
+    start, stop = (min(max(cut, seeds.start), seeds.stop) for cut in cuts)
+    return range(start, stop)
+
+
 def generate(
     denoiser, config: SamplerConfig, seeds: range, shape: tuple[int, ...], *, classes: int = 0,
-    class_label: int | None = None, block: int = DEFAULT_BLOCK, rank: int = 0, ranks: int = 1,
+    class_label: int | None = None, block: int = DEFAULT_BLOCK,
 ) -> Iterator[Block]:  # fmt: skip
     """Yields the images of ``seeds`` block by block, in order.
 
     shape: (C, H, W); classes: of the model, 0 for none. A class is drawn per seed unless ``class_label`` names one for
-    all. block: seeds per block; images of different block sizes agree to rounding only. rank, ranks: of all blocks,
-    every ``ranks``-th from ``rank`` is computed here. Latents lie on ``denoiser.device``, the CPU where it has none.
-    Raises UserError for an empty range or a class that is not there.
+    all. block: seeds per block; images of different block sizes agree to rounding only. Latents lie on
+    ``denoiser.device``, the CPU where it has none. Raises UserError for an empty range or a class that is not there.
     """
     if len(seeds) == 0 or seeds.step != 1 or seeds.start < 0:
         raise UserError(f"seeds {seeds.start}-{seeds.stop - 1}: expected a range such as 0-63")
@@ -47,8 +58,7 @@ def generate(
     if class_label is not None and not 0 <= class_label < classes:
         raise UserError(f"class {class_label} is not one of the model's {classes} classes")
     device = denoiser.device if hasattr(denoiser, "device") else torch.device("cpu")
-    first, last = seeds.start // block, (seeds.stop - 1) // block
-    for number in list(range(first, last + 1))[rank::ranks]:
+    for number in range(seeds.start // block, -(-seeds.stop // block)):
         whole = torch.arange(number * block, (number + 1) * block, device=device)
         labels = None
         if classes:

@@ -8,7 +8,7 @@ import torch
 import edm
 from edm import checkpoint
 from edm.config import ORIGINAL, SamplerConfig
-from edm.generate import generate
+from edm.generate import generate, part_of
 from edm.original_samplers import ORIGINAL_SAMPLERS
 from edm.pixels import to_uint8
 from edm.preconditioning import VP
@@ -51,13 +51,25 @@ def test_64_seeds_at_once_or_in_any_split_give_identical_images(net):
         assert torch.equal(torch.cat([p[1] for p in parts]), labels), cuts
 
 
-def test_ranks_share_the_blocks(net):
+def test_parts_share_the_blocks_out(net):
     images, _, _ = draw(net, range(5, 60))
-    shards = [draw(net, range(5, 60), rank=rank, ranks=3) for rank in range(3)]
-    seeds = torch.cat([shard[2] for shard in shards])
-    together = torch.cat([shard[0] for shard in shards])[seeds.argsort()]
-    assert sorted(seeds.tolist()) == list(range(5, 60))
-    assert torch.equal(together, images)
+    parts = [part_of(range(5, 60), 16, index, 3) for index in range(3)]
+    assert parts == [range(5, 32), range(32, 48), range(48, 60)]
+    assert torch.equal(torch.cat([draw(net, part)[0] for part in parts]), images)
+
+
+@pytest.mark.parametrize("seeds", [range(64), range(5, 60), range(100, 101), range(16, 48), range(3, 3)])
+@pytest.mark.parametrize("block", [1, 7, 16, 100])
+def test_parts_in_order_are_the_seeds_cut_between_blocks(seeds, block):
+    for count in (1, 2, 3, 7, 100):
+        parts = [part_of(seeds, block, index, count) for index in range(count)]
+        assert [seed for part in parts for seed in part] == list(seeds)
+        assert all(a.stop == b.start for a, b in pairwise(parts))
+        blocks = [{seed // block for seed in part} for part in parts]
+        assert sum(map(len, blocks)) == len(set().union(*blocks)), "a block is computed once"
+        sizes = [len(numbers) for numbers in blocks]
+        assert max(sizes) - min(sizes) <= 1 and sizes[0] == max(sizes)
+        assert parts == [part_of(part_of(seeds, block, index, count), block, 0, 1) for index in range(count)]
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 100])

@@ -64,6 +64,25 @@ class FeatureStatistics:
             device = self._mean.device if self.count else other._mean.device
             self._join(other.count, other._mean.to(device), other._scatter.to(device))
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What ``from_state`` makes the same statistics of: "count" int64 [], "mean" [F], "scatter" [F, F]."""
+        return {"count": torch.tensor(self.count), "mean": self._mean, "scatter": self._scatter}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor]) -> "FeatureStatistics":
+        """Statistics as they were when ``state`` was asked for. Raises UserError where it is none."""
+        statistics = cls()
+        try:
+            count, mean, scatter = state["count"].item(), state["mean"], state["scatter"]
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"not a state of feature statistics ({error!r})") from None
+        types = {mean.dtype, scatter.dtype} == {torch.float64} and isinstance(count, int) and count >= 0
+        shapes = mean.ndim == 1 and scatter.shape == (len(mean), len(mean)) and bool(count) == bool(len(mean))
+        if not (types and shapes and mean.isfinite().all() and scatter.isfinite().all()):
+            raise UserError("not a state of feature statistics (types, shapes or values are not those of one)")
+        statistics.count, statistics._mean, statistics._scatter = count, mean, scatter
+        return statistics
+
     @property
     def mean(self) -> np.ndarray:
         """Mean feature vector, float64 (F,). Raises UserError below two samples."""

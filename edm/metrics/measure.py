@@ -5,7 +5,7 @@ recall (Kynkäänniemi et al., 2019) are torch-fidelity's functions, with its pu
 Precision and recall in features of Inception-v3 do not compare with published ones in features of VGG-16.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -81,6 +81,22 @@ class Measuring:
         self._statistics.merge(other._statistics)
         for name, kept in self._kept.items():
             kept.extend(other._kept[name])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that was seen, as tensors: those of ``FeatureStatistics.state`` and what is kept, by layer."""
+        return self._statistics.state() | {name: self._all(name) for name, kept in self._kept.items() if kept}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes what another measurement of this kind had seen in place of what this one has.
+
+        Raises UserError where ``state`` is not one of such a measurement.
+        """
+        self._statistics = FeatureStatistics.from_state(state)
+        for name in self._kept:
+            rows = state.get(name, torch.empty(0, 0))
+            if rows.ndim != 2 or rows.dtype != torch.float32 or len(rows) != self.count:
+                raise UserError(f"not a state of this measurement ({name} of all {self.count} images are missing)")
+            self._kept[name] = [rows.cpu()] if self.count else []
 
     def results(self) -> dict[str, float | int]:
         """The measures by name: "distance" always, then as asked, each a plain number.
