@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,6 +42,39 @@ class World:
         if self.size == 1:
             return list(numbers)
         return self.sum(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
+
+    def share(self, value: Any) -> Any:
+        """What the first process gives here, on every process; what the others give does not count."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The tensors of every process, in order of rank, on the first process; nothing on the others.
+
+        Names and shapes may differ. The tensors of the others arrive on the CPU, one after the other, so that the
+        device holds one of them at a time.
+        """
+        if self.size == 1:
+            return [tensors]
+        kinds: list[Any] = [None] * self.size
+        dist.all_gather_object(kinds, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+        if not self.is_first:
+            for tensor in tensors.values():
+                if tensor.numel():
+                    dist.send(tensor.to(self.device).contiguous(), 0)
+            return []
+        gathered = [tensors]
+        for rank in range(1, self.size):
+            gathered.append({})
+            for name, (shape, dtype) in kinds[rank].items():
+                received = torch.empty(shape, dtype=dtype, device=self.device)
+                if received.numel():
+                    dist.recv(received, rank)
+                gathered[rank][name] = received.cpu()
+        return gathered
 
     def wait(self) -> None:
         """Returns when every process has come here."""

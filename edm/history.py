@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edm.errors import UserError
 from edm.files import canonical_json, digest, write_text
+
+if TYPE_CHECKING:  # plans are made without torch
+    from edm.distributed import World
 
 FORMAT = "edm-search/1"
 
@@ -25,9 +28,12 @@ class SearchHistory:
     Raises UserError where the file is not a history, or a line other than the last is damaged.
     """
 
-    def __init__(self, path: str | Path, spec: Any):
-        self.path, self.spec = Path(path), digest(spec)
+    def __init__(self, path: str | Path, spec: Any, world: "World | None" = None):
+        """world: of several processes with the same history, the first one reads and writes it and tells the others."""
+        self.path, self.spec, self._world = Path(path), digest(spec), world
         self._rows: dict[str, dict[str, Any]] = {}
+        if not self._writes:
+            return
         found = self._spec_of_file()
         if found not in (None, self.spec):
             aside = self._aside(found)
@@ -43,20 +49,28 @@ class SearchHistory:
     def measure(self, settings: dict[str, Any], objective: Callable[[], float], **about: Any) -> dict[str, Any]:
         """The row of these settings: {settings, value, seconds, …about}, measured only where there is none.
 
-        value: None where the objective gave no finite number. The row is on disk when this returns.
+        value: None where the objective gave no finite number. The row is on disk when this returns. Several processes
+        call it together; the objective must give them all the same.
         """
         key = key_of(settings)
-        if key not in self._rows:
+        row = self._rows.get(key)
+        row = self._world.share(row) if self._world else row
+        if row is None:
             start = time.monotonic()
             value = float(objective())
             seconds = round(time.monotonic() - start, 3)
             row = {"settings": settings, "value": value if math.isfinite(value) else None, "seconds": seconds, **about}
-            self._append(canonical_json(row))
-            self._rows[key] = row
-        return self._rows[key]
+            if self._writes:
+                self._append(canonical_json(row))
+        self._rows[key] = row
+        return row
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def _writes(self) -> bool:
+        return self._world is None or self._world.is_first
 
     def _aside(self, spec: str) -> Path:
         return self.path.with_name(f"{self.path.stem}-{spec}{self.path.suffix}")

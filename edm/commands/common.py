@@ -1,10 +1,16 @@
 """What the commands share."""
 
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from edm.errors import UserError
+from edm.errors import Preempted, UserError
+from edm.preemption import Notice
 from edm.tracking import environment_tags
+
+if TYPE_CHECKING:
+    from edm.distributed import World
 
 
 def say(text: str) -> None:
@@ -24,6 +30,22 @@ def threads(count: int | None) -> None:
         import torch
 
         torch.set_num_threads(count)
+
+
+@contextmanager
+def processes(device: str) -> Iterator["World"]:
+    """The processes that torchrun started, or this one alone; a signal ends them all with status 75.
+
+    Files are written whole or not at all, so nothing but time is lost then.
+    """
+    with Notice() as notice:
+        from edm.distributed import world  # torch takes seconds to load
+
+        with world(device) as place:
+            try:
+                yield place
+            except Preempted:
+                raise Preempted(f"{notice.reason}; run it again" if place.is_first else "") from None
 
 
 def mapping(value: Any, path: str) -> dict[str, Any]:
