@@ -3,21 +3,26 @@
 import shutil
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm import params
-from edm.commands.common import origin, say, threads
+from edm.commands.common import origin, processes, say, threads
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files import atomic_write, read_json, sha256_file, write_json
-from edm.params import Experiment
+from edm.files import atomic_write, digest, read_json, sha256_file, write_json
+from edm.params import Evaluation, Experiment
 from edm.report.results import FORMAT
 from edm.tracking import Journal, Run, environment_tags
 
 if TYPE_CHECKING:
+    import torch
+
     from edm.denoiser import Denoiser
+    from edm.distributed import World
     from edm.evaluation import Yardstick
+    from edm.shards import Draw, Whole
 
 
 def evaluate(args: Namespace) -> None:
@@ -25,33 +30,67 @@ def evaluate(args: Namespace) -> None:
     evaluation = experiment.evaluation(args.model, args.evaluation)
     spec = experiment.evaluation_spec(evaluation)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}/{args.evaluation}")
+    if args.shard and not args.output.endswith(".safetensors"):
+        raise UserError(f"{args.output}: a part of an evaluation goes into a .safetensors file, for --parts")
     found = _found(args.settings)
-    denoiser, about = _model(args)
-    yardsticks = _yardsticks(args, experiment)
-    from edm.evaluation import evaluate
+    with processes(args.device) as place:
+        from edm import checkpoint
+        from edm.shards import Draw, Whole, measure_part, merge_parts
 
-    about |= {"settings": {"path": args.settings, **found} if args.settings else None}
-    rows = []
+        if args.parts and not place.is_first:
+            return
+        threads(args.threads)
+        about = _about(args) | {"settings": {"path": args.settings, **found} if args.settings else None}
+        draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
+                      for point, repeat in evaluation.draws)  # fmt: skip
+        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest(spec),
+              "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
+        yardsticks = _yardsticks(args, experiment, place.device)
+        whole = Whole(draws, experiment.sampling.block, yardsticks, of)
+        if args.parts:
+            merged = dict(zip(draws, merge_parts(args.parts, whole), strict=True))
+            _record(args, experiment, evaluation, whole, about, place, lambda draw, _: merged[draw])
+            return
+        denoiser = checkpoint.load(args.checkpoint, place.device)
+        if args.shard:
+            images = measure_part(args.output, denoiser, whole, *args.shard, place, origin())
+            if place.is_first:
+                say(f"{args.output}: part {args.shard[0] + 1} of {args.shard[1]}, {images} images")
+            return
+        from edm.evaluation import evaluate
+
+        _record(args, experiment, evaluation, whole, about, place, lambda draw, name: evaluate(
+            denoiser, draw.sampler, draw.seeds, whole.block, yardsticks, name, place))  # fmt: skip
+
+
+def _record(args: Namespace, experiment: Experiment, evaluation: Evaluation, whole: "Whole", about: dict[str, Any],
+            place: "World", measured: Callable[["Draw", str], dict[str, Any]]) -> None:  # fmt: skip
+    """Takes the results of every draw, each a run in the journal, and writes them; the first process does so alone."""
+    yardsticks, rows = whole.yardsticks, []
     journal = Journal(args.journal or f"{args.output}.journal.jsonl")
-    for point, repeat in evaluation.draws:
-        seeds, settings = experiment.sampling.seeds(repeat), _settled(point.sampler, found)
-        mark = f"@{repeat}" if experiment.sampling.repeats > 1 else ""
-        name = f"{args.model} {evaluation.grid} {point.id}{mark}"
-        details = {**settings.to_dict(), "model": args.model, "features": experiment.features, "images": len(seeds)}
-        run = _run(journal, experiment.name, args.model, f"{evaluation.grid}/{point.id}{mark}", name, "evaluation",
-                   details | {"first_seed": seeds.start}, about["checkpoint"])  # fmt: skip
+    for draw in whole.draws:
+        mark = f"@{draw.repeat}" if experiment.sampling.repeats > 1 else ""
+        name = f"{args.model} {evaluation.grid} {draw.point}{mark}"
+        if not place.is_first:
+            measured(draw, name)
+            continue
+        details = {**draw.sampler.to_dict(), "model": args.model, "features": experiment.features,
+                   "images": len(draw.seeds), "first_seed": draw.seeds.start}  # fmt: skip
+        run = _run(journal, experiment.name, args.model, f"{evaluation.grid}/{draw.point}{mark}", name, "evaluation",
+                   details, about["checkpoint"])  # fmt: skip
         with run:
-            measured = evaluate(denoiser, settings, seeds, experiment.sampling.block, yardsticks, name)
-            numbers = {key: value for key, value in measured.items() if isinstance(value, int | float)}
+            results = measured(draw, name)
+            numbers = {key: value for key, value in results.items() if isinstance(value, int | float)}
             run.metrics(numbers, step=about["checkpoint"].get("images") or 0)
-        say(f"{name}: {yardsticks[0].extractor.label} {measured['distance']:.4g} (NFE {measured['nfe']})")
-        rows.append({"id": point.id, "repeat": repeat, "first_seed": seeds.start, "sampler": settings.to_dict(),
-                     "run": run.key, **measured})  # fmt: skip
-    write_json(args.output, {
-        "format": FORMAT, "experiment": experiment.name, "model": args.model, "grid": evaluation.grid,
-        "evaluation": evaluation.name, **about, "metric": yardsticks[0].describe(),
-        "more": [yardstick.describe() for yardstick in yardsticks[1:]], "points": rows, **origin(),
-    })  # fmt: skip
+        say(f"{name}: {yardsticks[0].extractor.label} {results['distance']:.4g} (NFE {results['nfe']})")
+        rows.append({"id": draw.point, "repeat": draw.repeat, "first_seed": draw.seeds.start,
+                     "sampler": draw.sampler.to_dict(), "run": run.key, **results})  # fmt: skip
+    if place.is_first:
+        write_json(args.output, {
+            "format": FORMAT, "experiment": experiment.name, "model": args.model, "grid": evaluation.grid,
+            "evaluation": evaluation.name, **about, "metric": yardsticks[0].describe(),
+            "more": [yardstick.describe() for yardstick in yardsticks[1:]], "points": rows, **origin(),
+        })  # fmt: skip
 
 
 def choose(args: Namespace) -> None:
@@ -66,28 +105,38 @@ def choose(args: Namespace) -> None:
     wanted = [f"{images:012d}.safetensors" for images in experiment.models[args.model].snapshots]
     if snapshots != wanted:
         raise UserError(f"{folder}: {len(snapshots)} snapshots, {len(wanted)} expected; train again to have them all")
-    (yardstick,) = _yardsticks(args, experiment, more=False)
+    with processes(args.device) as place:
+        _choose(args, experiment, spec, snapshots, place)
+
+
+def _choose(
+    args: Namespace, experiment: Experiment, spec: dict[str, Any], snapshots: list[str], place: "World"
+) -> None:
     from edm import checkpoint
     from edm.evaluation import evaluate
     from edm.search import SearchHistory
     from edm.search import choose as choose_best
 
-    device, sampler = yardstick.extractor.device, SamplerConfig.from_dict(spec["sampler"])
-    first = spec["first_seed"]
+    folder = Path(args.snapshots)
+    (yardstick,) = _yardsticks(args, experiment, place.device, more=False)
+    sampler, first = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
 
     def distance(name: str, images: int) -> float:
-        denoiser = checkpoint.load(folder / name, device)
+        denoiser = checkpoint.load(folder / name, place.device)
         seeds = range(first, first + images)
-        value = evaluate(denoiser, sampler, seeds, spec["block"], [yardstick], name)["distance"]
-        say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
+        value = evaluate(denoiser, sampler, seeds, spec["block"], [yardstick], name, place)["distance"]
+        if place.is_first:
+            say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
         return value
 
     hashes = {name: checkpoint.describe(folder / name)["about"].get("images") for name in snapshots}
-    history = SearchHistory(Path(args.output).with_name("choice.history.jsonl"), {**spec, "snapshots": hashes})
+    history = SearchHistory(Path(args.output).with_name("choice.history.jsonl"), {**spec, "snapshots": hashes}, place)
     choice = choose_best(
         snapshots, lambda name: distance(name, spec["images"]), lambda name: distance(name, spec["confirm_images"]),
         spec["confirm"], history,
     )  # fmt: skip
+    if not place.is_first:
+        return
     with atomic_write(args.output) as temporary:
         shutil.copyfile(folder / choice.best, temporary)
     record = {"format": "edm-choice/1", "metric": yardstick.describe(), **choice.to_dict(), **spec, **origin()}
@@ -100,11 +149,17 @@ def search(args: Namespace) -> None:
     experiment = params.load(args.params).experiment(args.experiment)
     spec = experiment.search_spec(args.model, args.search)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.search}")
-    denoiser, about = _model(args)
-    (yardstick,) = _yardsticks(args, experiment, more=False)
+    with processes(args.device) as place:
+        _search(args, experiment, spec, place)
+
+
+def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place: "World") -> None:
     from edm.evaluation import evaluate
-    from edm.search import SearchHistory
+    from edm.search import Found, SearchHistory
     from edm.search import search as search_best
+
+    denoiser, about = _model(args, place.device)
+    (yardstick,) = _yardsticks(args, experiment, place.device, more=False)
 
     base = SamplerConfig.from_dict(spec["sampler"])
     seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
@@ -120,28 +175,35 @@ def search(args: Namespace) -> None:
 
     def distance(settings: dict[str, Any]) -> float:
         name = ",".join(f"{key}={value}" for key, value in settings.items())
-        return evaluate(denoiser, sampler(settings), seeds, spec["block"], [yardstick], name)["distance"]
+        return evaluate(denoiser, sampler(settings), seeds, spec["block"], [yardstick], name, place)["distance"]
 
     fixed = {key: value for key, value in spec.items() if key not in ("over", "method", "max_sweeps")}
     identity = {**fixed, "checkpoint": about["checkpoint"]["sha256"], "metric": yardstick.describe()}
-    history = SearchHistory(args.history or f"{args.output}.history.jsonl", identity)
+    history = SearchHistory(args.history or f"{args.output}.history.jsonl", identity, place)
     start = {key: min(values, key=lambda value, key=key: abs((value or 0) - (getattr(base, key) or 0)))
              for key, values in spec["over"].items()}  # fmt: skip
+
+    def found() -> Found:
+        return search_best(distance, spec["over"], start, spec["method"], history, spec["max_sweeps"], valid)
+
+    if not place.is_first:
+        found()
+        return
     journal = Journal(args.journal or f"{args.output}.journal.jsonl")
     details = {"model": args.model, "method": spec["method"], "images": spec["images"]}
     run = _run(journal, experiment.name, args.model, f"search/{args.search}", f"{args.model} {args.search}", "search",
                details, about["checkpoint"])  # fmt: skip
     with run:
         started = time.monotonic()
-        found = search_best(distance, spec["over"], start, spec["method"], history, spec["max_sweeps"], valid)
-        numbers = {"distance": found.value, "evaluations": found.evaluations, "seconds": time.monotonic() - started}
+        best = found()
+        numbers = {"distance": best.value, "evaluations": best.evaluations, "seconds": time.monotonic() - started}
         run.metrics(numbers, step=about["checkpoint"].get("images") or 0)
     write_json(args.output, {
         "format": "edm-search/1", "experiment": experiment.name, "model": args.model, "search": args.search,
-        "run": run.key, **about, "metric": yardstick.describe(), **spec, "start": start, **found.to_dict(), **origin(),
+        "run": run.key, **about, "metric": yardstick.describe(), **spec, "start": start, **best.to_dict(), **origin(),
     })  # fmt: skip
     label = yardstick.extractor.label
-    say(f"{args.output}: {label} {found.value:.4g} at {found.settings} ({found.evaluations} evaluations)")
+    say(f"{args.output}: {label} {best.value:.4g} at {best.settings} ({best.evaluations} evaluations)")
 
 
 def sheet(args: Namespace) -> None:
@@ -167,9 +229,11 @@ def analyse(args: Namespace) -> None:
     experiment = params.load(args.params).experiment(args.experiment)
     spec = experiment.analysis_spec(args.model, args.analysis)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.analysis}")
-    denoiser, about = _model(args)
     from edm.analysis.studies import STUDIES
     from edm.checkpoint import save_tensors
+    from edm.distributed import pick_device
+
+    denoiser, about = _model(args, pick_device(args.device))
 
     settings = {key: value for key, value in spec.items() if key != "kind"}
     if spec["kind"] == "leakage":
@@ -185,20 +249,26 @@ def analyse(args: Namespace) -> None:
     say(f"{args.output}: {spec['kind']} of {args.model}")
 
 
-def _model(args: Namespace) -> tuple["Denoiser", dict[str, Any]]:
+def _model(args: Namespace, device: "torch.device") -> tuple["Denoiser", dict[str, Any]]:
     """The denoiser, and what the results say of it."""
     from edm import checkpoint
-    from edm.distributed import pick_device
 
     threads(args.threads)
-    denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
+    return checkpoint.load(args.checkpoint, device), _about(args)
+
+
+def _about(args: Namespace) -> dict[str, Any]:
+    """What the results say of the model."""
+    from edm import checkpoint
+
     about = checkpoint.describe(args.checkpoint)["about"]
-    return denoiser, {"checkpoint": {"path": args.checkpoint, "sha256": sha256_file(args.checkpoint), **about}}
+    return {"checkpoint": {"path": args.checkpoint, "sha256": sha256_file(args.checkpoint), **about}}
 
 
-def _yardsticks(args: Namespace, experiment: Experiment, more: bool = True) -> list["Yardstick"]:
+def _yardsticks(
+    args: Namespace, experiment: Experiment, device: "torch.device", more: bool = True
+) -> list["Yardstick"]:
     """The experiment's extractors with their references; the first is the one that decides."""
-    from edm.distributed import pick_device
     from edm.evaluation import open_yardstick
 
     threads(args.threads)
@@ -210,7 +280,7 @@ def _yardsticks(args: Namespace, experiment: Experiment, more: bool = True) -> l
     if len(args.ref) < len(names):
         raise UserError(f"--ref: {len(names)} files are needed, one for each of {', '.join(names)}")
     return [
-        open_yardstick(name, weights[name], reference, pick_device(args.device), experiment.metrics if not i else ())
+        open_yardstick(name, weights[name], reference, device, experiment.metrics if not i else ())
         for i, (name, reference) in enumerate(zip(names, args.ref, strict=False))
     ]
 
