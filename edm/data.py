@@ -162,10 +162,19 @@ def read_archive(path: str | Path) -> Dataset:
     return Dataset(images, labels, sha256_file(path), str(path))
 
 
-def first_images(path: str | Path, count: int) -> np.ndarray:
-    """The first images of an archive, uint8 [n, C, H, W], without reading the rest. Raises as :func:`read_archive`."""
+def count_images(path: str | Path) -> int:
+    """The number of images in an archive, without reading them. Raises as :func:`read_archive`."""
+    with _opened(path) as (_, names):
+        return len(names)
+
+
+def some_images(path: str | Path, which: range) -> np.ndarray:
+    """Images of an archive by their numbers, uint8 [n, C, H, W], without reading the rest.
+
+    Raises as :func:`read_archive`.
+    """
     with _opened(path) as (archive, names):
-        return _decode(archive, names[:count], Path(path))
+        return _decode(archive, names[which.start : which.stop], Path(path))
 
 
 @contextmanager

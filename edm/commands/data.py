@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from edm import params
-from edm.commands.common import say, threads
+from edm.commands.common import processes, say, threads
 from edm.errors import UserError
 from edm.files import sha256_file
 
@@ -41,20 +41,23 @@ def features(args: Namespace) -> None:
 
 
 def fid_ref(args: Namespace) -> None:
-    from torch import from_numpy
+    with processes(args.device) as place:
+        from torch import from_numpy
 
-    from edm.data import read_archive
-    from edm.distributed import pick_device
-    from edm.metrics.extractors import load_features
-    from edm.metrics.reference import reference_statistics, save_reference
-    from edm.samples import in_batches
+        from edm.data import count_images, some_images
+        from edm.generate import part_of
+        from edm.metrics.extractors import load_features
+        from edm.metrics.reference import reference_statistics, save_reference
+        from edm.samples import in_batches
 
-    threads(args.threads)
-    dataset = read_archive(args.data)
-    extractor = load_features(args.features, args.weights, pick_device(args.device))
-    statistics, kept = reference_statistics(extractor, in_batches(from_numpy(dataset.images)), args.keep_features)
-    save_reference(args.output, extractor, statistics, dataset.sha256, kept)
-    say(f"{args.output}: {extractor.name} statistics of {statistics.count} images")
+        threads(args.threads)
+        own = part_of(range(count_images(args.data)), 256, place.rank, place.size)
+        batches = in_batches(from_numpy(some_images(args.data, own))) if own else ()
+        extractor = load_features(args.features, args.weights, place.device)
+        statistics, kept = reference_statistics(extractor, batches, args.keep_features, own.start, place)
+        if place.is_first:
+            save_reference(args.output, extractor, statistics, sha256_file(args.data), kept)
+            say(f"{args.output}: {extractor.name} statistics of {statistics.count} images")
 
 
 def download(args: Namespace) -> None:

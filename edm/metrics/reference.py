@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from edm.distributed import ALONE, World
 from edm.errors import UserError
 from edm.metrics.extractors import Features
 from edm.metrics.frechet import FeatureStatistics, save_statistics
@@ -15,21 +16,29 @@ SUBSET_SEED = 0
 
 
 def reference_statistics(
-    extractor: Features, batches: Iterable[torch.Tensor | np.ndarray], keep_features: int | None = None
-) -> tuple[FeatureStatistics, np.ndarray | None]:
+    extractor: Features, batches: Iterable[torch.Tensor | np.ndarray], keep_features: int | None = None,
+    first: int = 0, world: World = ALONE,
+) -> tuple[FeatureStatistics, np.ndarray | None]:  # fmt: skip
     """Statistics of the features of uint8 image batches [N, C, H, W], and features of single images [n, F], float32.
 
     The statistics are of all images. Of features, at most ``keep_features`` are kept, or with None no array is made;
     of more images than that a random subset is kept, the same for the same images whatever the batches.
+    Several processes each see a part of the images, in their order; ``first`` is how many come before this one's. The
+    first process gets what is of all, the others what is of theirs.
     Raises UserError where the extractor does not take the images, or a feature is NaN or infinite.
     """
     statistics = FeatureStatistics()
-    sample = None if keep_features is None else _Sample(keep_features)
+    sample = None if keep_features is None else _Sample(keep_features, first)
     for batch in batches:
         features = extractor(batch)
         statistics.append(features)
         if sample is not None:
             sample.append(features.cpu().numpy())
+    state = statistics.state() | (sample.state() if sample is not None else {})
+    for other in world.gather(state)[1:]:
+        statistics.merge(FeatureStatistics.from_state(other))
+        if sample is not None:
+            sample.merge(other)
     return statistics, None if sample is None else sample.rows
 
 
@@ -60,24 +69,44 @@ class _Sample:
     Every row is equally likely to be in it. Up to ``capacity`` rows it is all of them, in order.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, skipped: int = 0) -> None:
+        """skipped: how many rows of the stream are seen elsewhere, before the first one seen here."""
         if capacity < 1:
             raise UserError(f"features of {capacity} reference images: keep those of at least 1, or none at all")
         self._capacity = capacity
-        self._seen = 0
+        self._seen = skipped
         self._random = np.random.default_rng(SUBSET_SEED)
+        self._random.integers(np.arange(1, skipped + 1))
         self._rows: np.ndarray | None = None
+        self._filled = np.zeros(capacity, bool)  # slots of rows that were seen here
 
     def append(self, rows: np.ndarray) -> None:
-        if self._rows is None:
-            self._rows = np.empty((self._capacity, rows.shape[1]), np.float32)  # takes memory only as it is filled
         index = np.arange(self._seen, self._seen + len(rows))
         slot = self._random.integers(index + 1)  # drawn for every row, so that the batches do not matter
         slot = np.where(index < self._capacity, index, slot)
         inside = slot < self._capacity
-        self._rows[slot[inside]] = rows[inside]  # of two rows for one slot the later stays, as one by one
+        self._put(slot[inside], rows[inside])  # of two rows for one slot the later stays, as one by one
         self._seen += len(rows)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The rows seen here that are in it, [n, F], and their slots [n]."""
+        slots = np.flatnonzero(self._filled)
+        rows = np.empty((0, 0), np.float32) if self._rows is None else self._rows[slots]
+        return {"slots": torch.from_numpy(slots), "rows": torch.from_numpy(rows)}
+
+    def merge(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes in the ``state`` of the sample of the rows that follow in the stream."""
+        self._put(state["slots"].numpy(), state["rows"].numpy())
+
+    def _put(self, slots: np.ndarray, rows: np.ndarray) -> None:
+        if not len(slots):
+            return
+        if self._rows is None:
+            self._rows = np.empty((self._capacity, rows.shape[1]), np.float32)  # takes memory only as it is filled
+        self._rows[slots] = rows
+        self._filled[slots] = True
 
     @property
     def rows(self) -> np.ndarray | None:
-        return None if self._rows is None else self._rows[: self._seen]
+        """The sample [n, F]: slots are filled from the first on."""
+        return None if self._rows is None else self._rows[: self._filled.sum()]
