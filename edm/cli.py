@@ -12,8 +12,8 @@ from edm.prepare import SOURCES
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    0, 1 after a mistake the user can mend (one line on stderr), 75 where a training stopped early and continues when
-    it is started again, or 130 after Ctrl-C.
+    0, 1 after a mistake the user can mend (one line on stderr), 75 where the job was asked to stop and is to be started
+    again (a training continues then), or 130 after Ctrl-C.
     """
     args = parser().parse_args(argv)
     try:
@@ -153,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
     sample.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
     sample.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
+    _shard_option(sample, "draw part K of N of the seeds alone, for `edm merge`")
     for name, text in (
         ("alpha", "Algorithm 3: 1 is Heun, 0.5 midpoint (default 1)"),
         ("rho", "exponent of the edm time steps (default 7)"),
@@ -166,6 +167,14 @@ def parser() -> argparse.ArgumentParser:
     ):
         sample.add_argument(f"--{name.replace('_', '-')}", dest=name, type=float, help=text)
     _machine(sample)
+
+    merge = command(
+        "merge", "images.merge", "put sample files together by their seeds",
+        "Put sample files of one checkpoint and equal settings together by their seeds, such as the parts that "
+        "`edm sample --shard` drew.",
+    )  # fmt: skip
+    merge.add_argument("output", help="*.safetensors to write")
+    merge.add_argument("parts", nargs="+", metavar="PART", help="*.safetensors of `edm sample`, in any order")
 
     reference = command("fid-ref", "data.fid_ref", "feature statistics of a dataset, to measure distances from")
     reference.add_argument("data", help="dataset archive")
@@ -257,6 +266,11 @@ def _studies(command) -> None:
             sub.add_argument("--data", help="dataset archive, for leakage")
         if name == "evaluate":
             sub.add_argument("--settings", help="outcome of a search (JSON) to sample with")
+            split = sub.add_mutually_exclusive_group()
+            _shard_option(split, "measure part K of N of the images and write a shard file (.safetensors)")
+            split.add_argument(
+                "--parts", nargs="+", metavar="FILE", help="take the results from the shard files of all parts"
+            )
         if name != "sheet":
             sub.add_argument("--weights", help="file with the extractor's weights")
         if name in ("evaluate", "search"):
@@ -286,6 +300,10 @@ def _machine(sub: argparse.ArgumentParser, device: bool = True) -> None:
     sub.add_argument("--threads", type=_count, help="CPU threads (default: torch's choice)")
 
 
+def _shard_option(sub: argparse._ActionsContainer, help: str) -> None:
+    sub.add_argument("--shard", type=_shard, metavar="K/N", help=help)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
@@ -300,6 +318,14 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Text "3/8" as (2, 8): the third of eight parts."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 3/8, from 1/8 to 8/8")
+    return int(part) - 1, int(parts)
 
 
 def _seeds(text: str) -> range:

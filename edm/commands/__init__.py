@@ -3,7 +3,7 @@
 =============  =========================================================
 data.py        prepare, features, fid-ref, download, made-up
 models.py      train, import, export
-images.py      sample, fid
+images.py      sample, merge, fid
 studies.py     evaluate, choose, search, analyse: what the workflow asks of a model
 reports.py     tables, figures, plan, bench, check
 tracking.py    track sync

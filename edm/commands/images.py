@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from edm.commands.common import origin, say, threads
+from edm.commands.common import origin, processes, say, threads
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files import write_json
@@ -18,18 +18,33 @@ def sample(args: Namespace) -> None:
     names = SamplerConfig().to_dict()
     choices = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     points = {"only": SamplerConfig.from_dict(choices)}
-    from edm import checkpoint
-    from edm.distributed import pick_device
-    from edm.samples import sample_points, write_samples
+    if args.shard and not args.output.endswith(".safetensors"):
+        raise UserError(f"{args.output}: a part of the seeds goes into a .safetensors file, for `edm merge`")
+    with processes(args.device) as place:
+        from edm import checkpoint
+        from edm.generate import part_of
+        from edm.samples import sample_points, write_samples
 
-    threads(args.threads)
-    denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
-    drawn = sample_points(denoiser, points, args.seeds, args.block, args.class_label)
-    if args.output.endswith(".safetensors"):
-        write_samples(args.output, args.checkpoint, points, drawn, origin())
-    else:
-        _write_images(args.output, drawn)
-    say(f"{args.output}: {len(args.seeds)} images")
+        threads(args.threads)
+        denoiser = checkpoint.load(args.checkpoint, place.device)
+        seeds, about = args.seeds, {"block": args.block, "class": args.class_label, **origin()}
+        if args.shard:
+            seeds = part_of(seeds, args.block, *args.shard)
+            about |= {"part_of": [args.seeds.start, args.seeds.stop]}
+        drawn = sample_points(denoiser, points, seeds, args.block, args.class_label, place)
+        if not place.is_first:
+            return
+        if args.output.endswith(".safetensors"):
+            write_samples(args.output, args.checkpoint, points, drawn, about)
+        else:
+            _write_images(args.output, drawn)
+        say(f"{args.output}: {len(seeds)} images")
+
+
+def merge(args: Namespace) -> None:
+    from edm.samples import merge_samples
+
+    say(f"{args.output}: {merge_samples(args.output, args.parts)} images")
 
 
 def _write_images(output: str, drawn: "Drawn") -> None:
