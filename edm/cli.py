@@ -12,8 +12,8 @@ from edm.prepare import SOURCES
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    0, 1 after a mistake the user can mend (one line on stderr), 75 where the job was asked to stop and is to be started
-    again (a training continues then), or 130 after Ctrl-C.
+    0, 1 after a mistake the user can mend (one line on stderr), 75 where a job was asked to stop, by a signal or its
+    time limit, and is to be started again (a training or a search continues then), or 130 after Ctrl-C elsewhere.
     """
     args = parser().parse_args(argv)
     try:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from edm.config import SamplerConfig
 from edm.denoiser import Denoiser
 from edm.distributed import ALONE, World
+from edm.errors import UserError
 from edm.files import sha256_file
 from edm.generate import part_of
 from edm.metrics.extractors import Features, load_features
@@ -98,6 +99,8 @@ class Seen:
             mine = f"{i}/"
             measuring.restore({name.removeprefix(mine): tensor for name, tensor in state.items()
                                if name.startswith(mine)})  # fmt: skip
+        if len({measuring.count for measuring in seen.measurings}) > 1:
+            raise UserError("not a state of measurements of the same images (their numbers differ)")
         seen.evaluations = int(state["evaluations"])
         return seen
 

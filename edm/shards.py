@@ -105,9 +105,11 @@ def _in_order(paths: Iterable[str | Path], whole: Whole) -> list[Path]:
         (one, first), (other, second), *_ = counts.items()
         raise UserError(f"{first} is one of {one} parts, but {second} one of {other}; delete those of the wrong number")
     (count,) = counts or (1,)
-    missing = [str(index + 1) for index in range(count) if index not in found]
+    missing = [index + 1 for index in range(count) if index not in found]
     if missing:
-        raise UserError(f"part {', '.join(missing)} of {count} is not among the {len(found)} files; name every part")
+        raise UserError(
+            f"part {missing[0]} of {count} is missing, one of {len(missing)}; measure it and name all parts"
+        )
     return [found[index] for index in range(count)]
 
 

@@ -16,9 +16,9 @@ from edm import checkpoint
 from edm.cli import main
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "fid", "fid-ref",
-            "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics", "plan", "bench",
-            "track", "check")  # fmt: skip
+COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",
+            "fid-ref", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics", "plan",
+            "bench", "track", "check")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

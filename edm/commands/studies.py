@@ -39,7 +39,6 @@ def evaluate(args: Namespace) -> None:
 
         if args.parts and not place.is_first:
             return
-        threads(args.threads)
         about = _about(args) | {"settings": {"path": args.settings, **found} if args.settings else None}
         draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
                       for point, repeat in evaluation.draws)  # fmt: skip

@@ -143,6 +143,43 @@ def test_merged_shards_equal_one_pass(digit_sets, classifier, tmp_path):
     assert shards[0].results() == alone
 
 
+def test_a_measurement_goes_on_from_its_state_as_if_nothing_had_happened(digit_sets, classifier, tmp_path):
+    extractor = load_features(CLASSIFIER, classifier[0])
+    reference = reference_of(extractor, digit_sets[0], tmp_path / "ref.npz", keep=500)
+    metrics = ["classifier_score", *OF_FEATURES]
+    whole = measured(extractor, reference, metrics, digit_sets[1]).results()
+    state = measured(extractor, reference, metrics, digit_sets[1][:160]).state()
+    again = measured(extractor, reference, metrics, digit_sets[1][:16])  # gives way to what is restored
+    again.restore({name: tensor.clone() for name, tensor in state.items()})
+    for batch in digit_sets[1][160:].split(16):
+        again.append(batch)
+    assert again.results() == whole
+    again.restore(Measuring(extractor, reference, metrics).state())
+    assert again.count == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("mean"),
+        lambda state: state.pop("features"),
+        lambda state: state.update(count=torch.tensor(17)),
+        lambda state: state.update(count=torch.tensor([16, 16])),
+        lambda state: state.update(mean=state["mean"].float()),
+        lambda state: state.update(scatter=state["scatter"][1:]),
+        lambda state: state["scatter"].fill_(torch.nan),
+    ],
+)
+def test_what_is_not_the_state_of_a_measurement_is_refused(digit_sets, tmp_path, change):
+    extractor = load_features(PIXELS)
+    reference = reference_of(extractor, digit_sets[0], tmp_path / "ref.npz", keep=500)
+    measuring = measured(extractor, reference, ["kid"], digit_sets[1][:16])
+    state = {name: tensor.clone() for name, tensor in measuring.state().items()}
+    change(state)
+    with pytest.raises(UserError, match="not a state of"):
+        Measuring(extractor, reference, ["kid"]).restore(state)
+
+
 def test_measurements_of_different_kinds_are_not_merged(digit_sets, tmp_path):
     extractor = load_features(PIXELS)
     reference = reference_of(extractor, digit_sets[0], tmp_path / "ref.npz", keep=500)

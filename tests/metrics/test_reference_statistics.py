@@ -1,10 +1,12 @@
 """Claims about the files that hold reference statistics: ours, the authors', guided-diffusion's, and damaged ones."""
 
 import zipfile
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from edm.distributed import World
 from edm.errors import UserError
 from edm.metrics import reference
 from edm.metrics.extractors import load_features
@@ -124,6 +126,33 @@ def test_the_same_images_are_kept_whatever_the_batches():
     kept = kept_of(200, keep=40, batch=200)
     assert kept == kept_of(200, keep=40, batch=7) == kept_of(200, keep=40, batch=1)
     assert len(set(kept)) == 40
+
+
+@pytest.mark.parametrize("cuts", [[0, 90, 200], [0, 0, 20, 20, 160, 200], [0, 200, 200]])
+def test_the_same_images_are_kept_where_several_processes_see_a_part_each(cuts):
+    """They run one after the other here; the first, which gets the parts of all, last."""
+    states = []
+
+    class Other(World):
+        def gather(self, tensors):
+            states.append(tensors)
+            return []
+
+    class First(World):
+        def gather(self, tensors):
+            return [tensors, *states]
+
+    def seen(part, place):
+        images = ramp(200)[part[0] : part[1]]
+        return reference_statistics(load_features("pixels"), [images] if len(images) else [], 40, part[0], place)
+
+    first, *others = pairwise(cuts)
+    for part in others:
+        seen(part, Other())
+    statistics, kept = seen(first, First())
+    assert np.round(kept[:, 0] * 255).astype(int).tolist() == kept_of(200, keep=40, batch=200)
+    assert statistics.count == 200
+    assert statistics.mean == pytest.approx(ramp(200).mean() / 255, rel=1e-6)
 
 
 def test_every_image_is_equally_likely_to_be_kept(monkeypatch):
