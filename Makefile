@@ -10,12 +10,14 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PORT ?= 5000
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test ui install
+.PHONY: help demo test test-slurm ui install
 
 help:
 	@echo "make demo     the whole chain on handwritten digits: train, sample, score, tabulate (about 10 minutes)"
 	@echo "make test     the tests"
+	@echo "make test-slurm  the tests on a private SLURM of two nodes, on this machine (Debian: installs it)"
 	@echo "make ui       MLflow's pages on http://127.0.0.1:$(PORT)"
 	@echo "make install  only the environment, in $(VENV)"
 
@@ -36,6 +38,12 @@ demo: $(READY)
 
 test: $(READY)
 	@python -m pytest
+
+# Debian's packages; installed where they are missing and this may be done.
+test-slurm: $(READY)
+	@command -v slurmctld munged >/dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld munged >/dev/null \
+	  || { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y slurm-wlm munge; }
+	@python -m pytest tests/slurm
 
 ui: $(READY)
 	@edm track sync

@@ -52,12 +52,16 @@ def requeue() -> None:
         raise UserError(f"job {job()}: Slurm does not run it again ({reason}); start the workflow again") from None
 
 
-def on_each_node(command: list[str], nodes: int, threads: int) -> list[str]:
-    """The command line that starts ``command`` once on each of the job's nodes and ends them all when one fails."""
+def on_each_node(command: list[str], nodes: int, gpus: int, threads: int) -> list[str]:
+    """The command line that starts ``command`` once on each of the job's nodes and ends them all when one fails.
+
+    gpus, threads: of each node.
+    """
     if job() is None:
         raise UserError(f"{nodes} nodes need a job of Slurm; start this with `snakemake --profile slurm`")
-    spread = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={threads}"]
-    return ["srun", *spread, "--cpu-bind=none", "--kill-on-bad-exit=1", "--label", *command]
+    spread = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    share = [f"--gpus-per-node={gpus}", f"--cpus-per-task={threads}", "--cpu-bind=none"]
+    return ["srun", *spread, *share, "--kill-on-bad-exit=1", "--label", *command]
 
 
 def rendezvous() -> list[str]:

@@ -14,6 +14,7 @@ import edm
 from edm import slurm
 from edm.cli import main
 from edm.errors import PREEMPTED
+from edm.files import sole_user
 
 
 @pytest.fixture
@@ -57,8 +58,8 @@ def test_a_slurm_that_does_not_answer_sets_no_limit(in_job):
 
 
 def test_nodes_are_a_matter_of_slurm(in_job, monkeypatch, capsys):
-    program, *options = slurm.on_each_node(["x"], nodes=2, threads=8)
-    assert program == "srun" and {"--nodes=2", "--ntasks=2", "--cpus-per-task=8", "--kill-on-bad-exit=1"} < {*options}
+    program, *options = slurm.on_each_node(["x"], nodes=2, gpus=4, threads=8)
+    assert program == "srun" and {"--nodes=2", "--ntasks=2", "--gpus-per-node=4", "--kill-on-bad-exit=1"} < {*options}
     monkeypatch.delenv("SLURM_JOB_ID")
     assert main(["launch", "--processes", "2", "--nodes", "2", "--", "metrics", "x"]) == 1
     message = "error: 2 nodes need a job of Slurm; start this with `snakemake --profile slurm`\n"
@@ -120,3 +121,20 @@ def test_a_signal_reaches_what_was_launched_and_its_job_is_queued_again(
     assert error.count("the state is saved, the same command continues") == 1
     assert [call for call in calls() if call.startswith("scontrol")] == ["scontrol requeue 17"]
     assert error.endswith("job 17 goes back to Slurm's queue, to be continued\n")
+
+
+def test_two_trainings_never_write_one_folder(tmp_path):
+    """A lock that ends with its holder, however that ends."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time\nfrom edm.files import sole_user\n"
+         "with sole_user(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)", tmp_path / "run" / ".training"],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    holder.stdout.readline()
+    lock = sole_user(tmp_path / "run" / ".training", patience=0.1)
+    with pytest.raises(edm.UserError, match=f"run: process {holder.pid} on .* works there"), lock:
+        pass
+    holder.kill()
+    with sole_user(tmp_path / "run" / ".training", patience=10):
+        pass
+    holder.communicate()

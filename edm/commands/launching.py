@@ -30,7 +30,7 @@ def _command_line(command: list[str], args: Namespace) -> list[str]:
     edm, per_node = ["-m", "edm", *command], args.processes // args.nodes
     torchrun = [sys.executable, "-m", "edm.launch", f"--nproc-per-node={per_node}"]
     if args.nodes > 1:
-        return slurm.on_each_node([*torchrun, "--slurm", *edm], args.nodes, args.threads)
+        return slurm.on_each_node([*torchrun, "--slurm", *edm], args.nodes, per_node, args.threads)
     if args.processes > 1:
         return [*torchrun, "--standalone", *edm]
     return [sys.executable, *edm]

@@ -3,13 +3,14 @@
 import json
 import math
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 
 from edm import params, slurm
 from edm.commands.common import mapping, origin, say, threads
 from edm.config import TrainingConfig
 from edm.errors import Preempted, UserError
-from edm.files import read_json
+from edm.files import read_json, sole_user
 from edm.preemption import Notice
 from edm.tracking import Journal, environment_tags
 
@@ -43,8 +44,10 @@ def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
     threads(args.threads)
     dataset = read_archive(args.data)
     about = {"experiment": experiment, "model": model, **origin()}
-    with world(args.device) as place:
+    with world(args.device) as place, ExitStack() as stack:
         check(config, dataset, place)  # before anything is written
+        if place.is_first:  # a job that was taken for dead may live: two would write the same files by turns
+            stack.enter_context(sole_user(out / ".training"))
         run = None
         if place.is_first:
             run = Journal(out / "journal.jsonl").run(

@@ -23,7 +23,7 @@ from pathlib import Path
 from edm.errors import UserError
 
 NODES = ("n1", "n2")
-CPUS, MEMORY, GPUS = 4, 8000, 2  # of each node, whatever the machine has; memory in MB
+CPUS, MEMORY, GPUS = 16, 256_000, 2  # of each node, whatever the machine has; memory in MB
 CLIENTS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 LONGEST = 70  # characters of the folder's path: UNIX sockets live below it, and theirs may have 107

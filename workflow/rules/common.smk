@@ -21,8 +21,10 @@ wildcard_constraints:
 
 
 # How a step is started: by itself, or as several processes that share its work. What it is run on decides nothing about
-# its result: these are resources, no params, whose change would make a step run again. In profiles they can be changed.
-LAUNCH = "exec edm launch --processes {resources.processes} --nodes {resources.nodes} --threads {threads} --"
+# its result: these are resources, no params, whose change would make a step run again. In profiles they can be changed;
+# CPUs too, which `threads` would limit to those of the machine where Snakemake runs. `exec`: a shell in between would die
+# of the signals that ask a step to stop, and leave it no time.
+LAUNCH = "exec edm launch --processes {resources.processes} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
 
 
 def machine(gpus, nodes=None):
@@ -31,7 +33,7 @@ def machine(gpus, nodes=None):
     def of(value):
         return lambda w: value(concerned(w))
 
-    asked = dict(gpu=of(gpus), processes=of(lambda e: max(gpus(e), 1)), nodes=1, tasks_per_gpu=0)
+    asked = dict(gpu=of(gpus), processes=of(lambda e: max(gpus(e), 1)), nodes=1, tasks_per_gpu=0, cpus_per_task=1)
     if nodes:  # such a step itself starts one task on each of several nodes, which Slurm's plugin calls `mpi`
         several = lambda value: of(lambda e: value(e) if nodes(e) > 1 else None)
         asked |= dict(nodes=of(nodes), mpi=several(lambda e: "srun"), tasks=several(nodes))

@@ -58,9 +58,10 @@ rule prepare:
     resources:
         mem_mb=1000,
         runtime=60,
+        cpus_per_task=1,
     shell:
         "edm prepare {output:q} --dataset {wildcards.dataset:q} --expect {params.expect}"
-        " --workers {threads} > {log:q} 2>&1"
+        " --workers {resources.cpus_per_task} > {log:q} 2>&1"
 
 
 rule features:
@@ -106,4 +107,4 @@ rule reference:
         runtime=60,
         **machine(lambda e: e.sampling.gpus),
     shell:
-        LAUNCH + " fid-ref {input[0]:q} {output:q} {params.options:q} > {log:q} 2>&1"
+        LAUNCH + " fid-ref {input[0]:q} {output:q} {params.options:q} >> {log:q} 2>&1"

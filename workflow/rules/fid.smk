@@ -36,7 +36,7 @@ rule shard:
     shell:
         LAUNCH + " evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
-        " --shard {params.shard} > {log:q} 2>&1"
+        " --shard {params.shard} >> {log:q} 2>&1"
 
 
 rule evaluate:
@@ -62,7 +62,7 @@ rule evaluate:
     shell:
         LAUNCH + " evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
-        " --journal {params.journal:q} {params.parts:q} > {log:q} 2>&1"
+        " --journal {params.journal:q} {params.parts:q} >> {log:q} 2>&1"
 
 
 # One job, however many evaluations: its outcome decides the next one, and may decide other jobs' settings.
@@ -88,4 +88,4 @@ rule search:
         LAUNCH + " search {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --search {wildcards.search:q} --ref {input[1]:q} {params.weights:q} --expect {params.expect}"
         " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
-        " > {log:q} 2>&1"
+        " >> {log:q} 2>&1"

@@ -19,7 +19,7 @@ rule sample:
         **ONE_GPU,
     shell:
         LAUNCH + " sheet {input:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --sheet {wildcards.sheet:q} --expect {params.expect} > {log:q} 2>&1"
+        " --sheet {wildcards.sheet:q} --expect {params.expect} >> {log:q} 2>&1"
 
 
 rule analyse:
@@ -45,4 +45,4 @@ rule analyse:
     shell:
         LAUNCH + " analyse {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --analysis {wildcards.analysis:q} {params.options:q} --expect {params.expect}"
-        " > {log:q} 2>&1"
+        " >> {log:q} 2>&1"

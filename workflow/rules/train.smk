@@ -27,7 +27,7 @@ rule train:
         **TRAINING,
     shell:
         LAUNCH + " train {params.names:q} --expect {params.expect} --data {input:q} --out {params.out:q}"
-        " --state-every {resources.state_every} > {log:q} 2>&1"
+        " --state-every {resources.state_every} >> {log:q} 2>&1"
 
 
 rule published:
@@ -75,4 +75,4 @@ rule choose:
         **SAMPLING,
     shell:
         LAUNCH + " choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
-        " --ref {input[1]:q} {params.weights:q} > {log:q} 2>&1"
+        " --ref {input[1]:q} {params.weights:q} >> {log:q} 2>&1"

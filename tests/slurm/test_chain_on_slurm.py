@@ -1,0 +1,251 @@
+"""`snakemake --profile slurm cluster` on a real SLURM, disturbed in every way: it gives what an undisturbed run gives.
+
+Jobs are killed, queued again, come near their time limit, and lose their node. The undisturbed run needs no SLURM.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent.parent
+POLLS = ("--slurm-init-seconds-before-status-checks", "3")  # seconds; jobs end sooner here than on a cluster
+MODELS = ("vp-A", "vp-F")
+
+
+def project(folder, **training):
+    """The repository as a user has it, with a site's own CPUs per job, and nothing made yet."""
+    folder.mkdir()
+    for name in ("edm", "workflow"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "slurm").mkdir()
+    profile = (ROOT / "slurm" / "config.yaml").read_text()
+    for rule, cpus in (("train", 2), (r"\w+", 1)):  # a thread for each process, here as there
+        profile = re.sub(rf"(?m)^(  {rule}: .*cpus_per_task: )(?!2\b)\d+", rf"\g<1>{cpus}", profile)
+    (folder / "slurm" / "config.yaml").write_text(profile)
+    params = (ROOT / "params.yaml").read_text()
+    for name, value in training.items():
+        params = re.sub(r"(training: {gpus: 2)(, state_every: 5})", rf"\1, {name}: {value}\2", params)
+    (folder / "params.yaml").write_text(params)
+    return folder
+
+
+def snakemake(folder, *words, environment=None, **options):
+    environment = {**(environment or os.environ), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "snakemake.log").open("w") as log:
+        process = subprocess.Popen(["snakemake", *words], cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            status = process.wait(timeout=900)
+        finally:
+            process.kill()
+    assert status == 0, (folder / "snakemake.log").read_text()[-6000:]
+    return (folder / "snakemake.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def scratch():
+    with tempfile.TemporaryDirectory(prefix="edm-") as folder:  # short: SLURM's sockets lie below it
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scratch):
+    folder = project(scratch / "undisturbed")
+    snakemake(folder, "--cores", "2", "cluster")
+    return folder
+
+
+class Disturber(threading.Thread):
+    """Does each of its disturbances once, as soon as there is something to disturb."""
+
+    def __init__(self, cluster, folder):
+        super().__init__(daemon=True)
+        self.cluster, self.folder = cluster, folder
+        self.over, self.failure = threading.Event(), None
+        self.done: list[str] = []
+        self.left = [self.kill_training, self.requeue_training, self.shorten_limit, self.kill_shard, self.lose_node]
+
+    def run(self):
+        try:
+            while self.left and not self.over.wait(0.5):
+                running = [job for job in self.cluster.jobs() if job["state"] == "RUNNING"]
+                for disturb in list(self.left):
+                    if said := disturb(running):
+                        self.left.remove(disturb)
+                        self.done.append(said)
+                        break
+        except Exception as error:  # seen by the test
+            self.failure = error
+
+    def training(self, running, model, images):
+        """The running job that trains a model, once it has saved a state after so many images."""
+        for job in running:
+            if f"rule_train/cluster_{model}/" in job["log"] and self.images(model) > images:
+                return job
+        return None
+
+    def images(self, model):
+        """Images seen by the newer state of a training; −1 without one."""
+        seen = [-1]
+        for state in (self.folder / "runs" / "cluster" / model).glob("state-?.safetensors"):
+            with contextlib.suppress(OSError), safe_open(state, "pt") as file:
+                seen.append(json.loads(file.metadata()["edm"])["images"])
+        return max(seen)
+
+    def kill_training(self, running):
+        if job := self.training(running, "vp-A", 0):
+            self.cluster.run("scancel", "--signal=KILL", job["id"])
+            self.killed_at = self.images("vp-A")
+            return f"kill -9 of job {job['id']}: train vp-A, after {self.killed_at:,} images"
+
+    def requeue_training(self, running):
+        if job := self.training(running, "vp-F", 0):
+            self.cluster.run("scontrol", "requeue", job["id"])
+            return f"requeue of job {job['id']}: train vp-F, after {self.images('vp-F'):,} images"
+
+    def shorten_limit(self, running):
+        if self.kill_training in self.left or not (job := self.training(running, "vp-A", self.killed_at)):
+            return None
+        self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=2")
+        limited = self.images("vp-A")
+        while self.cluster.job(job["id"])["restarts"] == "0" and not self.over.wait(0.5):
+            pass  # the training has heard of it, saved its state, and goes back to the queue by itself
+        self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=60")
+        return f"time limit of job {job['id']} lowered to 2 minutes: train vp-A, after {limited:,} images and more"
+
+    def kill_shard(self, running):
+        for job in running:
+            if "/rule_shard/" in job["log"]:
+                self.cluster.run("scancel", "--signal=KILL", job["id"])
+                return f"kill -9 of job {job['id']}: {_step(job)}"
+
+    def lose_node(self, running):
+        lost = [
+            job for job in running if job["node"] == "n2" and re.search("/rule_(shard|evaluate|sample)/", job["log"])
+        ]
+        if self.kill_shard in self.left or not lost:
+            return None
+        self.cluster.lose("n2")
+        while any(self.cluster.job(job["id"])["state"] == "RUNNING" for job in lost) and not self.over.wait(0.5):
+            pass
+        self.cluster.revive("n2")
+        return "node n2 lost with " + ", ".join(f"job {job['id']} ({_step(job)})" for job in lost)
+
+
+def _step(job):
+    return re.search(r"rule_(\w+/.*)/", job["log"])[1].replace("/", " ")
+
+
+@pytest.fixture(scope="module")
+def cluster(scratch):
+    with Cluster(scratch / "slurm") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def disturbed(scratch, cluster):
+    """The folder of the disturbed run, what was done to it, and its jobs."""
+    folder = project(scratch / "disturbed")
+    disturber = Disturber(cluster, folder)
+    disturber.start()
+    try:
+        snakemake(folder, "--profile", "slurm", "cluster", *POLLS, environment=cluster.environment)
+    finally:
+        disturber.over.set()
+        disturber.join(60)
+    assert disturber.failure is None
+    assert not disturber.left, f"never happened: {[disturb.__name__ for disturb in disturber.left]}"
+    return folder, disturber.done, cluster.jobs()
+
+
+def test_a_disturbed_run_gives_the_tables_of_an_undisturbed_one(undisturbed, disturbed, capsys):
+    folder, done, jobs = disturbed
+    for suffix in (".md", ".csv", ".tex", ".html"):
+        table = f"results/cluster/tables/cluster{suffix}"
+        assert (folder / table).read_text() == (undisturbed / table).read_text()
+    distances = sorted(path.relative_to(folder) for path in (folder / "results").rglob("distances/**/*.json"))
+    assert len(distances) == 6
+    for path in distances:
+        ours, theirs = (json.loads((root / path).read_text()) for root in (folder, undisturbed))
+        assert ours["points"] == theirs["points"]
+    with capsys.disabled():
+        print(f"\n{len(jobs)} jobs of Slurm:")
+        steps = Counter((_step(job).split()[0], re.sub(r"(mem|billing|node)=[^,]*,?", "", job["tres"])) for job in jobs)
+        for (rule, asked), count in sorted(steps.items()):
+            print(f"  {count:3} × {rule:10} {asked}")
+        print(f"{len(done)} disturbances:", *done, sep="\n  ")
+        restarts, failed = sum(int(job["restarts"]) for job in jobs), sum(job["state"] == "FAILED" for job in jobs)
+        print(f"{restarts} restarts by Slurm, {failed} failed and repeated by Snakemake; the results are equal.")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_disturbed_training_ends_with_the_same_weights_and_log(undisturbed, disturbed, model):
+    folder, _, _ = disturbed
+    ours, theirs = (load_file(root / f"runs/cluster/{model}/model.safetensors") for root in (folder, undisturbed))
+    assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
+    times = {"seconds", "images_per_second"}
+    logs = [[{k: v for k, v in json.loads(row).items() if k not in times} for row in
+             (root / f"runs/cluster/{model}/log.jsonl").read_text().splitlines()]
+            for root in (folder, undisturbed)]  # fmt: skip
+    assert logs[0] == logs[1]
+
+
+def test_jobs_ask_for_what_params_yaml_states(disturbed):
+    """Trainings for two GPUs each, the others for none; only the steps that take no time run where Snakemake does."""
+    _, _, jobs = disturbed
+    for job in jobs:
+        assert ("gres:gpu:2" in job["tres"]) == ("/rule_train/" in job["log"])
+        assert "gpu" not in job["tres"] or "/rule_train/" in job["log"]
+    rules = Counter(_step(job).split()[0] for job in jobs)
+    assert rules["shard"] >= 12 and rules["evaluate"] >= 6 and not {"table", "metrics", "track"} & rules.keys()
+
+
+def test_what_was_stopped_by_its_time_limit_says_so(disturbed):
+    folder, _, _ = disturbed
+    log = (folder / "runs/cluster/vp-A/train.log").read_text()
+    assert re.search(r"stopped: SIGTERM, after [\d,]+ images; the state is saved, the same command continues", log)
+    assert "goes back to Slurm's queue, to be continued" in log
+
+
+def test_there_is_nothing_left_to_do(disturbed, cluster):
+    folder, _, _ = disturbed
+    said = snakemake(folder, "--profile", "slurm", "cluster", environment=cluster.environment)
+    assert "Nothing to be done" in said
+
+
+def test_a_training_on_two_nodes_is_that_on_one(undisturbed, cluster, scratch):
+    folder = project(scratch / "nodes", nodes=2)
+    (folder / "data").mkdir()
+    shutil.copy(undisturbed / "data" / "digits.zip", folder / "data")
+    before = len(cluster.jobs())
+    model = "runs/cluster/vp-F/model.safetensors"
+    snakemake(folder, "--profile", "slurm", model, *POLLS, environment=cluster.environment)
+    (job,) = cluster.jobs()[before:]
+    assert job["node"] == "n[1-2]" and "gres:gpu:2" in job["tres"]
+    ours, theirs = load_file(folder / model), load_file(undisturbed / model)
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+def test_a_failing_rank_ends_the_job_and_its_error_is_shown(cluster, scratch, undisturbed):
+    """A dataset that cannot be read: both processes fail, the job ends at once, and Snakemake shows the reason."""
+    folder = project(scratch / "failing")
+    (folder / "data").mkdir()
+    (folder / "data" / "digits.zip").write_bytes((undisturbed / "data" / "digits.zip").read_bytes()[:1000])
+    begun = time.monotonic()
+    with pytest.raises(AssertionError) as failure:
+        snakemake(folder, "--profile", "slurm", "runs/cluster/vp-F/model.safetensors", "--retries", "0", *POLLS,
+                  environment=cluster.environment)  # fmt: skip
+    assert time.monotonic() - begun < 120
+    assert "error: data/digits.zip: " in str(failure.value) and "runs/cluster/vp-F/train.log" in str(failure.value)
