@@ -120,8 +120,9 @@ class Disturber(threading.Thread):
             return None
         self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=2")
         limited = self.images("vp-A")
-        while self.cluster.job(job["id"])["restarts"] == "0" and not self.over.wait(0.5):
-            pass  # the training has heard of it, saved its state, and goes back to the queue by itself
+        while self.cluster.job(job["id"])["restarts"] == "0":  # until it has saved its state and gone back to the queue
+            if self.over.wait(0.5):
+                return None
         self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=60")
         return f"time limit of job {job['id']} lowered to 2 minutes: train vp-A, after {limited:,} images and more"
 
@@ -138,8 +139,9 @@ class Disturber(threading.Thread):
         if self.kill_shard in self.left or not lost:
             return None
         self.cluster.lose("n2")
-        while any(self.cluster.job(job["id"])["state"] == "RUNNING" for job in lost) and not self.over.wait(0.5):
-            pass
+        while any(self.cluster.job(job["id"])["state"] == "RUNNING" for job in lost):
+            if self.over.wait(0.5):
+                return None
         self.cluster.revive("n2")
         return "node n2 lost with " + ", ".join(f"job {job['id']} ({_step(job)})" for job in lost)
 
