@@ -237,6 +237,13 @@ def parser() -> argparse.ArgumentParser:
     track.add_argument("folders", nargs="*", default=["runs"], help="where to look for journals (default runs)")
     track.add_argument("--uri", help="MLflow's address (default: tracking.uri of params.yaml)")
     track.add_argument("--output", help="JSON file for a summary")
+    track.add_argument(
+        "--limit", type=_seconds, default=600, metavar="S", help="give up after this many seconds (default 600)"
+    )
+    track.add_argument(
+        "--or-later", action="store_true",
+        help="end well where MLflow does not take the runs, and say so in the summary: the journals keep them",
+    )  # fmt: skip
     _from_params(track)
 
     check = command("check", "reports.check", "check params.yaml and say what it would run")

@@ -24,7 +24,7 @@ from edm.losses import weighted_error
 from edm.precision import set_float32
 from edm.preemption import Notice, Pauses
 from edm.resume import TrainingLog, TrainingState
-from edm.tracking import Run
+from edm.tracking import Run, SystemMetrics
 
 TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
 FILES = ("model.safetensors", "levels.json", "log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
@@ -101,6 +101,7 @@ def train(
     sums = state.sums  # since the last row of the log: loss, images, non-finite gradient entries
     bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
     net.train()
+    system = SystemMetrics()
     notice.hold()
     while images < total:
         # One step: gradients of the mean loss over batch_size images, from this process's share in rounds of `micro`.
@@ -149,7 +150,8 @@ def train(
             tick_time, tick_images = now, images
             log.write(row)
             if run is not None and world.is_first:
-                run.metrics({key: value for key, value in row.items() if key != "images"}, step=images)
+                numbers = {key: value for key, value in row.items() if key != "images"}
+                run.metrics(numbers | system.read(), step=images)
             bar.set_postfix_str(f"loss {mean:.4g}")
         if images in snapshots and world.is_first:
             snapshot = out / "snapshots" / f"{images:012d}.safetensors"

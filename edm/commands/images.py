@@ -37,7 +37,7 @@ def sample(args: Namespace) -> None:
         if args.output.endswith(".safetensors"):
             write_samples(args.output, args.checkpoint, points, drawn, about)
         else:
-            _write_images(args.output, drawn)
+            write_images(args.output, drawn)
         say(f"{args.output}: {len(seeds)} images")
 
 
@@ -47,7 +47,8 @@ def merge(args: Namespace) -> None:
     say(f"{args.output}: {merge_samples(args.output, args.parts)} images")
 
 
-def _write_images(output: str, drawn: "Drawn") -> None:
+def write_images(output: str, drawn: "Drawn") -> None:
+    """Drawn images as one sheet (*.png) or as a dataset archive (*.zip)."""
     from edm.data import write_archive
 
     (pixels,) = drawn.images.values()

@@ -55,8 +55,9 @@ def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
                 name=model or out.name,
                 experiment=experiment or "edm",
                 params=config.to_dict(),
-                tags={"kind": "training", "dataset_sha256": dataset.sha256, **environment_tags()},
-            )
+                tags={"kind": "training", "model": model or out.name, "dataset_sha256": dataset.sha256,
+                      **environment_tags()},
+            )  # fmt: skip
         try:
             train(
                 config, dataset, out, place, run=run, notice=notice, state_every=args.state_every,

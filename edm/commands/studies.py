@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from edm import params
 from edm.commands.common import origin, processes, say, threads
+from edm.commands.recording import numbers_of, run_below
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files import atomic_write, digest, read_json, sha256_file, write_json
 from edm.params import Evaluation, Experiment
 from edm.report.results import FORMAT
-from edm.tracking import Journal, Run, environment_tags
+from edm.tracking import Journal, SystemMetrics
 
 if TYPE_CHECKING:
     import torch
@@ -65,22 +66,23 @@ def evaluate(args: Namespace) -> None:
 def _record(args: Namespace, experiment: Experiment, evaluation: Evaluation, whole: "Whole", about: dict[str, Any],
             place: "World", measured: Callable[["Draw", str], dict[str, Any]]) -> None:  # fmt: skip
     """Takes the results of every draw, each a run in the journal, and writes them; the first process does so alone."""
-    yardsticks, rows = whole.yardsticks, []
+    yardsticks, rows, system = whole.yardsticks, [], SystemMetrics()
     journal = Journal(args.journal or f"{args.output}.journal.jsonl")
     for draw in whole.draws:
         mark = f"@{draw.repeat}" if experiment.sampling.repeats > 1 else ""
-        name = f"{args.model} {evaluation.grid} {draw.point}{mark}"
+        name = f"{args.model} {evaluation.grid}{'' if draw.point == 'only' else f' {draw.point}'}{mark}"
         if not place.is_first:
             measured(draw, name)
             continue
-        details = {**draw.sampler.to_dict(), "model": args.model, "features": experiment.features,
-                   "images": len(draw.seeds), "first_seed": draw.seeds.start}  # fmt: skip
-        run = _run(journal, experiment.name, args.model, f"{evaluation.grid}/{draw.point}{mark}", name, "evaluation",
-                   details, about["checkpoint"])  # fmt: skip
+        details = {**draw.sampler.to_dict(), "model": args.model, "grid": evaluation.grid,
+                   "features": experiment.features, "images": len(draw.seeds),
+                   "first_seed": draw.seeds.start}  # fmt: skip
+        run = run_below(journal, experiment.name, args.model, f"{evaluation.grid}/{draw.point}{mark}", name,
+                        "evaluation", details, about["checkpoint"], grid=evaluation.grid)  # fmt: skip
         with run:
             results = measured(draw, name)
-            numbers = {key: value for key, value in results.items() if isinstance(value, int | float)}
-            run.metrics(numbers, step=about["checkpoint"].get("images") or 0)
+            numbers = numbers_of(results, yardsticks[0].extractor.label)
+            run.metrics(numbers | system.read(), step=about["checkpoint"].get("images") or 0)
         say(f"{name}: {yardsticks[0].extractor.label} {results['distance']:.4g} (NFE {results['nfe']})")
         rows.append({"id": draw.point, "repeat": draw.repeat, "first_seed": draw.seeds.start,
                      "sampler": draw.sampler.to_dict(), "run": run.key, **results})  # fmt: skip
@@ -113,7 +115,7 @@ def _choose(
 ) -> None:
     from edm import checkpoint
     from edm.evaluation import evaluate
-    from edm.search import SearchHistory
+    from edm.search import Choice, SearchHistory
     from edm.search import choose as choose_best
 
     folder = Path(args.snapshots)
@@ -130,12 +132,25 @@ def _choose(
 
     hashes = {name: checkpoint.describe(folder / name)["about"].get("images") for name in snapshots}
     history = SearchHistory(Path(args.output).with_name("choice.history.jsonl"), {**spec, "snapshots": hashes}, place)
-    choice = choose_best(
-        snapshots, lambda name: distance(name, spec["images"]), lambda name: distance(name, spec["confirm_images"]),
-        spec["confirm"], history,
-    )  # fmt: skip
+
+    def chosen() -> Choice:
+        return choose_best(
+            snapshots, lambda name: distance(name, spec["images"]), lambda name: distance(name, spec["confirm_images"]),
+            spec["confirm"], history,
+        )  # fmt: skip
+
     if not place.is_first:
+        chosen()
         return
+    details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}}
+    run = run_below(Journal(Path(args.output).with_name("choice.journal.jsonl")), experiment.name, args.model, "choice",
+                    f"{args.model} choice", "choice", details | {"model": args.model}, {})  # fmt: skip
+    with run:
+        choice = chosen()
+        for name, value in (choice.cheap | choice.full).items():  # where both are there, that of more images
+            if value is not None:
+                run.metrics(numbers_of({"distance": value}, yardstick.extractor.label), step=hashes[name] or 0)
+        run.tag("snapshot", choice.best)
     with atomic_write(args.output) as temporary:
         shutil.copyfile(folder / choice.best, temporary)
     record = {"format": "edm-choice/1", "metric": yardstick.describe(), **choice.to_dict(), **spec, **origin()}
@@ -189,14 +204,14 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
         found()
         return
     journal = Journal(args.journal or f"{args.output}.journal.jsonl")
-    details = {"model": args.model, "method": spec["method"], "images": spec["images"]}
-    run = _run(journal, experiment.name, args.model, f"search/{args.search}", f"{args.model} {args.search}", "search",
-               details, about["checkpoint"])  # fmt: skip
+    details = {"model": args.model, "method": spec["method"], "images": spec["images"], "over": spec["over"]}
+    run = run_below(journal, experiment.name, args.model, f"search/{args.search}", f"{args.model} {args.search}",
+                    "search", details, about["checkpoint"])  # fmt: skip
     with run:
         started = time.monotonic()
         best = found()
         numbers = {"distance": best.value, "evaluations": best.evaluations, "seconds": time.monotonic() - started}
-        run.metrics(numbers, step=about["checkpoint"].get("images") or 0)
+        run.metrics(numbers_of(numbers, yardstick.extractor.label), step=about["checkpoint"].get("images") or 0)
     write_json(args.output, {
         "format": "edm-search/1", "experiment": experiment.name, "model": args.model, "search": args.search,
         "run": run.key, **about, "metric": yardstick.describe(), **spec, "start": start, **best.to_dict(), **origin(),
@@ -211,6 +226,7 @@ def sheet(args: Namespace) -> None:
     spec = experiment.sheet_spec(args.model, args.sheet)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.sheet}")
     from edm import checkpoint
+    from edm.commands.images import write_images
     from edm.distributed import pick_device
     from edm.samples import sample_points, write_samples
 
@@ -221,6 +237,13 @@ def sheet(args: Namespace) -> None:
     drawn = sample_points(denoiser, points, seeds, block=min(64, spec["images"]))
     about = {"experiment": experiment.name, "model": args.model, "sheet": args.sheet}
     write_samples(args.output, args.checkpoint, points, drawn, {**about, **origin()})
+    picture = str(Path(args.output).with_suffix(".png"))
+    write_images(picture, drawn)
+    details = {**points["only"].to_dict(), "model": args.model, "images": len(seeds), "first_seed": seeds.start}
+    run = run_below(Journal(f"{args.output}.journal.jsonl"), experiment.name, args.model, f"sheet/{args.sheet}",
+                    f"{args.model} {args.sheet}", "sheet", details, _about(args)["checkpoint"])  # fmt: skip
+    with run:
+        run.artifact(picture, "samples")
 
 
 def analyse(args: Namespace) -> None:
@@ -297,12 +320,3 @@ def _found(path: str | None) -> dict[str, Any]:
 def _settled(sampler: SamplerConfig, found: dict[str, Any]) -> SamplerConfig:
     """The sampler with what a search found, where the grid does not say otherwise."""
     return SamplerConfig.from_dict({**found["settings"], **sampler.changes()}) if found else sampler
-
-
-def _run(journal: Journal, experiment: str, model: str, key: str, name: str, kind: str, details: dict[str, Any],
-         checkpoint: dict[str, Any]) -> Run:  # fmt: skip
-    """One run below that of the model's training."""
-    tags = {"kind": kind, "model": model, **environment_tags(), "checkpoint_sha256": checkpoint["sha256"],
-            "dataset_sha256": checkpoint.get("dataset_sha256")}  # fmt: skip
-    return journal.run(f"{experiment}/{model}/{key}", name=name, experiment=experiment, params=details, tags=tags,
-                       parent=f"{experiment}/{model}")  # fmt: skip

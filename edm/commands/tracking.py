@@ -1,6 +1,7 @@
 """Journals → MLflow."""
 
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 from edm import params
@@ -10,23 +11,22 @@ from edm.files import write_json
 
 
 def sync(args: Namespace) -> None:
+    from edm.tracking.sync import Undelivered
     from edm.tracking.sync import sync as send
 
     uri = args.uri or params.load(args.params).tracking_uri
     journals = sorted(path for folder in args.folders for path in Path(folder).rglob("*journal.jsonl"))
     if not journals:
         raise UserError(f"{', '.join(args.folders)}: no journal there yet; run a training or an evaluation first")
-    report = send(journals, uri)
-    summary = {
-        "runs_created": report.runs_created,
-        "runs_updated": report.runs_updated,
-        "metrics_sent": report.metrics_sent,
-        "artifacts_sent": report.artifacts_sent,
-        "journals": len(journals),
-    }
+    reason = None
+    try:
+        report = send(journals, uri, limit=args.limit)
+    except Undelivered as error:
+        if not args.or_later:
+            raise
+        report, reason = error.report, str(error)
+    summary = {**asdict(report), "journals": len(journals)}
     if args.output:
-        write_json(args.output, summary)
-    say(
-        f"{uri.rpartition('@')[2]}: "
-        + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in summary.items())
-    )
+        write_json(args.output, summary | ({"reason": reason} if reason else {}))
+    counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in summary.items())
+    say(f"warning: {reason}" if reason else f"{uri.rpartition('@')[2]}: {counts}")

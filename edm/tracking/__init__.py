@@ -4,8 +4,20 @@ A job appends to its own JSONL journal (``Journal``) and imports no tracking lib
 journals to MLflow later, from one process; it is not imported here, because importing MLflow takes seconds.
 """
 
-from edm.tracking.journal import Artifact, Journal, Point, Run, RunRecord, environment_tags, read_journal
+from edm.tracking.environment import environment_tags
+from edm.tracking.journal import Artifact, Journal, Point, Run, RunRecord, read_journal
+from edm.tracking.system import SystemMetrics
 
 DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 
-__all__ = ["DEFAULT_URI", "Artifact", "Journal", "Point", "Run", "RunRecord", "environment_tags", "read_journal"]
+__all__ = [
+    "DEFAULT_URI",
+    "Artifact",
+    "Journal",
+    "Point",
+    "Run",
+    "RunRecord",
+    "SystemMetrics",
+    "environment_tags",
+    "read_journal",
+]

@@ -4,14 +4,11 @@ Each line is one event: ``run`` (a run begins, or goes on after a restart), ``me
 ``finish``, with the key of its run and a time in milliseconds. The journal is the record; what MLflow shows is a copy.
 """
 
-import functools
+import hashlib
 import json
 import math
 import os
-import platform
 import posixpath
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from edm.errors import UserError
-from edm.files import sha256_file
+from edm.files import canonical_json, sha256_file
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 DEFAULT_EXPERIMENT = "edm"
@@ -55,12 +52,15 @@ class Journal:
 
         ``key`` is unique in the project. What is left out (None) stays as it was; at first the name is the key.
         Nested ``params`` are flattened (``a: {b: 1}`` is ``a.b``). Other params than before begin the run afresh:
-        what the journal said about it up to here no longer counts. ``parent`` is the key of a run in any journal.
+        what the journal said about it up to here no longer counts. Their hash is the tag ``params_sha256``, by which
+        runs of one configuration are found. ``parent`` is the key of a run in any journal.
         """
         with self._shielded():
             event = {"event": "run", "key": key, "name": name, "experiment": experiment, "parent": parent}
             event["params"] = None if params is None else dict(_flattened(params))
             event["tags"] = {str(tag): _text(value) for tag, value in (tags or {}).items()}
+            if params is not None:
+                event["tags"]["params_sha256"] = hashlib.sha256(canonical_json(event["params"]).encode()).hexdigest()
             self._append({field: value for field, value in event.items() if value is not None})
         return Run(self, key)
 
@@ -234,41 +234,6 @@ def _apply(event: dict, records: dict[str, RunRecord]) -> None:
             case "finish":
                 record.status, record.end = event["status"], now
     record.updated = now
-
-
-def environment_tags() -> dict[str, str]:
-    """Where a run happens: commit, dirty flag, host, Python, Slurm job and GPU, as far as they are known.
-
-    Never raises, and imports nothing large: the GPU is named only where the job has loaded torch itself.
-    """
-    tags = {"host": socket.gethostname(), "python": platform.python_version()} | _git_tags()
-    if job := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        tags["slurm_job"] = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
-    elif job := os.environ.get("SLURM_JOB_ID"):
-        tags["slurm_job"] = job
-    if (torch := sys.modules.get("torch")) is not None:
-        try:
-            if torch.cuda.is_available():
-                tags["gpu"] = torch.cuda.get_device_name()
-        except Exception:
-            pass  # a broken driver is not the business of a tag
-    return tags
-
-
-@functools.cache
-def _git_tags() -> dict[str, str]:
-    """Commit and dirty flag (changed tracked files) of the code that runs; empty where git cannot tell."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # jobs side by side must not wait for the index
-    folder = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    commit, _, dirty = done.stdout.strip().partition("-")
-    return {"commit": commit, "dirty": "true" if dirty else "false"} if commit else {}
 
 
 def _flattened(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,10 +4,10 @@ The journals are the record: a store that was deleted is filled again from them,
 gives way. So runs with a tag ``edm.key`` belong to ``sync``: one deleted by hand comes back while its journal is there.
 """
 
-import fcntl
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from edm.errors import UserError
 from edm.files import digest
 from edm.tracking import DEFAULT_URI
 from edm.tracking.journal import RunRecord, read_journal
+from edm.tracking.lock import exclusive
 from edm.tracking.transfer import SyncReport, Transfer
 
 # MLflow's own defaults would retry a dead server for minutes and print a link per run. What the user has set stays.
@@ -28,10 +29,19 @@ _ENVIRONMENT = {
 }
 
 
+class Undelivered(UserError):
+    """Some runs did not arrive; the journals keep them. ``report`` tells what did."""
+
+    def __init__(self, message: str, report: SyncReport):
+        super().__init__(message)
+        self.report = report
+
+
 def sync(
     journal_paths: Iterable[str | os.PathLike],
     tracking_uri: str = DEFAULT_URI,
     lock_path: str | os.PathLike | None = None,
+    limit: float = 600.0,
 ) -> SyncReport:
     """Brings the store at ``tracking_uri`` to what the journals say. Repeating it sends nothing.
 
@@ -41,35 +51,52 @@ def sync(
     two journals hold one key, the one written last counts. Values too long for MLflow are cut. Artifacts are looked
     up from the working directory. A child whose parent is not there yet is attached by the sync that finds it.
 
-    One sync works at a time: an exclusive ``flock`` (by default beside the SQLite file) covers reading and sending.
-    On NFS such locks need not hold between hosts, so sync from one host only.
+    One sync works at a time: a lock (by default beside the SQLite file) covers reading and sending. After ``limit``
+    seconds, of waiting for the lock or for the store, no further run is begun; the next sync goes on there.
 
-    Raises UserError where a journal or the store cannot be reached.
+    Raises Undelivered, a UserError, where runs did not arrive: the store cannot be reached, refuses a run, or is too
+    slow, or a journal cannot be read. All other runs have arrived then, if the store took any.
     """
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
-    from mlflow.exceptions import MlflowException  # before the lock: the seconds that it takes pass while others work
-    from sqlalchemy.exc import SQLAlchemyError
-
+    deadline = time.monotonic() + limit
     database = _sqlite_path(tracking_uri)
     lock_path = lock_path or (f"{database}.lock" if database else f"mlruns/sync-{digest(tracking_uri)}.lock")
+    report = SyncReport()
     try:
-        with _locked(Path(lock_path)), _quiet():
+        from mlflow.exceptions import MlflowException  # before the lock: its seconds pass while others work
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError as error:
+        raise Undelivered(_failure(tracking_uri, error), report) from error
+    try:
+        with exclusive(Path(lock_path), deadline), _quiet():
+            records, problems = _latest_records(journal_paths)
+            report.runs = report.runs_pending = len(records)
             if database:
-                _check_database(database)
+                _check_database(database, deadline)
             artifact_root = database.absolute().parent / "artifacts" if database else None
-            return Transfer(tracking_uri, artifact_root, _latest_records(journal_paths)).run()
+            problems += Transfer(tracking_uri, artifact_root, records, report, deadline).run()
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise UserError(_failure(tracking_uri, error)) from error
+        raise Undelivered(_failure(tracking_uri, error), report) from error
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise Undelivered(f"{problems[0]}{more}; everything else has arrived", report)
+    return report
 
 
-def _latest_records(journal_paths: Iterable[str | os.PathLike]) -> list[RunRecord]:
-    """One record per key, in the order of their beginnings: parents before children."""
+def _latest_records(journal_paths: Iterable[str | os.PathLike]) -> tuple[list[RunRecord], list[str]]:
+    """One record per key, in the order of their beginnings: parents before children; and what could not be read."""
     latest: dict[str, RunRecord] = {}
+    problems = []
     for path in journal_paths:
-        for record in read_journal(path):
+        try:
+            records = read_journal(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for record in records:
             if record.key not in latest or record.updated > latest[record.key].updated:
                 latest[record.key] = record
-    return sorted(latest.values(), key=lambda record: record.start)
+    return sorted(latest.values(), key=lambda record: record.start), problems
 
 
 def _sqlite_path(tracking_uri: str) -> Path | None:
@@ -79,20 +106,16 @@ def _sqlite_path(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
 
 
-def _check_database(path: Path) -> None:
-    """Raises sqlite3.Error at once for a file that is no database; MLflow would try it again and again for minutes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=20)) as connection:
-        connection.execute("PRAGMA schema_version")
+def _check_database(path: Path, deadline: float) -> None:
+    """Waits until the file can be written. Raises sqlite3.Error where it cannot, or is no database.
 
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock file exclusively; the system releases it where the process dies."""
+    MLflow would wait for a writer 20 seconds, whatever it is told, and try a file that is no database for minutes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    patience = min(max(deadline - time.monotonic(), 0.1), 3600.0)
+    with closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
 
 
 @contextmanager

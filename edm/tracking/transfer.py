@@ -1,9 +1,11 @@
 """One pass that brings an MLflow store to what records say; ``edm.tracking.sync`` calls it under its lock."""
 
 import hashlib
+import math
 import re
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,20 @@ from edm.tracking.journal import RunRecord
 _ARTIFACTS_TAG = "edm.artifacts"  # digests of what was sent
 _ARTIFACTS_KEPT = 380  # of 13 characters each in a tag of 5000; older files are sent again with the next change
 _SYNCED_TAG = "edm.synced"  # digest of the record, once all of it has arrived
+# Answers that concern one run: it must not keep those after it from arriving.
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 _PARENT_RUN_TAG = "mlflow.parentRunId"
 
 
 @dataclass
 class SyncReport:
-    """What a sync sent. A replaced run counts as created; ``artifacts_missing`` are gone or changed since recorded."""
+    """What a sync sent. A replaced run counts as created; ``artifacts_missing`` are gone or changed since recorded.
 
+    ``runs`` are those that the journals tell of, ``runs_pending`` those of them that did not arrive.
+    """
+
+    runs: int = field(default=0, compare=False)
+    runs_pending: int = field(default=0, compare=False)
     runs_created: int = 0
     runs_updated: int = 0
     metrics_sent: int = 0
@@ -31,26 +40,54 @@ class SyncReport:
 class Transfer:
     """Sends records to a store. Files go to ``artifact_root``, or where the store itself decides (None)."""
 
-    def __init__(self, tracking_uri: str, artifact_root: Path | None, records: list[RunRecord]):
+    def __init__(
+        self,
+        tracking_uri: str,
+        artifact_root: Path | None,
+        records: list[RunRecord],
+        report: SyncReport,
+        deadline: float = math.inf,
+    ):
         from mlflow import MlflowClient
 
         self.client = MlflowClient(tracking_uri=tracking_uri)
         self.artifact_root = artifact_root
         self.records = records
-        self.report = SyncReport()
+        self.report = report
+        self.deadline = deadline
         self.created: set[str] = set()
         self.updated: set[str] = set()
 
-    def run(self) -> SyncReport:
-        """Sends what is new, once."""
+    def run(self) -> list[str]:
+        """Sends what is new, once, and returns why single runs were refused.
+
+        Raises MlflowException and OSError where the store fails altogether, and TimeoutError at the deadline.
+        """
+        try:
+            return self._run()
+        finally:
+            self.report.runs_created = len(self.created)
+            self.report.runs_updated = len(self.updated - self.created)
+
+    def _run(self) -> list[str]:
+        from mlflow.exceptions import MlflowException
+
         self.experiments = self._ensure_experiments()
         self.runs = self._find_runs()
+        refused = []
         for record in self.records:
-            self._send(record)
+            if time.monotonic() > self.deadline:
+                raise TimeoutError(f"time is up, {self.report.runs_pending} of {self.report.runs} runs are to come")
+            try:
+                self._send(record)
+            except MlflowException as error:
+                if error.error_code not in _REFUSALS:
+                    raise
+                refused.append(f"{record.key}: MLflow refused this run ({' '.join(str(error).split())[:300]})")
+            else:
+                self.report.runs_pending -= 1
         self._attach_children()
-        self.report.runs_created = len(self.created)
-        self.report.runs_updated = len(self.updated - self.created)
-        return self.report
+        return refused
 
     def _ensure_experiments(self) -> dict[str, str]:
         """The id of each experiment in the store; those that records name are created, or restored from the trash."""

@@ -83,7 +83,7 @@ def test_the_chain_ends_in_tables_figures_and_tracked_runs(finished):
         assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (results / "figures" / f"{name}.svg").read_bytes()
     summary = json.loads((finished / "runs" / "tiny" / "tracking.json").read_text())
-    assert summary["runs_created"] == 2 + 4 + 2 + 3  # trainings, evaluations, tables, figures
+    assert summary["runs_created"] == 2 + 4 + 2 + 2 + 3  # trainings, evaluations, sheets, tables, figures
 
 
 def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
@@ -98,7 +98,7 @@ def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
     assert set(runs) >= {"tiny/vp-A", "tiny/vp-F", "tiny/vp-A/steps/num_steps=1", "tiny/vp-A/steps/num_steps=3"}
     parent, _, status, metrics, values = runs["tiny/vp-A/steps/num_steps=3"]
     assert parent == runs["tiny/vp-A"][1] and status == "FINISHED"
-    assert metrics["nfe"] == 5 and metrics["distance"] > 0 and values["num_steps"] == "3"
+    assert metrics["nfe"] == 5 and metrics["FD"] > 0 and values["num_steps"] == "3"
     assert runs["tiny/vp-A"][3]["loss"] > 0 and runs["tiny/vp-A"][4]["learning_rate"] == "0.001"
 
 

@@ -1,4 +1,5 @@
-# Journals of all runs → MLflow. Jobs only write journals: tracking cannot delay or fail a training.
+# Journals of all runs → MLflow. Jobs only write journals: tracking cannot delay or fail a training. Nor does a store
+# that is down, locked or full fail the chain: the summary says what is to come, and any later `edm track sync` brings it.
 
 
 rule track:
@@ -18,4 +19,4 @@ rule track:
         mem_mb=1000,
         runtime=60,
     shell:
-        "edm track sync {params.runs:q} --uri {params.uri:q} --output {output:q} > {log:q} 2>&1"
+        "edm track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1 | tee {log:q}"

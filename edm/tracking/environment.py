@@ -1,0 +1,77 @@
+"""Where a run happens, as tags: which code, which data revision, which job, host and GPU."""
+
+import functools
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+_DVC_FILES = ("dvc.yaml", "dvc.lock", "*.dvc")
+
+
+def environment_tags() -> dict[str, str]:
+    """Commit and dirty flag, DVC revision, host, Python, Slurm job and GPU, as far as they are known.
+
+    Never raises, and imports nothing large: the GPU is named only where the job has loaded torch itself.
+    """
+    tags = {"host": socket.gethostname(), "python": platform.python_version()}
+    tags |= _git_tags() | _dvc_tags(os.getcwd()) | _slurm_tags()
+    if (torch := sys.modules.get("torch")) is not None:
+        try:
+            if torch.cuda.is_available():
+                tags["gpu"] = torch.cuda.get_device_name()
+        except Exception:
+            pass  # a broken driver is not the business of a tag
+    return tags
+
+
+def _slurm_tags() -> dict[str, str]:
+    """The job under the name that Slurm's commands take: 10_3 in an array; and how often it was requeued."""
+    tags = {}
+    if job := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        tags["slurm_job"] = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    elif job := os.environ.get("SLURM_JOB_ID"):
+        tags["slurm_job"] = job
+    if restarts := os.environ.get("SLURM_RESTART_COUNT"):
+        tags["slurm_restarts"] = restarts
+    return tags
+
+
+@functools.cache
+def _git_tags() -> dict[str, str]:
+    """Commit and dirty flag (changed tracked files) of the code that runs; empty where git cannot tell."""
+    described = _git(Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    commit, _, dirty = described.partition("-")
+    return {"commit": commit, "dirty": "true" if dirty else "false"} if commit else {}
+
+
+@functools.cache
+def _dvc_tags(folder: str) -> dict[str, str]:
+    """The DVC revision: the commit that last changed DVC's files, "-dirty" where they differ from it by now.
+
+    `git checkout` of it and `dvc checkout` bring back the data that a run saw. Inside an experiment of DVC, its name.
+    """
+    if not Path(folder, "dvc.yaml").exists():
+        return {}
+    revision = _git(folder, "log", "-1", "--format=%H", "--", *_DVC_FILES)
+    if not revision:
+        return {}
+    changed = _git(folder, "status", "--porcelain", "--", *_DVC_FILES)
+    tags = {"dvc_revision": f"{revision}-dirty" if changed else revision}
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc_experiment"] = name
+    return tags
+
+
+def _git(folder: str | Path, *arguments: str) -> str:
+    """What git prints; nothing where it fails."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # jobs side by side must not wait for the index
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
