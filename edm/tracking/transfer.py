@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edm.files import digest, sha256_file
-from edm.tracking import entries
+from edm.tracking import entries, views
 from edm.tracking.journal import RunRecord
 
 _ARTIFACTS_TAG = "edm.artifacts"  # digests of what was sent
@@ -87,6 +87,7 @@ class Transfer:
             else:
                 self.report.runs_pending -= 1
         self._attach_children()
+        self._set_views()
         return refused
 
     def _ensure_experiments(self) -> dict[str, str]:
@@ -222,6 +223,19 @@ class Transfer:
             if parent is not None and run.data.tags.get(_PARENT_RUN_TAG) != parent.info.run_id:
                 self._log(run, tags={_PARENT_RUN_TAG: parent.info.run_id})
                 self.updated.add(key)
+
+    def _set_views(self) -> None:
+        """Tells MLflow's pages what to show of an experiment; a note that a person has written stays."""
+        groups: dict[str, list[RunRecord]] = {}
+        for record in self.records:
+            groups.setdefault(entries.experiment_name(record), []).append(record)
+        for name, records in groups.items():
+            experiment = self.experiments[name]
+            found = self.client.get_experiment(experiment).tags
+            for tag, value in views.experiment_tags(experiment, records).items():
+                ours = tag != views.NOTE or found.get(tag, views.SIGN).endswith(views.SIGN)
+                if found.get(tag) != value and ours:
+                    self.client.set_experiment_tag(experiment, tag, value)
 
 
 def _pages(search: Any, **arguments: Any) -> Iterator[Any]:

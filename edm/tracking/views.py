@@ -1,0 +1,112 @@
+"""What MLflow's pages show of an experiment at first sight: columns, order and charts, kept as tags of the experiment.
+
+These are the tags that MLflow's own "Share" button writes; a version that does not know them ignores them.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+from edm.tracking.journal import RunRecord
+
+_SHARED = "mlflow.sharedViewState."
+NOTE = "mlflow.note.content"
+SIGN = "(`edm track sync`)"  # ends our note: one without it is a person's
+
+
+def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[str, str]:
+    """The tags of an experiment with these runs: its views, and a note with links to them.
+
+    "points" are the evaluations, best first, with the distance over NFE and over S_churn; "trainings" are the
+    configurations with their losses. Without evaluations or trainings there is no such view.
+    """
+    kinds: dict[str, list[RunRecord]] = {}
+    for record in records:
+        kinds.setdefault(record.tags.get("kind", ""), []).append(record)
+    views, links = {}, []
+    if points := kinds.get("evaluation"):
+        distance = "FID" if any("FID" in record.metrics for record in points) else "FD"
+        views["points"] = _points(distance, points)
+        links += [(f"{distance} of every point, best first", "points", "TABLE"),
+                  (f"{distance} over NFE and over S_churn", "points", "CHART")]  # fmt: skip
+    if trainings := kinds.get("training"):
+        views["trainings"] = _trainings(trainings)
+        links += [("loss per configuration", "trainings", "CHART"), ("configurations", "trainings", "TABLE")]
+    if not views:
+        return {}
+    page = f"#/experiments/{experiment_id}/runs?viewStateShareKey="
+    note = " · ".join(f"[{text}]({page}{view}&compareRunsMode={mode})" for text, view, mode in links)
+    return {
+        "mlflow.experimentKind": "custom_model_development",  # else MLflow asks, and may guess an application of LLMs
+        NOTE: f"{note} {SIGN}",
+        **{_SHARED + name: _packed(view) for name, view in views.items()},
+    }
+
+
+def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
+    varied = _varied(
+        records, ("solver", "discretization", "num_steps", "S_churn", "S_noise", "rho", "alpha", "tolerance")
+    )
+    columns = [f"metrics.`{distance}`", "metrics.`nfe`", *(f"params.`{name}`" for name in ("model", "grid", *varied))]
+    nfe, length = _axis("nfe", "METRIC"), _axis(distance, "METRIC")
+    charts = [_chart("nfe", "SCATTER", f"{distance} over NFE", xaxis=nfe, yaxis=length)]
+    for name in (name for name in varied if name in ("S_churn", "rho", "alpha")):
+        title = f"{distance} over {name}"
+        charts.append(_chart(name, "SCATTER", title, xaxis=_axis(name, "PARAM"), yaxis=length))
+    charts.append(_chart("parallel", "PARALLEL", "Settings and outcome", selectedParams=["model", "grid", *varied],
+                         selectedMetrics=["nfe", distance], showAllRuns=True))  # fmt: skip
+    return _view("evaluation", columns, f"metrics.`{distance}`", True, charts)
+
+
+def _trainings(records: list[RunRecord]) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for record in records for name in record.params))
+    columns = [
+        "metrics.`loss`",
+        "metrics.`images_per_second`",
+        *(f"params.`{name}`" for name in _varied(records, names)),
+    ]
+    charts = [_chart(name, "LINE", title, metricKey=name, selectedMetricKeys=[name], scaleType=scale, xAxisKey="step",
+                     useGlobalXaxisKey=False)
+              for name, title, scale in (("loss", "loss over images seen", "log"),
+                                         ("images_per_second", "images per second", "linear"),
+                                         ("learning_rate", "learning rate", "linear"))]  # fmt: skip
+    return _view("training", columns, "attributes.`Created`", True, charts)
+
+
+def _varied(records: list[RunRecord], names: Iterable[str]) -> list[str]:
+    """Those of the params in which the records differ."""
+    return [name for name in names if len({json.dumps(record.params.get(name)) for record in records}) > 1]
+
+
+def _view(kind: str, columns: list[str], order: str, ascending: bool, charts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "searchFilter": f"tags.kind = '{kind}'",
+        "orderByKey": order,
+        "orderByAsc": ascending,
+        "selectedColumns": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        "compareRunSections": [
+            {"uuid": "edm", "name": "At first sight", "display": True, "isReordered": False, "deleted": False,
+             "isGenerated": False}
+        ],
+        "isAccordionReordered": False,
+        "autoRefreshEnabled": False,
+    }  # fmt: skip
+
+
+def _chart(uuid: str, kind: str, title: str, **settings: Any) -> dict[str, Any]:
+    return {"uuid": uuid, "type": kind, "runsCountToCompare": 100, "metricSectionId": "edm", "deleted": False,
+            "isGenerated": False, "displayName": title, **settings}  # fmt: skip
+
+
+def _axis(key: str, kind: str) -> dict[str, str]:
+    return {"key": key, "type": kind}
+
+
+def _packed(view: dict[str, Any]) -> str:
+    """As MLflow's pages pack a view: deflated, in base64, short enough for a tag of 5000 characters."""
+    text = json.dumps(view, separators=(",", ":"))
+    return "deflate;" + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
