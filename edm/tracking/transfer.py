@@ -233,8 +233,7 @@ class Transfer:
             experiment = self.experiments[name]
             found = self.client.get_experiment(experiment).tags
             for tag, value in views.experiment_tags(experiment, records).items():
-                ours = tag != views.NOTE or found.get(tag, views.SIGN).endswith(views.SIGN)
-                if found.get(tag) != value and ours:
+                if found.get(tag) != value and views.may_change(tag, found.get(tag)):
                     self.client.set_experiment_tag(experiment, tag, value)
 
 

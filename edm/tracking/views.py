@@ -5,6 +5,7 @@ These are the tags that MLflow's own "Share" button writes; a version that does 
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +14,7 @@ from edm.tracking.journal import RunRecord
 
 _SHARED = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
-SIGN = "(`edm track sync`)"  # ends our note: one without it is a person's
+_OURS = re.compile(r"(\[[^]]*\]\(#/experiments/[^)]*\)( · )?)*")  # any other note is a person's
 
 
 def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[str, str]:
@@ -36,26 +37,30 @@ def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[st
         links += [("loss per configuration", "trainings", "CHART"), ("configurations", "trainings", "TABLE")]
     if not views:
         return {}
-    page = f"#/experiments/{experiment_id}/runs?viewStateShareKey="
+    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="
     note = " · ".join(f"[{text}]({page}{view}&compareRunsMode={mode})" for text, view, mode in links)
     return {
         "mlflow.experimentKind": "custom_model_development",  # else MLflow asks, and may guess an application of LLMs
-        NOTE: f"{note} {SIGN}",
+        NOTE: note,
         **{_SHARED + name: _packed(view) for name, view in views.items()},
     }
 
 
+def may_change(tag: str, value: str | None) -> bool:
+    """Whether a tag with this value (None: without one) is ours to set: a note that a person wrote is not."""
+    return tag != NOTE or value is None or _OURS.fullmatch(value) is not None
+
+
 def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
-    varied = _varied(
-        records, ("solver", "discretization", "num_steps", "S_churn", "S_noise", "rho", "alpha", "tolerance")
-    )
+    numbers = _varied(records, ("num_steps", "S_churn", "S_noise", "rho", "alpha", "tolerance"))
+    varied = _varied(records, ("solver", "discretization", *numbers))
     columns = [f"metrics.`{distance}`", "metrics.`nfe`", *(f"params.`{name}`" for name in ("model", "grid", *varied))]
     nfe, length = _axis("nfe", "METRIC"), _axis(distance, "METRIC")
     charts = [_chart("nfe", "SCATTER", f"{distance} over NFE", xaxis=nfe, yaxis=length)]
     for name in (name for name in varied if name in ("S_churn", "rho", "alpha")):
         title = f"{distance} over {name}"
         charts.append(_chart(name, "SCATTER", title, xaxis=_axis(name, "PARAM"), yaxis=length))
-    charts.append(_chart("parallel", "PARALLEL", "Settings and outcome", selectedParams=["model", "grid", *varied],
+    charts.append(_chart("parallel", "PARALLEL", "Settings and outcome", selectedParams=["model", *numbers],
                          selectedMetrics=["nfe", distance], showAllRuns=True))  # fmt: skip
     return _view("evaluation", columns, f"metrics.`{distance}`", True, charts)
 
@@ -90,7 +95,7 @@ def _view(kind: str, columns: list[str], order: str, ascending: bool, charts: li
         "compareRunCharts": charts,
         "compareRunSections": [
             {"uuid": "edm", "name": "At first sight", "display": True, "isReordered": False, "deleted": False,
-             "isGenerated": False}
+             "isGenerated": False, "columns": 2, "cardHeight": 420}
         ],
         "isAccordionReordered": False,
         "autoRefreshEnabled": False,
