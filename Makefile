@@ -46,7 +46,7 @@ test-slurm: $(READY)
 	@python -m pytest tests/slurm
 
 ui: $(READY)
-	@edm track sync
+	@edm track sync --or-later
 	@echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C ends it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///mlruns/mlflow.db --artifacts-destination mlruns/artifacts

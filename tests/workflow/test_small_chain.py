@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def snakemake(folder, *words):
     )  # fmt: skip
 
 
-def write_params(folder, change=lambda tiny: None):
+def write_params(folder, change=lambda tiny: None, uri=None):
     digits = copy.deepcopy(RAW["experiments"]["digits"])
     digits["ladder"]["A"] |= {"lr_rampup": 0.004, "ema_halflife": 0.005}
     tiny = {
@@ -54,6 +55,8 @@ def write_params(folder, change=lambda tiny: None):
     }
     change(tiny)
     raw = {"run": ["tiny"], "datasets": RAW["datasets"], "experiments": {"tiny": tiny}}
+    if uri:
+        raw["tracking"] = {"uri": uri}
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
@@ -91,15 +94,46 @@ def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
         "import mlflow; c = mlflow.MlflowClient('sqlite:///mlruns/mlflow.db');"
         "e = c.get_experiment_by_name('tiny').experiment_id; import json;"
         "print(json.dumps([[r.data.tags['edm.key'], r.data.tags.get('mlflow.parentRunId'), r.info.run_id,"
-        " r.info.status, r.data.metrics, r.data.params] for r in c.search_runs([e])]))"
+        " r.info.status, r.data.metrics, r.data.params, r.data.tags, [f.path for d in ('', 'samples', 'figures',"
+        " 'tables') for f in c.list_artifacts(r.info.run_id, d)]] for r in c.search_runs([e])]))"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=True).stdout
     runs = {key: rest for key, *rest in json.loads(out.strip().splitlines()[-1])}
     assert set(runs) >= {"tiny/vp-A", "tiny/vp-F", "tiny/vp-A/steps/num_steps=1", "tiny/vp-A/steps/num_steps=3"}
-    parent, _, status, metrics, values = runs["tiny/vp-A/steps/num_steps=3"]
+    parent, _, status, metrics, values, tags, _ = runs["tiny/vp-A/steps/num_steps=3"]
     assert parent == runs["tiny/vp-A"][1] and status == "FINISHED"
     assert metrics["nfe"] == 5 and metrics["FD"] > 0 and values["num_steps"] == "3"
-    assert runs["tiny/vp-A"][3]["loss"] > 0 and runs["tiny/vp-A"][4]["learning_rate"] == "0.001"
+    assert next(iter(metrics)) == "FD" and (tags["kind"], tags["grid"]) == ("evaluation", "steps")
+    training = runs["tiny/vp-A"]
+    assert training[3]["loss"] > 0 and training[4]["learning_rate"] == "0.001"
+    assert training[3]["system/process_memory_megabytes"] > 100
+    for name in ("params_sha256", "dataset_sha256", "host"):
+        assert tags[name] and training[5][name]
+    assert tags["dataset_sha256"] == training[5]["dataset_sha256"] and len(tags["checkpoint_sha256"]) == 64
+    sheet = runs["tiny/vp-F/sheet/samples"]
+    assert sheet[0] == runs["tiny/vp-F"][1] and sheet[6][-1] == "samples/samples.png"
+    assert "figures/nfe.png" in runs["tiny/nfe"][6] and "tables/table2.md" in runs["tiny/table2"][6]
+
+
+def test_a_store_that_is_away_does_not_fail_the_chain_and_gets_the_runs_with_its_next_run(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    summary = folder / "runs" / "tiny" / "tracking.json"
+    runs = json.loads(summary.read_text())["runs"]
+    write_params(folder, uri="sqlite:///away/mlflow.db")
+    (folder / "away").write_text("a file where the folder should be")
+    done = snakemake(folder, "--forcerun", "track")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "warning: sqlite:///away/mlflow.db: " in done.stdout + done.stderr
+    assert json.loads(summary.read_text())["runs_pending"] == runs
+    (folder / "away").unlink()
+    assert snakemake(folder).returncode == 0
+    delivered = json.loads(summary.read_text())
+    assert (delivered["runs"], delivered["runs_pending"], delivered["runs_created"]) == (runs, 0, runs)
+    assert (folder / "away" / "mlflow.db").exists()
+    assert not (folder / "runs" / "tiny" / "tracking.again").exists()
+    assert snakemake(folder).returncode == 0  # its inputs were others; delivers nothing
+    assert "Nothing to be done" in "".join(snakemake(folder).stderr)
 
 
 def test_a_second_run_has_nothing_to_do(finished):

@@ -1,5 +1,16 @@
 # Journals of all runs → MLflow. Jobs only write journals: tracking cannot delay or fail a training. Nor does a store
-# that is down, locked or full fail the chain: the summary says what is to come, and any later `edm track sync` brings it.
+# that is away, locked or full fail the chain: the summary says what is to come, and the next run of Snakemake, or any
+# `edm track sync`, delivers it.
+import json
+
+
+def again(wildcards):
+    """A file that is always new, where the last delivery left runs behind."""
+    try:
+        with open(f"runs/{wildcards.report}/tracking.json", encoding="utf-8") as file:
+            return f"runs/{wildcards.report}/tracking.again" if json.load(file)["runs_pending"] else []
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 rule track:
@@ -7,6 +18,7 @@ rule track:
         "MLflow: runs of {wildcards.report}"
     input:
         inputs(CHAIN.track_inputs, "report"),
+        again,
     output:
         "runs/{report}/tracking.json",
     params:
@@ -19,4 +31,16 @@ rule track:
         mem_mb=1000,
         runtime=60,
     shell:
-        "edm track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1 | tee {log:q}"
+        "edm track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1"
+        " | tee {log:q}"
+
+
+localrules:
+    track_again,
+
+
+rule track_again:
+    message:
+        "MLflow: runs of {wildcards.report} are still to come"
+    output:
+        temp(touch("runs/{report}/tracking.again")),
