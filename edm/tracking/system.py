@@ -17,6 +17,7 @@ class SystemMetrics:
 
     def __init__(self):
         self._machine, self._process = _machine_times(), _process_times()
+        self._busy = self._machine[0] / max(self._machine[1], 1)  # since the machine's start, until a tick has passed
 
     def read(self) -> dict[str, float]:
         """The metrics by name. Never raises."""
@@ -34,10 +35,9 @@ class SystemMetrics:
         self._process = cpu, clock
         values = {"process_cpu_percentage": 100 * (cpu - cpu_before) / max(clock - clock_before, 1e-9)}
         (busy, total), (busy_before, total_before) = _machine_times(), self._machine
-        self._machine = busy, total
         if total > total_before:
-            values["cpu_utilization_percentage"] = 100 * (busy - busy_before) / (total - total_before)
-        return values
+            self._machine, self._busy = (busy, total), (busy - busy_before) / (total - total_before)
+        return values | ({"cpu_utilization_percentage": 100 * self._busy} if total else {})
 
     def _memory(self) -> dict[str, float]:
         lines = Path("/proc/meminfo").read_text().splitlines()
