@@ -53,15 +53,15 @@ def may_change(tag: str, value: str | None) -> bool:
 
 def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
     numbers = _varied(records, ("num_steps", "S_churn", "S_noise", "rho", "alpha", "tolerance"))
-    varied = _varied(records, ("solver", "discretization", *numbers))
-    columns = [f"metrics.`{distance}`", "metrics.`nfe`", *(f"params.`{name}`" for name in ("model", "grid", *varied))]
+    columns = ["model", "grid", *(name for name in numbers if name != "S_noise")]  # as many as a page is wide
     nfe, length = _axis("nfe", "METRIC"), _axis(distance, "METRIC")
     charts = [_chart("nfe", "SCATTER", f"{distance} over NFE", xaxis=nfe, yaxis=length)]
-    for name in (name for name in varied if name in ("S_churn", "rho", "alpha")):
+    for name in (name for name in numbers if name in ("S_churn", "rho", "alpha")):
         title = f"{distance} over {name}"
         charts.append(_chart(name, "SCATTER", title, xaxis=_axis(name, "PARAM"), yaxis=length))
     charts.append(_chart("parallel", "PARALLEL", "Settings and outcome", selectedParams=["model", *numbers],
                          selectedMetrics=["nfe", distance], showAllRuns=True))  # fmt: skip
+    columns = [f"metrics.`{distance}`", "metrics.`nfe`", *(f"params.`{name}`" for name in columns)]
     return _view("evaluation", columns, f"metrics.`{distance}`", True, charts)
 
 
@@ -73,7 +73,7 @@ def _trainings(records: list[RunRecord]) -> dict[str, Any]:
         *(f"params.`{name}`" for name in _varied(records, names)),
     ]
     charts = [_chart(name, "LINE", title, metricKey=name, selectedMetricKeys=[name], scaleType=scale, xAxisKey="step",
-                     useGlobalXaxisKey=False)
+                     useGlobalXaxisKey=False, lineSmoothness=0, useGlobalLineSmoothing=False)
               for name, title, scale in (("loss", "loss over images seen", "log"),
                                          ("images_per_second", "images per second", "linear"),
                                          ("learning_rate", "learning rate", "linear"))]  # fmt: skip
