@@ -61,12 +61,12 @@ def sync(
     deadline = time.monotonic() + limit
     database = _sqlite_path(tracking_uri)
     lock_path = lock_path or (f"{database}.lock" if database else f"mlruns/sync-{digest(tracking_uri)}.lock")
-    report = SyncReport()
+    journal_paths, report = list(journal_paths), SyncReport()
     try:
         from mlflow.exceptions import MlflowException  # before the lock: its seconds pass while others work
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
-        raise Undelivered(_failure(tracking_uri, error), report) from error
+        raise _undelivered(tracking_uri, error, report, journal_paths) from error
     try:
         with exclusive(Path(lock_path), deadline), _quiet():
             records, problems = _latest_records(journal_paths)
@@ -76,7 +76,7 @@ def sync(
             artifact_root = database.absolute().parent / "artifacts" if database else None
             problems += Transfer(tracking_uri, artifact_root, records, report, deadline).run()
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise Undelivered(_failure(tracking_uri, error), report) from error
+        raise _undelivered(tracking_uri, error, report, journal_paths) from error
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise Undelivered(f"{problems[0]}{more}; everything else has arrived", report)
@@ -132,8 +132,10 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _failure(tracking_uri: str, error: Exception) -> str:
-    """One line for the user, without the login that a URI may hold."""
+def _undelivered(tracking_uri: str, error: Exception, report: SyncReport, journal_paths: list) -> Undelivered:
+    """One line for the user, without the login that a URI may hold, and how many runs are to come."""
+    if not report.runs:  # it failed before they were read
+        report.runs = report.runs_pending = len(_latest_records(journal_paths)[0])
     login = urlsplit(tracking_uri).netloc.rpartition("@")[0]
     cause: BaseException | None = error
     while cause := cause.__cause__ or cause.__context__:
@@ -142,4 +144,4 @@ def _failure(tracking_uri: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300]
     text = f"{tracking_uri}: the tracking store did not take the runs ({reason}); the journals keep everything: "
     text += "mend the store, then repeat `edm track sync`"
-    return text.replace(f"{login}@", "") if login else text
+    return Undelivered(text.replace(f"{login}@", "") if login else text, report)

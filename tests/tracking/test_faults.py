@@ -275,5 +275,14 @@ def test_the_lock_file_of_a_dead_process_is_broken_and_that_of_a_living_one_is_n
 def test_a_sync_does_not_wait_for_ever_for_another(store):
     held = lock.exclusive(Path(f"{store.database}.lock"), time.monotonic() + 1)
     with held, pytest.raises(Undelivered, match="another sync still holds") as caught:
-        sync([], store.uri, limit=0.3)
+        sync(write_journals(2), store.uri, limit=0.3)
     one_line(caught)
+    assert caught.value.report.runs_pending == 2
+
+
+def test_a_missing_mlflow_is_one_line(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", None)
+    with pytest.raises(Undelivered, match=r"mlflow\.exceptions.*the journals keep everything") as caught:
+        store.sync(*write_journals(2))
+    one_line(caught)
+    assert caught.value.report.runs_pending == 2

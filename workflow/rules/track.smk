@@ -8,8 +8,8 @@ def again(wildcards):
     """A file that is always new, where the last delivery left runs behind."""
     try:
         with open(f"runs/{wildcards.report}/tracking.json", encoding="utf-8") as file:
-            return f"runs/{wildcards.report}/tracking.again" if json.load(file)["runs_pending"] else []
-    except (OSError, ValueError, KeyError):
+            return f"runs/{wildcards.report}/tracking.again" if "reason" in json.load(file) else []
+    except (OSError, ValueError):
         return []
 
 
@@ -35,12 +35,9 @@ rule track:
         " | tee {log:q}"
 
 
-localrules:
-    track_again,
-
-
 rule track_again:
     message:
         "MLflow: runs of {wildcards.report} are still to come"
     output:
         temp(touch("runs/{report}/tracking.again")),
+    localrule: True
