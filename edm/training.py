@@ -1,6 +1,7 @@
 """Training: one loop for a CPU, a GPU and many."""
 
 import copy
+import inspect
 import math
 import shutil
 import time
@@ -28,6 +29,10 @@ from edm.tracking import Run, SystemMetrics
 
 TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
 FILES = ("model.safetensors", "levels.json", "log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
+#: Of DistributedDataParallel: whether buffers are sent round in each step. Ours never change.
+CONSTANT_BUFFERS = "forward_sync_buffers"
+if CONSTANT_BUFFERS not in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters:
+    CONSTANT_BUFFERS = "broadcast_buffers"  # before torch 2.15
 COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,7 +85,7 @@ def train(
 
     state.before = measure() if state.before is None else state.before
     batches = Batches(dataset, config, loss, device)
-    model = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if world.size > 1 else net
+    model = nn.parallel.DistributedDataParallel(net, **{CONSTANT_BUFFERS: False}) if world.size > 1 else net
     error = torch.compile(weighted_error) if compile else weighted_error
     first_sample, share = _share(config.batch_size, world)
     micro = min(config.microbatch or share, share)

@@ -13,6 +13,7 @@ from edm.commands.recording import numbers_of, run_below
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files import atomic_write, digest, read_json, sha256_file, write_json
+from edm.finished import Finished
 from edm.params import Evaluation, Experiment
 from edm.report.results import FORMAT
 from edm.tracking import Journal, SystemMetrics
@@ -68,11 +69,13 @@ def _record(args: Namespace, experiment: Experiment, evaluation: Evaluation, who
     """Takes the results of every draw, each a run in the journal, and writes them; the first process does so alone."""
     yardsticks, rows, system = whole.yardsticks, [], SystemMetrics()
     journal = Journal(args.journal or f"{args.output}.journal.jsonl")
+    finished = Finished(Path(journal.path).with_suffix(".finished.json"), whole.describe(), place)
     for draw in whole.draws:
         mark = f"@{draw.repeat}" if experiment.sampling.repeats > 1 else ""
         name = f"{args.model} {evaluation.grid}{'' if draw.point == 'only' else f' {draw.point}'}{mark}"
+        take = lambda draw=draw, name=name: finished.take(f"{draw.point}@{draw.repeat}", lambda: measured(draw, name))
         if not place.is_first:
-            measured(draw, name)
+            take()
             continue
         details = {**draw.sampler.to_dict(), "model": args.model, "grid": evaluation.grid,
                    "features": experiment.features, "images": len(draw.seeds),
@@ -80,7 +83,7 @@ def _record(args: Namespace, experiment: Experiment, evaluation: Evaluation, who
         run = run_below(journal, experiment.name, args.model, f"{evaluation.grid}/{draw.point}{mark}", name,
                         "evaluation", details, about["checkpoint"], grid=evaluation.grid)  # fmt: skip
         with run:
-            results = measured(draw, name)
+            results = take()
             numbers = numbers_of(results, yardsticks[0].extractor.label)
             run.metrics(numbers | system.read(), step=about["checkpoint"].get("images") or 0)
         say(f"{name}: {yardsticks[0].extractor.label} {results['distance']:.4g} (NFE {results['nfe']})")
@@ -92,6 +95,7 @@ def _record(args: Namespace, experiment: Experiment, evaluation: Evaluation, who
             "evaluation": evaluation.name, **about, "metric": yardsticks[0].describe(),
             "more": [yardstick.describe() for yardstick in yardsticks[1:]], "points": rows, **origin(),
         })  # fmt: skip
+        finished.remove()
 
 
 def choose(args: Namespace) -> None:

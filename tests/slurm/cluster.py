@@ -119,7 +119,7 @@ class Cluster:
         # The controller first, lest it start again what is lost; munged last: the others cannot end without it.
         for name in sorted(self.daemons, key=["slurmctld", *NODES, "munged"].index):
             if name == "munged":
-                self._kill(self._processes)
+                self._kill(self.processes)
             self._end(name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -153,7 +153,7 @@ class Cluster:
         daemon = self.daemons.pop(node)
         daemon.kill()
         daemon.wait()
-        self._kill(lambda: self._processes(node))
+        self._kill(lambda: self.processes(SLURMD_NODENAME=node))
 
     def revive(self, node: str):
         """Starts the daemon of a node, again if it was lost."""
@@ -234,10 +234,9 @@ class Cluster:
             daemon.kill()
             daemon.wait()
 
-    def _processes(self, node=None):
-        """Numbers of the processes that live in this cluster, or on one node of it, known by their environment."""
-        marks = [f"SLURM_CONF={self.configuration}".encode()]
-        marks += [f"SLURMD_NODENAME={node}".encode()] if node else []
+    def processes(self, **variables) -> list[int]:
+        """Numbers of the processes that live in this cluster, known by their environment: ``SLURM_JOB_ID="3"``."""
+        marks = [f"{name}={value}".encode() for name, value in {"SLURM_CONF": self.configuration, **variables}.items()]
         spared = {os.getpid(), *(daemon.pid for daemon in self.daemons.values())}
         found = []
         for entry in Path("/proc").glob("[0-9]*"):

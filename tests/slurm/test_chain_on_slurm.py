@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -106,9 +107,20 @@ class Disturber(threading.Thread):
 
     def kill_training(self, running):
         if job := self.training(running, "vp-A", 0):
-            self.cluster.run("scancel", "--signal=KILL", job["id"])
             self.killed_at = self.images("vp-A")
-            return f"kill -9 of job {job['id']}: train vp-A, after {self.killed_at:,} images"
+            count = self.kill_nine(job, "train")
+            return f"kill -9 of {count} processes of job {job['id']}: train vp-A, after {self.killed_at:,} images"
+
+    def kill_nine(self, job, command):
+        """Kills the processes of a job that run a command of `edm`, waits until the job is over, returns how many."""
+        processes = [number for number in self.cluster.processes(SLURM_JOB_ID=job["id"]) if _runs(number, command)]
+        for number in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        while processes and self.cluster.job(job["id"])["state"] in ("RUNNING", "COMPLETING"):
+            if self.over.wait(0.5):
+                return 0
+        return len(processes)
 
     def requeue_training(self, running):
         if job := self.training(running, "vp-F", 0):
@@ -128,9 +140,9 @@ class Disturber(threading.Thread):
 
     def kill_shard(self, running):
         for job in running:
-            if "/rule_shard/" in job["log"]:
-                self.cluster.run("scancel", "--signal=KILL", job["id"])
+            if "/rule_shard/" in job["log"] and self.kill_nine(job, "evaluate"):
                 return f"kill -9 of job {job['id']}: {_step(job)}"
+        return None
 
     def lose_node(self, running):
         lost = [
@@ -144,6 +156,14 @@ class Disturber(threading.Thread):
                 return None
         self.cluster.revive("n2")
         return "node n2 lost with " + ", ".join(f"job {job['id']} ({_step(job)})" for job in lost)
+
+
+def _runs(process, command):
+    """Whether a process is `edm COMMAND` itself, not what started it."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+        return words[1:4] == ["-m", "edm", command] or words[2:5] == ["-m", "edm", command]
+    return False
 
 
 def _step(job):

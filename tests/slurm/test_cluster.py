@@ -71,7 +71,7 @@ def test_a_job_of_a_lost_node_runs_again_on_another(folder, tmp_path):
         ).strip()  # fmt: skip
         until(lambda: cluster.job(job)["state"] == "RUNNING")
         lost = cluster.job(job)["node"]
-        before = set(cluster._processes(lost))
+        before = set(cluster.processes(SLURMD_NODENAME=lost))
         assert before
         cluster.lose(lost)
         assert not before & set(living(cluster.configuration))
