@@ -1,6 +1,7 @@
 """The chain: which job makes which file, from which files. The workflow's rules and the plan both read it here.
 
-A job is one rule applied once. Rules and files:
+A job is one rule applied once. What is kept lies in data, models and results, each folder with files of one kind alone;
+runs is the working space of one machine: states, snapshots, samples, journals, logs. Rules and files:
 
 ===========  ==================================================  =============================================
 rule         makes                                               from
@@ -8,11 +9,11 @@ rule         makes                                               from
 download     a path under ``downloads`` in params.yaml           the network
 made_up      the raw source of a made-up dataset                 nothing
 prepare      data/DATASET.zip                                    its raw source
-features     runs/features/DATASET-classifier.safetensors        the dataset
-reference    runs/references/DATASET/FEATURES.npz                the dataset, the extractor's weights
-train        runs/EXPERIMENT/MODEL/model.safetensors             the dataset
+features     data/features/DATASET-classifier.safetensors        the dataset
+reference    data/references/DATASET/FEATURES.npz                the dataset, the extractor's weights
+train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
 published    the same, of a pre-trained model                    its published file
-choose       runs/EXPERIMENT/MODEL/best.safetensors              the training's snapshots, the reference
+choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, the reference
 search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
 shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
 evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards where there are several
@@ -21,7 +22,7 @@ analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for 
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
 figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, trainings
 metrics      results/REPORT/metrics.json                         evaluations
-track        runs/REPORT/tracking.json                           the tables and figures
+track        results/REPORT/tracking.json                        the tables and figures
 ===========  ==================================================  =============================================
 """
 
@@ -55,7 +56,7 @@ def archive(dataset: str) -> str:
 
 
 def classifier(dataset: str) -> str:
-    return f"runs/features/{dataset}-classifier.safetensors"
+    return f"data/features/{dataset}-classifier.safetensors"
 
 
 def reference_file(experiment: Experiment, features: str | None = None) -> str:
@@ -66,7 +67,7 @@ def reference_file(experiment: Experiment, features: str | None = None) -> str:
     path = experiment.feature_weights if features == experiment.features else experiment.more_features[features]
     kept = "-with-features" if keeps_features(experiment, features) else ""
     weights = f"-{digest(path)[:6]}" if path else ""
-    return f"runs/references/{experiment.dataset}/{features}{weights}{kept}.npz"
+    return f"data/references/{experiment.dataset}/{features}{weights}{kept}.npz"
 
 
 def keeps_features(experiment: Experiment, features: str) -> bool:
@@ -84,20 +85,20 @@ def weights_of(experiment: Experiment, features: str | None = None) -> list[str]
 
 
 def final_model(experiment: Experiment, model: str) -> str:
-    return f"runs/{experiment.name}/{model}/model.safetensors"
+    return f"models/{experiment.name}/{model}/model.safetensors"
 
 
 def levels_file(experiment: Experiment, model: str) -> str:
-    return f"runs/{experiment.name}/{model}/levels.json"
+    return f"models/{experiment.name}/{model}/levels.json"
 
 
 def model_file(experiment: Experiment, model: str) -> str:
     """What is evaluated: the best snapshot where one is chosen, else the final model."""
-    return f"runs/{experiment.name}/{model}/{'best' if experiment.chosen(model) else 'model'}.safetensors"
+    return f"models/{experiment.name}/{model}/{'best' if experiment.chosen(model) else 'model'}.safetensors"
 
 
 def choice_file(experiment: str, model: str) -> str:
-    return f"runs/{experiment}/{model}/choice.json"
+    return f"models/{experiment}/{model}/choice.json"
 
 
 def evaluation_file(evaluation: Evaluation) -> str:
@@ -144,7 +145,7 @@ class Chain:
             report = self.reports[name]
             tables = [file for table in report.tables for file in table_files(name, table)]
             figures = [file for figure in report.figures for file in figure_files(name, figure)]
-            return [*tables, *figures, f"results/{name}/metrics.json", f"runs/{name}/tracking.json"]
+            return [*tables, *figures, f"results/{name}/metrics.json", f"results/{name}/tracking.json"]
         if name in self.experiments:
             return [evaluation_file(evaluation) for evaluation in self.experiments[name].evaluations()]
         report, _, part = name.partition("/")
@@ -206,7 +207,7 @@ class Chain:
                 inputs, outputs = self.figure_inputs(name, figure), figure_files(name, figure)
                 yield Job("figure", (name, figure), tuple(inputs), tuple(outputs))
             yield Job("metrics", (name,), tuple(self.metrics_inputs(name)), (f"results/{name}/metrics.json",))
-            yield Job("track", (name,), tuple(self.track_inputs(name)), (f"runs/{name}/tracking.json",))
+            yield Job("track", (name,), tuple(self.track_inputs(name)), (f"results/{name}/tracking.json",))
 
     def _of_experiment(self, experiment: Experiment) -> Iterator[Job]:
         name = experiment.name
@@ -264,7 +265,7 @@ class Chain:
         for experiment in self.experiments.values():
             for features in (experiment.features, *experiment.more_features):
                 path = reference_file(experiment, features)
-                if path.startswith("runs/references/"):
+                if path.startswith("data/references/"):
                     found[path] = (experiment, features)
         return found
 

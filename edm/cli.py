@@ -109,7 +109,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--model", help="model of the experiment, such as vp-F")
     train.add_argument("--config", help="instead: a JSON file with the fields that --dry-run prints")
     train.add_argument("--data", help="dataset archive")
-    train.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl")
+    train.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl, states, snapshots")
+    train.add_argument("--final", metavar="FOLDER", help="instead for the first two of these (default: --out)")
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument(
         "--state-every", type=float, default=300, metavar="S", help="seconds between states; two are kept (default 300)"
@@ -206,6 +207,7 @@ def parser() -> argparse.ArgumentParser:
         report.add_argument("--results", default="results", help="folder of results (default results)")
         report.add_argument("--runs", default="runs", help="folder of runs (default runs)")
         report.add_argument("--data", default="data", help="folder of dataset archives (default data)")
+        report.add_argument("--models", default="models", help="folder of trained models (default models)")
         _from_params(report)
     metrics = command("metrics", "reports.metrics", "the headline numbers of a report as one JSON file")
     metrics.add_argument("report", help="report or experiment in params.yaml")

@@ -53,6 +53,11 @@ class TrainingLog:
         if self.active:
             self._flush(sync=True)
 
+    def curve(self, name: str) -> dict[str, list[float]]:
+        """A quantity over the images seen, as far as the rows are on the disk."""
+        rows = [json.loads(row) for row in self.path.read_text(encoding="utf-8").splitlines()]
+        return {"images": [row["images"] for row in rows], name: [row[name] for row in rows]}
+
     def _flush(self, sync: bool) -> None:
         try:
             with open(self.path, "r+b" if self.path.exists() else "w+b") as file:

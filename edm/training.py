@@ -28,7 +28,8 @@ from edm.resume import TrainingLog, TrainingState
 from edm.tracking import Run, SystemMetrics
 
 TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
-FILES = ("model.safetensors", "levels.json", "log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
+FINAL = ("model.safetensors", "levels.json")
+FILES = ("log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
 #: Of DistributedDataParallel: whether buffers are sent round in each step. Ours never change.
 CONSTANT_BUFFERS = "forward_sync_buffers"
 if CONSTANT_BUFFERS not in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters:
@@ -42,6 +43,7 @@ def train(
     out: Path,
     world: World = ALONE,
     *,
+    final: Path | None = None,
     run: Run | None = None,
     notice: Notice | None = None,
     state_every: float = 300.0,
@@ -50,10 +52,12 @@ def train(
 ) -> Denoiser:
     """Trains a configuration on a dataset and returns the averaged (EMA) denoiser; in ``out`` it leaves
 
-    model.safetensors, levels.json (loss per noise level before and after), log.jsonl, snapshots/ where asked, and,
+    model.safetensors, levels.json (loss per noise level before and after, and over training), log.jsonl, snapshots/
+    where asked, and,
     until it is done, its last two states, state-0.safetensors and state-1.safetensors. An interrupted run of the same
     configuration continues from the newer one to the same weights, log and snapshots, to the bit.
 
+    final: folder for the first two of these, in place of ``out``.
     run: told what is logged, and finished at the end. notice: asks for an early stop. state_every: seconds between two
     states. about: entries for the header of the checkpoint.
     Raises Preempted where ``notice`` asked for it, after the state was saved; UserError where the dataset does not fit
@@ -61,7 +65,7 @@ def train(
     """
     check(config, dataset, world)
     set_float32("tf32" if config.precision == "tf32" else "ieee")
-    device, notice = world.device, notice or Notice()
+    device, notice, final = world.device, notice or Notice(), final or out
     about = {**(about or {}), "dataset_sha256": dataset.sha256}
 
     torch.manual_seed(config.seed)
@@ -71,8 +75,8 @@ def train(
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
     if world.is_first:
-        for name in FILES:
-            remove_temporaries(out / name)  # of a process killed while it wrote
+        for path in (*(final / name for name in FINAL), *(out / name for name in FILES)):
+            remove_temporaries(path)  # of a process killed while it wrote
     state = TrainingState(out, config, dataset, net, ema, optimizer, world)
     images = state.restore()
     log = TrainingLog(out / "log.jsonl", images, world.is_first)
@@ -174,15 +178,15 @@ def train(
     keep()  # whatever fails from here on costs no training
     notice.release()
     if world.is_first:
-        checkpoint.save(out / "model.safetensors", ema, config, {**about, "images": images})
+        checkpoint.save(final / "model.safetensors", ema, config, {**about, "images": images})
     after = measure()
     if world.is_first:
         for name, level in (("before", state.before), ("after", after)):
             if run is not None:
                 run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
-        write_json(out / "levels.json", {"before": state.before, "after": after})
+        write_json(final / "levels.json", {"before": state.before, "after": after, "training": log.curve("loss")})
         if run is not None:
-            run.artifact(out / "levels.json")
+            run.artifact(final / "levels.json")
             run.finish()
     world.wait()
     notice.hold()  # it is done: a stop would be an error now

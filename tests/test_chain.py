@@ -110,10 +110,10 @@ def test_tables_of_configurations_need_nothing(chain):
 def test_distances_are_of_the_chosen_snapshot_where_there_is_a_choice(chain):
     evaluations = of_rule(chain.jobs(), "evaluate")
     chosen = evaluations["cifar10-cond", "vp-F", "ladder/only@0"]
-    assert chosen.inputs[0] == "runs/cifar10-cond/vp-F/best.safetensors"
+    assert chosen.inputs[0] == "models/cifar10-cond/vp-F/best.safetensors"
     choice = chain.makers[chosen.inputs[0]]
-    assert choice.rule == "choose" and choice.inputs[0] == "runs/cifar10-cond/vp-F/model.safetensors"
-    assert evaluations["digits", "vp-F", "ladder"].inputs[0] == "runs/digits/vp-F/model.safetensors"
+    assert choice.rule == "choose" and choice.inputs[0] == "models/cifar10-cond/vp-F/model.safetensors"
+    assert evaluations["digits", "vp-F", "ladder"].inputs[0] == "models/digits/vp-F/model.safetensors"
     pretrained = evaluations["cifar10-uncond", "vp-A", "original/num_steps=16@0"]
     assert chain.makers[pretrained.inputs[0]].rule == "published"
     assert (
@@ -136,7 +136,7 @@ def test_a_grid_that_takes_settings_from_a_search_waits_for_that_of_its_model(ch
 
 def test_one_reference_serves_every_experiment_of_a_dataset(chain):
     references = {path for job in needed(chain, "paper") for path in job.inputs if path.endswith(".npz")}
-    computed = {path for path in references if path.startswith("runs/references/")}
+    computed = {path for path in references if path.startswith("data/references/")}
     assert len(computed) == 4  # CIFAR-10 conditional and unconditional share theirs
     assert references - computed == {"downloads/VIRTUAL_imagenet64_labeled.npz"}
     for path in computed:
@@ -185,7 +185,7 @@ def test_pictures_wait_for_what_they_show(chain):
     assert figures["figure3"].inputs == ()  # a closed form
     assert set(figures["figure7"].inputs) == {f"runs/imagenet/adm-E/sheets/{s}.safetensors" for s in ("ode", "sde")}
     assert set(figures["figure5a"].inputs) == {
-        f"runs/{experiment}/levels.json"
+        f"models/{experiment}/levels.json"
         for experiment in ("cifar10-cond/vp-F", "ffhq/vp-F", "afhqv2/vp-F", "imagenet/adm-E")
     }
     assert chain.makers[figures["figure5a"].inputs[0]].rule == "train"
@@ -270,14 +270,14 @@ def test_targets_are_reports_experiments_parts_and_files(chain):
     ]
     assert chain.targets("paper/figure2a") == [f"results/paper/figures/figure2a{s}" for s in (".png", ".svg")]
     report = chain.targets("paper")
-    assert {"results/paper/metrics.json", "runs/paper/tracking.json"} <= set(report) and len(
+    assert {"results/paper/metrics.json", "results/paper/tracking.json"} <= set(report) and len(
         report
     ) == 7 * 4 + 30 * 2 + 2
     evaluations = chain.targets("cifar10-cond")  # an experiment without tables of its own: all that is measured
     assert all(path.startswith("results/cifar10-cond/distances/") for path in evaluations)
     assert len(evaluations) == (12 + 2 * 12) * 3
-    assert chain.targets("runs/cifar10-cond/vp-F/best.safetensors") == ["runs/cifar10-cond/vp-F/best.safetensors"]
-    jobs = chain.needed(chain.targets("runs/cifar10-cond/vp-F/best.safetensors"))
+    assert chain.targets("models/cifar10-cond/vp-F/best.safetensors") == ["models/cifar10-cond/vp-F/best.safetensors"]
+    jobs = chain.needed(chain.targets("models/cifar10-cond/vp-F/best.safetensors"))
     assert [job.rule for job in jobs] == ["download", "prepare", "train", "download", "reference", "choose"]
 
 

@@ -185,7 +185,7 @@ def make(*paths):
 
 def test_a_finished_job_is_not_counted(tiny):
     before = make_plan(tiny, "tiny")
-    make("data/made.zip", "runs/tiny/vp-A/model.safetensors", "runs/tiny/vp-A/levels.json",
+    make("data/made.zip", "models/tiny/vp-A/model.safetensors", "models/tiny/vp-A/levels.json",
          "results/tiny/distances/old/rk45/tolerance=0.01@0.json", *table_files("tiny", "table2"))  # fmt: skip
     after = make_plan(tiny, "tiny")
     assert before.done == 0 and after.done == 4
@@ -197,7 +197,7 @@ def test_a_finished_job_is_not_counted(tiny):
 
 
 def test_a_job_that_lacks_one_of_its_files_is_counted(tiny):
-    make("runs/tiny/vp-A/model.safetensors", *table_files("tiny", "table2")[:-1])
+    make("models/tiny/vp-A/model.safetensors", *table_files("tiny", "table2")[:-1])
     plan = make_plan(tiny, "tiny")
     assert plan.by_rule["train"].jobs == 1 and plan.by_rule["table"].jobs == 3 and plan.done == 0
 

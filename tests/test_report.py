@@ -48,7 +48,7 @@ def paper(whole):
 
 @pytest.fixture
 def places(tmp_path):
-    return Places(tmp_path / "results", tmp_path / "runs", tmp_path / "data")
+    return Places(*(tmp_path / name for name in ("results", "runs", "data", "models")))
 
 
 def measure(places, experiment, model, grid, distances, metric=FID, nfe=None, **changes):
@@ -565,7 +565,7 @@ def test_metrics_json_has_the_lowest_distance_of_every_cell(digits, paper, place
 
 def levels(places, experiment, model, height=0.5):
     curve = {"sigma": [0.1, 1.0, 10.0], "mean": [height, 0.2, 0.4], "std": [0.1, 0.1, 0.2], "samples": 2}
-    write_json(places.runs / experiment.name / model / "levels.json", {"before": curve, "after": curve})
+    write_json(places.models / experiment.name / model / "levels.json", {"before": curve, "after": curve})
 
 
 def images(seed, count=12, shape=(1, 8, 8)):

@@ -60,8 +60,8 @@ def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
             )  # fmt: skip
         try:
             train(
-                config, dataset, out, place, run=run, notice=notice, state_every=args.state_every,
-                compile=args.compile, about=about,
+                config, dataset, out, place, final=Path(args.final or out), run=run, notice=notice,
+                state_every=args.state_every, compile=args.compile, about=about,
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, Preempted) and run is not None:

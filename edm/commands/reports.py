@@ -29,7 +29,7 @@ def figures(args: Namespace) -> None:
 
     report = params.load(args.params).report(args.report)
     names = _chosen(args, report.figures, "figure")
-    places = Places(Path(args.results), Path(args.runs), Path(args.data))
+    places = Places(Path(args.results), Path(args.runs), Path(args.data), Path(args.models))
     for name in names:
         params.check_spec(contents.figure_spec(report, name), args.expect, f"{args.report}: {name}")
         try:

@@ -135,7 +135,7 @@ def _choose(
         return value
 
     hashes = {name: checkpoint.describe(folder / name)["about"].get("images") for name in snapshots}
-    history = SearchHistory(Path(args.output).with_name("choice.history.jsonl"), {**spec, "snapshots": hashes}, place)
+    history = SearchHistory(folder.with_name("choice.history.jsonl"), {**spec, "snapshots": hashes}, place)
 
     def chosen() -> Choice:
         return choose_best(
@@ -147,7 +147,7 @@ def _choose(
         chosen()
         return
     details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}}
-    run = run_below(Journal(Path(args.output).with_name("choice.journal.jsonl")), experiment.name, args.model, "choice",
+    run = run_below(Journal(folder.with_name("choice.journal.jsonl")), experiment.name, args.model, "choice",
                     f"{args.model} choice", "choice", details | {"model": args.model}, {})  # fmt: skip
     with run:
         choice = chosen()

@@ -22,11 +22,12 @@ MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowes
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie: results, runs, and the dataset archives."""
+    """Where things lie: results, runs, the dataset archives, the models."""
 
     results: Path
     runs: Path
     data: Path
+    models: Path
 
     def run_file(self, path: str) -> Path:
         return self.runs / Path(path).relative_to("runs")
@@ -77,7 +78,7 @@ def _levels(report: Report, name: str, places: Places, path: Path, written: list
 
     before, after = None, {}
     for label, source in figure_sources(report, name).items():
-        file = places.run_file(chain.levels_file(source.experiment, source.model))
+        file = places.models / Path(chain.levels_file(source.experiment, source.model)).relative_to("models")
         if file.exists():
             levels = read_json(file)
             before = before or (weighted(levels["before"]) if levels["before"] else None)

@@ -85,7 +85,7 @@ def test_the_chain_ends_in_tables_figures_and_tracked_runs(finished):
     for name in ("nfe", "levels", "samples"):
         assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (results / "figures" / f"{name}.svg").read_bytes()
-    summary = json.loads((finished / "runs" / "tiny" / "tracking.json").read_text())
+    summary = json.loads((finished / "results" / "tiny" / "tracking.json").read_text())
     assert summary["runs_created"] == 2 + 4 + 2 + 2 + 3  # trainings, evaluations, sheets, tables, figures
 
 

@@ -49,7 +49,7 @@ def concerned(wildcards):
     named = [wildcards[name] for name in ("experiment", "trained", "pretrained") if name in wildcards.keys()]
     if named:
         return CHAIN.experiments[named[0].split("/")[0]]
-    return CHAIN.references[f"runs/references/{wildcards.dataset}/{wildcards.statistics}.npz"][0]
+    return CHAIN.references[f"data/references/{wildcards.dataset}/{wildcards.statistics}.npz"][0]
 
 
 ONE_GPU = machine(lambda e: min(e.sampling.gpus, 1))

@@ -70,7 +70,7 @@ rule features:
     input:
         "data/{dataset}.zip",
     output:
-        "runs/features/{dataset}-classifier.safetensors",
+        "data/features/{dataset}-classifier.safetensors",
     log:
         "runs/logs/features-{dataset}.log",
     resources:
@@ -81,7 +81,7 @@ rule features:
 
 
 def reference(dataset, statistics):
-    return f"runs/references/{dataset}/{statistics}.npz"
+    return f"data/references/{dataset}/{statistics}.npz"
 
 
 def reference_options(wildcards, input):
@@ -97,11 +97,11 @@ rule reference:
     input:
         inputs(lambda dataset, statistics: CHAIN.reference_inputs(reference(dataset, statistics)), "dataset", "statistics"),
     output:
-        "runs/references/{dataset}/{statistics}.npz",
+        "data/references/{dataset}/{statistics}.npz",
     params:
         options=reference_options,
     log:
-        "runs/references/{dataset}/{statistics}.log",
+        "runs/logs/reference-{dataset}-{statistics}.log",
     resources:
         mem_mb=3000,
         runtime=60,

@@ -20,7 +20,7 @@ rule track:
         inputs(CHAIN.track_inputs, "report"),
         again,
     output:
-        "runs/{report}/tracking.json",
+        "results/{report}/tracking.json",
     params:
         runs=lambda w: sorted({f"runs/{name}" for name in (w.report, *CHAIN.members(w.report))}),
         uri=PARAMS.tracking_uri,

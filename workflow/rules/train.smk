@@ -10,13 +10,14 @@ rule train:
     input:
         lambda w: files.archive(CHAIN.experiments[w.trained.split("/")[0]].dataset),
     output:
-        model="runs/{trained}/model.safetensors",
-        levels="runs/{trained}/levels.json",
+        model="models/{trained}/model.safetensors",
+        levels="models/{trained}/levels.json",
     params:
         names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
         spec=spec("training", "trained"),
         expect=expect("training", "trained"),
-        out=lambda w, output: os.path.dirname(output.model),
+        final=lambda w, output: os.path.dirname(output.model),
+        out=lambda w: f"runs/{w.trained}",
     log:
         "runs/{trained}/train.log",
     priority: 10
@@ -27,7 +28,7 @@ rule train:
         **TRAINING,
     shell:
         LAUNCH + " train {params.names:q} --expect {params.expect} --data {input:q} --out {params.out:q}"
-        " --state-every {resources.state_every} >> {log:q} 2>&1"
+        " --final {params.final:q} --state-every {resources.state_every} >> {log:q} 2>&1"
 
 
 rule published:
@@ -36,7 +37,7 @@ rule published:
     input:
         inputs(CHAIN.published_inputs, "pretrained"),
     output:
-        "runs/{pretrained}/model.safetensors",
+        "models/{pretrained}/model.safetensors",
     params:
         name=lambda w: CHAIN.published_file(*w.pretrained.split("/")),
         path=lambda w: PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]["path"],
@@ -58,8 +59,8 @@ rule choose:
     input:
         inputs(CHAIN.choice_inputs, "trained"),
     output:
-        best="runs/{trained}/best.safetensors",
-        choice="runs/{trained}/choice.json",
+        best="models/{trained}/best.safetensors",
+        choice="models/{trained}/choice.json",
     params:
         names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
         snapshots=lambda w: f"runs/{w.trained}/snapshots",
