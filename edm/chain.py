@@ -30,25 +30,36 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from edm.errors import UserError
 from edm.files import digest
 from edm.metrics import CLASSIFIER, need_reference_features
 from edm.params import Evaluation, Experiment, Params, Report
-from edm.params.contents import Source, figure_datasets, figure_sources, table_layout
+from edm.params.contents import Source, figure_datasets, figure_sources, figure_spec, table_layout, table_spec
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
+#: The stage that a rule's jobs belong to.
+STAGES = {"made_up": "data", "prepare": "data", "features": "data", "reference": "data",
+          "train": "train", "published": "train", "choose": "train", "sample": "sample", "analyse": "sample",
+          "search": "evaluate", "shard": "evaluate", "evaluate": "evaluate",
+          "table": "tables", "figure": "tables", "metrics": "tables", "track": "tables"}  # fmt: skip
+_SPECS = {"train": "training", "choose": "choice", "search": "search", "sample": "sheet", "analyse": "analysis"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One rule applied once. key: what tells it from the rule's other jobs, such as (experiment, model)."""
+    """One rule applied once. key: what tells it from the rule's other jobs, such as (experiment, model).
+
+    parts: further inputs, deleted when it is done, that only share its work.
+    """
 
     rule: str
     key: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    parts: tuple[str, ...] = ()
 
 
 def archive(dataset: str) -> str:
@@ -171,13 +182,62 @@ class Chain:
                 found[(job.rule, *job.key)] = job
             else:
                 stack.append((path, True))
-                stack.extend((source, False) for source in reversed(job.inputs))
+                stack.extend((source, False) for source in reversed((*job.inputs, *job.parts)))
         return list(found.values())
 
     @functools.cached_property
     def makers(self) -> dict[str, Job]:
         """The job that makes each file."""
         return {path: job for job in self.jobs() for path in job.outputs}
+
+    @functools.cached_property
+    def by_name(self) -> dict[tuple[str, ...], Job]:
+        """Every job by its rule and key."""
+        return {(job.rule, *job.key): job for job in self.makers.values()}
+
+    def steps(self, stage: str, name: str) -> list[str]:
+        """What a stage makes of a dataset ("data"), an experiment or a report ("train", "sample", "evaluate")."""
+        members = {name, *(self.members(name) if name in self.reports else ())}
+        jobs = (job for job in self.by_name.values() if STAGES.get(job.rule) == stage and job.rule != "shard")
+        return [path for job in jobs if self.owner(job) in members for path in job.outputs]
+
+    def owner(self, job: Job) -> str:
+        """The dataset, experiment or report that a job belongs to."""
+        return self.references[job.key[0]][0].dataset if job.rule == "reference" else job.key[0]
+
+    def specification(self, job: Job) -> Any:
+        """What decides the outcome of a job beside its inputs, as plain data.
+
+        What it is run on is no part of it: GPUs, nodes, threads, the number of shards.
+        """
+        rule, (name, *rest) = job.rule, job.key
+        if rule in ("prepare", "made_up"):
+            return self.params.dataset(name)
+        if rule == "published":
+            return self.params.pretrained[self.published_file(*job.key)]
+        if rule in ("table", "figure"):
+            return {"table": table_spec, "figure": figure_spec}[rule](self.reports[name], *rest)
+        if rule == "metrics":
+            return [table_spec(self.reports[name], table) for table in self.reports[name].tables]
+        if rule == "track":
+            return {"uri": self.params.tracking_uri}
+        if rule == "reference":
+            experiment, features = self.references[name]
+            return {"features": features, "keep": keeps_features(experiment, features)}
+        if rule == "shard" or rule == "evaluate":
+            experiment = self.experiments[name]
+            return experiment.evaluation_spec(experiment.evaluation(*rest[:2]))
+        if rule in _SPECS:
+            return getattr(self.experiments[name], f"{_SPECS[rule]}_spec")(*rest)
+        return None
+
+    def raw_sources(self, job: Job) -> list[str]:
+        """The inputs of a job that come from outside, be they there or not."""
+        if job.rule == "prepare":
+            return self._raw_sources(job.key[0])
+        if job.rule == "published":
+            return [self.params.pretrained[self.published_file(*job.key)]["path"]]
+        return [path for path in job.inputs if path not in self.makers or self.makers[path].rule == "download"]
 
     def downloads_for(self, names: Iterable[str]) -> list[str]:
         """What is still to be fetched for some reports or experiments."""
@@ -229,7 +289,7 @@ class Chain:
             inputs, shards = self.evaluation_inputs(*key), shard_files(experiment, *key[1:])
             for shard in shards:
                 yield Job("shard", (*key, os.path.basename(shard)), tuple(inputs), (shard,))
-            yield Job("evaluate", key, (*inputs, *shards), (evaluation_file(evaluation),))
+            yield Job("evaluate", key, tuple(inputs), (evaluation_file(evaluation),), tuple(shards))
         for sheet in experiment.sheets.values():
             for model in sheet.samplers:
                 inputs, output = (model_file(experiment, model),), sheet_file(experiment, model, sheet.name)
@@ -248,13 +308,16 @@ class Chain:
 
         A folder whose files are fetched stays a list of them once it is there, be it with the first of them alone.
         """
-        stated, made_up = self.params.dataset(dataset)["path"], self.params.dataset(dataset).get("made_up")
-        found = []
+        made_up = self.params.dataset(dataset).get("made_up")
+        return [path for path in self._raw_sources(dataset) if made_up or self._obtainable(path)]
+
+    def _raw_sources(self, dataset: str) -> list[str]:
+        stated, found = self.params.dataset(dataset)["path"], []
         for path in [stated] if isinstance(stated, str) else stated or []:
             inside = [file for file in self.params.downloads if file.startswith(f"{path}/")]
             if inside and (any(map(os.path.exists, inside)) or not os.path.exists(path)):
                 found += inside
-            elif made_up or self._obtainable(path):
+            else:
                 found.append(path)
         return found
 
