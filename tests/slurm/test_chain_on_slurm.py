@@ -215,7 +215,7 @@ def test_a_disturbed_run_gives_the_tables_of_an_undisturbed_one(undisturbed, dis
 @pytest.mark.parametrize("model", MODELS)
 def test_a_disturbed_training_ends_with_the_same_weights_and_log(undisturbed, disturbed, model):
     folder, _, _ = disturbed
-    ours, theirs = (load_file(root / f"runs/cluster/{model}/model.safetensors") for root in (folder, undisturbed))
+    ours, theirs = (load_file(root / f"models/cluster/{model}/model.safetensors") for root in (folder, undisturbed))
     assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
     times = {"seconds", "images_per_second"}
     logs = [[{k: v for k, v in json.loads(row).items() if k not in times} for row in
@@ -252,7 +252,7 @@ def test_a_training_on_two_nodes_is_that_on_one(undisturbed, cluster, scratch):
     (folder / "data").mkdir()
     shutil.copy(undisturbed / "data" / "digits.zip", folder / "data")
     before = len(cluster.jobs())
-    model = "runs/cluster/vp-F/model.safetensors"
+    model = "models/cluster/vp-F/model.safetensors"
     snakemake(folder, "--profile", "slurm", model, *POLLS, environment=cluster.environment)
     (job,) = cluster.jobs()[before:]
     assert job["node"] == "n[1-2]" and "gres:gpu:2" in job["tres"]
@@ -267,7 +267,7 @@ def test_a_failing_rank_ends_the_job_and_its_error_is_shown(cluster, scratch, un
     (folder / "data" / "digits.zip").write_bytes((undisturbed / "data" / "digits.zip").read_bytes()[:1000])
     begun = time.monotonic()
     with pytest.raises(AssertionError) as failure:
-        snakemake(folder, "--profile", "slurm", "runs/cluster/vp-F/model.safetensors", "--retries", "0", *POLLS,
+        snakemake(folder, "--profile", "slurm", "models/cluster/vp-F/model.safetensors", "--retries", "0", *POLLS,
                   environment=cluster.environment)  # fmt: skip
     assert time.monotonic() - begun < 120
     assert "error: data/digits.zip: " in str(failure.value) and "runs/cluster/vp-F/train.log" in str(failure.value)
