@@ -50,7 +50,7 @@ _SPECS = {"train": "training", "choose": "choice", "search": "search", "sample":
 
 @dataclass(frozen=True)
 class Job:
-    """One rule applied once. key: what tells it from the rule's other jobs, such as (experiment, model).
+    """One rule applied once. key: what tells it from the rule's other jobs; first its dataset, experiment or report.
 
     parts: further inputs, deleted when it is done, that only share its work.
     """
@@ -60,6 +60,10 @@ class Job:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     parts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.rule} {'/'.join(self.key)}"
 
 
 def archive(dataset: str) -> str:
@@ -191,19 +195,22 @@ class Chain:
         return {path: job for job in self.jobs() for path in job.outputs}
 
     @functools.cached_property
-    def by_name(self) -> dict[tuple[str, ...], Job]:
-        """Every job by its rule and key."""
-        return {(job.rule, *job.key): job for job in self.makers.values()}
+    def by_name(self) -> dict[str, Job]:
+        """Every job by its name, such as "train digits/vp-F"."""
+        return {job.name: job for job in self.makers.values()}
 
     def steps(self, stage: str, name: str) -> list[str]:
         """What a stage makes of a dataset ("data"), an experiment or a report ("train", "sample", "evaluate")."""
-        members = {name, *(self.members(name) if name in self.reports else ())}
-        jobs = (job for job in self.by_name.values() if STAGES.get(job.rule) == stage and job.rule != "shard")
-        return [path for job in jobs if self.owner(job) in members for path in job.outputs]
+        members = dict.fromkeys((name, *(self.members(name) if name in self.reports else ())))
+        return [path for member in members for path in self._by_stage.get((stage, member), ())]
 
-    def owner(self, job: Job) -> str:
-        """The dataset, experiment or report that a job belongs to."""
-        return self.references[job.key[0]][0].dataset if job.rule == "reference" else job.key[0]
+    @functools.cached_property
+    def _by_stage(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for job in self.by_name.values():
+            if job.rule in STAGES and job.rule != "shard":
+                found.setdefault((STAGES[job.rule], job.key[0]), []).extend(job.outputs)
+        return found
 
     def specification(self, job: Job) -> Any:
         """What decides the outcome of a job beside its inputs, as plain data.
@@ -222,7 +229,7 @@ class Chain:
         if rule == "track":
             return {"uri": self.params.tracking_uri}
         if rule == "reference":
-            experiment, features = self.references[name]
+            experiment, features = self.references[job.outputs[0]]
             return {"features": features, "keep": keeps_features(experiment, features)}
         if rule == "shard" or rule == "evaluate":
             experiment = self.experiments[name]
@@ -255,8 +262,9 @@ class Chain:
         classified = (e for e in self.experiments.values() if CLASSIFIER in (e.features, *e.more_features))
         for dataset in dict.fromkeys(experiment.dataset for experiment in classified):
             yield Job("features", (dataset,), (archive(dataset),), (classifier(dataset),))
-        for path in self.references:
-            yield Job("reference", (path,), tuple(self.reference_inputs(path)), (path,))
+        for path, (experiment, _) in self.references.items():
+            key = (experiment.dataset, os.path.basename(path).removesuffix(".npz"))
+            yield Job("reference", key, tuple(self.reference_inputs(path)), (path,))
         for experiment in self.experiments.values():
             yield from self._of_experiment(experiment)
         for name, report in self.reports.items():
@@ -288,7 +296,8 @@ class Chain:
             key = (name, evaluation.model, evaluation.name)
             inputs, shards = self.evaluation_inputs(*key), shard_files(experiment, *key[1:])
             for shard in shards:
-                yield Job("shard", (*key, os.path.basename(shard)), tuple(inputs), (shard,))
+                part = os.path.basename(shard).removesuffix(".safetensors")
+                yield Job("shard", (*key, part), tuple(inputs), (shard,))
             yield Job("evaluate", key, tuple(inputs), (evaluation_file(evaluation),), tuple(shards))
         for sheet in experiment.sheets.values():
             for model in sheet.samplers:

@@ -94,7 +94,18 @@ def parser() -> argparse.ArgumentParser:
     launch.add_argument("--processes", type=_count, default=1, help="on all nodes together, one per GPU (default 1)")
     launch.add_argument("--nodes", type=_count, default=1, help="nodes of the job of Slurm (default 1)")
     launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
+    launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F': sealed at its end")
+    launch.add_argument("--digest", help="of the specification that the step was planned with")
+    launch.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
     launch.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: -- train --data …")
+
+    adopt = command(
+        "adopt", "launching.adopt", "keep the files of steps although something about them has changed",
+        "Take the files of stale steps, as far as they are there, for what would be made now: for whoever knows that a "
+        "change makes no difference. What has no files is left as it is.",
+    )  # fmt: skip
+    adopt.add_argument("targets", nargs="+", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file")
+    _from_params(adopt)
 
     train = command(
         "train", "models.train", "train one configuration",

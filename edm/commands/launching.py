@@ -5,11 +5,15 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from edm import slurm
 from edm.commands.common import say
 from edm.errors import PREEMPTED, UserError
 from edm.preemption import SIGNALS
+
+if TYPE_CHECKING:
+    from edm.provenance import Started
 
 
 def launch(args: Namespace) -> int:
@@ -19,11 +23,36 @@ def launch(args: Namespace) -> int:
         raise UserError("launch: name the command to start, such as: edm launch --processes 2 -- train …")
     if args.processes % args.nodes:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
+    step = _start(args)
     status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes))
     if status == PREEMPTED and slurm.job() is not None:
         slurm.requeue()
         say(f"job {slurm.job()} goes back to Slurm's queue, to be continued")
+    if status == 0 and step is not None:
+        step.finish()
     return status
+
+
+def _start(args: Namespace) -> "Started | None":
+    """The step that the command is; params.yaml may be edited while it runs."""
+    if args.step is None:
+        return None
+    from edm import params
+    from edm.chain import Chain
+    from edm.provenance import start
+
+    return start(Chain(params.load(args.params)), args.step, args.digest or None)
+
+
+def adopt(args: Namespace) -> None:
+    """Steps whose files are kept although something about them has changed."""
+    from edm import params
+    from edm.chain import Chain
+    from edm.provenance import adopt as adopt_steps
+
+    chain = Chain(params.load(args.params, whole=True))
+    jobs = adopt_steps(chain, [path for target in args.targets for path in chain.targets(target)])
+    say("\n".join(f"adopted: {job.name}" for job in jobs) or "nothing to adopt: no step with files is stale")
 
 
 def _command_line(command: list[str], args: Namespace) -> list[str]:

@@ -1,5 +1,9 @@
-# Names in paths, and the specification that each step is run with.
-import functools
+# Names in paths, what is stale, and how each step is started.
+import atexit
+
+from edm.provenance import made
+
+atexit.register(PROVENANCE.hashes.save)
 
 
 def either(names):
@@ -20,11 +24,12 @@ wildcard_constraints:
     evaluation="[^/]+(/[^/]+)?",
 
 
-# How a step is started: by itself, or as several processes that share its work. What it is run on decides nothing about
+# How a step is started, which also writes its sidecar: by itself, or as several processes that share its work. What it is run on decides nothing about
 # its result: these are resources, no params, whose change would make a step run again. In profiles they can be changed;
 # CPUs too, which `threads` would limit to those of the machine where Snakemake runs. `exec`: a shell in between would die
 # of the signals that ask a step to stop, and leave it no time.
-LAUNCH = "exec edm launch --processes {resources.processes} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
+STEP = "exec edm launch {params.step:q} "
+LAUNCH = STEP + "--processes {resources.processes} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
 
 
 def machine(gpus, nodes=None):
@@ -58,29 +63,54 @@ TRAINING = machine(lambda e: e.training.gpus, lambda e: e.training.nodes)
 MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 
-@functools.cache
-def specification(kind, experiment, *rest):
-    """What decides the outcome of a step, as one canonical text: Snakemake compares params as a set of values."""
-    e = CHAIN.experiments[experiment]
-    if kind == "evaluation":
-        model, name = rest
-        return e.evaluation_spec(e.evaluation(model, name))
-    return getattr(e, f"{kind}_spec")(*rest)
+def made_from(rule, *names, key=None):
+    """The inputs of a step by name: `files`, and the `parts` that share its work. Whether it runs is told by its sidecar.
+
+    Times tell nothing, since every checkout changes them: a fresh step takes its inputs whatever their times, a stale one
+    takes a marker that is newer than all. Jobs of a cluster read this file again; what they run is decided already.
+    """
+
+    def find(wildcards):
+        job = job_of(rule, names, wildcards, key)
+        why = PROVENANCE.why_stale(job) if workflow.is_main_process else None
+        if why:
+            report_stale(job, why)
+        taken = list if why else lambda paths: [ancient(path) for path in paths]
+        found = dict(files=taken(job.inputs), stale=[marker(job)] if why else [])
+        if job.parts:
+            found |= dict(parts=taken(job.parts), sidecars=taken(f"{part}.json" for part in job.parts))
+        return found
+
+    return find
 
 
-def spec(kind, *names):
-    return lambda w: canonical_json(specification(kind, *parts(w, names)))
+def job_of(rule, names, wildcards, key=None):
+    return CHAIN.by_name[f"{rule} {key or '/'.join(wildcards[name] for name in names)}"]
 
 
-def expect(kind, *names):
-    return lambda w: digest(specification(kind, *parts(w, names)))
+def report_stale(job, why):
+    """Says what was changed; not, that something before it was."""
+    if not any(PROVENANCE.why_stale(maker) for _, maker in made(CHAIN, job)):
+        print(f"{job.name}: {why}", file=sys.stderr)
 
 
-def parts(wildcards, names):
-    """The values of some wildcards; "experiment/model" in one of them counts as two."""
-    values = (getattr(wildcards, name) for name in names)
-    return [part for value, name in zip(values, names) for part in (value.split("/") if name in ("trained", "pretrained") else [value])]
+def marker(job):
+    missing = [path for path in job.inputs if path not in CHAIN.makers and not os.path.exists(path)]
+    if missing:  # else Snakemake would take the step's old files for sources
+        raise WorkflowError(f"{missing[0]}: not there, and {job.name} has to run again")
+    return renew_marker([*job.outputs, *(path for path, _ in made(CHAIN, job))])
 
 
-def inputs(function, *names):
-    return lambda w: function(*parts(w, names))
+def step(rule, *names, key=None):
+    """What `edm launch` is told of a step: its name, and the digest of the specification that it is planned with."""
+
+    def options(wildcards):
+        job = job_of(rule, names, wildcards, key)
+        return ["--step", job.name, *(["--digest", PROVENANCE.digest(job)] if workflow.is_main_process else [])]
+
+    return options
+
+
+def expect(rule, *names):
+    """The digest of a step's own settings, for its command, which reads params.yaml itself."""
+    return lambda w: digest(CHAIN.specification(job_of(rule, names, w)))

@@ -29,10 +29,13 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
             re.sub(r"\W", "_", f"made_up_{dataset}")
         message:
             "Make up the source of {params.dataset}"
+        input:
+            unpack(made_from("made_up", key=dataset)),
         output:
             path if os.path.splitext(path)[1] else directory(path),
         params:
             dataset=dataset,
+            step=step("made_up", key=dataset),
             expect=digest(PARAMS.dataset(dataset)),
         log:
             f"runs/logs/made-up-{dataset}.log",
@@ -40,19 +43,19 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
             mem_mb=500,
             runtime=15,
         shell:
-            "edm made-up {output:q} --dataset {params.dataset:q} --expect {params.expect} > {log:q} 2>&1"
+            STEP + "-- made-up {output:q} --dataset {params.dataset:q} --expect {params.expect} > {log:q} 2>&1"
 
 
 rule prepare:
     message:
         "Prepare {wildcards.dataset}"
     input:
-        inputs(CHAIN.raw_inputs, "dataset"),
+        unpack(made_from("prepare", "dataset")),
     output:
         "data/{dataset}.zip",
     params:
-        spec=lambda w: canonical_json(PARAMS.dataset(w.dataset)),
-        expect=lambda w: digest(PARAMS.dataset(w.dataset)),
+        step=step("prepare", "dataset"),
+        expect=expect("prepare", "dataset"),
     log:
         "runs/logs/prepare-{dataset}.log",
     resources:
@@ -60,7 +63,7 @@ rule prepare:
         runtime=60,
         cpus_per_task=1,
     shell:
-        "edm prepare {output:q} --dataset {wildcards.dataset:q} --expect {params.expect}"
+        STEP + "-- prepare {output:q} --dataset {wildcards.dataset:q} --expect {params.expect}"
         " --workers {resources.cpus_per_task} > {log:q} 2>&1"
 
 
@@ -68,16 +71,18 @@ rule features:
     message:
         "Train the feature classifier of {wildcards.dataset}"
     input:
-        "data/{dataset}.zip",
+        unpack(made_from("features", "dataset")),
     output:
         "data/features/{dataset}-classifier.safetensors",
+    params:
+        step=step("features", "dataset"),
     log:
         "runs/logs/features-{dataset}.log",
     resources:
         mem_mb=1500,
         runtime=30,
     shell:
-        "edm features {input:q} {output:q} --threads {threads} > {log:q} 2>&1"
+        STEP + "-- features {input.files:q} {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 def reference(dataset, statistics):
@@ -88,17 +93,18 @@ def reference_options(wildcards, input):
     """How statistics are computed: the experiments that use a file agree in that."""
     experiment, features = CHAIN.references[reference(wildcards.dataset, wildcards.statistics)]
     keep = ["--keep-features", "50000"] if files.keeps_features(experiment, features) else []
-    return ["--features", features, *(["--weights", *input[1:]] if len(input) > 1 else []), *keep]
+    return ["--features", features, *(["--weights", *input.files[1:]] if len(input.files) > 1 else []), *keep]
 
 
 rule reference:
     message:
         "Reference statistics of {wildcards.dataset} ({wildcards.statistics})"
     input:
-        inputs(lambda dataset, statistics: CHAIN.reference_inputs(reference(dataset, statistics)), "dataset", "statistics"),
+        unpack(made_from("reference", "dataset", "statistics")),
     output:
         "data/references/{dataset}/{statistics}.npz",
     params:
+        step=step("reference", "dataset", "statistics"),
         options=reference_options,
     log:
         "runs/logs/reference-{dataset}-{statistics}.log",
@@ -107,4 +113,4 @@ rule reference:
         runtime=60,
         **machine(lambda e: e.sampling.gpus),
     shell:
-        LAUNCH + " fid-ref {input[0]:q} {output:q} {params.options:q} >> {log:q} 2>&1"
+        LAUNCH + " fid-ref {input.files[0]:q} {output:q} {params.options:q} >> {log:q} 2>&1"

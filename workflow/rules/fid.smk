@@ -7,24 +7,25 @@ def evaluation_options(wildcards, input):
     """The files of an evaluation, told apart by what they are."""
     e = CHAIN.experiments[wildcards.experiment]
     count = 1 + len(e.more_features)
-    options = ["--ref", *input.evaluated[1 : 1 + count]]
+    options = ["--ref", *input.files[1 : 1 + count]]
     options += ["--weights", files.weights_of(e)[0]] if files.weights_of(e) else []
     from_search = e.grids[wildcards.evaluation.split("/")[0]].settings_from
-    return options + (["--settings", input.evaluated[-1]] if from_search else [])
+    return options + (["--settings", input.files[-1]] if from_search else [])
 
 
 rule shard:
     message:
         "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.evaluation}, {wildcards.part}"
     input:
-        evaluated=inputs(CHAIN.evaluation_inputs, "experiment", "model", "evaluation"),
+        unpack(made_from("shard", "experiment", "model", "evaluation", "part")),
     output:
-        temp("runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.safetensors"),
+        part=temp("runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.safetensors"),
+        sidecar=temp("runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.safetensors.json"),
     params:
         options=evaluation_options,
         shard=lambda w: w.part.replace("-of-", "/"),
-        spec=spec("evaluation", "experiment", "model", "evaluation"),
-        expect=expect("evaluation", "experiment", "model", "evaluation"),
+        step=step("shard", "experiment", "model", "evaluation", "part"),
+        expect=expect("shard", "experiment", "model", "evaluation", "part"),
     log:
         "runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.log",
     wildcard_constraints:
@@ -34,7 +35,7 @@ rule shard:
         runtime=480,
         **SAMPLING,
     shell:
-        LAUNCH + " evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " evaluate {input.files[0]:q} {output.part:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
         " --shard {params.shard} >> {log:q} 2>&1"
 
@@ -43,16 +44,15 @@ rule evaluate:
     message:
         "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.evaluation}"
     input:
-        evaluated=inputs(CHAIN.evaluation_inputs, "experiment", "model", "evaluation"),
-        shards=lambda w: files.shard_files(CHAIN.experiments[w.experiment], w.model, w.evaluation),
+        unpack(made_from("evaluate", "experiment", "model", "evaluation")),
     output:
         "results/{experiment}/distances/{model}/{evaluation}.json",
     params:
         options=evaluation_options,
-        spec=spec("evaluation", "experiment", "model", "evaluation"),
-        expect=expect("evaluation", "experiment", "model", "evaluation"),
+        step=step("evaluate", "experiment", "model", "evaluation"),
+        expect=expect("evaluate", "experiment", "model", "evaluation"),
         journal=lambda w: f"runs/{w.experiment}/{w.model}/distances/{w.evaluation}.journal.jsonl",
-        parts=lambda w, input: ["--parts", *input.shards] if input.shards else [],
+        parts=lambda w, input: ["--parts", *input.parts] if "parts" in input.keys() else [],
     log:
         "runs/{experiment}/{model}/distances/{evaluation}.log",
     resources:
@@ -60,7 +60,7 @@ rule evaluate:
         runtime=480,
         **MERGING,
     shell:
-        LAUNCH + " evaluate {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " evaluate {input.files[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
         " --journal {params.journal:q} {params.parts:q} >> {log:q} 2>&1"
 
@@ -70,12 +70,12 @@ rule search:
     message:
         "Search {wildcards.experiment} {wildcards.model}: {wildcards.search}"
     input:
-        inputs(CHAIN.search_inputs, "experiment", "model", "search"),
+        unpack(made_from("search", "experiment", "model", "search")),
     output:
         "results/{experiment}/searches/{model}/{search}.json",
     params:
-        weights=lambda w, input: ["--weights", input[2]] if len(input) > 2 else [],
-        spec=spec("search", "experiment", "model", "search"),
+        weights=lambda w, input: ["--weights", input.files[2]] if len(input.files) > 2 else [],
+        step=step("search", "experiment", "model", "search"),
         expect=expect("search", "experiment", "model", "search"),
         beside=lambda w: f"runs/{w.experiment}/{w.model}/searches/{w.search}",
     log:
@@ -85,7 +85,7 @@ rule search:
         runtime=2880,
         **SAMPLING,
     shell:
-        LAUNCH + " search {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --search {wildcards.search:q} --ref {input[1]:q} {params.weights:q} --expect {params.expect}"
+        LAUNCH + " search {input.files[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        " --search {wildcards.search:q} --ref {input.files[1]:q} {params.weights:q} --expect {params.expect}"
         " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
         " >> {log:q} 2>&1"

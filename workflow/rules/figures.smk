@@ -5,16 +5,16 @@ rule figure:
     message:
         "Figure {wildcards.report} {wildcards.figure}"
     input:
-        inputs(CHAIN.figure_inputs, "report", "figure"),
+        unpack(made_from("figure", "report", "figure")),
     output:
         [f"results/{{report}}/figures/{{figure}}{suffix}" for suffix in files.FIGURE_FORMATS],
     params:
-        spec=lambda w: canonical_json(contents.figure_spec(CHAIN.reports[w.report], w.figure)),
-        expect=lambda w: digest(contents.figure_spec(CHAIN.reports[w.report], w.figure)),
+        step=step("figure", "report", "figure"),
+        expect=expect("figure", "report", "figure"),
     log:
         "runs/{report}/logs/{figure}.log",
     resources:
         mem_mb=1500,
         runtime=60,
     shell:
-        "edm figures {wildcards.report:q} {wildcards.figure:q} --expect {params.expect} > {log:q} 2>&1"
+        STEP + "-- figures {wildcards.report:q} {wildcards.figure:q} --expect {params.expect} > {log:q} 2>&1"

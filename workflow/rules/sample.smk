@@ -5,12 +5,12 @@ rule sample:
     message:
         "Sample {wildcards.experiment} {wildcards.model}: {wildcards.sheet}"
     input:
-        lambda w: files.model_file(CHAIN.experiments[w.experiment], w.model),
+        unpack(made_from("sample", "experiment", "model", "sheet")),
     output:
         "runs/{experiment}/{model}/sheets/{sheet}.safetensors",
     params:
-        spec=spec("sheet", "experiment", "model", "sheet"),
-        expect=expect("sheet", "experiment", "model", "sheet"),
+        step=step("sample", "experiment", "model", "sheet"),
+        expect=expect("sample", "experiment", "model", "sheet"),
     log:
         "runs/{experiment}/{model}/sheets/{sheet}.log",
     resources:
@@ -18,7 +18,7 @@ rule sample:
         runtime=120,
         **ONE_GPU,
     shell:
-        LAUNCH + " sheet {input:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " sheet {input.files:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --sheet {wildcards.sheet:q} --expect {params.expect} >> {log:q} 2>&1"
 
 
@@ -26,16 +26,16 @@ rule analyse:
     message:
         "Analyse {wildcards.experiment} {wildcards.model}: {wildcards.analysis}"
     input:
-        inputs(CHAIN.analysis_inputs, "experiment", "model", "analysis"),
+        unpack(made_from("analyse", "experiment", "model", "analysis")),
     output:
         "runs/{experiment}/{model}/analyses/{analysis}.safetensors",
     params:
         options=lambda w, input: [
-            *(["--data", input[1]] if len(input) > 1 else []),
-            *(["--weights", input[2]] if len(input) > 2 else []),
+            *(["--data", input.files[1]] if len(input.files) > 1 else []),
+            *(["--weights", input.files[2]] if len(input.files) > 2 else []),
         ],
-        spec=spec("analysis", "experiment", "model", "analysis"),
-        expect=expect("analysis", "experiment", "model", "analysis"),
+        step=step("analyse", "experiment", "model", "analysis"),
+        expect=expect("analyse", "experiment", "model", "analysis"),
     log:
         "runs/{experiment}/{model}/analyses/{analysis}.log",
     resources:
@@ -43,6 +43,6 @@ rule analyse:
         runtime=480,
         **ONE_GPU,
     shell:
-        LAUNCH + " analyse {input[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " analyse {input.files[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --analysis {wildcards.analysis:q} {params.options:q} --expect {params.expect}"
         " >> {log:q} 2>&1"

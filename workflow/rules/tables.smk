@@ -5,12 +5,12 @@ rule table:
     message:
         "Table {wildcards.report} {wildcards.table}"
     input:
-        inputs(CHAIN.table_inputs, "report", "table"),
+        unpack(made_from("table", "report", "table")),
     output:
         [f"results/{{report}}/tables/{{table}}{suffix}" for suffix in files.TABLE_FORMATS],
     params:
-        spec=lambda w: canonical_json(contents.table_spec(CHAIN.reports[w.report], w.table)),
-        expect=lambda w: digest(contents.table_spec(CHAIN.reports[w.report], w.table)),
+        step=step("table", "report", "table"),
+        expect=expect("table", "report", "table"),
     log:
         "runs/{report}/logs/{table}.log",
     localrule: True
@@ -18,18 +18,18 @@ rule table:
         mem_mb=500,
         runtime=15,
     shell:
-        "edm tables {wildcards.report:q} {wildcards.table:q} --expect {params.expect} > {log:q} 2>&1"
+        STEP + "-- tables {wildcards.report:q} {wildcards.table:q} --expect {params.expect} > {log:q} 2>&1"
 
 
 rule metrics:
     message:
         "Headline numbers of {wildcards.report}"
     input:
-        inputs(CHAIN.metrics_inputs, "report"),
+        unpack(made_from("metrics", "report")),
     output:
         "results/{report}/metrics.json",
     params:
-        spec=lambda w: canonical_json([contents.table_spec(CHAIN.reports[w.report], t) for t in CHAIN.reports[w.report].tables]),
+        step=step("metrics", "report"),
     log:
         "runs/{report}/logs/metrics.log",
     localrule: True
@@ -37,4 +37,4 @@ rule metrics:
         mem_mb=500,
         runtime=15,
     shell:
-        "edm metrics {wildcards.report:q} > {log:q} 2>&1"
+        STEP + "-- metrics {wildcards.report:q} > {log:q} 2>&1"

@@ -17,11 +17,12 @@ rule track:
     message:
         "MLflow: runs of {wildcards.report}"
     input:
-        inputs(CHAIN.track_inputs, "report"),
-        again,
+        unpack(made_from("track", "report")),
+        again=again,
     output:
         "results/{report}/tracking.json",
     params:
+        step=step("track", "report"),
         runs=lambda w: sorted({f"runs/{name}" for name in (w.report, *CHAIN.members(w.report))}),
         uri=PARAMS.tracking_uri,
     log:
@@ -31,7 +32,7 @@ rule track:
         mem_mb=1000,
         runtime=60,
     shell:
-        "edm track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1"
+        STEP + "-- track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1"
         " | tee {log:q}"
 
 

@@ -8,14 +8,14 @@ rule train:
     message:
         "Train {wildcards.trained}"
     input:
-        lambda w: files.archive(CHAIN.experiments[w.trained.split("/")[0]].dataset),
+        unpack(made_from("train", "trained")),
     output:
         model="models/{trained}/model.safetensors",
         levels="models/{trained}/levels.json",
     params:
         names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
-        spec=spec("training", "trained"),
-        expect=expect("training", "trained"),
+        step=step("train", "trained"),
+        expect=expect("train", "trained"),
         final=lambda w, output: os.path.dirname(output.model),
         out=lambda w: f"runs/{w.trained}",
     log:
@@ -27,7 +27,7 @@ rule train:
         state_every=lambda w: CHAIN.experiments[w.trained.split("/")[0]].training.state_every,
         **TRAINING,
     shell:
-        LAUNCH + " train {params.names:q} --expect {params.expect} --data {input:q} --out {params.out:q}"
+        LAUNCH + " train {params.names:q} --expect {params.expect} --data {input.files:q} --out {params.out:q}"
         " --final {params.final:q} --state-every {resources.state_every} >> {log:q} 2>&1"
 
 
@@ -35,21 +35,21 @@ rule published:
     message:
         "Import {wildcards.pretrained}"
     input:
-        inputs(CHAIN.published_inputs, "pretrained"),
+        unpack(made_from("published", "pretrained")),
     output:
         "models/{pretrained}/model.safetensors",
     params:
         name=lambda w: CHAIN.published_file(*w.pretrained.split("/")),
         path=lambda w: PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]["path"],
-        spec=lambda w: canonical_json(PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]),
-        expect=lambda w: digest(PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]),
+        step=step("published", "pretrained"),
+        expect=expect("published", "pretrained"),
     log:
         "runs/{pretrained}/import.log",
     resources:
         mem_mb=4000,
         runtime=30,
     shell:
-        "edm import {params.path:q} {output:q} --published {params.name:q} --expect {params.expect} > {log:q} 2>&1"
+        STEP + "-- import {params.path:q} {output:q} --published {params.name:q} --expect {params.expect} > {log:q} 2>&1"
 
 
 # One job, however many snapshots: its outcome decides what is evaluated, and the chain must be known beforehand.
@@ -57,16 +57,16 @@ rule choose:
     message:
         "Choose the best snapshot of {wildcards.trained}"
     input:
-        inputs(CHAIN.choice_inputs, "trained"),
+        unpack(made_from("choose", "trained")),
     output:
         best="models/{trained}/best.safetensors",
         choice="models/{trained}/choice.json",
     params:
         names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
         snapshots=lambda w: f"runs/{w.trained}/snapshots",
-        weights=lambda w, input: ["--weights", input[2]] if len(input) > 2 else [],
-        spec=spec("choice", "trained"),
-        expect=expect("choice", "trained"),
+        weights=lambda w, input: ["--weights", input.files[2]] if len(input.files) > 2 else [],
+        step=step("choose", "trained"),
+        expect=expect("choose", "trained"),
     log:
         "runs/{trained}/choose.log",
     priority: 5
@@ -76,4 +76,4 @@ rule choose:
         **SAMPLING,
     shell:
         LAUNCH + " choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
-        " --ref {input[1]:q} {params.weights:q} >> {log:q} 2>&1"
+        " --ref {input.files[1]:q} {params.weights:q} >> {log:q} 2>&1"
