@@ -21,7 +21,7 @@ sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
 analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for leakage the dataset
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
 figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, trainings
-metrics      results/REPORT/metrics.json                         evaluations
+metrics      results/REPORT/metrics.json, plots/*.csv            evaluations, trainings
 track        results/REPORT/tracking.json                        the tables and figures
 ===========  ==================================================  =============================================
 """
@@ -40,6 +40,9 @@ from edm.params.contents import Source, figure_datasets, figure_sources, figure_
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
+#: The curves of a report that DVC plots: name → what stands on the axes.
+PLOT_FILES = {"loss": ("images", "loss"), "levels": ("sigma", "error"), "nfe": ("nfe", "distance"),
+              "churn": ("S_churn", "distance")}  # fmt: skip
 #: The stage that a rule's jobs belong to.
 STAGES = {"made_up": "data", "prepare": "data", "features": "data", "reference": "data",
           "train": "train", "published": "train", "choose": "train", "sample": "sample", "analyse": "sample",
@@ -146,6 +149,17 @@ def figure_files(report: str, figure: str) -> list[str]:
     return [f"results/{report}/figures/{figure}{suffix}" for suffix in FIGURE_FORMATS]
 
 
+def metrics_files(report: str) -> list[str]:
+    return [f"results/{report}/metrics.json", *(f"results/{report}/plots/{name}.csv" for name in PLOT_FILES)]
+
+
+def trained_models(report: Report) -> list[tuple[Experiment, str]]:
+    """The models trained here that a report measures."""
+    sources = (source for table in report.tables for source in table_layout(report, table).sources())
+    found = {(s.experiment.name, s.model): s.experiment for s in sources if s.kind == "grid"}
+    return [(experiment, model) for (_, model), experiment in found.items() if model in experiment.models]
+
+
 class Chain:
     """All jobs of a params file."""
 
@@ -160,7 +174,7 @@ class Chain:
             report = self.reports[name]
             tables = [file for table in report.tables for file in table_files(name, table)]
             figures = [file for figure in report.figures for file in figure_files(name, figure)]
-            return [*tables, *figures, f"results/{name}/metrics.json", f"results/{name}/tracking.json"]
+            return [*tables, *figures, *metrics_files(name), f"results/{name}/tracking.json"]
         if name in self.experiments:
             return [evaluation_file(evaluation) for evaluation in self.experiments[name].evaluations()]
         report, _, part = name.partition("/")
@@ -274,7 +288,7 @@ class Chain:
             for figure in report.figures:
                 inputs, outputs = self.figure_inputs(name, figure), figure_files(name, figure)
                 yield Job("figure", (name, figure), tuple(inputs), tuple(outputs))
-            yield Job("metrics", (name,), tuple(self.metrics_inputs(name)), (f"results/{name}/metrics.json",))
+            yield Job("metrics", (name,), tuple(self.metrics_inputs(name)), tuple(metrics_files(name)))
             yield Job("track", (name,), tuple(self.track_inputs(name)), (f"results/{name}/tracking.json",))
 
     def _of_experiment(self, experiment: Experiment) -> Iterator[Job]:
@@ -390,7 +404,8 @@ class Chain:
 
     def metrics_inputs(self, report: str) -> list[str]:
         r = self.reports[report]
-        return self._made_from(r, (source for table in r.tables for source in table_layout(r, table).sources()))
+        sources = (source for table in r.tables for source in table_layout(r, table).sources())
+        return [*self._made_from(r, sources), *(levels_file(*trained) for trained in trained_models(r))]
 
     def track_inputs(self, report: str) -> list[str]:
         r = self.reports[report]

@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     launch.add_argument("--processes", type=_count, default=1, help="on all nodes together, one per GPU (default 1)")
     launch.add_argument("--nodes", type=_count, default=1, help="nodes of the job of Slurm (default 1)")
     launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
-    launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F': sealed at its end")
+    launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
     launch.add_argument("--digest", help="of the specification that the step was planned with")
     launch.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
     launch.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: -- train --data …")
@@ -220,10 +220,11 @@ def parser() -> argparse.ArgumentParser:
         report.add_argument("--data", default="data", help="folder of dataset archives (default data)")
         report.add_argument("--models", default="models", help="folder of trained models (default models)")
         _from_params(report)
-    metrics = command("metrics", "reports.metrics", "the headline numbers of a report as one JSON file")
+    metrics = command("metrics", "reports.metrics", "the headline numbers of a report as JSON, its curves as CSV")
     metrics.add_argument("report", help="report or experiment in params.yaml")
     metrics.add_argument("--results", default="results", help="folder of results (default results)")
     metrics.add_argument("--runs", default="runs", help="folder of runs (default runs)")
+    metrics.add_argument("--models", default="models", help="folder of trained models (default models)")
     _from_params(metrics)
 
     plan = command(

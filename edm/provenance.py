@@ -4,9 +4,10 @@ A step is a job of the chain. Its specification is what decides its outcome: its
 the raw data that it reads, the number of its code (``CODE``), and the digests of the specifications of the steps before
 it. When a step is done, a sidecar in ``steps/`` keeps the specification that it was started with, the hashes of its
 inputs and outputs, and where, when and by which commit it was made. A step is fresh where its sidecar agrees with
-params.yaml and with the files that are there. What is not there says nothing: a clone need not have raw data or samples.
+params.yaml and with the files that are there. What is not there says nothing: a clone may lack raw data and samples.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -96,10 +97,8 @@ class Hashes:
     def save(self) -> None:
         """Keeps what was computed for the next process; no matter where that fails."""
         if self.path and self._new:
-            try:
+            with contextlib.suppress(UserError):
                 write_text(self.path, json.dumps(self._known))
-            except UserError:
-                pass
             self._new = False
 
 

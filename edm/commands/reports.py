@@ -44,9 +44,13 @@ def figures(args: Namespace) -> None:
 
 
 def metrics(args: Namespace) -> None:
+    from edm.report.plots import write_plots
     from edm.report.tables import write_metrics
 
-    say(str(write_metrics(params.load(args.params).report(args.report), Path(args.results), Path(args.runs))))
+    report = params.load(args.params).report(args.report)
+    results, runs = Path(args.results), Path(args.runs)
+    written = [write_metrics(report, results, runs), *write_plots(report, results, runs, Path(args.models))]
+    say("\n".join(map(str, written)))
 
 
 def plan(args: Namespace) -> None:

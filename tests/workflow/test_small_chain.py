@@ -148,7 +148,7 @@ def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
         "Distances of tiny vp-F: ladder",
         "Figure tiny levels",
         "Figure tiny samples",
-        "Headline numbers of tiny",
+        "Headline numbers and curves of tiny",
         "MLflow: runs of tiny",
         "Sample tiny vp-F: samples",
         "Table tiny table2",
@@ -171,7 +171,7 @@ def test_changing_a_grid_evaluates_it_again_and_trains_nothing(finished):
     assert planned(finished) == [
         "Distances of tiny vp-A: steps",
         "Figure tiny nfe",
-        "Headline numbers of tiny",
+        "Headline numbers and curves of tiny",
         "MLflow: runs of tiny",
         "Table tiny table3",
     ]

@@ -23,11 +23,11 @@ rule table:
 
 rule metrics:
     message:
-        "Headline numbers of {wildcards.report}"
+        "Headline numbers and curves of {wildcards.report}"
     input:
         unpack(made_from("metrics", "report")),
     output:
-        "results/{report}/metrics.json",
+        files.metrics_files("{report}"),
     params:
         step=step("metrics", "report"),
     log:

@@ -1,0 +1,206 @@
+"""Nothing runs again after a pull, and only what has to after a change: DVC and Snakemake agree, on a real clone."""
+
+import copy
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+PARTS = ("edm", "workflow", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "dvc.yaml")
+GIT = {f"GIT_{who}_{what}": "tests@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+def run(folder, *words, status=0):
+    """A command of this environment in a clone, with the clone's own code; what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **GIT, "PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done.stdout + done.stderr
+
+
+def small_params():
+    """The digits of params.yaml, made small: two configurations, trained in a second; drawings of a folder beside."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    digits = copy.deepcopy(raw["experiments"]["digits"])
+    digits["ladder"]["A"] |= {"lr_rampup": 0.0005, "ema_halflife": 0.0005}
+    digits |= {
+        "base": {"model_channels": 8, "num_blocks": 1, "attn_resolutions": [4], "duration": 0.00128,
+                 "level_samples": 16, "channel_mult": [1, 1]},
+        "ladder": {"A": digits["ladder"]["A"], "F": digits["ladder"]["F"]},
+        "models": {},
+        "sampling": {**digits["sampling"], "images": 80, "block": 40},
+        "grids": {"ladder": {"models": "all", "num_steps": 2}},
+        "sheets": {"samples": {"models": "all", "num_steps": 2, "images": 4}},
+        "analyses": {},
+        "tables": {"table2": {"kind": "configurations", "title": "Ladder", "grid": "ladder"}},
+        "figures": {"samples": {"kind": "sheets", "panels": ["vp-A:samples", "vp-F:samples"]}},
+    }  # fmt: skip
+    pictures = {"source": "folder", "path": "downloads/pictures", "resolution": 8, "channels": 1, "classes": 0}
+    raw["datasets"] = {"digits": raw["datasets"]["digits"], "pictures": pictures}
+    return {"run": ["digits"], "tracking": raw["tracking"], "datasets": raw["datasets"],
+            "experiments": {"digits": digits}}  # fmt: skip
+
+
+def edit(folder, change):
+    raw = yaml.safe_load((folder / "params.yaml").read_text())
+    change(raw)
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def restore(folder):
+    run(folder, "git", "checkout", "-q", "params.yaml", "edm")
+
+
+def planned(folder, *targets):
+    """What `snakemake -n` would run, by its messages."""
+    return sorted(re.findall(r"^Job \d+: (.*)$", run(folder, "snakemake", "-n", *targets), flags=re.M))
+
+
+def changed_stages(folder):
+    return sorted(json.loads(run(folder, "dvc", "status", "--json").partition("\n")[0] or "{}"))
+
+
+def shuffle_times(folder, seed=0):
+    """What no checkout promises: any order of times."""
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)):
+        time = 1_500_000_000 + random.Random(seed + number).randrange(10**8)
+        os.utime(path, (time, time))
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """A project whose chain has run once through `dvc repro`, committed and pushed."""
+    folder = tmp_path_factory.mktemp("origin") / "project"
+    for part in PARTS:
+        target = folder / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / part, target, ignore=ignore) if (ROOT / part).is_dir() else shutil.copy(ROOT / part, target)
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_params(), sort_keys=False))
+    run(folder, "git", "init", "-q")
+    run(folder, "dvc", "remote", "add", "--default", "lab", str(folder.parent / "remote"))
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", ".")
+    run(folder, "git", "commit", "-q", "-m", "First run")
+    run(folder, "dvc", "push")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(origin):
+    folder = origin.parent / "a clone"
+    run(origin, "git", "clone", "-q", str(origin), str(folder))
+    run(folder, "dvc", "pull")
+    return folder
+
+
+OF_F = ["Distances of digits vp-F: ladder", "Figure digits samples", "Headline numbers and curves of digits",
+        "MLflow: runs of digits", "Sample digits vp-F: samples", "Table digits table2", "Train digits/vp-F"]  # fmt: skip
+OF_DATA = ["Distances of digits vp-A: ladder", "Prepare digits", "Reference statistics of digits (digits-classifier)",
+           "Sample digits vp-A: samples", "Train digits/vp-A", "Train the feature classifier of digits"]  # fmt: skip
+
+
+def test_intermediate_files_are_not_in_the_cache(origin, clone):
+    assert list((origin / "runs").rglob("*.safetensors")) != [] and not (clone / "runs").exists()
+    assert (clone / "models/digits/vp-F/model.safetensors").read_bytes() == (
+        origin / "models/digits/vp-F/model.safetensors").read_bytes()  # fmt: skip
+
+
+def test_after_a_pull_there_is_nothing_to_do(clone):
+    assert planned(clone) == [] and changed_stages(clone) == []
+    shuffle_times(clone)
+    assert planned(clone) == [] and changed_stages(clone) == []
+
+
+def test_a_learning_rate_concerns_one_configuration(clone):
+    edit(clone, lambda raw: raw["experiments"]["digits"]["ladder"]["F"].update(learning_rate=2.0e-3))
+    assert planned(clone) == OF_F
+    assert changed_stages(clone) == [f"{stage}@digits" for stage in ("evaluate", "sample", "tables", "train")]
+    restore(clone)
+    assert planned(clone) == [] and changed_stages(clone) == []
+
+
+def test_a_dataset_concerns_all_that_used_it(clone):
+    edit(clone, lambda raw: raw["datasets"]["digits"].update(images=None))
+    assert planned(clone) == sorted(OF_F + OF_DATA)
+    stages = ("data", "evaluate", "sample", "tables", "train")
+    assert changed_stages(clone) == [f"{stage}@digits" for stage in stages]
+    restore(clone)
+
+
+def test_a_change_of_code_is_told_by_its_number(clone):
+    source = clone / "edm" / "provenance.py"
+    source.write_text(source.read_text() + "# A comment.\n")
+    assert planned(clone) == [] and changed_stages(clone) == []
+    source.write_text(source.read_text().replace('"sample": 1', '"sample": 2'))
+    assert planned(clone) == ["Figure digits samples", "MLflow: runs of digits", "Sample digits vp-A: samples",
+                              "Sample digits vp-F: samples"]  # fmt: skip
+    assert changed_stages(clone) == ["sample@digits", "tables@digits"]
+    restore(clone)
+
+
+def test_what_decides_no_result_runs_nothing(clone):
+    def change(raw):
+        raw["experiments"]["digits"]["sampling"] |= {"shards": 3, "gpus": 8}
+        raw["experiments"]["digits"]["training"] = {"gpus": 8, "nodes": 2, "state_every": 60}
+
+    edit(clone, change)
+    assert planned(clone) == [] and changed_stages(clone) == []
+    restore(clone)
+
+
+def test_a_file_that_was_tampered_with_is_made_again(clone):
+    result = clone / "results/digits/distances/vp-A/ladder.json"
+    before = result.read_bytes()
+    time = result.stat().st_mtime
+    result.write_bytes(before.replace(b'"distance": ', b'"distance":9'))
+    os.utime(result, (time, time))
+    jobs = ["Distances of digits vp-A: ladder", "Headline numbers and curves of digits", "MLflow: runs of digits",
+            "Table digits table2"]  # fmt: skip
+    assert planned(clone) == jobs and changed_stages(clone) == ["evaluate@digits", "tables@digits"]
+    result.write_bytes(before)
+    assert planned(clone) == []
+
+
+def test_dvc_runs_what_snakemake_finds_stale_and_records_it(clone):
+    """Only configuration F is trained again, and the results of its new rate are what the lock then holds."""
+    model = {name: clone / f"models/digits/{name}/model.safetensors" for name in ("vp-A", "vp-F")}
+    before = {name: path.read_bytes() for name, path in model.items()}
+    shuffle_times(clone, 1)
+    edit(clone, lambda raw: raw["experiments"]["digits"]["ladder"]["F"].update(learning_rate=2.0e-3))
+    run(clone, "dvc", "repro")
+    assert model["vp-A"].read_bytes() == before["vp-A"] and model["vp-F"].read_bytes() != before["vp-F"]
+    sidecar = json.loads((clone / "steps/train/digits/train/vp-F.json").read_text())
+    assert sidecar["specification"]["settings"]["learning_rate"] == 2.0e-3
+    lock = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]["train@digits"]["params"]["params.yaml"]
+    assert lock["experiments.digits.ladder"]["F"]["learning_rate"] == 2.0e-3
+    assert planned(clone) == [] and changed_stages(clone) == []
+    assert "results/digits/metrics.json" in run(clone, "dvc", "metrics", "diff")
+
+
+def test_a_raw_dataset_is_known_by_its_content(clone):
+    """One picture is replaced by an older one of equal size; a file beside the dataset changes nothing."""
+    from PIL import Image
+
+    folder = clone / "downloads" / "pictures"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("L", (8, 8), 50 * number).save(folder / f"{number}.bmp")
+    run(clone, "snakemake", "data/pictures.zip")
+    assert planned(clone, "data/pictures.zip") == []
+    size = (folder / "1.bmp").stat().st_size
+    Image.new("L", (8, 8), 51).save(folder / "1.bmp")
+    os.utime(folder / "1.bmp", (1_000_000_000, 1_000_000_000))
+    assert (folder / "1.bmp").stat().st_size == size
+    assert planned(clone, "data/pictures.zip") == ["Prepare pictures"]
+    shutil.rmtree(folder)  # as in a clone without raw data
+    assert planned(clone, "data/pictures.zip") == []
