@@ -71,7 +71,9 @@ def changed_stages(folder):
 
 def shuffle_times(folder, seed=0):
     """What no checkout promises: any order of times."""
-    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)):
+    for number, path in enumerate(
+        sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)
+    ):
         time = 1_500_000_000 + random.Random(seed + number).randrange(10**8)
         os.utime(path, (time, time))
 
@@ -84,7 +86,9 @@ def origin(tmp_path_factory):
         target = folder / part
         target.parent.mkdir(parents=True, exist_ok=True)
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / part, target, ignore=ignore) if (ROOT / part).is_dir() else shutil.copy(ROOT / part, target)
+        shutil.copytree(ROOT / part, target, ignore=ignore) if (ROOT / part).is_dir() else shutil.copy(
+            ROOT / part, target
+        )
     (folder / "params.yaml").write_text(yaml.safe_dump(small_params(), sort_keys=False))
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "remote", "add", "--default", "lab", str(folder.parent / "remote"))

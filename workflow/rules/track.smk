@@ -7,7 +7,7 @@ import json
 def again(wildcards):
     """A file that is always new, where the last delivery left runs behind."""
     try:
-        with open(f"runs/{wildcards.report}/tracking.json", encoding="utf-8") as file:
+        with open(f"results/{wildcards.report}/tracking.json", encoding="utf-8") as file:
             return f"runs/{wildcards.report}/tracking.again" if "reason" in json.load(file) else []
     except (OSError, ValueError):
         return []
