@@ -2,8 +2,11 @@
 
 import json
 import math
+import socket
 from argparse import Namespace
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from edm import params, slurm
@@ -48,6 +51,7 @@ def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
         check(config, dataset, place)  # before anything is written
         if place.is_first:  # a job that was taken for dead may live: two would write the same files by turns
             stack.enter_context(sole_user(out / ".training"))
+            stack.enter_context(_attempt(out / "attempts.log"))
         run = None
         if place.is_first:
             run = Journal(out / "journal.jsonl").run(
@@ -69,6 +73,25 @@ def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
             elif run is not None:
                 run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
+
+
+@contextmanager
+def _attempt(path: Path) -> Iterator[None]:
+    """A line when a training starts and when it ends, and how: the log of a job goes when its next attempt begins."""
+
+    def note(what: str) -> None:
+        where = " ".join([socket.gethostname(), *([f"job {slurm.job()}"] if slurm.job() else [])])
+        with suppress(OSError), open(path, "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {where}: {what}\n")
+
+    note("started")
+    try:
+        yield
+    except BaseException as error:
+        kind = "stopped" if isinstance(error, Preempted) else type(error).__name__
+        note(f"{kind}: {str(error).partition(chr(10))[0]}")
+        raise
+    note("done")
 
 
 def import_published(args: Namespace) -> None:

@@ -236,9 +236,10 @@ def test_jobs_ask_for_what_params_yaml_states(disturbed):
 
 def test_what_was_stopped_by_its_time_limit_says_so(disturbed):
     folder, _, _ = disturbed
-    log = (folder / "runs/cluster/vp-A/train.log").read_text()
-    assert re.search(r"stopped: SIGTERM, after [\d,]+ images; the state is saved, the same command continues", log)
-    assert "goes back to Slurm's queue, to be continued" in log
+    attempts = (folder / "runs/cluster/vp-A/attempts.log").read_text()
+    stopped = r"job \d+: stopped: SIGTERM, after [\d,]+ images; the state is saved, the same command continues\n"
+    assert re.search(stopped, attempts), attempts
+    assert attempts.count(": started\n") >= 3 and attempts.endswith(": done\n")
 
 
 def test_there_is_nothing_left_to_do(disturbed, cluster):
