@@ -14,6 +14,7 @@ from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.flops import parameters
 from edm.params import Experiment, Params
+from edm.provenance import Provenance
 from edm.search import choice_cost, cost
 from edm.throughput import Throughput
 
@@ -59,17 +60,16 @@ class Plan:
 
 
 def make_plan(params: Params, target: str, throughput: str | None = None, everything: bool = False) -> Plan:
-    """The cost of a target; of jobs whose files are all there nothing is counted, unless ``everything`` is.
+    """The cost of a target; of what Snakemake would not run nothing is counted, unless ``everything`` is.
 
-    Which of those that are there Snakemake finds stale is not looked at: `snakemake -n` tells.
     Raises UserError for a target that nothing makes.
     """
     chain, plan = Chain(params), Plan(target)
     rates = Throughput.load(throughput if throughput and os.path.exists(throughput) else None)
-    for job in chain.needed(chain.targets(target)):
-        if not everything and all(os.path.exists(path) for path in job.outputs):
-            plan.done += 1
-            continue
+    jobs = chain.needed(chain.targets(target))
+    to_run = jobs if everything else Provenance(chain).to_run(chain.targets(target))
+    plan.done = len(jobs) - len(to_run)
+    for job in to_run:
         found = _cost(chain, job, rates, plan.sources)
         found.jobs = 1
         plan.by_rule[job.rule] = plan.by_rule.get(job.rule, Cost()) + found

@@ -17,6 +17,7 @@ from edm.files import write_json
 from edm.networks import UNet
 from edm.plan import RK45_NFE, Cost, as_text, make_plan
 from edm.preconditioning import EDM
+from edm.provenance import adopt
 from edm.search import SearchHistory, search
 from edm.throughput import Measurement, network_digest, record
 
@@ -177,27 +178,30 @@ def test_a_search_measures_between_the_least_and_the_greatest_that_were_planned(
 # What is there already ------------------------------------------------------------------------------------------------
 
 
-def make(*paths):
+def make(params, *paths):
+    """The files, as if their steps had made them."""
     for path in paths:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
+    adopt(Chain(params), paths)
 
 
 def test_a_finished_job_is_not_counted(tiny):
     before = make_plan(tiny, "tiny")
-    make("data/made.zip", "models/tiny/vp-A/model.safetensors", "models/tiny/vp-A/levels.json",
+    make(tiny, "data/made.zip", "models/tiny/vp-A/model.safetensors", "models/tiny/vp-A/levels.json",
+         "models/tiny/old/model.safetensors", "data/references/made/pixels.npz",
          "results/tiny/distances/old/rk45/tolerance=0.01@0.json", *table_files("tiny", "table2"))  # fmt: skip
     after = make_plan(tiny, "tiny")
-    assert before.done == 0 and after.done == 4
+    assert before.done == 0 and after.done == 5
     assert "train" not in after.by_rule and after.total.trained == 0
     assert after.by_rule["evaluate"].jobs == before.by_rule["evaluate"].jobs - 1
     assert after.by_rule["evaluate"].evaluations[0] == before.by_rule["evaluate"].evaluations[0] - 20 * RK45_NFE
-    assert after.by_rule["table"].jobs == 2
+    assert after.by_rule["table"].jobs == 3  # made of evaluations that are not there, it is made again with them
     assert make_plan(tiny, "tiny", everything=True).by_rule == before.by_rule
 
 
 def test_a_job_that_lacks_one_of_its_files_is_counted(tiny):
-    make("models/tiny/vp-A/model.safetensors", *table_files("tiny", "table2")[:-1])
+    make(tiny, "models/tiny/vp-A/model.safetensors", *table_files("tiny", "table2")[:-1])
     plan = make_plan(tiny, "tiny")
     assert plan.by_rule["train"].jobs == 1 and plan.by_rule["table"].jobs == 3 and plan.done == 0
 

@@ -10,9 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
 
+DIGITS = load_digits()
+RAW = "downloads/pictures"
 ROOT = Path(__file__).parent.parent.parent
 PARTS = ("edm", "workflow", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "dvc.yaml")
 GIT = {f"GIT_{who}_{what}": "tests@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -28,7 +33,7 @@ def run(folder, *words, status=0):
 
 
 def small_params():
-    """The digits of params.yaml, made small: two configurations, trained in a second; drawings of a folder beside."""
+    """The digits of params.yaml, made small: two configurations, trained in a second, on a folder of pictures."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     digits = copy.deepcopy(raw["experiments"]["digits"])
     digits["ladder"]["A"] |= {"lr_rampup": 0.0005, "ema_halflife": 0.0005}
@@ -44,10 +49,15 @@ def small_params():
         "tables": {"table2": {"kind": "configurations", "title": "Ladder", "grid": "ladder"}},
         "figures": {"samples": {"kind": "sheets", "panels": ["vp-A:samples", "vp-F:samples"]}},
     }  # fmt: skip
-    pictures = {"source": "folder", "path": "downloads/pictures", "resolution": 8, "channels": 1, "classes": 0}
-    raw["datasets"] = {"digits": raw["datasets"]["digits"], "pictures": pictures}
-    return {"run": ["digits"], "tracking": raw["tracking"], "datasets": raw["datasets"],
+    dataset = {"source": "folder", "path": RAW, "resolution": 8, "channels": 1, "classes": 10}
+    return {"run": ["digits"], "tracking": raw["tracking"], "datasets": {"digits": dataset},
             "experiments": {"digits": digits}}  # fmt: skip
+
+
+def draw(path, number, shade=0):
+    """A handwritten digit as a picture; all are of one size in bytes."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((DIGITS.images[number] * 15 + shade).astype(np.uint8)).save(path)
 
 
 def edit(folder, change):
@@ -71,9 +81,8 @@ def changed_stages(folder):
 
 def shuffle_times(folder, seed=0):
     """What no checkout promises: any order of times."""
-    for number, path in enumerate(
-        sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)
-    ):
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)
+    for number, path in enumerate(files):
         time = 1_500_000_000 + random.Random(seed + number).randrange(10**8)
         os.utime(path, (time, time))
 
@@ -85,18 +94,31 @@ def origin(tmp_path_factory):
     for part in PARTS:
         target = folder / part
         target.parent.mkdir(parents=True, exist_ok=True)
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / part, target, ignore=ignore) if (ROOT / part).is_dir() else shutil.copy(
-            ROOT / part, target
-        )
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, target)
     (folder / "params.yaml").write_text(yaml.safe_dump(small_params(), sort_keys=False))
+    for number in range(200):
+        draw(folder / RAW / str(DIGITS.target[number]) / f"{number}.bmp", number)
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())
+    for stage in stages["stages"].values():  # as docs/versions.md asks for raw data
+        stage["do"].setdefault("deps", []).append(RAW)
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     run(folder, "git", "init", "-q")
+    run(folder, "dvc", "add", RAW)
     run(folder, "dvc", "remote", "add", "--default", "lab", str(folder.parent / "remote"))
     run(folder, "dvc", "repro")
     run(folder, "git", "add", ".")
     run(folder, "git", "commit", "-q", "-m", "First run")
     run(folder, "dvc", "push")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def undone(clone):
+    yield
+    run(clone, "git", "checkout", "-q", "params.yaml", "edm")
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +129,10 @@ def clone(origin):
     return folder
 
 
+STAGES = [f"{stage}@digits" for stage in ("data", "evaluate", "sample", "tables", "train")]
 OF_F = ["Distances of digits vp-F: ladder", "Figure digits samples", "Headline numbers and curves of digits",
-        "MLflow: runs of digits", "Sample digits vp-F: samples", "Table digits table2", "Train digits/vp-F"]  # fmt: skip
+        "MLflow: runs of digits", "Sample digits vp-F: samples", "Table digits table2",
+        "Train digits/vp-F"]  # fmt: skip
 OF_DATA = ["Distances of digits vp-A: ladder", "Prepare digits", "Reference statistics of digits (digits-classifier)",
            "Sample digits vp-A: samples", "Train digits/vp-A", "Train the feature classifier of digits"]  # fmt: skip
 
@@ -125,20 +149,38 @@ def test_after_a_pull_there_is_nothing_to_do(clone):
     assert planned(clone) == [] and changed_stages(clone) == []
 
 
-def test_a_learning_rate_concerns_one_configuration(clone):
-    edit(clone, lambda raw: raw["experiments"]["digits"]["ladder"]["F"].update(learning_rate=2.0e-3))
-    assert planned(clone) == OF_F
-    assert changed_stages(clone) == [f"{stage}@digits" for stage in ("evaluate", "sample", "tables", "train")]
+def test_a_learning_rate_concerns_one_configuration(origin, clone):
+    """On a clone the other configuration's sheet is drawn, too: a figure shows both, and samples are not kept."""
+    for folder in (origin, clone):
+        edit(folder, lambda raw: raw["experiments"]["digits"]["ladder"]["F"].update(learning_rate=2.0e-3))
+    assert planned(origin) == OF_F and planned(clone) == sorted([*OF_F, "Sample digits vp-A: samples"])
+    restore(origin)
+    assert planned(origin) == []
+    assert changed_stages(clone) == STAGES[1:]
     restore(clone)
     assert planned(clone) == [] and changed_stages(clone) == []
 
 
 def test_a_dataset_concerns_all_that_used_it(clone):
-    edit(clone, lambda raw: raw["datasets"]["digits"].update(images=None))
-    assert planned(clone) == sorted(OF_F + OF_DATA)
-    stages = ("data", "evaluate", "sample", "tables", "train")
-    assert changed_stages(clone) == [f"{stage}@digits" for stage in stages]
+    edit(clone, lambda raw: raw["datasets"]["digits"].update(images=200))
+    assert planned(clone) == sorted(OF_F + OF_DATA) and changed_stages(clone) == STAGES
     restore(clone)
+    assert planned(clone) == [] and changed_stages(clone) == []
+    picture = next((clone / RAW).rglob("17.bmp"))
+    before = picture.read_bytes()
+    draw(picture, 17, shade=1)  # of equal size, and older than all
+    os.utime(picture, (10**9, 10**9))
+    assert len(picture.read_bytes()) == len(before)
+    found = planned(clone), changed_stages(clone)
+    picture.write_bytes(before)
+    assert found == (sorted(OF_F + OF_DATA), sorted([*STAGES, f"{RAW}.dvc"]))
+    assert planned(clone) == [] and changed_stages(clone) == []
+
+
+def test_a_clone_needs_no_raw_data(clone):
+    (clone / RAW).rename(clone / "away")
+    assert planned(clone) == []
+    (clone / "away").rename(clone / RAW)
 
 
 def test_a_change_of_code_is_told_by_its_number(clone):
@@ -149,7 +191,6 @@ def test_a_change_of_code_is_told_by_its_number(clone):
     assert planned(clone) == ["Figure digits samples", "MLflow: runs of digits", "Sample digits vp-A: samples",
                               "Sample digits vp-F: samples"]  # fmt: skip
     assert changed_stages(clone) == ["sample@digits", "tables@digits"]
-    restore(clone)
 
 
 def test_what_decides_no_result_runs_nothing(clone):
@@ -159,7 +200,6 @@ def test_what_decides_no_result_runs_nothing(clone):
 
     edit(clone, change)
     assert planned(clone) == [] and changed_stages(clone) == []
-    restore(clone)
 
 
 def test_a_file_that_was_tampered_with_is_made_again(clone):
@@ -170,8 +210,9 @@ def test_a_file_that_was_tampered_with_is_made_again(clone):
     os.utime(result, (time, time))
     jobs = ["Distances of digits vp-A: ladder", "Headline numbers and curves of digits", "MLflow: runs of digits",
             "Table digits table2"]  # fmt: skip
-    assert planned(clone) == jobs and changed_stages(clone) == ["evaluate@digits", "tables@digits"]
+    found = planned(clone), changed_stages(clone)
     result.write_bytes(before)
+    assert found == (jobs, ["evaluate@digits", "tables@digits"])
     assert planned(clone) == []
 
 
@@ -189,22 +230,3 @@ def test_dvc_runs_what_snakemake_finds_stale_and_records_it(clone):
     assert lock["experiments.digits.ladder"]["F"]["learning_rate"] == 2.0e-3
     assert planned(clone) == [] and changed_stages(clone) == []
     assert "results/digits/metrics.json" in run(clone, "dvc", "metrics", "diff")
-
-
-def test_a_raw_dataset_is_known_by_its_content(clone):
-    """One picture is replaced by an older one of equal size; a file beside the dataset changes nothing."""
-    from PIL import Image
-
-    folder = clone / "downloads" / "pictures"
-    folder.mkdir(parents=True)
-    for number in range(3):
-        Image.new("L", (8, 8), 50 * number).save(folder / f"{number}.bmp")
-    run(clone, "snakemake", "data/pictures.zip")
-    assert planned(clone, "data/pictures.zip") == []
-    size = (folder / "1.bmp").stat().st_size
-    Image.new("L", (8, 8), 51).save(folder / "1.bmp")
-    os.utime(folder / "1.bmp", (1_000_000_000, 1_000_000_000))
-    assert (folder / "1.bmp").stat().st_size == size
-    assert planned(clone, "data/pictures.zip") == ["Prepare pictures"]
-    shutil.rmtree(folder)  # as in a clone without raw data
-    assert planned(clone, "data/pictures.zip") == []
