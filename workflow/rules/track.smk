@@ -5,12 +5,14 @@ import json
 
 
 def again(wildcards):
-    """A file that is always new, where the last delivery left runs behind."""
+    """A file that is newer than the last delivery, where that left runs behind."""
+    last = f"results/{wildcards.report}/tracking.json"
     try:
-        with open(f"results/{wildcards.report}/tracking.json", encoding="utf-8") as file:
-            return f"runs/{wildcards.report}/tracking.again" if "reason" in json.load(file) else []
+        with open(last, encoding="utf-8") as file:
+            pending = "reason" in json.load(file)
     except (OSError, ValueError):
-        return []
+        pending = False
+    return [renew_marker([last])] if pending and workflow.is_main_process else []
 
 
 rule track:
@@ -34,11 +36,3 @@ rule track:
     shell:
         STEP + "-- track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1"
         " | tee {log:q}"
-
-
-rule track_again:
-    message:
-        "MLflow: runs of {wildcards.report} are still to come"
-    output:
-        temp(touch("runs/{report}/tracking.again")),
-    localrule: True
