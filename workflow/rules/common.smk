@@ -1,9 +1,16 @@
 # Names in paths, what is stale, and how each step is started.
 import atexit
+import inspect
 
 from edm.provenance import made
 
 atexit.register(PROVENANCE.hashes.save)
+
+
+def known(function):
+    """The function, with its signature at hand: Snakemake asks for it some thirty times per job."""
+    function.__signature__ = inspect.signature(function)
+    return function
 
 
 def either(names):
@@ -36,7 +43,7 @@ def machine(gpus, nodes=None):
     """The resources that say how many GPUs (and nodes) of an experiment's settings a step works on."""
 
     def of(value):
-        return lambda w: value(concerned(w))
+        return known(lambda w: value(concerned(w)))
 
     asked = dict(gpu=of(gpus), processes=of(lambda e: max(gpus(e), 1)), nodes=1, tasks_per_gpu=0, cpus_per_task=1)
     if nodes:  # such a step itself starts one task on each of several nodes, which Slurm's plugin calls `mpi`
@@ -81,7 +88,7 @@ def made_from(rule, *names, key=None):
             found |= dict(parts=taken(job.parts), sidecars=taken(f"{part}.json" for part in job.parts))
         return found
 
-    return find
+    return known(find)
 
 
 def job_of(rule, names, wildcards, key=None):
@@ -108,9 +115,9 @@ def step(rule, *names, key=None):
         job = job_of(rule, names, wildcards, key)
         return ["--step", job.name, *(["--digest", PROVENANCE.digest(job)] if workflow.is_main_process else [])]
 
-    return options
+    return known(options)
 
 
 def expect(rule, *names):
     """The digest of a step's own settings, for its command, which reads params.yaml itself."""
-    return lambda w: digest(CHAIN.specification(job_of(rule, names, w)))
+    return known(lambda w: digest(CHAIN.specification(job_of(rule, names, w))))

@@ -3,6 +3,7 @@
 # each repeat is a job of its own (`one_job_per` in params.yaml), or several that share its images (`shards`).
 
 
+@known
 def evaluation_options(wildcards, input):
     """The files of an evaluation, told apart by what they are."""
     e = CHAIN.experiments[wildcards.experiment]
@@ -51,8 +52,7 @@ rule evaluate:
         options=evaluation_options,
         step=step("evaluate", "experiment", "model", "evaluation"),
         expect=expect("evaluate", "experiment", "model", "evaluation"),
-        journal=lambda w: f"runs/{w.experiment}/{w.model}/distances/{w.evaluation}.journal.jsonl",
-        parts=lambda w, input: ["--parts", *input.parts] if "parts" in input.keys() else [],
+        parts=known(lambda w, input: ["--parts", *input.parts] if "parts" in input.keys() else []),
     log:
         "runs/{experiment}/{model}/distances/{evaluation}.log",
     resources:
@@ -62,7 +62,8 @@ rule evaluate:
     shell:
         LAUNCH + " evaluate {input.files[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
-        " --journal {params.journal:q} {params.parts:q} >> {log:q} 2>&1"
+        " --journal runs/{wildcards.experiment:q}/{wildcards.model:q}/distances/{wildcards.evaluation:q}.journal.jsonl"
+        " {params.parts:q} >> {log:q} 2>&1"
 
 
 # One job, however many evaluations: its outcome decides the next one, and may decide other jobs' settings.
