@@ -5,14 +5,14 @@ import json
 
 
 def again(wildcards):
-    """A file that is newer than the last delivery, where that left runs behind."""
-    last = f"results/{wildcards.report}/tracking.json"
+    """A file that is always new, where the last delivery from here left runs behind."""
+    job = job_of("track", ["report"], wildcards)
     try:
-        with open(last, encoding="utf-8") as file:
-            pending = "reason" in json.load(file)
+        with open(job.outputs[0], encoding="utf-8") as file:
+            left = "reason" in json.load(file)
     except (OSError, ValueError):
-        pending = False
-    return [renew_marker([last])] if pending and workflow.is_main_process else []
+        left = False
+    return marker(job) if left and os.path.isdir(f"runs/{wildcards.report}") else []
 
 
 rule track:
