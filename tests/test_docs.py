@@ -1,0 +1,125 @@
+"""Every command in README.md and docs/ is run: as it stands, as a dry run, or by the test that is named here."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from edm import checkpoint, params
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+#: What takes hours, or a cluster, is run with this added.
+DRY = {
+    r"snakemake( digits-full| paper| results/.*| --profile slurm (cluster|paper))?": "-n",
+    r"edm train .*--out .*": "--dry-run",
+}
+#: What is run by other tests, or by hand: the file that does, and words in it.
+ELSEWHERE = {
+    r"make (demo|install)": ("Makefile", "snakemake digits"),
+    r"make test": (".ci/run", "make test"),
+    r"source .venv/bin/activate": ("Makefile", "-m venv"),
+    r"\$EDITOR slurm/config.yaml": ("tests/slurm/test_chain_on_slurm.py", "config.yaml"),
+    r"cat results/cluster/tables/cluster.md": ("tests/slurm/test_chain_on_slurm.py", "results/cluster/tables/cluster"),
+    r"git (clone .*|add .*|commit)|cd edm": ("tests/workflow/test_provenance_chain.py", '"clone"'),
+    r"edm bench paper": ("tests/test_throughput.py", "measure(config"),
+    r"edm trace .*": ("tests/workflow/test_small_chain.py", "trace"),
+    r"snakemake --report .*": ("tests/workflow/test_small_chain.py", "--report"),
+    r"dvc remote add .*": ("tests/workflow/test_provenance_chain.py", "remote"),
+    r"dvc (repro|push|pull|metrics|exp|add)\b.*": ("tests/workflow/test_provenance_chain.py", "dvc"),
+}
+
+
+def blocks(page):
+    """(language, text) of the fenced blocks of a page, in order."""
+    return re.findall(r"```(\w+)\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def commands(text):
+    """The commands of a block: one per line, and where several are joined each of them."""
+    for line in text.splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars="&")
+        words.whitespace_split, words.commenters, part = True, "#", []
+        for word in [*words, "&&"]:
+            if word != "&&":
+                part.append(word)
+            elif part:
+                yield " ".join(word if word in (">", "|") else shlex.quote(word).replace("'$EDITOR'", "$EDITOR")
+                               for word in part)  # fmt: skip
+                part = []
+
+
+def merged(base, change):
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    return base | {key: merged(base.get(key), value) for key, value in change.items()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, digits_archive):
+    """What the pages take for granted: the archive of digits, a model of the demo, pictures, a published file."""
+    folder = tmp_path_factory.mktemp("made")
+    config = params.load(ROOT / "params.yaml").experiment("digits").models["vp-F"]
+    torch.manual_seed(0)
+    for path in ("models/digits/vp-F", "runs/mine"):
+        (folder / path).mkdir(parents=True)
+        checkpoint.save(folder / path / "model.safetensors", checkpoint.build(config), config, {"images": 0})
+    (folder / "data").mkdir()
+    (folder / "data" / "digits.zip").write_bytes(digits_archive.read_bytes())
+    for kind in ("rose", "tulip"):
+        (folder / "data" / "raw" / "flowers" / kind).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / "raw" / "flowers" / kind / f"{number}.jpg")
+    (folder / "64x64_diffusion.pt").write_bytes((ROOT / "tests/fixtures/checkpoints/adm.pt").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, made):
+    subprocess.run(["cp", "-r", f"{made}/.", tmp_path], check=True)
+    for name in ("edm", "workflow", "slurm", "tests", "params.yaml"):
+        os.symlink(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def run(command, folder):
+    for pattern, (file, words) in ELSEWHERE.items():
+        if re.fullmatch(pattern, command):
+            assert words in (ROOT / file).read_text(), f"{command} is no longer run by {file}"
+            return
+    for pattern, option in DRY.items():
+        if re.fullmatch(pattern, command):
+            command = f"{command} {option}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_works(page, project):
+    for language, text in blocks(PAGES[page]):
+        if language == "yaml":
+            stated = yaml.safe_load((project / "params.yaml").read_text())
+            (project / "params.yaml").unlink()
+            (project / "params.yaml").write_text(yaml.safe_dump(merged(stated, yaml.safe_load(text)), sort_keys=False))
+        elif language == "python" and "unet" not in text:  # diffusers is an extra: tests/foreign
+            (project / "page.py").write_text(text)
+            run("python page.py", project)
+        elif language == "sh":
+            for command in commands(text):
+                run(command, project)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_of_a_page_are_there(page):
+    for target in re.findall(r"\]\(([^)#]+)", PAGES[page].read_text()):
+        assert target.startswith("http") or (PAGES[page].parent / target).exists(), target
