@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -252,6 +253,7 @@ def test_a_training_on_two_nodes_is_that_on_one(undisturbed, cluster, scratch):
     folder = project(scratch / "nodes", nodes=2)
     (folder / "data").mkdir()
     shutil.copy(undisturbed / "data" / "digits.zip", folder / "data")
+    shutil.copytree(undisturbed / "steps" / "data", folder / "steps" / "data")
     before = len(cluster.jobs())
     model = "models/cluster/vp-F/model.safetensors"
     snakemake(folder, "--profile", "slurm", model, *POLLS, environment=cluster.environment)
@@ -266,6 +268,7 @@ def test_a_failing_rank_ends_the_job_and_its_error_is_shown(cluster, scratch, un
     folder = project(scratch / "failing")
     (folder / "data").mkdir()
     (folder / "data" / "digits.zip").write_bytes((undisturbed / "data" / "digits.zip").read_bytes()[:1000])
+    subprocess.run([sys.executable, "-m", "edm", "adopt", "data/digits.zip"], cwd=folder, check=True)
     begun = time.monotonic()
     with pytest.raises(AssertionError) as failure:
         snakemake(folder, "--profile", "slurm", "models/cluster/vp-F/model.safetensors", "--retries", "0", *POLLS,

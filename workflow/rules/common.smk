@@ -95,9 +95,14 @@ def job_of(rule, names, wildcards, key=None):
     return CHAIN.by_name[f"{rule} {key or '/'.join(wildcards[name] for name in names)}"]
 
 
+REPORTED = set()
+
+
 def report_stale(job, why):
-    """Says what was changed; not, that something before it was."""
-    if not any(PROVENANCE.why_stale(maker) for _, maker in made(CHAIN, job)):
+    """Says what was changed, of the first twenty steps; not, that something before them was."""
+    derived = any(PROVENANCE.why_stale(maker) for _, maker in made(CHAIN, job))
+    if len(REPORTED) < 20 and job not in REPORTED and not derived:
+        REPORTED.add(job)
         print(f"{job.name}: {why}", file=sys.stderr)
 
 
