@@ -46,6 +46,7 @@ CODE = {
     "track": 1,
 }
 FORMAT = "edm-step/1"
+ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "versions")  # of a step's files
 LOCAL = Path(".edm")  # of this clone alone; may be deleted at any time
 SETTLED = 2.0  # seconds after which another change of a file also changes its time, on every file system
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
@@ -66,7 +67,10 @@ def read_sidecar(path: str | os.PathLike) -> dict[str, Any] | None:
             found = json.load(file)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("digest"), str):
+        return None
+    whole = all(isinstance(found.get(part), dict) for part in ("specification", "inputs", "outputs"))
+    return found if whole else None
 
 
 class Hashes:
@@ -242,7 +246,9 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
                   for path, maker in made(chain, job)}  # fmt: skip
         inputs |= {path: provenance.hashes.of(path) for path in raw(chain, job)}
         old = provenance.sidecar(job) or {}
-        origin = {key: old[key] for key in ("created", "commit", "dirty", "host", "versions", "seconds") if key in old}
+        if old.get("outputs") != {path: provenance.hashes.of(path) for path in job.outputs}:
+            old = {}  # it tells of other files: how these came about nobody knows
+        origin = {key: old.get(key) for key in ORIGIN}
         started = Started(job, sidecar_file(job), provenance.specification(job), inputs, time.time())
         started.finish(adopted=datetime.now(UTC).isoformat(timespec="seconds"), **origin)
         adopted.append(job)
