@@ -388,6 +388,13 @@ class Chain:
         search = [search_file(e, model, grid.settings_from)] if grid.settings_from else []
         return [model_file(e, model), *references, *weights, *search]
 
+    def evaluation_options(self, experiment: str, model: str, name: str) -> list[str]:
+        """The inputs of an evaluation beside its model, as options of `edm evaluate`: told apart by what they are."""
+        e, (_, *files) = self.experiments[experiment], self.evaluation_inputs(experiment, model, name)
+        options = ["--ref", *files[: 1 + len(e.more_features)]]
+        options += ["--weights", weights_of(e)[0]] if weights_of(e) else []
+        return options + (["--settings", files[-1]] if e.grids[name.partition("/")[0]].settings_from else [])
+
     def analysis_inputs(self, experiment: str, model: str, name: str) -> list[str]:
         e = self.experiments[experiment]
         data = [archive(e.dataset), *weights_of(e)] if e.analyses[name].kind == "leakage" else []

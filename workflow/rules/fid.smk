@@ -4,14 +4,8 @@
 
 
 @known
-def evaluation_options(wildcards, input):
-    """The files of an evaluation, told apart by what they are."""
-    e = CHAIN.experiments[wildcards.experiment]
-    count = 1 + len(e.more_features)
-    options = ["--ref", *input.files[1 : 1 + count]]
-    options += ["--weights", files.weights_of(e)[0]] if files.weights_of(e) else []
-    from_search = e.grids[wildcards.evaluation.split("/")[0]].settings_from
-    return options + (["--settings", input.files[-1]] if from_search else [])
+def evaluation_options(wildcards):
+    return CHAIN.evaluation_options(wildcards.experiment, wildcards.model, wildcards.evaluation)
 
 
 rule shard:
