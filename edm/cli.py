@@ -227,6 +227,17 @@ def parser() -> argparse.ArgumentParser:
     metrics.add_argument("--models", default="models", help="folder of trained models (default models)")
     _from_params(metrics)
 
+    trace = command(
+        "trace", "reports.trace", "where a number of a table comes from, and the commands that give it again",
+        "The chain from a number to commit, data, configuration, snapshot, seeds and run, as recorded when each step "
+        "was made; what is not recorded is said to be unknown.",
+    )  # fmt: skip
+    trace.add_argument("table", metavar="REPORT/TABLE", help="such as digits/table2")
+    trace.add_argument("row", help="label of the row, as the table has it")
+    trace.add_argument("column", nargs="?", help="name of the column; may be left out where there is one")
+    trace.add_argument("--json", action="store_true", help="the same as JSON")
+    _from_params(trace)
+
     plan = command(
         "plan", "reports.plan", "what a target would cost: jobs, images, network evaluations, GPU-hours, disk",
         "What a target would cost, before anything runs. Counted from the same jobs that the workflow runs.",

@@ -1,5 +1,6 @@
-"""Tables, figures, and what a run would cost."""
+"""Tables, figures, where their numbers come from, and what a run would cost."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def metrics(args: Namespace) -> None:
     results, runs = Path(args.results), Path(args.runs)
     written = [write_metrics(report, results, runs), *write_plots(report, results, runs, Path(args.models))]
     say("\n".join(map(str, written)))
+
+
+def trace(args: Namespace) -> None:
+    from edm.lineage import trace
+    from edm.lineage_text import as_text
+
+    found = trace(params.load(args.params), args.table, args.row, args.column)
+    print(json.dumps(found, indent=1) if args.json else as_text(found))
 
 
 def plan(args: Namespace) -> None:

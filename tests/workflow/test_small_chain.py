@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,40 @@ def test_a_store_that_is_away_does_not_fail_the_chain_and_gets_the_runs_with_its
     assert (delivered["runs"], delivered["runs_pending"], delivered["runs_created"]) == (runs, 0, runs)
     assert (folder / "away" / "mlflow.db").exists()
     assert "Nothing to be done" in "".join(snakemake(folder).stderr)
+
+
+def shell(folder, text):
+    """What lines for a shell print, with the commands of this environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-ec", text], cwd=folder, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("table", "words", "result", "model"), [
+    ("table2", "A vp", "vp-A/ladder", "vp-A"), ("table2", "F", "vp-F/ladder", "vp-F"),
+    ("table3", "ours vp-A", "vp-A/steps", "vp-A"),
+])  # fmt: skip
+def test_a_number_is_traced_and_measured_again_to_the_last_digit(table, words, result, model, finished):
+    results = finished / "results" / "tiny" / "distances" / f"{result}.json"
+    before, lowest = results.read_bytes(), min(p["distance"] for p in json.loads(results.read_text())["points"])
+    printed = shell(finished, f"edm trace tiny/{table} {words}")
+    assert f"tiny/{table}, {words.split()[0]}, vp" in printed and f"{lowest:.2f}" in printed and repr(lowest) in printed
+    training = json.loads((finished / "steps" / "train" / "tiny" / "train" / f"{model}.json").read_text())
+    told = [training["outputs"][f"models/tiny/{model}/model.safetensors"], training["inputs"]["data/digits.zip"]]
+    told += [training["commit"]] if "commit" in training else []  # a copy without git knows none
+    for text in (*told, "seeds             0 to 79", "images seen       1280"):
+        assert text in printed
+    found = json.loads(shell(finished, f"edm trace tiny/{table} {words} --json"))
+    assert found["steps"][1]["settings"] == training["specification"]["settings"]
+    database = sqlite3.connect(finished / "mlruns" / "mlflow.db")
+    of = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'edm.key'"))
+    assert of[found["cell"]["mlflow_run"]] == found["cell"]["mlflow_key"]
+    assert of[found["steps"][1]["mlflow_run"]] == f"tiny/{model}"
+    again = re.search(r"^Measure it again:\n(.*?)\n\n", printed, flags=re.M | re.S).group(1)
+    assert shell(finished, again).strip().splitlines()[-1] == repr(lowest)
+    assert results.read_bytes() == before
 
 
 def test_a_second_run_has_nothing_to_do(finished):
