@@ -22,6 +22,7 @@ analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for 
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
 figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, trainings
 metrics      results/REPORT/metrics.json, plots/*.csv            evaluations, trainings
+about        results/REPORT/about/*.html                         the tables and figures, sidecars of all steps
 track        results/REPORT/tracking.json                        the tables and figures
 ===========  ==================================================  =============================================
 """
@@ -40,6 +41,7 @@ from edm.params.contents import Source, figure_datasets, figure_sources, figure_
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
+ABOUT = ("configuration", "environment", "runtime")  # pages on how a report was made
 #: The curves of a report that DVC plots: name → what stands on the axes.
 PLOT_FILES = {"loss": ("images", "loss"), "levels": ("sigma", "error"), "nfe": ("nfe", "distance"),
               "churn": ("S_churn", "distance")}  # fmt: skip
@@ -47,7 +49,10 @@ PLOT_FILES = {"loss": ("images", "loss"), "levels": ("sigma", "error"), "nfe": (
 STAGES = {"made_up": "data", "prepare": "data", "features": "data", "reference": "data",
           "train": "train", "published": "train", "choose": "train", "sample": "sample", "analyse": "sample",
           "search": "evaluate", "shard": "evaluate", "evaluate": "evaluate",
-          "table": "tables", "figure": "tables", "metrics": "tables", "track": "tables"}  # fmt: skip
+          "table": "tables", "figure": "tables", "metrics": "tables", "about": "tables",
+          "track": "tables"}  # fmt: skip
+#: The rules whose jobs compute on GPUs where there are any.
+COMPUTING = ("reference", "train", "choose", "search", "shard", "evaluate", "sample", "analyse")
 _SPECS = {"train": "training", "choose": "choice", "search": "search", "sample": "sheet", "analyse": "analysis"}
 
 
@@ -153,6 +158,10 @@ def metrics_files(report: str) -> list[str]:
     return [f"results/{report}/metrics.json", *(f"results/{report}/plots/{name}.csv" for name in PLOT_FILES)]
 
 
+def about_files(report: str) -> list[str]:
+    return [f"results/{report}/about/{page}.html" for page in ABOUT]
+
+
 def trained_models(report: Report) -> list[tuple[Experiment, str]]:
     """The models trained here that a report measures."""
     sources = (source for table in report.tables for source in table_layout(report, table).sources())
@@ -174,7 +183,7 @@ class Chain:
             report = self.reports[name]
             tables = [file for table in report.tables for file in table_files(name, table)]
             figures = [file for figure in report.figures for file in figure_files(name, figure)]
-            return [*tables, *figures, *metrics_files(name), f"results/{name}/tracking.json"]
+            return [*tables, *figures, *metrics_files(name), *about_files(name), f"results/{name}/tracking.json"]
         if name in self.experiments:
             return [evaluation_file(evaluation) for evaluation in self.experiments[name].evaluations()]
         report, _, part = name.partition("/")
@@ -289,6 +298,7 @@ class Chain:
                 inputs, outputs = self.figure_inputs(name, figure), figure_files(name, figure)
                 yield Job("figure", (name, figure), tuple(inputs), tuple(outputs))
             yield Job("metrics", (name,), tuple(self.metrics_inputs(name)), tuple(metrics_files(name)))
+            yield Job("about", (name,), tuple(self.about_inputs(name)), tuple(about_files(name)))
             yield Job("track", (name,), tuple(self.track_inputs(name)), (f"results/{name}/tracking.json",))
 
     def _of_experiment(self, experiment: Experiment) -> Iterator[Job]:
@@ -413,6 +423,10 @@ class Chain:
         r = self.reports[report]
         sources = (source for table in r.tables for source in table_layout(r, table).sources())
         return [*self._made_from(r, sources), *(levels_file(*trained) for trained in trained_models(r))]
+
+    def about_inputs(self, report: str) -> list[str]:
+        """What is shown, and thereby every step before it."""
+        return [*self.track_inputs(report), metrics_files(report)[0]]
 
     def track_inputs(self, report: str) -> list[str]:
         r = self.reports[report]

@@ -238,6 +238,11 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--json", action="store_true", help="the same as JSON")
     _from_params(trace)
 
+    about = command("about", "reports.about", "pages on how a report was made: configuration, environment, runtime")
+    about.add_argument("report", help="report or experiment in params.yaml")
+    about.add_argument("--results", default="results", help="folder of results (default results)")
+    _from_params(about)
+
     plan = command(
         "plan", "reports.plan", "what a target would cost: jobs, images, network evaluations, GPU-hours, disk",
         "What a target would cost, before anything runs. Counted from the same jobs that the workflow runs.",

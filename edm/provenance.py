@@ -43,10 +43,11 @@ CODE = {
     "table": 1,
     "figure": 1,
     "metrics": 1,
+    "about": 1,
     "track": 1,
 }
 FORMAT = "edm-step/1"
-ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "versions")  # of a step's files
+ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu")  # of a step's files
 LOCAL = Path(".edm")  # of this clone alone; may be deleted at any time
 SETTLED = 2.0  # seconds after which another change of a file also changes its time, on every file system
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
@@ -193,18 +194,21 @@ class Started:
         return digest(self.specification)
 
     def finish(self, **more: Any) -> None:
-        """Seals what the step has made. Raises UserError where an output is missing."""
+        """Seals what the step has made, with what ``more`` is known of it. Raises UserError for a missing output."""
         hashes = Hashes(None)
         outputs = {path: hashes.of(path) for path in self.job.outputs}
         if missing := [path for path, content in outputs.items() if content is None]:
             raise UserError(f"{missing[0]}: the step {self.job.name} did not make it")
+        parts = [
+            {"job": os.path.basename(path), **_made_by(read_sidecar(f"{path}.json") or {})} for path in self.job.parts
+        ]  # their own sidecars go with them
         tags = environment_tags()
         record = {
             "format": FORMAT, "rule": self.job.rule, "key": list(self.job.key), "digest": self.digest,
             "specification": self.specification, "inputs": self.inputs, "outputs": outputs,
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.time() - self.begun, 1),
             "commit": tags.get("commit"), "dirty": tags.get("dirty"), "host": tags.get("host"),
-            "slurm_job": tags.get("slurm_job"), "versions": _versions(), **more,
+            "slurm_job": tags.get("slurm_job"), "versions": _versions(), "parts": parts or None, **more,
         }  # fmt: skip
         write_json(self.path, {key: value for key, value in record.items() if value is not None})
 
@@ -248,7 +252,7 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
         old = provenance.sidecar(job) or {}
         if old.get("outputs") != {path: provenance.hashes.of(path) for path in job.outputs}:
             old = {}  # it tells of other files: how these came about nobody knows
-        origin = {key: old.get(key) for key in ORIGIN}
+        origin = {key: old.get(key) for key in (*ORIGIN, "versions", "parts")}
         started = Started(job, sidecar_file(job), provenance.specification(job), inputs, time.time())
         started.finish(adopted=datetime.now(UTC).isoformat(timespec="seconds"), **origin)
         adopted.append(job)
@@ -269,6 +273,11 @@ def renew_marker(stale: Iterable[str]) -> str:
         except OSError:
             continue
     return str(marker)
+
+
+def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """Where, when, by whom and for how long."""
+    return {name: sidecar[name] for name in ORIGIN if name in sidecar}
 
 
 def _specification(chain: Chain, job: Job, inputs: dict[str, str | None]) -> dict[str, Any]:

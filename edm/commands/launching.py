@@ -29,7 +29,7 @@ def launch(args: Namespace) -> int:
         slurm.requeue()
         say(f"job {slurm.job()} goes back to Slurm's queue, to be continued")
     if status == 0 and step is not None:
-        step.finish()
+        step.finish(processes=args.processes, gpu=_gpu(step))
     return status
 
 
@@ -42,6 +42,15 @@ def _start(args: Namespace) -> "Started | None":
     from edm.provenance import start
 
     return start(Chain(params.load(args.params)), args.step, args.digest or None)
+
+
+def _gpu(step: "Started") -> str | None:
+    """The kind of GPU that the step computed on, one per process; None for a CPU."""
+    from edm.chain import COMPUTING
+    from edm.tracking.environment import gpu_name
+
+    merges = bool(step.job.parts)
+    return gpu_name() if step.job.rule in COMPUTING and not merges else None
 
 
 def adopt(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Tables, figures, where their numbers come from, and what a run would cost."""
+"""Tables, figures, how they were made, where their numbers come from, and what a run would cost."""
 
 import json
 from argparse import Namespace
@@ -60,6 +60,16 @@ def trace(args: Namespace) -> None:
 
     found = trace(params.load(args.params), args.table, args.row, args.column)
     print(json.dumps(found, indent=1) if args.json else as_text(found))
+
+
+def about(args: Namespace) -> None:
+    from edm.chain import Chain
+    from edm.report.about import write_about
+
+    chain = Chain(params.load(args.params))
+    if args.report not in chain.reports:
+        raise UserError(f"{args.report} is no report; choose one of {', '.join(chain.reports)}")
+    say("\n".join(map(str, write_about(chain, chain.reports[args.report], Path(args.results)))))
 
 
 def plan(args: Namespace) -> None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 
 from edm.report.cells import Cell, Table
+from edm.report.page import frame, page, paragraphs
 
 CSV_COLUMNS = ("row", "column", "ours", "paper", "difference", "verified", "missing", "metric", "nfe", "paper_nfe",
                "repeats", "lowest", "highest", "model", "grid", "point", "images", "first_seed", "commit", "dirty",
@@ -75,33 +76,11 @@ def as_html(table: Table) -> str:
         for row, column, cell in _each(table)
         if cell.measured
     )
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
     more = f"<details><summary>Where each number comes from</summary><ul>{origins}</ul></details>" if origins else ""
-    return _PAGE.format(title=html.escape(f"{table.name}: {table.title}"), head=head, body="\n".join(body), notes=notes,
-                        more=more)  # fmt: skip
+    return page(f"{table.name}: {table.title}", frame(head, "\n".join(body)), paragraphs(*table.notes), more)
 
 
 WRITERS: dict[str, Callable[[Table], str]] = {".md": as_markdown, ".csv": as_csv, ".tex": as_latex, ".html": as_html}
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }}
-div {{ overflow-x: auto }}
-table {{ border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2px solid #222; margin: 1rem 0 }}
-th, td {{ padding: .3rem .8rem; text-align: right; white-space: nowrap }}
-th:first-child {{ text-align: left; font-weight: normal }}
-thead th {{ border-bottom: 1px solid #222; font-weight: 600 }}
-td.missing {{ color: #767676; font-style: italic }}
-p, li {{ color: #444; font-size: 13px }}
-</style></head><body>
-<h1>{title}</h1>
-<div><table><thead><tr>{head}</tr></thead><tbody>
-{body}
-</tbody></table></div>
-{notes}{more}
-</body></html>
-"""
 
 
 def _headings(table: Table) -> list[str]:

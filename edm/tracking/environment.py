@@ -1,6 +1,7 @@
 """Where a run happens, as tags: which code, which data revision, which job, host and GPU."""
 
 import functools
+import importlib.metadata
 import os
 import platform
 import socket
@@ -25,6 +26,21 @@ def environment_tags() -> dict[str, str]:
         except Exception:
             pass  # a broken driver is not the business of a tag
     return tags
+
+
+def gpu_name() -> str | None:
+    """The GPU that torch would choose here, as the driver tells, without loading torch; None for the CPU."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return None
+    try:
+        if "+cpu" in importlib.metadata.version("torch"):
+            return None
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+    except Exception:
+        return None  # no driver, no GPU, or one that does not tell
 
 
 def _slurm_tags() -> dict[str, str]:

@@ -7,7 +7,8 @@ rule figure:
     input:
         unpack(made_from("figure", "report", "figure")),
     output:
-        [f"results/{{report}}/figures/{{figure}}{suffix}" for suffix in files.FIGURE_FORMATS],
+        shown("results/{report}/figures/{figure}.png", "Figures", "figure"),
+        [f"results/{{report}}/figures/{{figure}}{suffix}" for suffix in files.FIGURE_FORMATS if suffix != ".png"],
     params:
         step=step("figure", "report", "figure"),
         expect=expect("figure", "report", "figure"),

@@ -1,4 +1,4 @@
-# Distances and searches → tables, each a job of its own, and one JSON of headline numbers.
+# Distances and searches → tables, each a job of its own, one JSON of headline numbers, and pages on how it all was made.
 
 
 rule table:
@@ -7,7 +7,8 @@ rule table:
     input:
         unpack(made_from("table", "report", "table")),
     output:
-        [f"results/{{report}}/tables/{{table}}{suffix}" for suffix in files.TABLE_FORMATS],
+        [f"results/{{report}}/tables/{{table}}{suffix}" for suffix in files.TABLE_FORMATS if suffix != ".html"],
+        shown("results/{report}/tables/{table}.html", "Tables", "table"),
     params:
         step=step("table", "report", "table"),
         expect=expect("table", "report", "table"),
@@ -38,3 +39,22 @@ rule metrics:
         runtime=15,
     shell:
         STEP + "-- metrics {wildcards.report:q} > {log:q} 2>&1"
+
+
+rule about:
+    message:
+        "How {wildcards.report} was made"
+    input:
+        unpack(made_from("about", "report")),
+    output:
+        [shown(path, "How it was made", page) for page, path in zip(files.ABOUT, files.about_files("{report}"))],
+    params:
+        step=step("about", "report"),
+    log:
+        "runs/{report}/logs/about.log",
+    localrule: True
+    resources:
+        mem_mb=500,
+        runtime=15,
+    shell:
+        STEP + "-- about {wildcards.report:q} > {log:q} 2>&1"

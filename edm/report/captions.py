@@ -1,0 +1,194 @@
+"""What the tables and figures of a report show, in plain words, as reStructuredText for `snakemake --report`."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from edm.chain import Chain
+from edm.errors import UserError
+from edm.params import Report
+from edm.params.contents import Source, figure_datasets, figure_sources, table_layout
+from edm.report.about import done_jobs, duration, in_words
+from edm.report.results import Results, metric
+
+PAPER = (
+    "T. Karras, M. Aittala, T. Aila, S. Laine: *Elucidating the Design Space of Diffusion-Based Generative "
+    "Models*, NeurIPS 2022 (`arXiv:2206.00364 <https://arxiv.org/abs/2206.00364>`__)"
+)
+_NUMBERED = re.compile(r"(table|figure)(\d+)([a-z]*)")
+_TABLES = {
+    "configurations": (
+        "Each row is a training configuration, each column an architecture; the numbers are the Fréchet distances "
+        "of images that the trained models draw. Lower is better."
+    ),
+    "samplers": (
+        "Each row is a way to draw images, each column a trained model; the numbers are Fréchet distances, with "
+        "the network evaluations per image (NFE) in brackets. Lower is better."
+    ),
+    "cells": (
+        "Each row is a model and a way to draw images from it; the numbers are Fréchet distances, with the "
+        "network evaluations per image (NFE) in brackets. Lower is better."
+    ),
+    "settings": (
+        "Each column is a model, each row a parameter of the stochastic sampler (Algorithm 2) as a search found "
+        "it best."
+    ),
+    "hyperparameters": ("How the models are trained. Nothing here is measured."),
+    "networks": ("What the networks are built of. Nothing here is measured."),
+}
+#: By kind of figure: its title where params.yaml gives none, and what it shows.
+_FIGURES = {
+    "curve": (
+        "Distance over {over}",
+        "Fréchet distance of the images drawn, over {over}: one line per sampler or model, one marker per "
+        "setting. Lower is better.",
+    ),
+    "levels": (
+        "Loss per noise level",
+        "Mean loss at each noise level σ before and after training, weighted as the EDM loss weights it; the band "
+        "is the standard deviation over images. Measured on {levels} images per level. The shaded curve is the "
+        "distribution of noise levels in training.",
+    ),
+    "sheets": (
+        "Samples",
+        "Images drawn by each model from the same seeds, neither chosen nor sorted{real}: {images} each.",
+    ),
+    "noisy": (
+        "Noisy images and the ideal denoiser",
+        "Images of the dataset with more and more noise, and below each what the ideal denoiser makes of it. "
+        "Nothing here is trained.",
+    ),
+    "trajectories": (
+        "Solutions of the ODE",
+        "Solution trajectories for two data points in one dimension under three parametrisations, at high noise "
+        "and near the data. Nothing here is trained.",
+    ),
+    "truncation": (
+        "Local truncation error",
+        "The error that one step of Euler's and of Heun's method makes, over the noise level, for several "
+        "spacings ρ of the steps: mean over images, and their standard deviation.",
+    ),
+    "degradation": (
+        "Degradation by repeated noise",
+        "What becomes of images when noise is added and removed again many times at one noise level: an exact "
+        "denoiser would leave them as they are.",
+    ),
+    "leakage": (
+        "Leakage of augmentation",
+        "Images of the dataset, augmented ones, and those drawn by a model that saw only augmented images: "
+        "whether its images are augmented, too.",
+    ),
+}
+
+
+class Captions:
+    """Titles and captions of the reports of a chain, from params.yaml and from the results there are."""
+
+    def __init__(self, chain: Chain):
+        self.chain = chain
+
+    def title(self, report: str, name: str) -> str:
+        """Such as "Table 2: Training configurations"; numbers below 10 are indented, so that names sort by number."""
+        number = _number(name, "\u2007") or name
+        return f"{number}: {self._title(self.chain.reports[report], name)}"
+
+    def table(self, report: str, name: str) -> str:
+        one = self.chain.reports[report]
+        spec = one.tables[name]
+        sources = list(table_layout(one, name).sources())
+        words = [_TABLES[spec["kind"]], *self._measured(sources)]
+        if any(source.experiment.sampling.repeats > 1 for source in sources if source.kind == "grid"):
+            words.append("Each number is the lowest of several repeats, whose range stands in square brackets.")
+        return self._caption(one, name, words, [source.experiment.dataset for source in sources])
+
+    def figure(self, report: str, name: str) -> str:
+        one = self.chain.reports[report]
+        spec, sources = one.figures[name], list(figure_sources(one, name).values())
+        shown = figure_datasets(one, name)
+        details = {"over": _axis(spec), "levels": _counts(s.experiment.models[s.model].level_samples for s in sources
+                                                          if s.kind == "levels"),
+                   "images": _counts(_sheet_images(spec, s) for s in sources if s.kind == "sheet"),
+                   "real": ", beside real ones" if shown else ""}  # fmt: skip
+        words = [_FIGURES[spec["kind"]][1].format(**details), *self._measured(sources)]
+        return self._caption(one, name, words, [e.dataset for e in (*(s.experiment for s in sources), *shown)])
+
+    def front(self, paths: Iterable[str]) -> str:
+        """The first page of a report that shows these files."""
+        names = [name for name in self.chain.reports if any(f"results/{name}/" in str(path) for path in paths)]
+        return "\n".join(line for name in names for line in self._front(self.chain.reports[name]))
+
+    def _front(self, report: Report) -> list[str]:
+        done = done_jobs(self.chain, report)
+        commits = dict.fromkeys((one.commit, one.dirty) for one in done)
+        code = ", ".join(f"``{(commit or 'unknown')[:12]}``{' with uncommitted changes' if dirty == 'true' else ''}"
+                         for commit, dirty in commits)  # fmt: skip
+        days = sorted(one.created[:10] for one in done if one.created)
+        span = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "never"
+        data = [f"* {_escaped(one.key[0])}: SHA-256 ``{sha}``" for one in done if one.rule == "prepare"
+                for sha in one.outputs.values()]  # fmt: skip
+        title = _escaped(report.title[0].upper() + report.title[1:])
+        shown = f"{len(report.tables)} tables and {len(report.figures)} figures"
+        return [title, "=" * (len(title) + 1), "", f"{shown} in the form of the paper's: {PAPER}.", "",
+                "The eye opens a table or figure, the ⓘ its caption.", "",
+                f"**Computed** {span}: {len(done):,} jobs, {duration(sum(one.seconds for one in done))} in all, "
+                "one after another.", "",
+                f"**Code**: commit {code}.", "", "**Datasets**, as they were used:", "", *data, ""]  # fmt: skip
+
+    def _title(self, report: Report, name: str) -> str:
+        if name in report.tables:
+            return report.tables[name]["title"]
+        spec = report.figures[name]
+        if "title" in spec:
+            return spec["title"]
+        title = _FIGURES[spec["kind"]][0].format(over=_axis(spec))
+        column = f"; {spec['column']}" if "column" in spec and len(report.experiments) > 1 else ""
+        return f"{title} ({report.tables[spec['table']]['title']}{column})" if "table" in spec else title
+
+    def _measured(self, sources: Iterable[Source]) -> list[str]:
+        """With how many images and in which features, as the results tell."""
+        results, seen = Results(Path("results")), []
+        for source in sources:
+            if source.kind == "grid":
+                rows = results.of(source.experiment, source.model, source.name)
+                seen += [measurement for row in rows for measurement in row.all]
+        try:
+            return [metric(seen)] if seen else []
+        except UserError as error:
+            return [str(error)]
+
+    def _caption(self, report: Report, name: str, words: list[str], datasets: Iterable[str]) -> str:
+        used = list(dict.fromkeys(datasets))
+        spec = report.tables.get(name) or report.figures[name]
+        number = _number(spec.get("paper", name)) or (spec.get("paper") and "a table")
+        beside = ", whose numbers stand beside ours" if "paper" in spec else ""
+        words.append(f"It stands for {number} of the paper{beside}." if number else "The paper has no such picture."
+                     if name in report.figures else "The paper has no such table.")  # fmt: skip
+        words += [f"Dataset: {in_words(used)}."] if used else []
+        if any(self.chain.params.dataset(dataset).get("made_up") for dataset in used):
+            words.append("The data are made up: the numbers mean nothing.")
+        head = f"{_number(name) or name}: {self._title(report, name)}"
+        return f"**{_escaped(head)}.** {_escaped(' '.join(words))}\n"
+
+
+def _number(name: str, pad: str = "") -> str | None:
+    """ "figure5a" → "Figure 5a"; None for a name that is not one of the paper's."""
+    found = _NUMBERED.fullmatch(name)
+    return f"{found[1].title()} {pad if len(found[2]) == 1 else ''}{found[2]}{found[3]}" if found else None
+
+
+def _axis(spec: dict) -> str:
+    return {"nfe": "network evaluations (NFE)"}.get(spec.get("over"), spec.get("over", ""))
+
+
+def _sheet_images(spec: dict, source: Source) -> int:
+    from edm.report.figures import SHEET_IMAGES
+
+    return min(spec.get("images", SHEET_IMAGES), source.experiment.sheets[source.name].images)
+
+
+def _counts(numbers: Iterable[int]) -> str:
+    return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\*`|_])", r"\\\1", text)
