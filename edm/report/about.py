@@ -9,6 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class Done:
         return f"{self.rule} {'/'.join(self.key)}"
 
     @property
+    def ended(self) -> float:
+        """In seconds since 1970."""
+        return datetime.fromisoformat(self.created).timestamp()
+
+    @property
     def gpu_hours(self) -> float:
         return self.processes * self.seconds / 3600 if self.gpu else 0.0
 
@@ -62,20 +68,29 @@ def write_about(chain: Chain, report: Report, results: Path) -> list[Path]:
 
 def done_jobs(chain: Chain, report: Report) -> list[Done]:
     """The jobs that a report was made by, in the order of the chain, each shard of an evaluation for itself."""
-    found = []
-    for job in _needed(chain, report):
-        sidecar = read_sidecar(sidecar_file(job))
-        if sidecar is None:
-            continue
-        found += [
-            _done("shard", (*job.key, part["job"]), part) for part in sidecar.get("parts", ()) if "seconds" in part
-        ]
-        found.append(_done(job.rule, job.key, sidecar))
-    return found
+    return [one for job in _needed(chain, report) for one in told_by(job)]
+
+
+def told_by(job: Job) -> list[Done]:
+    """A job as its sidecar tells, after the shards that it merged; nothing where there is no sidecar."""
+    sidecar = read_sidecar(sidecar_file(job))
+    if sidecar is None:
+        return []
+    parts = [(part["job"].removesuffix(".safetensors"), part) for part in sidecar.get("parts", ()) if "seconds" in part]
+    return [*(_done("shard", (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
+
+
+def maker(chain: Chain, path: str) -> Done | None:
+    """The job that made a file, as a sidecar tells; a shard's is that of the evaluation that merged it."""
+    job = chain.makers.get(path.removesuffix(".json") if ".shards/" in path else path)
+    if job is None or job.rule == "download":
+        return None
+    teller = chain.by_name[f"evaluate {'/'.join(job.key[:-1])}"] if job.rule == "shard" else job
+    return next((done for done in told_by(teller) if done.name == job.name and done.created), None)
 
 
 def _needed(chain: Chain, report: Report) -> list[Job]:
-    return [job for job in chain.needed(chain.about_inputs(report.name)) if job.rule != "shard"]
+    return [job for job in chain.needed(chain.about_inputs(report.name)) if job.rule not in ("download", "shard")]
 
 
 def _done(rule: str, key: tuple[str, ...], sidecar: dict[str, Any]) -> Done:
@@ -116,8 +131,11 @@ def _models(chain: Chain, experiment: Experiment, jobs: list[Job]) -> list[str]:
         values = {name: _fields(experiment.models[name]) for name in names}
         differing = [choice for choice in values[names[0]] if len({str(values[name][choice]) for name in names}) > 1]
         if differing:
-            rows = [(name, *(_shown(values[name][choice]) for choice in differing)) for name in names]
-            parts += [heading("Models: what they differ in"), grid(("model", *differing), rows)]
+            rows = [("model", *differing), *((name, *(_shown(values[name][choice]) for choice in differing))
+                                             for name in names)]  # fmt: skip
+            if len(names) <= len(differing):  # the longer side downwards
+                rows = list(zip(*rows, strict=True))
+            parts += [heading("Models: what they differ in"), grid(rows[0], rows[1:])]
         same = [(choice, _shown(value)) for choice, value in values[names[0]].items() if choice not in differing]
         title = "Models: what they share" if len(names) > 1 else f"Model {names[0]}"
         notes = [f"Durations are in millions of images. The best snapshot is used of {in_words(chosen)}." if chosen else
@@ -238,7 +256,7 @@ def runtime(report: Report, done: list[Done]) -> str:
     notes = ("Wall time of each job from its start to its last file, as the job recorded it; start-up counts, "
              "waiting for a machine does not. Jobs run side by side: the total is not how long one waits. "
              "A training that was interrupted counts from its last start.")  # fmt: skip
-    hours = "GPU-hours: wall time times GPUs." if on_gpus else "No job used a GPU."
+    hours = "GPU-hours: wall time times GPUs." if on_gpus else "No job recorded a GPU."
     return page(f"Runtime: {report.title}", grid(head, rows, total=True), paragraphs(notes, hours),
                 heading("The longest jobs"), grid(("job", "on", "processes", "wall time"), listed, text=2))  # fmt: skip
 

@@ -88,8 +88,8 @@ class Captions:
         self.chain = chain
 
     def title(self, report: str, name: str) -> str:
-        """Such as "Table 2: Training configurations"; numbers below 10 are indented, so that names sort by number."""
-        number = _number(name, "\u2007") or name
+        """Such as "Table 2: Training configurations"; a hair space before 2 makes it sort before 10."""
+        number = _number(name, "\u200a") or name
         return f"{number}: {self._title(self.chain.reports[report], name)}"
 
     def table(self, report: str, name: str) -> str:
@@ -114,7 +114,8 @@ class Captions:
 
     def front(self, paths: Iterable[str]) -> str:
         """The first page of a report that shows these files."""
-        names = [name for name in self.chain.reports if any(f"results/{name}/" in str(path) for path in paths)]
+        shown = {Path(path).parts[1] for path in paths}  # results/REPORT/…
+        names = [name for name in self.chain.reports if name in shown]
         return "\n".join(line for name in names for line in self._front(self.chain.reports[name]))
 
     def _front(self, report: Report) -> list[str]:
@@ -124,7 +125,7 @@ class Captions:
                          for commit, dirty in commits)  # fmt: skip
         days = sorted(one.created[:10] for one in done if one.created)
         span = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "never"
-        data = [f"* {_escaped(one.key[0])}: SHA-256 ``{sha}``" for one in done if one.rule == "prepare"
+        data = [f"* {_escaped(one.key[0])}: SHA-256 ``{sha[:16]}…``" for one in done if one.rule == "prepare"
                 for sha in one.outputs.values()]  # fmt: skip
         title = _escaped(report.title[0].upper() + report.title[1:])
         shown = f"{len(report.tables)} tables and {len(report.figures)} figures"

@@ -11,7 +11,7 @@ h1 {{ font-size: 1.5rem; line-height: 1.3 }}
 h2 {{ font-size: 1.1rem; margin: 2rem 0 0 }}
 div {{ overflow-x: auto }}
 table {{ border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2px solid #222; margin: 1rem 0 }}
-th, td {{ padding: .3rem .8rem; text-align: right; white-space: nowrap; vertical-align: top }}
+th, td {{ padding: .2rem .7rem; text-align: right; white-space: nowrap; vertical-align: top }}
 th:first-child, .text {{ text-align: left; font-weight: normal }}
 .text {{ white-space: normal; overflow-wrap: anywhere; min-width: 4rem }}
 thead th, thead th.text {{ border-bottom: 1px solid #222; font-weight: 600; white-space: nowrap }}

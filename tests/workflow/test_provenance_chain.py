@@ -131,7 +131,7 @@ def clone(origin):
 
 STAGES = [f"{stage}@digits" for stage in ("data", "evaluate", "sample", "tables", "train")]
 OF_F = ["Distances of digits vp-F: ladder", "Figure digits samples", "Headline numbers and curves of digits",
-        "MLflow: runs of digits", "Sample digits vp-F: samples", "Table digits table2",
+        "How digits was made", "MLflow: runs of digits", "Sample digits vp-F: samples", "Table digits table2",
         "Train digits/vp-F"]  # fmt: skip
 OF_DATA = ["Distances of digits vp-A: ladder", "Prepare digits", "Reference statistics of digits (digits-classifier)",
            "Sample digits vp-A: samples", "Train digits/vp-A", "Train the feature classifier of digits"]  # fmt: skip
@@ -188,8 +188,8 @@ def test_a_change_of_code_is_told_by_its_number(clone):
     source.write_text(source.read_text() + "# A comment.\n")
     assert planned(clone) == [] and changed_stages(clone) == []
     source.write_text(source.read_text().replace('"sample": 1', '"sample": 2'))
-    assert planned(clone) == ["Figure digits samples", "MLflow: runs of digits", "Sample digits vp-A: samples",
-                              "Sample digits vp-F: samples"]  # fmt: skip
+    assert planned(clone) == ["Figure digits samples", "How digits was made", "MLflow: runs of digits",
+                              "Sample digits vp-A: samples", "Sample digits vp-F: samples"]  # fmt: skip
     assert changed_stages(clone) == ["sample@digits", "tables@digits"]
 
 
@@ -206,8 +206,8 @@ def test_a_file_that_was_tampered_with_is_made_again(clone):
     result = clone / "results/digits/distances/vp-A/ladder.json"
     before = result.read_bytes()
     result.write_bytes(before.replace(b'"distance": ', b'"distance":9'))
-    jobs = ["Distances of digits vp-A: ladder", "Headline numbers and curves of digits", "MLflow: runs of digits",
-            "Table digits table2"]  # fmt: skip
+    jobs = ["Distances of digits vp-A: ladder", "Headline numbers and curves of digits", "How digits was made",
+            "MLflow: runs of digits", "Table digits table2"]  # fmt: skip
     found = planned(clone), changed_stages(clone)
     result.write_bytes(before)
     assert found == (jobs, ["evaluate@digits", "tables@digits"])

@@ -1,11 +1,14 @@
 """The workflow: a tiny experiment through the real rules, in a folder of its own."""
 
+import base64
 import copy
+import html
 import json
 import os
 import re
 import shutil
 import sqlite3
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +20,12 @@ ROOT = Path(__file__).parent.parent.parent
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
-def snakemake(folder, *words):
+def snakemake(folder, *words, **environment):
     """Runs plain snakemake in a folder, with the commands of this environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words],
-        cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=900,
+        cwd=folder, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
 
 
@@ -116,6 +119,94 @@ def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
     assert "figures/nfe.png" in runs["tiny/nfe"][6] and "tables/table2.md" in runs["tiny/table2"][6]
 
 
+@pytest.fixture(scope="module")
+def page(finished):
+    """The page of `snakemake --report` without network; its own text, and the data in it by the name of each."""
+    dead = {f"{name}_proxy": "http://127.0.0.1:9" for name in ("http", "https", "all")}
+    done = snakemake(finished, "--report", "report.html", **dead, no_proxy="")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Missing metadata" not in done.stdout + done.stderr
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    data = {name: json.loads(value) for name, value in re.findall(r"^    var (\w+) = ([{\[\"].*);$", text, re.M)}
+    return text, data
+
+
+def shown(page, path):
+    """The file as the page holds it: its caption as plain text, and its content."""
+    entry = page[1]["results"][path]
+    caption = html.unescape(re.sub(r"<[^>]*>", "", entry["caption"]))
+    return " ".join(caption.split()), base64.b64decode(entry["data_uri"].partition("base64,")[2])
+
+
+def rows(page, name):
+    """The rows of all tables of a page on how the report was made: the first cell → the others."""
+    text = shown(page, f"results/tiny/about/{name}.html")[1].decode()
+    found = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text))
+    return {html.unescape(cells[0]): [html.unescape(cell) for cell in cells[1:]] for cells in found}
+
+
+def sidecars(folder):
+    """Those of all steps that the report rests on."""
+    found = [json.loads(path.read_text()) for path in (folder / "steps").rglob("*.json")]
+    return [sidecar for sidecar in found if sidecar["rule"] not in ("about", "track")]
+
+
+def test_the_report_is_one_page_with_every_table_and_figure_and_their_captions(finished, page):
+    text, data = page
+    tables, figures = {"table2": "Ladder", "table3": "Steps"}, ("nfe", "levels", "samples")
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=.(https?:)?//", text)
+    for name, title in tables.items():
+        path = f"results/tiny/tables/{name}.html"
+        caption, content = shown(page, path)
+        assert content == (finished / path).read_bytes() and title in data["results"][path]["labels"]["table"]
+        assert title in caption and "80 images" in caption and "This is not FID" in caption
+        assert f"It stands for Table {name[-1]} of the paper." in caption and "Dataset: digits." in caption
+    for name in figures:
+        path = f"results/tiny/figures/{name}.png"
+        caption, content = shown(page, path)
+        assert content == (finished / path).read_bytes() and len(caption) > 100
+    assert "beside real ones: 20 each" in shown(page, "results/tiny/figures/samples.png")[0]
+    assert "16 images per level" in shown(page, "results/tiny/figures/levels.png")[0]
+    assert set(data["categories"]) == {"Tables", "Figures", "How it was made"}
+    assert len(data["results"]) == len(tables) + len(figures) + 3
+    front = data["workflow_desc"]
+    archive = json.loads((finished / "steps/data/digits/prepare.json").read_text())["outputs"]["data/digits.zip"]
+    assert "Elucidating the Design Space" in front and archive[:16] in front and "Tiny</h1>" in front
+    assert all(sidecar.get("commit", "unknown")[:12] in front for sidecar in sidecars(finished))
+
+
+def test_the_report_tells_the_configuration_that_was_trained(finished, page):
+    found = rows(page, "configuration")
+    a, f = (json.loads((finished / f"steps/train/tiny/train/vp-{rung}.json").read_text())["specification"]["settings"]
+            for rung in "AF")  # fmt: skip
+    assert found["model"] == ["vp-A", "vp-F"]
+    assert found["batch_size"] == [str(a["batch_size"]), str(f["batch_size"])] == ["64", "128"]
+    assert found["preconditioning"] == [a["preconditioning"], "edm"] and found["augment"] == ["0", f"{f['augment']:g}"]
+    assert found["duration"] == ["0.00128"] and found["model_channels"] == [str(a["model_channels"])]
+    assert found["grid steps"] == ["vp-A", "num_steps = 1, 3", "1–5", "80"]
+    assert found["sheet samples"] == ["vp-A, vp-F", "num_steps = 2", "3", "20"]
+
+
+def test_the_report_tells_versions_machines_and_times_as_the_sidecars_do(finished, page):
+    """Also on the statistics page, for which Snakemake itself keeps nothing here."""
+    environment, runtime, steps = rows(page, "environment"), rows(page, "runtime"), sidecars(finished)
+    for sidecar in steps:
+        for package, version in sidecar["versions"].items():
+            assert environment[package] == [version, str(len(steps))]
+        assert environment[sidecar["host"]][-1] == str(len(steps))
+    archive = next(sidecar for sidecar in steps if sidecar["rule"] == "prepare")["outputs"]
+    assert environment["data/digits.zip"] == ["made by prepare", archive["data/digits.zip"]]
+    points = page[1]["runtimes_spec"]["data"]["values"]
+    for rule in {sidecar["rule"] for sidecar in steps}:
+        seconds = [sidecar["seconds"] for sidecar in steps if sidecar["rule"] == rule]
+        times = (sum(seconds), statistics.median(seconds), max(seconds))
+        if max(times) < 60:
+            assert runtime[rule][:4] == [str(len(seconds)), *(f"{time:.1f} s" for time in times)]
+        drawn = sorted(point["runtime"] for point in points if point["rule"] == rule)
+        assert drawn == pytest.approx(sorted(seconds), abs=1e-3)
+    assert runtime["all"][0] == str(len(steps))
+
+
 def test_a_store_that_is_away_does_not_fail_the_chain_and_gets_the_runs_with_its_next_run(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
@@ -182,6 +273,7 @@ def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
         "Figure tiny levels",
         "Figure tiny samples",
         "Headline numbers and curves of tiny",
+        "How tiny was made",
         "MLflow: runs of tiny",
         "Sample tiny vp-F: samples",
         "Table tiny table2",
@@ -205,6 +297,7 @@ def test_changing_a_grid_evaluates_it_again_and_trains_nothing(finished):
         "Distances of tiny vp-A: steps",
         "Figure tiny nfe",
         "Headline numbers and curves of tiny",
+        "How tiny was made",
         "MLflow: runs of tiny",
         "Table tiny table3",
     ]

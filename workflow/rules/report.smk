@@ -1,9 +1,7 @@
 # What `snakemake --report` shows: tables, figures and pages on how they were made, each with its caption.
-from datetime import datetime
-
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord, PersistenceBase
 
-from edm.provenance import read_sidecar, sidecar_file
+from edm.report.about import maker
 from edm.report.captions import Captions
 
 # Captions are templates, and `config` is what they see.
@@ -21,17 +19,12 @@ def shown(path, category, kind):
 
 
 def told(path):
-    """Snakemake's own record of a file's job, for its page of statistics: from the sidecar, since it keeps none here."""
-    job = CHAIN.makers.get(path)
-    if job is None or job.rule == "download":
+    """Snakemake's own record of the job behind a file, for its page of statistics: it keeps none, the sidecars do."""
+    done = maker(CHAIN, path)
+    if done is None:
         return None
-    sidecar = read_sidecar(sidecar_file(job))
-    if sidecar is None:
-        return None
-    end = datetime.fromisoformat(sidecar["created"]).timestamp()
-    times = dict(starttime=end - sidecar["seconds"], endtime=end)
-    known = {"rule": job.rule, "job_hash": hash(job.name), "record_format_version": RECORD_FORMAT_VERSION}
-    return MetadataRecord(**known, **times)
+    known = {"rule": done.rule, "job_hash": hash(done.name), "record_format_version": RECORD_FORMAT_VERSION}
+    return MetadataRecord(**known, starttime=done.ended - done.seconds, endtime=done.ended)
 
 
 if any(word.partition("=")[0] == "--report" for word in sys.argv):
