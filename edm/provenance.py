@@ -47,7 +47,8 @@ CODE = {
     "track": 1,
 }
 FORMAT = "edm-step/1"
-ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu")  # of a step's files
+#: What is told of how files were made.
+ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
 LOCAL = Path(".edm")  # of this clone alone; may be deleted at any time
 SETTLED = 2.0  # seconds after which another change of a file also changes its time, on every file system
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
@@ -252,7 +253,7 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
         old = provenance.sidecar(job) or {}
         if old.get("outputs") != {path: provenance.hashes.of(path) for path in job.outputs}:
             old = {}  # it tells of other files: how these came about nobody knows
-        origin = {key: old.get(key) for key in (*ORIGIN, "versions", "parts")}
+        origin = {key: old.get(key) for key in (*ORIGIN, "parts")}
         started = Started(job, sidecar_file(job), provenance.specification(job), inputs, time.time())
         started.finish(adopted=datetime.now(UTC).isoformat(timespec="seconds"), **origin)
         adopted.append(job)
@@ -276,7 +277,7 @@ def renew_marker(stale: Iterable[str]) -> str:
 
 
 def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
-    """Where, when, by whom and for how long."""
+    """Where, when, with what and for how long."""
     return {name: sidecar[name] for name in ORIGIN if name in sidecar}
 
 

@@ -128,9 +128,10 @@ class Captions:
         data = [f"* {_escaped(one.key[0])}: SHA-256 ``{sha[:16]}…``" for one in done if one.rule == "prepare"
                 for sha in one.outputs.values()]  # fmt: skip
         title = _escaped(report.title[0].upper() + report.title[1:])
-        shown = f"{len(report.tables)} tables and {len(report.figures)} figures"
+        counts = {"table": len(report.tables), "figure": len(report.figures)}
+        shown = " and ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
         return [title, "=" * (len(title) + 1), "", f"{shown} in the form of the paper's: {PAPER}.", "",
-                "The eye opens a table or figure, the ⓘ its caption.", "",
+                "Beside each table and figure, the eye opens it and the i its caption.", "",
                 f"**Computed** {span}: {len(done):,} jobs, {duration(sum(one.seconds for one in done))} in all, "
                 "one after another.", "",
                 f"**Code**: commit {code}.", "", "**Datasets**, as they were used:", "", *data, ""]  # fmt: skip

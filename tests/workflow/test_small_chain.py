@@ -179,10 +179,11 @@ def test_the_report_tells_the_configuration_that_was_trained(finished, page):
     found = rows(page, "configuration")
     a, f = (json.loads((finished / f"steps/train/tiny/train/vp-{rung}.json").read_text())["specification"]["settings"]
             for rung in "AF")  # fmt: skip
-    assert found["model"] == ["vp-A", "vp-F"]
-    assert found["batch_size"] == [str(a["batch_size"]), str(f["batch_size"])] == ["64", "128"]
-    assert found["preconditioning"] == [a["preconditioning"], "edm"] and found["augment"] == ["0", f"{f['augment']:g}"]
-    assert found["duration"] == ["0.00128"] and found["model_channels"] == [str(a["model_channels"])]
+    assert found["model"] == ["augment"] and "augment" not in a  # 0, the default
+    assert found["vp-A"] == ["0"] and found["vp-F"] == [f"{f['augment']:g}"]
+    for name in ("batch_size", "preconditioning", "model_channels"):
+        assert found[name] == [str(a[name])] == [str(f[name])]
+    assert found["duration"] == ["0.00128"] and found["sigma_data"] == ["0.5"]
     assert found["grid steps"] == ["vp-A", "num_steps = 1, 3", "1–5", "80"]
     assert found["sheet samples"] == ["vp-A, vp-F", "num_steps = 2", "3", "20"]
 
