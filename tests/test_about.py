@@ -57,7 +57,8 @@ def test_the_shards_of_an_evaluation_are_jobs_of_their_own(chain, tmp_path, monk
     sidecar = tmp_path / "steps/evaluate/cluster/evaluate/vp-A/ladder/num_steps=4.json"
     sidecar.parent.mkdir(parents=True)
     part = {"job": "1-of-2.safetensors", "seconds": 7.5, "processes": 2, "gpu": "H100"}
-    sidecar.write_text(json.dumps({"format": "edm-step/1", "seconds": 0.5, "parts": [part]}))
+    rest = {"format": "edm-step/1", "digest": "0", "specification": {}, "inputs": {}, "outputs": {}}
+    sidecar.write_text(json.dumps({**rest, "seconds": 0.5, "parts": [part]}))
     shard, merged = told_by(job)
     assert (shard.name, shard.seconds) == ("shard cluster/vp-A/ladder/num_steps=4/1-of-2", 7.5)
     assert shard.gpu_hours == 15 / 3600 and (merged.seconds, merged.gpu_hours) == (0.5, 0)

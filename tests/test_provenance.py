@@ -71,7 +71,7 @@ def finished(tmp_path, monkeypatch):
 
 
 OF_B = {"train tiny/vp-B", "shard tiny/vp-B/ladder/1-of-2", "shard tiny/vp-B/ladder/2-of-2",
-        "evaluate tiny/vp-B/ladder", "table tiny/table2", "metrics tiny", "track tiny"}  # fmt: skip
+        "evaluate tiny/vp-B/ladder", "table tiny/table2", "metrics tiny", "about tiny", "track tiny"}  # fmt: skip
 
 
 def test_after_a_run_nothing_is_stale_whatever_the_times(finished):
@@ -105,7 +105,7 @@ def test_raw_data_are_known_by_their_content(finished):
 
 def test_code_is_told_by_its_number(finished, monkeypatch):
     monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] + 1)
-    assert {name.split()[0] for name in stale()} == {"shard", "evaluate", "table", "metrics", "track"}
+    assert {name.split()[0] for name in stale()} == {"shard", "evaluate", "table", "metrics", "about", "track"}
 
 
 @pytest.mark.parametrize("shards, gpus", [(1, 1), (3, 8)])
