@@ -46,7 +46,7 @@ _FIGURES = {
     "levels": (
         "Loss per noise level",
         "Mean loss at each noise level σ before and after training, weighted as the EDM loss weights it; the band "
-        "is the standard deviation over images. Measured on {levels} images per level. The shaded curve is the "
+        "is the standard deviation over images. Measured on {levels} images per level. The dash-dotted curve is the "
         "distribution of noise levels in training.",
     ),
     "sheets": (
