@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edm.errors import UserError
@@ -50,8 +50,12 @@ def sole_user(path: str | os.PathLike, patience: float = 100.0) -> Iterator[None
     the file system knows no locks, all go on. Raises UserError, naming who is there, when patience ends.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
+    with file:
         end = time.monotonic() + patience
         while not _locked(file):
             if time.monotonic() > end:
@@ -59,9 +63,10 @@ def sole_user(path: str | os.PathLike, patience: float = 100.0) -> Iterator[None
                 who = file.read().strip() or "another process"
                 raise UserError(f"{path.parent}: {who} works there; end it, or wait until it is done")
             time.sleep(min(1.0, patience / 4))
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         yield
 
 

@@ -138,3 +138,9 @@ def test_two_trainings_never_write_one_folder(tmp_path):
     with sole_user(tmp_path / "run" / ".training", patience=10):
         pass
     holder.communicate()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises(edm.UserError, match="cannot be written"), sole_user(tmp_path / "run" / ".training"):
+        pass
