@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import fields
 from itertools import pairwise
@@ -733,7 +735,6 @@ def test_a_job_reads_its_own_experiment_whatever_is_wrong_with_another(tmp_path)
     [
         ("run: [digits\nx: 1", "params.yaml:2: not valid YAML"),
         ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (key 'run' stands twice)"),
-        ("run: !!python/object/apply:os.system ['touch executed']", "could not determine a constructor"),
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
     ],
@@ -743,3 +744,45 @@ def test_text_that_is_no_params_file_is_refused(tmp_path, text, message):
     with pytest.raises(edm.UserError) as caught:
         params.load(tmp_path / "params.yaml")
     assert message in str(caught.value)
+
+
+BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)])  # fmt: skip
+HOSTILE = {
+    "a call": "run: !!python/object/apply:os.system ['touch executed']",
+    "a call in a key": "? !!python/object/apply:os.system ['touch executed']\n: 1",
+    "a class": "run: !!python/object/new:subprocess.Popen [['touch', 'executed']]",
+    "an import": "run: !!python/module:this",
+    "a name": "run: !!python/name:os.system",
+    "a tag of its own": "run: !run 'touch executed'",
+    "billions of values": BOMB,
+    "itself": "run: &a [*a]",
+    "itself, as a mapping": "experiments: &a {x: {extends: x, dataset: *a}}",
+    "a hundred thousand levels": "run: " + "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_params_file_runs_nothing_and_is_refused_in_a_line(tmp_path, kind):
+    """In a process of its own, where anything that was run, imported or written would be heard of."""
+    (tmp_path / "params.yaml").write_text(HOSTILE[kind])
+    reader = """
+import os, sys
+import edm.params.reading, jsonschema, yaml
+def heard(event, arguments):
+    if event.startswith(("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.", "import")) or (
+        event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    ):
+        print("heard", event, arguments)
+sys.addaudithook(heard)
+try:
+    edm.params.reading.load("params.yaml")
+except edm.params.reading.UserError as error:
+    print("refused", error)
+os.system(":")  # which is heard
+"""
+    done = subprocess.run([sys.executable, "-c", reader], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    line, control = done.stdout.splitlines()
+    assert control.startswith("heard os.system")
+    assert line.startswith("refused params.yaml") and "not valid YAML" in line and len(line) < 300, line
+    assert done.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

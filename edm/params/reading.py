@@ -19,6 +19,8 @@ from edm.tracking import DEFAULT_URI
 
 SCHEMA = Path(__file__).parent.parent.parent / "workflow" / "schemas" / "params.schema.json"
 
+MAX_DEPTH, MAX_VALUES = 50, 200_000  # of a params file, aliases written out: ours is 8 deep and has 2,500
+
 
 @dataclass(frozen=True)
 class Params:
@@ -123,7 +125,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
     """
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        raw = _read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run from the folder of the project") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -147,6 +149,28 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
             if name not in params.reports:
                 params.experiment(name)
     return params
+
+
+def _read_yaml(text: str) -> Any:
+    """Plain data. Raises YAMLError for tags of objects, and for text that grows out of all proportion.
+
+    ``yaml.load``, since ``safe_load`` takes no loader; ours is the safe one, which knows no tag of Python.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_UniqueKeys):  # before anything is built, which is recursive
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(None, None, f"nested more than {MAX_DEPTH} deep", event.start_mark)
+    raw = yaml.load(text, Loader=_UniqueKeys)
+    values, count = [(raw, 0)], 0
+    while values:  # each as often as it is referred to: aliases of aliases can stand for billions
+        value, depth = values.pop()
+        count += 1
+        if count > MAX_VALUES or depth > MAX_DEPTH:
+            raise yaml.YAMLError("its aliases (*name) refer to themselves, or unfold without end")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        values += [(part, depth + 1) for part in inner]
+    return raw
 
 
 class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
