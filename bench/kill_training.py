@@ -127,7 +127,9 @@ def kill(trainings: Trainings, kills: int, longest: float, moments: random.Rando
         killing = len(lost) < kills
         if trainings.run(name, moments.uniform(0, longest) if killing else None):
             left = trainings.left(name)
-            differing += [f"{name}: {key}" for key in expected if left.get(key) != expected[key]]
+            odd = sorted(set(left["files"]) ^ set(expected["files"]))
+            differing += [f"{name}: {key}{odd if key == 'files' else ''}" for key in expected
+                          if left.get(key) != expected[key]]  # fmt: skip
             finished += 1
             if not killing:
                 return {"lost": lost, "torn": torn, "finished": finished, "differing": differing}

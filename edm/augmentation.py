@@ -59,7 +59,12 @@ def augment_with(images: Tensor, labels: Tensor) -> Tensor:
     flip_x, flip_y = (labels[:, i, None, None, None] > 0.5 for i in (0, 1))
     images = torch.where(flip_x, images.flip(3), images)
     images = torch.where(flip_y, images.flip(2), images)
-    moved = (labels[:, 2:] != 0).any(dim=1).nonzero()[:, 0]
+    moves = (labels[:, 2:] != 0).any(dim=1)
+    if images.device.type != "cpu":
+        # All are resampled, and what does not move is taken as it was: a GPU is waited for to learn which these are.
+        warped = _warp(images, _inverse_transform(labels.to(torch.float64), images.shape[-1]))
+        return torch.where(moves[:, None, None, None], warped, images)
+    moved = moves.nonzero()[:, 0]
     if len(moved) == 0:
         return images
     # Only what moves is resampled: at the paper's probabilities most images are flipped at most.

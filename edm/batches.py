@@ -30,10 +30,17 @@ class Batch:
 
 
 class Batches:
-    """The samples of one training run. The dataset lies on the device where it fits, else in host memory."""
+    """The samples of one training run. The dataset lies on the device where it fits, else in host memory.
 
-    def __init__(self, dataset: Dataset, config: TrainingConfig, loss, device: torch.device):
+    compiled: keyword arguments of ``torch.compile`` for what turns pixels and seeds into inputs; None leaves it alone.
+    """
+
+    def __init__(
+        self, dataset: Dataset, config: TrainingConfig, loss, device: torch.device,
+        compiled: dict[str, str] | None = None,
+    ):  # fmt: skip
         self.config, self.loss, self.device = config, loss, device
+        self._inputs = self._drawn if compiled is None else torch.compile(self._drawn, **compiled)
         images = torch.from_numpy(dataset.images)
         self.images = images.to(device) if _fits(images, device) else images
         labels = torch.from_numpy(dataset.labels) if config.conditional else None
@@ -42,30 +49,39 @@ class Batches:
 
     def draw(self, first: int, count: int) -> Batch:
         """Samples ``first`` to ``first + count − 1``."""
-        config, device = self.config, self.device
-        rows = self._rows(first, count).to(self.images.device)
-        images = to_float(self.images[rows].to(device))
-        labels = None if self.labels is None else self.labels[rows].to(device)
-        seeds = torch.arange(first, first + count, device=device) + config.seed * _SEED_STRIDE
-        if config.x_flip:
+        rows = self._rows(first, count)
+        labels = None if self.labels is None else self.labels[rows].to(self.device)
+        seeds = torch.arange(first, first + count, device=self.device) + self.config.seed * _SEED_STRIDE
+        images, augment_labels, quantiles, draws = self._inputs(self._on_device(self.images[rows]), seeds)
+        return Batch(images, labels, augment_labels, self.loss.sigma(quantiles).to(torch.float32), draws)
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        if pixels.device == self.device:
+            return pixels
+        return pixels.pin_memory().to(self.device, non_blocking=True)  # else the host waits for all work before it
+
+    def _drawn(self, pixels: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """From pixels uint8 [B, C, H, W]: images, augment_labels, the quantiles of σ, noise."""
+        images = to_float(pixels)
+        if self.config.x_flip:
             flip = noise.uniform(seeds, 0, 1, noise.FLIP)[:, 0] < 0.5
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
         augment_labels = None
-        if config.augment > 0:
-            augment_labels = random_labels(seeds, config.augment)
+        if self.config.augment > 0:
+            augment_labels = random_labels(seeds, self.config.augment)
             images = augment_with(images, augment_labels)
-        sigma = self.loss.sigma(noise.uniform(seeds, 0, 1, noise.SIGMA)[:, 0]).to(torch.float32)
         draws = noise.normal(seeds, 0, images.shape[1:], noise.NOISE).to(torch.float32)
-        return Batch(images, labels, augment_labels, sigma, draws)
+        return images, augment_labels, noise.uniform(seeds, 0, 1, noise.SIGMA)[:, 0], draws
 
     def _rows(self, first: int, count: int) -> Tensor:
-        """Dataset rows of consecutive samples: every epoch is a fresh permutation of the whole dataset."""
+        """Dataset rows of consecutive samples, beside the images: every epoch is a fresh permutation of all."""
         total, rows = len(self.images), []
         while count > 0:
             epoch, place = divmod(first, total)
             if epoch != self._epoch:
                 generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-                self._epoch, self._order = epoch, torch.randperm(total, generator=generator)
+                self._epoch = epoch
+                self._order = torch.randperm(total, generator=generator).to(self.images.device)
             part = self._order[place : place + count]
             rows.append(part)
             first, count = first + len(part), count - len(part)

@@ -82,6 +82,11 @@ def describe(path: str | Path) -> dict[str, Any]:
     return header
 
 
+def network_of(path: str | Path) -> NetworkConfig:
+    """The network of a checkpoint, without reading any weight."""
+    return _description(read_header(path, FORMAT), path)[0]
+
+
 def _description(header: dict[str, Any], path: str | Path) -> tuple[NetworkConfig, Preconditioning]:
     """What a header says of its model. Raises UserError where that is not one of this version's."""
     parts = {key: value for key in ("config", "network", "preconditioning", "about")

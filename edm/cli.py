@@ -4,7 +4,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from edm.config import ADAPTIVE, DESIGNS, ORIGINAL, SCALINGS, SCHEDULES, SOLVERS
+from edm.config import ADAPTIVE, AUTO, COMPILE, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS
 from edm.errors import PREEMPTED, Preempted, UserError
 from edm.prepare import SOURCES
 
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
         "--time-limit", type=_seconds, metavar="S",
         help="seconds from now by which the run must have stopped; the end of a job of Slurm counts, too",
     )  # fmt: skip
-    train.add_argument("--compile", action="store_true", help="compile network and loss with torch.compile")
+    _compile(train, "that of the experiment, else auto", None)
     _from_params(train)
     _machine(train)
 
@@ -158,7 +158,12 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("checkpoint", help="model.safetensors of a training")
     sample.add_argument("output", help="*.safetensors (for `edm fid`), *.png (one sheet) or *.zip (dataset archive)")
     sample.add_argument("--seeds", type=_seeds, default=range(64), metavar="A-B", help="seeds, both included (0-63)")
-    sample.add_argument("--block", type=_count, default=64, help="seeds per block: the images' batch (default 64)")
+    sample.add_argument(
+        "--block", type=lambda text: text if text == AUTO else _count(text), default=64, metavar="N",
+        help="seeds per block: the images' batch; auto for as many as keep a large GPU busy (default 64)",
+    )  # fmt: skip
+    sample.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default fp32)")
+    _compile(sample, AUTO, AUTO)
     sample.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
     sample.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
     sample.add_argument("--solver", help=f"{', '.join((*SOLVERS, ADAPTIVE, *ORIGINAL))} (default heun)")
@@ -258,7 +263,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--output", default="throughput.json", help="file to add to (default throughput.json)")
     bench.add_argument("--seconds", type=float, default=20, help="seconds per measurement (default 20)")
     bench.add_argument("--batch", type=_count, help="images per step (default: chosen for the device)")
-    bench.add_argument("--compile", action="store_true", help="measure with torch.compile")
+    _compile(bench, AUTO, AUTO)
     _from_params(bench)
     _machine(bench)
 
@@ -335,6 +340,13 @@ def _machine(sub: argparse.ArgumentParser, device: bool = True) -> None:
     if device:
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     sub.add_argument("--threads", type=_count, help="CPU threads (default: torch's choice)")
+
+
+def _compile(sub: argparse.ArgumentParser, meaning: str, default: str | None) -> None:
+    sub.add_argument(
+        "--compile", choices=COMPILE, nargs="?", const="yes", default=default,
+        help=f"compile the network: auto where it pays, graphs with CUDA graphs, yes, no (default: {meaning})",
+    )  # fmt: skip
 
 
 def _shard_option(sub: argparse._ActionsContainer, help: str) -> None:

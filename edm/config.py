@@ -26,6 +26,11 @@ SOLVERS = ("euler", "heun")  # of Algorithms 1 to 3
 ADAPTIVE = "rk45"  # the black box of Table 3
 ORIGINAL = {"vp-ode": 1, "vp-sde": 1, "ve-ode": 1, "ve-pc": 2, "ddim": 1, "iddpm": 1}  # as shipped → NFE per step
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+#: Whether networks are compiled. auto: on a GPU, where the work is long enough to pay for it. graphs: with CUDA graphs,
+#: for small batches and networks, where starting kernels takes longer than they do.
+COMPILE = ("auto", "yes", "graphs", "no")
+AUTO = "auto"
+RK45_NFE = 120  # an adaptive solver decides for itself; the paper's took 93 to 131 at their best (Table 3)
 AUGMENT_DIM = 9  # Table 6
 MAX_SEED = 2**19 - 1  # of a training: each has 2^44 samples of its own among 64-bit seeds
 
@@ -303,6 +308,11 @@ class SamplerConfig(_Data):
             idle = field.name not in {*known, "solver"} and getattr(self, field.name) != field.default
             _require(not idle, f"solver {self.solver} knows no {field.name}; it takes {', '.join(sorted(known))}")
         _require(self.tolerance > 0, f"tolerance is {self.tolerance:g}; it must be positive")
+
+    @property
+    def expected_nfe(self) -> int:
+        """Network evaluations per image, an estimate where the solver decides for itself."""
+        return RK45_NFE if self.nfe is None else self.nfe
 
     @property
     def nfe(self) -> int | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from edm.errors import UserError
 from edm.networks import NetworkConfig, UNet
 from edm.networks.limits import require_plausible
+from edm.precision import DTYPES
 from edm.preconditioning import Preconditioning
 
 
@@ -18,7 +19,8 @@ class Denoiser(nn.Module):
     class_labels: class indices [B] (integers) or one-hot rows [B, classes]; None is the unconditional input of zeros;
     augment_labels: conditioning vectors [B, 9] of Table 6; None means not augmented.
     ``sigma_min``, ``sigma_max`` and ``round_sigma`` tell samplers which levels the model supports.
-    ``compute_dtype`` is the precision of the network's convolutions and attention; embeddings stay in float32.
+    ``precision`` (a key of :data:`edm.precision.DTYPES`) is that of the network's convolutions and attention. On GPUs
+    "tf32" holds only inside :func:`edm.precision.float32_as`, which is torch's global switch.
     ``learned_variance`` tells whether the network also predicts the variance of a sampling step (iDDPM, ADM), which
     :meth:`with_variance` gives from the same evaluation.
     """
@@ -26,7 +28,7 @@ class Denoiser(nn.Module):
     def __init__(self, network: UNet, preconditioning: Preconditioning):
         super().__init__()
         self.network, self.preconditioning = network, preconditioning
-        self.compute_dtype = torch.float32
+        self.precision = "fp32"
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +80,8 @@ class Denoiser(nn.Module):
         sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(sigma)
         labels = self.one_hot(class_labels, len(x), x.device)
-        raw = self.network((c_in * x).to(self.compute_dtype), c_noise.flatten().expand(len(x)), labels, augment_labels)
+        inputs = (c_in * x).to(DTYPES[self.precision])
+        raw = self.network(inputs, c_noise.flatten().expand(len(x)), labels, augment_labels)
         raw = raw.to(torch.float32)
         return c_skip * x + c_out * raw[:, : x.shape[1]], raw[:, x.shape[1] :]
 
@@ -96,8 +99,9 @@ class Denoiser(nn.Module):
         if class_labels.ndim == 1:
             if class_labels.is_floating_point():
                 raise UserError("class_labels: indices must be integers; one-hot rows have two dimensions")
-            # A look at values on a GPU would make the host wait for it.
-            if class_labels.device.type == "cpu" and not ((class_labels >= 0) & (class_labels < classes)).all():
+            # A look at values on a GPU would make the host wait for it, and in compiled code break it in two.
+            seen = class_labels.device.type == "cpu" and not torch.compiler.is_compiling()
+            if seen and not ((class_labels >= 0) & (class_labels < classes)).all():
                 raise UserError(f"class_labels must lie in 0 to {classes - 1}")
             return nn.functional.one_hot(class_labels.long().to(device), classes).to(torch.float32)
         if class_labels.shape[1] != classes:

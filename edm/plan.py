@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edm.chain import Chain, Job, final_model
-from edm.config import SamplerConfig, TrainingConfig
+from edm.config import RK45_NFE, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.flops import parameters
 from edm.params import Experiment, Params
@@ -18,7 +18,6 @@ from edm.provenance import Provenance
 from edm.search import choice_cost, cost
 from edm.throughput import Throughput
 
-RK45_NFE = 120  # an adaptive solver decides for itself; the paper's took 93 to 131 at their best (Table 3)
 FLOAT = 4  # bytes
 
 
@@ -133,7 +132,7 @@ def _choosing(experiment: Experiment, model: str) -> tuple[tuple[int, int], tupl
     count = len(experiment.models[model].snapshots)
     cheap, full = choice_cost(count, experiment.choice.confirm)
     drawn = cheap * experiment.choice.images + full * experiment.sampling.images
-    nfe = _nfe(experiment.grids[experiment.choice.grid].points[model][0].sampler)
+    nfe = experiment.grids[experiment.choice.grid].points[model][0].sampler.expected_nfe
     return (drawn, drawn), (drawn * nfe, drawn * nfe)
 
 
@@ -141,7 +140,7 @@ def _searching(experiment: Experiment, model: str, name: str) -> tuple[tuple[int
     search = experiment.searches[name]
     over = {key: list(values) for key, values in search.over.items()}
     bounds = cost(over, search.method, search.max_sweeps)
-    nfe = _nfe(search.samplers[model])
+    nfe = search.samplers[model].expected_nfe
     return tuple(b * search.images for b in bounds), tuple(b * search.images * nfe for b in bounds)
 
 
@@ -163,12 +162,12 @@ def _sharing(experiment: Experiment, model: str, name: str, shard: str) -> tuple
 def _evaluated(experiment: Experiment, model: str, name: str) -> tuple[int, int]:
     """Images drawn for an evaluation, and evaluations of the network."""
     draws, images = experiment.evaluation(model, name).draws, experiment.sampling.images
-    return images * len(draws), sum(images * _nfe(point.sampler) for point, _ in draws)
+    return images * len(draws), sum(images * point.sampler.expected_nfe for point, _ in draws)
 
 
 def _sampling(experiment: Experiment, model: str, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
     sheet = experiment.sheets[name]
-    evaluations = sheet.images * _nfe(sheet.samplers[model])
+    evaluations = sheet.images * sheet.samplers[model].expected_nfe
     return (sheet.images,) * 2, (evaluations, evaluations)
 
 
@@ -192,10 +191,6 @@ def _analysing(experiment: Experiment, model: str, name: str) -> tuple[tuple[int
 
 _SAMPLING = {"choose": _choosing, "search": _searching, "shard": _sharing, "evaluate": _evaluating,
              "sample": _sampling, "analyse": _analysing}  # fmt: skip
-
-
-def _nfe(sampler: SamplerConfig) -> int:
-    return RK45_NFE if sampler.nfe is None else sampler.nfe
 
 
 def _config(chain: Chain, experiment: Experiment, model: str) -> TrainingConfig:

@@ -1,4 +1,4 @@
-"""How float32 convolutions and products are computed on GPUs: in full, or with TF32's ten bits of mantissa."""
+"""In which precision networks compute: full float32, TF32's ten bits of mantissa on GPUs, or half precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,18 +8,22 @@ import torch
 # Recurrent layers too, though we have none: torch's older switch refuses to be read where the two of cuDNN differ.
 _PLACES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
 
+#: Names in params.yaml and what convolutions and attention compute in. Half precision holds for them alone:
+#: embeddings, preconditioning and what becomes of the result stay in float32.
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def set_float32(mode: str) -> None:
-    """Mode "ieee" for full float32, "tf32" for TF32, in convolutions and matrix products; CPUs are not concerned."""
+
+def set_float32(precision: str) -> None:
+    """TF32 in float32 convolutions and matrix products for "tf32", else full float32; CPUs are not concerned."""
     for place in _PLACES:
-        place.fp32_precision = mode
+        place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """Full float32 inside the block; cuDNN's own default for convolutions is TF32."""
+def float32_as(precision: str = "fp32") -> Iterator[None]:
+    """Full float32 inside the block, or TF32 where that is the ``precision``: cuDNN's own default for convolutions."""
     before = [place.fp32_precision for place in _PLACES]
-    set_float32("ieee")
+    set_float32(precision)
     try:
         yield
     finally:

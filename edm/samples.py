@@ -17,7 +17,7 @@ from edm.errors import UserError
 from edm.files import sha256_file
 from edm.generate import Block, generate, part_of
 from edm.pixels import to_uint8
-from edm.precision import full_float32
+from edm.precision import float32_as
 
 FORMAT = "edm-samples/1"
 
@@ -52,17 +52,20 @@ def draw(
 ) -> Iterator[tuple[Tensor, Block]]:
     """Images uint8 [n, C, H, W] of the seeds, block by block, each with the block they came from.
 
-    In full float32 on GPUs too. Raises UserError where the sampler gives non-finite images.
+    In the denoiser's precision: full float32, on GPUs too, unless it says otherwise. Raises UserError where the sampler
+    gives non-finite images, or a block does not fit in the memory of the GPU.
     """
     config = denoiser.network.config
     shape = (config.channels, config.resolution, config.resolution)
-    with full_float32():
-        for part in generate(
-            denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block
-        ):
-            if not part.images.isfinite().all():
-                raise UserError("sampling gave non-finite images; try more steps or another sampler")
-            yield to_uint8(part.images), part
+    parts = generate(denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block)
+    with float32_as(denoiser.precision):
+        try:
+            for part in parts:
+                if not part.images.isfinite().all():
+                    raise UserError("sampling gave non-finite images; try more steps or another sampler")
+                yield to_uint8(part.images), part
+        except torch.OutOfMemoryError:
+            raise UserError(f"{block} images at once do not fit in the memory of the GPU; lower block") from None
 
 
 def sample_points(

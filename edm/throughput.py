@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -157,7 +157,7 @@ def measure(
     device: "torch.device | str" = "auto",
     seconds: float = 20.0,
     batch: int | None = None,
-    compile: bool = False,
+    compile: str = "auto",
 ) -> Measurement:
     """Times training steps and network evaluations of a configuration on one device; the medians, after a warm-up.
 
@@ -168,18 +168,19 @@ def measure(
     """
     import torch
 
+    from edm.compilation import options
     from edm.distributed import pick_device
-    from edm.precision import full_float32, set_float32
+    from edm.precision import float32_as
 
     place = device if isinstance(device, torch.device) else pick_device(device)
     batch = min(config.microbatch or DEFAULT_BATCH, config.batch_size) if batch is None else batch
     if batch < 1 or seconds < 0:
         raise UserError(f"batch is {batch} and seconds {seconds:g}; at least 1 and 0 are needed")
     network = config.network()
-    with full_float32():
-        set_float32("tf32" if config.precision == "tf32" else "ieee")
+    compiled = options(compile, network, math.inf, place)
+    with float32_as(config.precision):
         try:
-            step, evaluate = _work(config, place, batch, compile)
+            step, evaluate = _work(replace(config, batch_size=batch, microbatch=None), place, compiled)
             times = [_pace(work, seconds / 2, place) for work in (step, evaluate)]
         except torch.OutOfMemoryError:
             raise UserError(f"{batch} images at once do not fit in the memory of {_name(place)}; lower batch") from None
@@ -194,55 +195,39 @@ def measure(
         evaluations=batch / times[1],
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         about=f"{config.architecture} {config.resolution}x{config.resolution}, torch {torch.__version__}"
-        + (", compiled" if compile else ""),
+        + (", compiled" if compiled else ""),
     )
 
 
-def _work(config: TrainingConfig, device: "torch.device", batch: int, compile: bool) -> list[Callable[[], None]]:
-    """A training step and a network evaluation of ``batch`` images, each to be called again and again."""
-    import copy
+def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, str] | None) -> list[Callable[[], None]]:
+    """A training step and a network evaluation of a minibatch, each to be called again and again."""
     from itertools import count
 
     import numpy as np
     import torch
 
-    from edm import checkpoint
     from edm.batches import Batches
     from edm.data import Dataset
-    from edm.losses import weighted_error
-    from edm.training import COMPUTE
+    from edm.distributed import World
+    from edm.step import TrainingStep
 
-    rng = np.random.default_rng(0)
+    rng, batch = np.random.default_rng(0), config.batch_size
     shape = (4 * batch, config.channels, config.resolution, config.resolution)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
     labels = rng.integers(0, max(config.classes, 1), len(images))
     dataset = Dataset(images, labels, "made up", "made up")
-    net = checkpoint.build(config).to(device, memory_format=torch.channels_last).train()
-    net.compute_dtype = COMPUTE[config.precision]
-    ema = copy.deepcopy(net).eval().requires_grad_(False)
-    loss = checkpoint.loss_of(config)
-    batches = Batches(dataset, config, loss, device)
-    error = torch.compile(weighted_error) if compile else weighted_error
-    parameters, averages = list(net.parameters()), list(ema.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-4, betas=(0.9, 0.999), eps=1e-8, fused=True)
-    starts = count(step=batch)
-
-    def train() -> None:
-        b = batches.draw(next(starts), batch)
-        pixels = error(net, loss, b.images, b.sigma, b.noise, b.labels, b.augment_labels)
-        (pixels.sum() * (config.loss_scale / batch)).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, parameters, 1e-3)
-
-    levels = batches.draw(0, batch)
+    step = TrainingStep(config, dataset, World(device=device), compiled)
+    starts, sums = count(step=batch), torch.zeros(3, dtype=torch.float64, device=device)
+    inputs = Batches(dataset, config, step.loss, device).draw(0, batch)
+    noisy = inputs.noise * inputs.sigma[:, None, None, None]
+    if compiled is not None:
+        step.ema.network.compile(**compiled)
 
     def evaluate() -> None:
         with torch.no_grad():
-            ema(levels.noise * levels.sigma[:, None, None, None], levels.sigma, levels.labels)
+            step.ema(noisy, inputs.sigma, inputs.labels)
 
-    return [train, evaluate]
+    return [lambda: step(next(starts), sums), evaluate]
 
 
 def _pace(work: Callable[[], None], seconds: float, device: "torch.device") -> float:

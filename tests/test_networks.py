@@ -102,7 +102,7 @@ def test_bfloat16_agrees_to_its_precision_and_channels_last_to_rounding(architec
     x, sigma = torch.randn(2, 3, 16, 16), torch.tensor([0.3, 3.0])
     expected = net(x, sigma)
     assert relative(net.to(memory_format=torch.channels_last)(x, sigma), expected) < 1e-5
-    net.compute_dtype = torch.bfloat16
+    net.precision = "bf16"
     assert 1e-6 < relative(net(x, sigma), expected) < 2e-2
 
 

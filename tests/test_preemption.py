@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import edm
+import edm.step
 from edm import checkpoint, preemption, slurm, training
 from edm.distributed import World
 from edm.errors import PREEMPTED, Preempted
@@ -82,7 +83,7 @@ def states(folder):
 
 def at(monkeypatch, images, action):
     """Calls ``action`` once, in the step that begins after ``images`` images."""
-    rate, done = training.learning_rate_at, []
+    rate, done = edm.step.learning_rate_at, []
 
     def look(config, now):
         if now == images and not done:
@@ -90,7 +91,7 @@ def at(monkeypatch, images, action):
             action()
         return rate(config, now)
 
-    monkeypatch.setattr(training, "learning_rate_at", look)
+    monkeypatch.setattr(edm.step, "learning_rate_at", look)
 
 
 class Killed(Exception):
@@ -305,9 +306,9 @@ def test_several_processes_ask_each_other_every_two_seconds_and_after_every_step
 
 SCRIPT = """
 import os, signal, sys, time
-from edm import preemption, training
+from edm import preemption, step, training
 from edm.errors import UserError
-rate, preemption.LOOK, training.TICKS = training.learning_rate_at, 0.1, 24
+rate, preemption.LOOK, training.TICKS = step.learning_rate_at, 0.1, 24
 
 def look(config, images):
     if images == {moment} and os.environ["RANK"] == "1":
@@ -316,7 +317,7 @@ def look(config, images):
         {other}
     return rate(config, images)
 
-training.learning_rate_at = look
+step.learning_rate_at = look
 from edm.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -382,7 +383,7 @@ def test_a_process_that_fails_ends_all_within_seconds_and_its_error_comes_first(
 def interrupted(config, digits, folder, monkeypatch, *moments):
     """A training that saved a state at each of some images and was killed in the step after the last of them."""
     monkeypatch.setattr(Pauses, "after_step", lambda self, cost: "save" if training_images[-1] in moments else None)
-    decay, training_images = training.ema_decay_at, []
+    decay, training_images = edm.step.ema_decay_at, []
 
     def look(config, images):
         training_images.append(images + config.batch_size)
@@ -390,7 +391,7 @@ def interrupted(config, digits, folder, monkeypatch, *moments):
             raise Killed
         return decay(config, images)
 
-    monkeypatch.setattr(training, "ema_decay_at", look)
+    monkeypatch.setattr(edm.step, "ema_decay_at", look)
     with pytest.raises(Killed):
         train(config, digits, folder)
     monkeypatch.undo()
@@ -444,7 +445,7 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(
     assert states(run) == {"0": 1280, "1": 640}
     damage(run / "state-0.safetensors")
     if damage is not flip_in_tensors:  # the rest is the same for all
-        monkeypatch.setattr(training, "ema_decay_at", lambda *args: die())
+        monkeypatch.setattr(edm.step, "ema_decay_at", lambda *args: die())
         with pytest.raises(Killed):
             train(short(), digits, run)
     else:
@@ -462,7 +463,7 @@ def test_a_state_whose_header_claims_too_much_is_not_taken_for_the_newest(short,
     interrupted(short(), digits, tmp_path, monkeypatch, 320, 352, 640)
     flip_in_images(tmp_path / "state-1.safetensors")
     assert states(tmp_path) == {"0": 640, "1": 752}
-    monkeypatch.setattr(training, "ema_decay_at", lambda *args: die())
+    monkeypatch.setattr(edm.step, "ema_decay_at", lambda *args: die())
     with pytest.raises(Killed):
         train(short(), digits, tmp_path)
     assert "state-1.safetensors is damaged (its checksum differs)" in capsys.readouterr().err

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 import edm
-from edm import checkpoint, training
+from edm import checkpoint, step, training
 from edm.batches import Batches
 from edm.data import Dataset
 from edm.distributed import ALONE
 from edm.levels import error_per_level
-from edm.training import ema_decay_at, learning_rate_at, train
+from edm.step import ema_decay_at, learning_rate_at
+from edm.training import train
 
 
 def weights(folder):
@@ -116,7 +117,7 @@ def test_training_learns(tiny, digits, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tiny, digits, tmp_path, monkeypatch):
-    error = training.weighted_error
+    error = step.weighted_error
 
     def explode(denoiser, loss, images, *rest):
         pixels = error(denoiser, loss, images, *rest)
@@ -124,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
         return pixels * float("nan") if explode.calls == 6 else pixels
 
     explode.calls = 0
-    monkeypatch.setattr(training, "weighted_error", explode)
+    monkeypatch.setattr(step, "weighted_error", explode)
     with pytest.raises(
         edm.UserError, match=r"the loss became nan after 192 images; the last good state \(160 images\)"
     ):
@@ -206,10 +207,21 @@ def test_the_loss_scale_does_not_change_the_training(tiny, digits, tmp_path):
 
 
 def test_clipping_bounds_the_gradient_norm(tiny):
-    parameter = torch.nn.Parameter(torch.zeros(10))
-    parameter.grad = torch.full((10,), 3.0)
-    training._clean_gradients([parameter], tiny(clip_norm=1.0))
-    assert float(parameter.grad.norm()) == pytest.approx(1, rel=1e-4)
+    gradients = torch.full((10,), 3.0)
+    step.clean(gradients, tiny(clip_norm=1.0))
+    assert float(gradients.norm()) == pytest.approx(1, rel=1e-4)
+    step.clean(gradients, tiny(clip_norm=2.0))
+    assert float(gradients.norm()) == pytest.approx(1, rel=1e-4)
+
+
+def test_gradients_are_views_of_one_vector_in_the_layout_of_their_parameters(tiny):
+    parameters = list(checkpoint.build(tiny()).to(memory_format=torch.channels_last).parameters())
+    vector = step.one_vector_of_gradients(parameters)
+    for number, parameter in enumerate(parameters, 1):
+        assert parameter.grad.stride() == parameter.stride()
+        parameter.grad.fill_(number)
+    assert all((p.grad == number).all() for number, p in enumerate(parameters, 1))  # none overlaps another
+    assert vector.sum() == sum(number * p.numel() for number, p in enumerate(parameters, 1))
 
 
 def test_snapshots_come_as_often_as_asked(tiny, digits, tmp_path):

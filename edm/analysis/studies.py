@@ -13,7 +13,7 @@ from edm.config import SamplerConfig
 from edm.denoiser import Denoiser
 from edm.noise import class_labels
 from edm.pixels import to_float
-from edm.precision import full_float32
+from edm.precision import float32_as
 from edm.samples import draw
 
 SHOWN = 64  # images of a kind that are kept to be looked at
@@ -24,7 +24,7 @@ def truncation(denoiser: Denoiser, **settings: Any) -> tuple[dict[str, Tensor], 
     """Figure 13a, b; settings are those of :func:`edm.analysis.truncation.truncation_errors`."""
     config = denoiser.network.config
     shape = (config.channels, config.resolution, config.resolution)
-    with full_float32():
+    with float32_as():
         return {}, truncation_errors(denoiser, shape, classes=config.classes, **settings)
 
 
@@ -42,7 +42,7 @@ def degradation(
     clean = to_float(_drawn(denoiser, images, num_steps)).to(denoiser.device)
     labels = class_labels(torch.arange(images, device=denoiser.device), classes) if classes else None
     choices = {"counts": repetitions, "class_labels": labels}
-    with full_float32():
+    with float32_as():
         degraded = {noise: degrade(denoiser, clean, sigmas, S_noise=noise, **choices) for noise in S_noise}
     shown = {f"{noise:g}": images.float() for noise, images in degraded.items()}
     return shown, {"sigmas": list(sigmas), "repetitions": list(repetitions), "S_noise": list(S_noise)}

@@ -22,16 +22,20 @@ def sample(args: Namespace) -> None:
         raise UserError(f"{args.output}: a part of the seeds goes into a .safetensors file, for `edm merge`")
     with processes(args.device) as place:
         from edm import checkpoint
-        from edm.generate import part_of
+        from edm.compilation import prepare
+        from edm.generate import block_of, part_of
         from edm.samples import sample_points, write_samples
 
         threads(args.threads)
         denoiser = checkpoint.load(args.checkpoint, place.device)
-        seeds, about = args.seeds, {"block": args.block, "class": args.class_label, **origin()}
+        prepare(denoiser, args.precision, args.compile, len(args.seeds) * points["only"].expected_nfe)
+        block = block_of(args.block, denoiser.network.config)
+        seeds = args.seeds
+        about = {"block": block, "precision": args.precision, "class": args.class_label, **origin()}
         if args.shard:
-            seeds = part_of(seeds, args.block, *args.shard)
+            seeds = part_of(seeds, block, *args.shard)
             about |= {"part_of": [args.seeds.start, args.seeds.stop]}
-        drawn = sample_points(denoiser, points, seeds, args.block, args.class_label, place)
+        drawn = sample_points(denoiser, points, seeds, block, args.class_label, place)
         if not place.is_first:
             return
         if args.output.endswith(".safetensors"):

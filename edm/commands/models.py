@@ -11,19 +11,21 @@ from pathlib import Path
 
 from edm import params, slurm
 from edm.commands.common import mapping, origin, say, threads
-from edm.config import TrainingConfig
+from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
 from edm.files import read_json, sole_user
+from edm.flops import BACKWARD
 from edm.preemption import Notice
 from edm.tracking import Journal, environment_tags
 
 
 def train(args: Namespace) -> None:
-    experiment, model = args.experiment, args.model
+    experiment, model, compile = args.experiment, args.model, AUTO
     if args.config:
         config = TrainingConfig.from_dict(mapping(read_json(args.config), args.config))
     elif experiment and model:
-        spec = params.load(args.params).experiment(experiment).training_spec(model)
+        chosen = params.load(args.params).experiment(experiment)
+        spec, compile = chosen.training_spec(model), chosen.training.compile
         params.check_spec(spec, args.expect, f"{experiment}/{model}")
         config = TrainingConfig.from_dict(spec)
     else:
@@ -35,10 +37,11 @@ def train(args: Namespace) -> None:
         raise UserError("train: --data and --out are needed")
 
     with Notice(min(args.time_limit or math.inf, slurm.time_left())) as notice:
-        _train(args, config, notice)
+        _train(args, config, compile, notice)
 
 
-def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
+def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice) -> None:
+    from edm.compilation import options
     from edm.data import read_archive
     from edm.distributed import world
     from edm.training import check, train
@@ -48,6 +51,8 @@ def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
     dataset = read_archive(args.data)
     about = {"experiment": experiment, "model": model, **origin()}
     with world(args.device) as place, ExitStack() as stack:
+        work = (1 + BACKWARD) * config.steps * config.batch_size
+        compiled = options(args.compile or compile, config.network(), work / place.size, place.device)
         check(config, dataset, place)  # before anything is written
         if place.is_first:  # a job that was taken for dead may live: two would write the same files by turns
             stack.enter_context(sole_user(out / ".training"))
@@ -65,7 +70,7 @@ def _train(args: Namespace, config: TrainingConfig, notice: Notice) -> None:
         try:
             train(
                 config, dataset, out, place, final=Path(args.final or out), run=run, notice=notice,
-                state_every=args.state_every, compile=args.compile, about=about,
+                state_every=args.state_every, compiled=compiled, about=about,
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, Preempted) and run is not None:

@@ -1,5 +1,6 @@
 """What the workflow asks of a model: evaluations, the choice of a snapshot, searches, sheets, analyses."""
 
+import math
 import shutil
 import time
 from argparse import Namespace
@@ -37,6 +38,7 @@ def evaluate(args: Namespace) -> None:
     found = _found(args.settings)
     with processes(args.device) as place:
         from edm import checkpoint
+        from edm.generate import block_of
         from edm.shards import Draw, Whole, measure_part, merge_parts
 
         if args.parts and not place.is_first:
@@ -47,12 +49,14 @@ def evaluate(args: Namespace) -> None:
         of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest(spec),
               "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
         yardsticks = _yardsticks(args, experiment, place.device)
-        whole = Whole(draws, experiment.sampling.block, yardsticks, of)
+        block = block_of(experiment.sampling.block, checkpoint.network_of(args.checkpoint))
+        whole = Whole(draws, block, yardsticks, of)
         if args.parts:
             merged = dict(zip(draws, merge_parts(args.parts, whole), strict=True))
             _record(args, experiment, evaluation, whole, about, place, lambda draw, _: merged[draw])
             return
-        denoiser = checkpoint.load(args.checkpoint, place.device)
+        evaluations = sum(len(draw.seeds) * draw.sampler.expected_nfe for draw in draws)
+        denoiser = _prepared(checkpoint.load(args.checkpoint, place.device), experiment, evaluations)
         if args.shard:
             images = measure_part(args.output, denoiser, whole, *args.shard, place, origin())
             if place.is_first:
@@ -119,17 +123,23 @@ def _choose(
 ) -> None:
     from edm import checkpoint
     from edm.evaluation import evaluate
+    from edm.generate import block_of
     from edm.search import Choice, SearchHistory
     from edm.search import choose as choose_best
 
     folder = Path(args.snapshots)
     (yardstick,) = _yardsticks(args, experiment, place.device, more=False)
     sampler, first = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
+    images_in_all = len(snapshots) * spec["images"] + spec["confirm"] * spec["confirm_images"]
+    denoiser = checkpoint.load(folder / snapshots[0], place.device)
+    _prepared(denoiser, experiment, images_in_all * sampler.expected_nfe)
+    block = block_of(spec["block"], denoiser.network.config)
 
     def distance(name: str, images: int) -> float:
-        denoiser = checkpoint.load(folder / name, place.device)
+        # Into the same denoiser, whose network may be compiled.
+        denoiser.load_state_dict(checkpoint.load(folder / name, place.device).state_dict())
         seeds = range(first, first + images)
-        value = evaluate(denoiser, sampler, seeds, spec["block"], [yardstick], name, place)["distance"]
+        value = evaluate(denoiser, sampler, seeds, block, [yardstick], name, place)["distance"]
         if place.is_first:
             say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
         return value
@@ -173,6 +183,7 @@ def search(args: Namespace) -> None:
 
 def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place: "World") -> None:
     from edm.evaluation import evaluate
+    from edm.generate import block_of
     from edm.search import Found, SearchHistory
     from edm.search import search as search_best
 
@@ -180,6 +191,9 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
     (yardstick,) = _yardsticks(args, experiment, place.device, more=False)
 
     base = SamplerConfig.from_dict(spec["sampler"])
+    tries = math.prod(len(values) for values in spec["over"].values())
+    _prepared(denoiser, experiment, tries * spec["images"] * base.expected_nfe)
+    block = block_of(spec["block"], denoiser.network.config)
     seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
 
     def sampler(settings: dict[str, Any]) -> SamplerConfig:
@@ -193,7 +207,7 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
 
     def distance(settings: dict[str, Any]) -> float:
         name = ",".join(f"{key}={value}" for key, value in settings.items())
-        return evaluate(denoiser, sampler(settings), seeds, spec["block"], [yardstick], name, place)["distance"]
+        return evaluate(denoiser, sampler(settings), seeds, block, [yardstick], name, place)["distance"]
 
     fixed = {key: value for key, value in spec.items() if key not in ("over", "method", "max_sweeps")}
     identity = {**fixed, "checkpoint": about["checkpoint"]["sha256"], "metric": yardstick.describe()}
@@ -237,6 +251,7 @@ def sheet(args: Namespace) -> None:
     threads(args.threads)
     denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
     points = {"only": SamplerConfig.from_dict(spec["sampler"])}
+    _prepared(denoiser, experiment, spec["images"] * points["only"].expected_nfe)
     seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
     drawn = sample_points(denoiser, points, seeds, block=min(64, spec["images"]))
     about = {"experiment": experiment.name, "model": args.model, "sheet": args.sheet}
@@ -273,6 +288,13 @@ def analyse(args: Namespace) -> None:
               **about, "spec": spec, "numbers": numbers, **origin()}  # fmt: skip
     save_tensors(args.output, tensors, header)
     say(f"{args.output}: {spec['kind']} of {args.model}")
+
+
+def _prepared(denoiser: "Denoiser", experiment: Experiment, evaluations: float) -> "Denoiser":
+    """The denoiser as the experiment samples from it."""
+    from edm.compilation import prepare
+
+    return prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)
 
 
 def _model(args: Namespace, device: "torch.device") -> tuple["Denoiser", dict[str, Any]]:

@@ -18,7 +18,7 @@ from edm.files import sha256_file
 from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
 from edm.metrics.frechet import FeatureStatistics
 from edm.metrics.weights import downloaded, hash_in_name, read_tensors
-from edm.precision import full_float32
+from edm.precision import float32_as
 
 FEATURES, LOGITS = "features", "logits"  # the layers that an extractor gives
 
@@ -59,7 +59,7 @@ class Features:
         images = torch.as_tensor(images)
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], not {images.dtype} {list(images.shape)}")
-        with torch.no_grad(), full_float32():
+        with torch.no_grad(), float32_as():
             outputs = self.network(self.prepare(images.to(self.device)))
         return {name: output.to(torch.float32) for name, output in zip(self.layer_names, outputs, strict=True)}
 

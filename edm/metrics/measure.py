@@ -14,7 +14,7 @@ from edm.errors import UserError
 from edm.metrics import METRICS, check_metrics, need_reference_features
 from edm.metrics.extractors import FEATURES, LOGITS, Features
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance, load_reference_features
-from edm.precision import full_float32
+from edm.precision import float32_as
 
 # torch-fidelity's published settings, under its own names; here, so that no later release of it can change them
 INCEPTION_SCORE_SETTINGS = {"isc_splits": 10, "samples_shuffle": True, "rng_seed": 2020}
@@ -158,7 +158,7 @@ def _precision_recall(features: torch.Tensor, reference: torch.Tensor, device: t
     """Shares of the features [N, F] near the reference's [n, F], and the other way round, computed on ``device``."""
     from torch_fidelity import metric_prc
 
-    with full_float32():
+    with float32_as():
         result = metric_prc.prc_features_to_metric(
             features.to(device),
             reference.to(device),

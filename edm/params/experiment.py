@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from edm.config import SamplerConfig, TrainingConfig
+from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files import digest
 
@@ -88,12 +88,13 @@ class Training:
     """Who trains a model; its result does not depend on that.
 
     gpus: of all nodes together, each with a process of its own; 0 for one process without. state_every: seconds
-    between two states, from which an interrupted training continues.
+    between two states, from which an interrupted training continues. compile: of :data:`edm.config.COMPILE`.
     """
 
     gpus: int = 1
     nodes: int = 1
     state_every: float = 300.0
+    compile: str = AUTO
 
     @property
     def processes(self) -> int:
@@ -104,18 +105,21 @@ class Training:
 class Sampling:
     """How images are drawn for an evaluation (Section 6): ``images`` per repeat, from consecutive seeds.
 
-    block: seeds that go through the network at once. one_job_per: "grid" or "point", what one job evaluates. shards:
-    jobs that share the images of each of these, and gpus: processes with a GPU of their own that share a job; 0 for one
-    process without. No result depends on these three.
+    block: seeds that go through the network at once; "auto" for as many as keep a large GPU busy. precision: of the
+    network. one_job_per: "grid" or "point", what one job evaluates. shards: jobs that share the images of each of
+    these, and gpus: processes with a GPU of their own that share a job; 0 for one process without. compile: a choice of
+    :data:`edm.config.COMPILE`. No result depends on the last four, but for rounding in compiled networks.
     """
 
     images: int
     first_seed: int = 0
-    block: int = 64
+    block: int | str = 64
     repeats: int = 1
+    precision: str = "fp32"
     one_job_per: str = "grid"
     shards: int = 1
     gpus: int = 1
+    compile: str = AUTO
 
     @property
     def processes(self) -> int:
@@ -212,6 +216,7 @@ class Experiment:
             "first_seed": sampling.first_seed,
             "block": sampling.block,
             "features": self.features,
+            **self._precision(),
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
                     "settings_from": grid.settings_from, "reference": grid.reference}  # fmt: skip
@@ -229,7 +234,7 @@ class Experiment:
         point = self.grids[self.choice.grid].points[model][0]
         return {"sampler": point.sampler.changes(), "images": self.choice.images, "confirm": self.choice.confirm,
                 "confirm_images": self.sampling.images, "first_seed": self.sampling.first_seed,
-                "block": self.sampling.block, "features": self.features}  # fmt: skip
+                "block": self.sampling.block, "features": self.features, **self._precision()}  # fmt: skip
 
     def search_spec(self, model: str, name: str) -> dict[str, Any]:
         """What decides the outcome of a search."""
@@ -237,13 +242,16 @@ class Experiment:
         return {"sampler": search.samplers[model].changes(), "over": {k: list(v) for k, v in search.over.items()},
                 "method": search.method, "images": search.images, "max_sweeps": search.max_sweeps,
                 "first_seed": self.sampling.first_seed, "block": self.sampling.block,
-                "features": self.features}  # fmt: skip
+                "features": self.features, **self._precision()}  # fmt: skip
 
     def sheet_spec(self, model: str, name: str) -> dict[str, Any]:
         """What decides a sheet of images."""
         sheet = _of(self.sheets, name, model, "sheet", self.name)
         return {"sampler": sheet.samplers[model].changes(), "images": sheet.images,
-                "first_seed": self.sampling.first_seed}  # fmt: skip
+                "first_seed": self.sampling.first_seed, **self._precision()}  # fmt: skip
+
+    def _precision(self) -> dict[str, str]:
+        return {} if self.sampling.precision == "fp32" else {"precision": self.sampling.precision}
 
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
         """What decides an analysis."""
