@@ -83,10 +83,13 @@ def _locked(file) -> bool:
 def remove_temporaries(path: str | os.PathLike) -> None:
     """Removes what processes killed in an ``atomic_write`` of ``path`` left. The name in ``path`` may be a pattern.
 
+    What the safetensors library left in the same folder, whose own temporary files do not tell what they were, too.
     Only for whoever alone writes these files: the temporary file of a living process goes, too.
     """
     path = Path(path)
-    for temporary in path.parent.glob(f".{path.stem}.????????{path.suffix}"):  # mkstemp puts in eight characters
+    patterns = [f".{path.stem}.????????{path.suffix}"]  # mkstemp puts in eight characters
+    patterns += [".tmp??????"] if path.suffix == ".safetensors" else []
+    for temporary in (temporary for pattern in patterns for temporary in path.parent.glob(pattern)):
         temporary.unlink(missing_ok=True)
 
 

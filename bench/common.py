@@ -1,0 +1,93 @@
+"""What the benchmarks share: variants timed by turns, a table, and a file that says where the numbers are from."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(ROOT))  # without an installation, too
+
+
+def by_turns(variants: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every variant in every round. In each round all take their turn: what disturbs one disturbs all.
+
+    A variant is called once per round. It returns its own seconds, or None to be timed from outside.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            own = run()
+            seconds[name].append(time.perf_counter() - start if own is None else own)
+    return seconds
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, and the range of the middle half: what a single disturbance does not move."""
+    ordered = sorted(seconds)
+    quartiles = statistics.quantiles(ordered, n=4) if len(ordered) > 1 else [ordered[0]] * 3
+    return {"median": statistics.median(ordered), "low": quartiles[0], "high": quartiles[2], "rounds": len(ordered)}
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Where this runs: what a reader needs to doubt or repeat a number."""
+    versions = {"python": platform.python_version()}
+    if "torch" in sys.modules:
+        import torch
+
+        versions["torch"] = torch.__version__
+        if device.startswith("cuda"):
+            versions["cuda"] = str(torch.version.cuda)
+            device = torch.cuda.get_device_name(device)
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return {"device": device, "processor": _processor(), "cores": len(os.sched_getaffinity(0)),
+            "system": platform.system(), "versions": versions, "commit": commit.stdout.strip(),
+            "time": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
+
+
+def _processor() -> str:
+    """Model and the widest vector instructions, which decide the speed of a CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    widest = next((name for name in ("avx512f", "avx2", "asimd") if name in found.get("flags", "").split()), "")
+    return " ".join(filter(None, (found.get("model name", platform.machine()), widest)))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table; numbers with four significant digits."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+              for line in cells]  # fmt: skip
+    return "\n".join([padded[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *padded[1:]])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def report(
+    name: str, question: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], output: str | None,
+    device: str = "cpu", **more: Any,
+) -> None:  # fmt: skip
+    """Prints the table and writes all of it as JSON, by default to ``bench/results/NAME.json``."""
+    path = Path(output) if output else RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {"question": question, "machine": machine(device), "settings": dict(settings), "rows": list(rows), **more}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{question}\n\n{table(rows)}\n\n{json.dumps(found['machine'])}\nwritten to {path}")
