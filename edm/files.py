@@ -1,14 +1,11 @@
 """Files that are written whole or not at all, and the hashes that identify them."""
 
-import fcntl
 import hashlib
 import json
 import os
-import socket
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from edm.errors import UserError
@@ -40,44 +37,6 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
-
-
-@contextmanager
-def sole_user(path: str | os.PathLike, patience: float = 100.0) -> Iterator[None]:
-    """Holds the lock of ``path`` (a small file, made here and left): of all who ask for it, one at a time goes on.
-
-    patience: seconds to wait for another; file servers take a while to notice that one died with its machine. Where
-    the file system knows no locks, all go on. Raises UserError, naming who is there, when patience ends.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
-    with file:
-        end = time.monotonic() + patience
-        while not _locked(file):
-            if time.monotonic() > end:
-                file.seek(0)
-                who = file.read().strip() or "another process"
-                raise UserError(f"{path.parent}: {who} works there; end it, or wait until it is done")
-            time.sleep(min(1.0, patience / 4))
-        with suppress(OSError):  # a full disk: the lock holds all the same
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-        yield
-
-
-def _locked(file) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # no locks here
-    return True
 
 
 def remove_temporaries(path: str | os.PathLike) -> None:

@@ -14,7 +14,6 @@ import edm
 from edm import slurm
 from edm.cli import main
 from edm.errors import PREEMPTED
-from edm.files import sole_user
 
 
 @pytest.fixture
@@ -121,26 +120,3 @@ def test_a_signal_reaches_what_was_launched_and_its_job_is_queued_again(
     assert error.count("the state is saved, the same command continues") == 1
     assert [call for call in calls() if call.startswith("scontrol")] == ["scontrol requeue 17"]
     assert error.endswith("job 17 goes back to Slurm's queue, to be continued\n")
-
-
-def test_two_trainings_never_write_one_folder(tmp_path):
-    """A lock that ends with its holder, however that ends."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time\nfrom edm.files import sole_user\n"
-         "with sole_user(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)", tmp_path / "run" / ".training"],
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
-    holder.stdout.readline()
-    lock = sole_user(tmp_path / "run" / ".training", patience=0.1)
-    with pytest.raises(edm.UserError, match=f"run: process {holder.pid} on .* works there"), lock:
-        pass
-    holder.kill()
-    with sole_user(tmp_path / "run" / ".training", patience=10):
-        pass
-    holder.communicate()
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "run").write_text("a file where the folder should be")
-    with pytest.raises(edm.UserError, match="cannot be written"), sole_user(tmp_path / "run" / ".training"):
-        pass

@@ -13,8 +13,9 @@ from edm import params, slurm
 from edm.commands.common import mapping, origin, say, threads
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
-from edm.files import read_json, sole_user
+from edm.files import read_json
 from edm.flops import BACKWARD
+from edm.lock import exclusive
 from edm.preemption import Notice
 from edm.tracking import Journal, environment_tags
 
@@ -55,7 +56,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
         compiled = options(args.compile or compile, config.network(), work / place.size, place.device)
         check(config, dataset, place)  # before anything is written
         if place.is_first:  # a job that was taken for dead may live: two would write the same files by turns
-            stack.enter_context(sole_user(out / ".training"))
+            stack.enter_context(exclusive(out / ".training"))
             stack.enter_context(_attempt(out / "attempts.log"))
         run = None
         if place.is_first:

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from edm.errors import UserError
 from edm.files import digest
+from edm.lock import exclusive
 from edm.tracking import DEFAULT_URI
 from edm.tracking.journal import RunRecord, read_journal
-from edm.tracking.lock import exclusive
 from edm.tracking.transfer import SyncReport, Transfer
 
 # MLflow's own defaults would retry a dead server for minutes and print a link per run. What the user has set stays.
@@ -68,14 +68,14 @@ def sync(
     except ImportError as error:
         raise _undelivered(tracking_uri, error, report, journal_paths) from error
     try:
-        with exclusive(Path(lock_path), deadline), _quiet():
+        with exclusive(lock_path, deadline - time.monotonic()), _quiet():
             records, problems = _latest_records(journal_paths)
             report.runs = report.runs_pending = len(records)
             if database:
                 _check_database(database, deadline)
             artifact_root = database.absolute().parent / "artifacts" if database else None
             problems += Transfer(tracking_uri, artifact_root, records, report, deadline).run()
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, UserError) as error:
         raise _undelivered(tracking_uri, error, report, journal_paths) from error
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

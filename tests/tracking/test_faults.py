@@ -1,8 +1,6 @@
 """A store that is locked, slow, full, read-only or away delays nothing for long and loses nothing."""
 
 import contextlib
-import errno
-import itertools
 import json
 import os
 import socket
@@ -10,13 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from edm.cli import main as edm
-from edm.tracking import Journal, lock
+from edm.lock import exclusive
+from edm.tracking import Journal
 from edm.tracking.sync import Undelivered, sync
 from edm.tracking.transfer import SyncReport, Transfer
 
@@ -221,60 +219,9 @@ def test_a_run_that_mlflow_refuses_keeps_no_other_from_arriving(store, monkeypat
     assert everything_arrived(store, 3)
 
 
-def hold(path, seconds, found, locks):
-    """Holds the lock of a path for a while, in a process of its own; reports when it had it."""
-    if not locks:
-        _no_locks()
-    with lock.exclusive(Path(path), time.monotonic() + 30):
-        begun = time.monotonic()
-        time.sleep(seconds)
-        found.put((begun, time.monotonic()))
-
-
-def _no_locks():
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    lock.fcntl.flock = refuse
-    lock._BEAT, lock._DEAD = 0.1, 0.6
-
-
-@pytest.mark.parametrize("locks", [True, False], ids=["flock", "lock file"])
-def test_one_process_at_a_time_holds_the_lock(tmp_path, locks):
-    context = get_context("fork")
-    found = context.Queue()
-    workers = [context.Process(target=hold, args=(tmp_path / "l", 0.8 if me else 0.1, found, locks)) for me in range(3)]
-    for worker in workers:
-        worker.start()
-    spans = sorted(found.get(timeout=30) for _ in workers)
-    for worker in workers:
-        worker.join()
-    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
-    assert [path.name for path in tmp_path.iterdir()] == ["l"]
-
-
-def test_the_lock_file_of_a_dead_process_is_broken_and_that_of_a_living_one_is_not(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
-    monkeypatch.setattr(lock, "_BEAT", 0.1)
-    monkeypatch.setattr(lock, "_DEAD", 0.6)
-    dead = tmp_path / "l.held"
-    dead.write_text("host 1\n")
-    begun = time.monotonic()
-    with lock.exclusive(tmp_path / "l", time.monotonic() + 5):
-        assert time.monotonic() - begun >= 0.6
-        second = lock.exclusive(tmp_path / "l", time.monotonic() + 1.5)
-        with pytest.raises(TimeoutError, match=r"another sync still holds .*l\.held"), second:
-            pass
-        assert dead.read_text().endswith(f" {os.getpid()}\n")
-    assert not dead.exists()
-
-
 def test_a_sync_does_not_wait_for_ever_for_another(store):
-    held = lock.exclusive(Path(f"{store.database}.lock"), time.monotonic() + 1)
-    with held, pytest.raises(Undelivered, match="another sync still holds") as caught:
+    held = exclusive(f"{store.database}.lock", patience=1)
+    with held, pytest.raises(Undelivered, match=rf"lock: held by process {os.getpid()} on ") as caught:
         sync(write_journals(2), store.uri, limit=0.3)
     one_line(caught)
     assert caught.value.report.runs_pending == 2

@@ -7,45 +7,58 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from edm.errors import UserError
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _BEAT, _DEAD = 5.0, 60.0  # seconds between two signs of life of a lock file, and without one until it is broken
 
 
 @contextmanager
-def exclusive(path: Path, deadline: float) -> Iterator[None]:
-    """Holds ``path`` alone. Raises TimeoutError where it is not free by ``deadline`` (of ``time.monotonic``).
+def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[None]:
+    """Holds ``path`` (a small file, made here and left) alone: of all who ask for it, one at a time goes on.
+
+    patience: seconds to wait for another; file servers take a while to notice that one died with its machine.
 
     Held with ``flock``, which the system releases where the process dies, and which Linux carries over NFS. Where
     the file system has no such locks, a file beside it is the lock: its holder keeps renewing its time, and one that
     was not renewed for a minute, by the waiting process's own clock, belongs to a dead process.
+
+    Raises UserError, naming who holds it, when patience ends, and where the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    path, end = Path(path), time.monotonic() + patience
+    with ExitStack() as stack:
         try:
-            _wait(lambda: _flocked(file), deadline, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, handle)
+            if _wait(lambda: _flocked(handle), path, end) is None:
+                stack.enter_context(_lock_file(path.with_name(f"{path.name}.held"), end))
+            else:
+                _sign(handle)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            with _lock_file(path.with_name(f"{path.name}.held"), deadline):
-                yield
-            return
+            raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
         yield
 
 
-def _flocked(file) -> bool:
+def _flocked(handle: int) -> bool | None:
+    """Whether the file is locked now; None where the file system has no locks."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
     return True
 
 
 @contextmanager
-def _lock_file(path: Path, deadline: float) -> Iterator[None]:
+def _lock_file(path: Path, end: float) -> Iterator[None]:
     seen, since = None, time.monotonic()
 
     def made() -> bool:
@@ -59,11 +72,11 @@ def _lock_file(path: Path, deadline: float) -> Iterator[None]:
             elif state and time.monotonic() - since > _DEAD:
                 _break(path, state)
             return False
-        os.write(handle, f"{socket.gethostname()} {os.getpid()}\n".encode())
+        _sign(handle)
         os.close(handle)
         return True
 
-    _wait(made, deadline, path)
+    _wait(made, path, end)
     done = threading.Event()
 
     def beat() -> None:
@@ -81,6 +94,13 @@ def _lock_file(path: Path, deadline: float) -> Iterator[None]:
         done.set()
         beating.join()
         path.unlink(missing_ok=True)
+
+
+def _sign(handle: int) -> None:
+    """Writes who holds the lock, for those who wait in vain."""
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
 def _state(path: Path) -> tuple[int, int] | None:
@@ -103,8 +123,13 @@ def _break(path: Path, state: tuple[int, int]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _wait(ready, deadline: float, path: Path) -> None:
-    while not ready():
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"another sync still holds {path}")
+def _wait(ask: Callable[[], bool | None], path: Path, end: float) -> bool | None:
+    """The first answer that is not False. Raises UserError, naming who holds ``path``, where none came by ``end``."""
+    while (answer := ask()) is False:
+        if time.monotonic() >= end:
+            who = ""
+            with suppress(OSError):
+                who = path.read_text(encoding="utf-8", errors="replace").strip()
+            raise UserError(f"{path}: held by {who or 'another process'}; end it, or wait until it is done")
         time.sleep(random.uniform(0.02, 0.1))
+    return answer
