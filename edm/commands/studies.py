@@ -144,8 +144,10 @@ def _choose(
             say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
         return value
 
-    hashes = {name: checkpoint.describe(folder / name)["about"].get("images") for name in snapshots}
-    history = SearchHistory(folder.with_name("choice.history.jsonl"), {**spec, "snapshots": hashes}, place)
+    # By their content: another training leaves snapshots of the same names. Only the first process keeps the history.
+    hashes = {name: sha256_file(folder / name) for name in snapshots} if place.is_first else {}
+    identity = {**spec, "snapshots": hashes, "metric": yardstick.describe()}
+    history = SearchHistory(folder.with_name("choice.history.jsonl"), identity, place)
 
     def chosen() -> Choice:
         return choose_best(
@@ -156,6 +158,7 @@ def _choose(
     if not place.is_first:
         chosen()
         return
+    seen = {name: checkpoint.describe(folder / name)["about"].get("images") or 0 for name in snapshots}
     details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}}
     run = run_below(Journal(folder.with_name("choice.journal.jsonl")), experiment.name, args.model, "choice",
                     f"{args.model} choice", "choice", details | {"model": args.model}, {})  # fmt: skip
@@ -163,7 +166,7 @@ def _choose(
         choice = chosen()
         for name, value in (choice.cheap | choice.full).items():  # where both are there, that of more images
             if value is not None:
-                run.metrics(numbers_of({"distance": value}, yardstick.extractor.label), step=hashes[name] or 0)
+                run.metrics(numbers_of({"distance": value}, yardstick.extractor.label), step=seen[name])
         run.tag("snapshot", choice.best)
     with atomic_write(args.output) as temporary:
         shutil.copyfile(folder / choice.best, temporary)

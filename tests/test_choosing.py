@@ -1,0 +1,54 @@
+"""The choice of a snapshot by the command line, on networks of a few thousand weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edm.cli import main
+
+
+def chain(seed):
+    """params.yaml of a training of two snapshots."""
+    tiny = {
+        "dataset": "digits", "features": "pixels",
+        "base": {"conditional": False, "model_channels": 8, "num_blocks": 1, "attn_resolutions": [],
+                 "channel_mult": [1, 2], "batch_size": 32, "duration": 128e-6, "snapshot_every": 64e-6,
+                 "level_samples": 2, "seed": seed},
+        "columns": {"vp": {"architecture": "ddpmpp"}},
+        "ladder": {"A": {}},
+        "sampling": {"images": 24, "block": 12},
+        "choose": {"grid": "ladder", "images": 12, "confirm": 1},
+        "grids": {"ladder": {"models": ["vp-A"], "num_steps": 2}},
+    }  # fmt: skip
+    digits = {"source": "digits", "resolution": 8, "channels": 1, "classes": 10}
+    return {"run": ["tiny"], "datasets": {"digits": digits}, "experiments": {"tiny": tiny}}
+
+
+@pytest.fixture
+def choice(tmp_path, digits_archive, monkeypatch):
+    """Trains with a seed, chooses, and gives the record of the choice."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
+
+    def choose(seed):
+        Path("params.yaml").write_text(yaml.safe_dump(chain(seed)))
+        model = ["--experiment", "tiny", "--model", "vp-A", "--device", "cpu"]
+        assert main(["train", *model, "--data", str(digits_archive), "--out", "run"]) == 0
+        assert main(["choose", "run/snapshots", "best.safetensors", *model, "--ref", "ref.npz"]) == 0
+        return json.loads(Path("choice.json").read_text())
+
+    return choose
+
+
+def test_snapshots_of_another_training_are_measured_anew_although_they_are_called_the_same(choice, capfd):
+    """Their distances lie in one history, which an interrupted choice goes on with."""
+    first = choice(seed=0)
+    measured = "12 images"
+    assert capfd.readouterr().err.count(measured) == len(first["cheap"]) == 2
+    again = choice(seed=0)
+    assert measured not in capfd.readouterr().err and again["cheap"] == first["cheap"]
+    other = choice(seed=1)
+    assert other["cheap"].keys() == first["cheap"].keys()
+    assert all(other["cheap"][name] != value for name, value in first["cheap"].items())
