@@ -737,6 +737,10 @@ def test_a_job_reads_its_own_experiment_whatever_is_wrong_with_another(tmp_path)
         ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (key 'run' stands twice)"),
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
+        ("run:\n- 2024-99-99", "params.yaml:2: not valid YAML ('2024-99-99' is no timestamp; put it in quotes if"),
+        ("run: !!timestamp now", "params.yaml:1: not valid YAML ('now' is no timestamp;"),
+        ("run: !!bool maybe", "params.yaml:1: not valid YAML ('maybe' is no bool;"),
+        (f"run: {'9' * 5000}", f"params.yaml:1: not valid YAML ('{'9' * 40}' is no int;"),
     ],
 )
 def test_text_that_is_no_params_file_is_refused(tmp_path, text, message):

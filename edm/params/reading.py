@@ -176,6 +176,15 @@ def _read_yaml(text: str) -> Any:
 class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """The safe loader, which makes no objects, without its silence: YAML lets a key stand twice and keeps the last."""
 
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError):  # what PyYAML lets through of the 99th of September, and of tags
+            kind, value = node.tag.rpartition(":")[2], str(node.value)[:40]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{value!r} is no {kind}; put it in quotes if it is text", node.start_mark
+            ) from None
+
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
