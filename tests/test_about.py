@@ -7,7 +7,7 @@ import pytest
 
 from edm import params
 from edm.chain import Chain
-from edm.report.about import Done, configuration, duration, runtime, told_by
+from edm.report.about import Done, configuration, done_jobs, duration, environment, runtime, told_by
 from edm.report.captions import Captions
 
 ROOT = Path(__file__).parent.parent
@@ -62,3 +62,19 @@ def test_the_shards_of_an_evaluation_are_jobs_of_their_own(chain, tmp_path, monk
     shard, merged = told_by(job)
     assert (shard.name, shard.seconds) == ("shard cluster/vp-A/ladder/num_steps=4/1-of-2", 7.5)
     assert shard.gpu_hours == 15 / 3600 and (merged.seconds, merged.gpu_hours) == (0.5, 0)
+
+
+def test_of_adopted_files_the_pages_say_that_nothing_is_known(chain, tmp_path, monkeypatch):
+    """What `edm adopt` writes of files that it has never seen."""
+    monkeypatch.chdir(tmp_path)
+    sidecar = tmp_path / "steps/data/digits/prepare.json"
+    sidecar.parent.mkdir(parents=True)
+    hashes = {"specification": {}, "inputs": {}, "outputs": {"data/digits.zip": "f" * 64}}
+    sidecar.write_text(json.dumps({"format": "edm-step/1", "digest": "0", "adopted": "2026-01-01", **hashes}))
+    report = chain.reports["digits"]
+    done = done_jobs(chain, report)
+    assert [(one.name, one.seconds, one.commit) for one in done] == [("prepare digits", None, None)]
+    assert "Not counted, since their files were adopted: prepare digits." in runtime(report, done)
+    page = environment(chain, report, done)
+    assert "unknown" in page and "f" * 64 in page
+    assert "f" * 16 in Captions(chain).front(["results/digits/tables/table2.html"])

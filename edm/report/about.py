@@ -25,11 +25,14 @@ LONGEST = 20  # jobs that are named one by one
 
 @dataclass(frozen=True)
 class Done:
-    """A job that was done, as its sidecar tells. processes: side by side, one per GPU where there were GPUs."""
+    """A job that was done, as its sidecar tells. processes: side by side, one per GPU where there were GPUs.
+
+    seconds: None where nobody knows, as of files that were adopted from elsewhere.
+    """
 
     rule: str
     key: tuple[str, ...]
-    seconds: float
+    seconds: float | None = None
     created: str = ""
     host: str = "unknown"
     processes: int = 1
@@ -51,7 +54,7 @@ class Done:
 
     @property
     def gpu_hours(self) -> float:
-        return self.processes * self.seconds / 3600 if self.gpu else 0.0
+        return self.processes * (self.seconds or 0.0) / 3600 if self.gpu else 0.0
 
 
 def write_about(chain: Chain, report: Report, results: Path) -> list[Path]:
@@ -246,6 +249,8 @@ def _counted(done: Iterable[Done], of: Callable[[Done], tuple[str, ...]]) -> lis
 def runtime(report: Report, done: list[Done]) -> str:
     """How long the jobs of each rule took, and the longest of all."""
     rules: dict[str, list[Done]] = {}
+    unknown = [one.name for one in done if one.seconds is None]
+    done = [one for one in done if one.seconds is not None]
     for one in done:
         rules.setdefault(one.rule, []).append(one)
     on_gpus = any(one.gpu for one in done)
@@ -257,7 +262,8 @@ def runtime(report: Report, done: list[Done]) -> str:
              "waiting for a machine does not. Jobs run side by side: the total is not how long one waits. "
              "A training that was interrupted counts from its last start.")  # fmt: skip
     hours = "GPU-hours: wall time times GPUs." if on_gpus else "No job recorded a GPU."
-    return page(f"Runtime: {report.title}", grid(head, rows, total=True), paragraphs(notes, hours),
+    missing = f"Not counted, since their files were adopted: {in_words(unknown)}." if unknown else ""
+    return page(f"Runtime: {report.title}", grid(head, rows, total=True), paragraphs(notes, hours, missing),
                 heading("The longest jobs"), grid(("job", "on", "processes", "wall time"), listed, text=2))  # fmt: skip
 
 
