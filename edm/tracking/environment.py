@@ -30,7 +30,8 @@ def environment_tags() -> dict[str, str]:
 
 def gpu_name() -> str | None:
     """The GPU that torch would choose here, as the driver tells, without loading torch; None for the CPU."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()  # a number or a UUID
+    if first in ("", "-1"):
         return None
     try:
         if "+cpu" in importlib.metadata.version("torch"):
@@ -38,7 +39,8 @@ def gpu_name() -> str | None:
         import pynvml
 
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+        find = pynvml.nvmlDeviceGetHandleByIndex if first.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID
+        return pynvml.nvmlDeviceGetName(find(int(first) if first.isdecimal() else first))
     except Exception:
         return None  # no driver, no GPU, or one that does not tell
 
