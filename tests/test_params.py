@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from edm import params
 from edm.config import SamplerConfig, TrainingConfig
 from edm.files import canonical_json, digest
 from edm.params.contents import figure_spec, table_spec
+from edm.params.resolving import RESERVED
 
 ROOT = Path(__file__).parent.parent
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -728,6 +730,13 @@ def test_a_job_reads_its_own_experiment_whatever_is_wrong_with_another(tmp_path)
     for ask in (lambda: loaded.experiment("cifar10-uncond"), lambda: loaded.report("both")):
         with pytest.raises(edm.UserError, match="model 'vp-Z' is not defined"):
             ask()
+
+
+def test_no_experiment_takes_the_name_of_a_rule():
+    """Snakemake would find two rules of one name, and say so in its own words."""
+    rules = (path.read_text() for path in [ROOT / "workflow/Snakefile", *(ROOT / "workflow/rules").iterdir()])
+    names = {name for text in rules for name in re.findall(r"^rule (\w+):", text, re.MULTILINE)}
+    assert {"all", "train", "about"} <= names <= RESERVED
 
 
 @pytest.mark.parametrize(

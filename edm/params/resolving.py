@@ -12,7 +12,7 @@ from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sam
 
 #: Names of rules, targets and folders, which experiments cannot have.
 RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
-            "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "track", "logs",
+            "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about", "track", "logs",
             "made-up"}  # fmt: skip
 #: What ``scale`` shortens: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
