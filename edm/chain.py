@@ -315,7 +315,7 @@ class Chain:
         for search in experiment.searches.values():
             for model in search.samplers:
                 key, output = (name, model, search.name), search_file(experiment, model, search.name)
-                yield Job("search", key, tuple(self.search_inputs(*key)), (output,))
+                yield Job("search", key, tuple(self.search_inputs(name, model)), (output,))
         for evaluation in experiment.evaluations():
             key = (name, evaluation.model, evaluation.name)
             inputs, shards = self.evaluation_inputs(*key), shard_files(experiment, *key[1:])
@@ -385,9 +385,9 @@ class Chain:
         e = self.experiments[experiment]
         return [final_model(e, model), reference_file(e), *weights_of(e)]
 
-    def search_inputs(self, experiment: str, model: str, name: str) -> list[str]:
+    def search_inputs(self, experiment: str, model: str) -> list[str]:
         e = self.experiments[experiment]
-        return [model_file(e, model), self._search_reference(e, model, name), *weights_of(e)]
+        return [model_file(e, model), self._search_reference(e, model), *weights_of(e)]
 
     def evaluation_inputs(self, experiment: str, model: str, name: str) -> list[str]:
         """The model, the references, the extractors' weights, and the search that the grid takes settings from."""
@@ -412,17 +412,17 @@ class Chain:
 
     def table_inputs(self, report: str, table: str) -> list[str]:
         """Measurements only: tables of configurations need none."""
-        return self._made_from(self.reports[report], table_layout(self.reports[report], table).sources())
+        return self._made_from(table_layout(self.reports[report], table).sources())
 
     def figure_inputs(self, report: str, figure: str) -> list[str]:
         r = self.reports[report]
         datasets = [archive(experiment.dataset) for experiment in figure_datasets(r, figure)]
-        return [*self._made_from(r, figure_sources(r, figure).values()), *datasets]
+        return [*self._made_from(figure_sources(r, figure).values()), *datasets]
 
     def metrics_inputs(self, report: str) -> list[str]:
         r = self.reports[report]
         sources = (source for table in r.tables for source in table_layout(r, table).sources())
-        return [*self._made_from(r, sources), *(levels_file(*trained) for trained in trained_models(r))]
+        return [*self._made_from(sources), *(levels_file(*trained) for trained in trained_models(r))]
 
     def about_inputs(self, report: str) -> list[str]:
         """What is shown, and thereby every step before it."""
@@ -432,7 +432,7 @@ class Chain:
         r = self.reports[report]
         return [table_files(report, t)[0] for t in r.tables] + [figure_files(report, f)[0] for f in r.figures]
 
-    def _made_from(self, report: Report, sources: Iterable[Source]) -> list[str]:
+    def _made_from(self, sources: Iterable[Source]) -> list[str]:
         paths: dict[str, None] = {}
         for source in sources:
             experiment, model, name = source.experiment, source.model, source.name
@@ -443,8 +443,8 @@ class Chain:
                 paths[file(experiment, model, name) if file else levels_file(experiment, model)] = None
         return list(paths)
 
-    def _search_reference(self, experiment: Experiment, model: str, name: str) -> str:
-        """The statistics that a search measures against: those of the grids that use it, else the dataset's."""
+    def _search_reference(self, experiment: Experiment, model: str) -> str:
+        """The statistics that a search measures against: those that a grid of the model names, else the dataset's."""
         for grid in experiment.grids.values():
             if model in grid.points and grid.reference:
                 return grid.reference
