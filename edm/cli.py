@@ -8,6 +8,8 @@ from edm.config import ADAPTIVE, AUTO, COMPILE, DESIGNS, ORIGINAL, PRECISIONS, S
 from edm.errors import PREEMPTED, Preempted, UserError
 from edm.prepare import SOURCES
 
+_FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status.
@@ -215,22 +217,19 @@ def parser() -> argparse.ArgumentParser:
     _features(fid)
 
     _studies(command)
-    for name, text in (("tables", "tables of a report, from the results there are"),
-                       ("figures", "figures of a report, from the results there are")):  # fmt: skip
+    for name, text, *folders in (
+        ("tables", "tables of a report, from the results there are", "results", "runs"),
+        ("figures", "figures of a report, from the results there are", *_FOLDERS),
+        ("metrics", "the headline numbers of a report as JSON, its curves as CSV", "results", "runs", "models"),
+        ("about", "pages on how a report was made: configuration, environment, runtime", "results"),
+    ):
         report = command(name, f"reports.{name}", text)
         report.add_argument("report", help="report or experiment in params.yaml")
-        report.add_argument("names", nargs="*", help=f"{name} to make (default: all)")
-        report.add_argument("--results", default="results", help="folder of results (default results)")
-        report.add_argument("--runs", default="runs", help="folder of runs (default runs)")
-        report.add_argument("--data", default="data", help="folder of dataset archives (default data)")
-        report.add_argument("--models", default="models", help="folder of trained models (default models)")
+        if name in ("tables", "figures"):
+            report.add_argument("names", nargs="*", help=f"{name} to make (default: all)")
+        for folder in folders:
+            report.add_argument(f"--{folder}", default=folder, help=f"folder of {_FOLDERS[folder]} (default {folder})")
         _from_params(report)
-    metrics = command("metrics", "reports.metrics", "the headline numbers of a report as JSON, its curves as CSV")
-    metrics.add_argument("report", help="report or experiment in params.yaml")
-    metrics.add_argument("--results", default="results", help="folder of results (default results)")
-    metrics.add_argument("--runs", default="runs", help="folder of runs (default runs)")
-    metrics.add_argument("--models", default="models", help="folder of trained models (default models)")
-    _from_params(metrics)
 
     trace = command(
         "trace", "reports.trace", "where a number of a table comes from, and the commands that give it again",
@@ -242,11 +241,6 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("column", nargs="?", help="name of the column; may be left out where there is one")
     trace.add_argument("--json", action="store_true", help="the same as JSON")
     _from_params(trace)
-
-    about = command("about", "reports.about", "pages on how a report was made: configuration, environment, runtime")
-    about.add_argument("report", help="report or experiment in params.yaml")
-    about.add_argument("--results", default="results", help="folder of results (default results)")
-    _from_params(about)
 
     plan = command(
         "plan", "reports.plan", "what a target would cost: jobs, images, network evaluations, GPU-hours, disk",

@@ -18,7 +18,7 @@ from edm.cli import main
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",
             "fid-ref", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics", "about",
-            "plan", "bench", "track", "check")  # fmt: skip
+            "launch", "adopt", "trace", "plan", "bench", "track", "check")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
