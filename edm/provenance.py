@@ -87,7 +87,10 @@ class Hashes:
         self._known: dict[str, list] = known if isinstance(known, dict) else {}
 
     def of(self, path: str) -> str | None:
-        """The hash of a file, or of the names and contents of a folder; None where there is neither."""
+        """The hash of a file, or of the names and contents of a folder; None where there is neither.
+
+        Raises UserError where it cannot be read.
+        """
         try:
             mark, newest = _folder_mark(path) if os.path.isdir(path) else _mark(os.stat(path))
         except OSError:
@@ -95,7 +98,10 @@ class Hashes:
         known = self._known.get(path)
         if known and known[0] == mark:
             return known[1]
-        found = _folder_hash(path) if os.path.isdir(path) else sha256_file(path)
+        try:
+            found = _folder_hash(path) if os.path.isdir(path) else sha256_file(path)
+        except OSError as error:
+            raise UserError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
         if time.time() - newest > SETTLED:
             self._known[path], self._new = [mark, found], True
         return found

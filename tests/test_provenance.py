@@ -1,5 +1,6 @@
 """Sidecars: what a step is made from, what makes it stale, and what does not."""
 
+import errno
 import json
 import os
 import subprocess
@@ -214,6 +215,20 @@ def test_hashes_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     assert second.of("file") == "new" and second.of("nowhere") is None
     Path("cache.json").write_text("{")
     assert Hashes(Path("cache.json")).of("file") == "new"
+
+
+@pytest.mark.parametrize("path", ["file", "folder"])
+def test_what_is_there_and_cannot_be_read_is_one_line(tmp_path, monkeypatch, path):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for name in ("file", "folder/file"):
+        Path(name).write_text("secret")
+    monkeypatch.setattr(provenance, "sha256_file", refuse)
+    with pytest.raises(edm.UserError, match=r"file: cannot be read \(Permission denied\)$"):
+        Hashes(None).of(path)
 
 
 def test_the_marker_is_newer_than_all_and_never_the_same(tmp_path, monkeypatch):
