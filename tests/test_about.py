@@ -33,6 +33,14 @@ def test_every_table_and_figure_has_a_title_and_a_caption(chain, tmp_path, monke
     assert "Nothing here is measured" in captions.table("paper", "table8")
 
 
+def test_a_caption_names_a_file_that_is_no_result(chain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("results/digits/distances/vp-A/ladder.json")
+    path.parent.mkdir(parents=True)
+    path.write_text("[]")
+    assert "not a file of distances; delete it and run snakemake again" in Captions(chain).table("digits", "table2")
+
+
 def test_configurations_of_the_paper_are_told_in_full(chain):
     page = configuration(chain, chain.reports["paper"])
     for experiment in chain.reports["paper"].experiments.values():

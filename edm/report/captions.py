@@ -149,11 +149,11 @@ class Captions:
     def _measured(self, sources: Iterable[Source]) -> list[str]:
         """With how many images and in which features, as the results tell."""
         results, seen = Results(Path("results")), []
-        for source in sources:
-            if source.kind == "grid":
-                rows = results.of(source.experiment, source.model, source.name)
-                seen += [measurement for row in rows for measurement in row.all]
         try:
+            for source in sources:
+                if source.kind == "grid":
+                    rows = results.of(source.experiment, source.model, source.name)
+                    seen += [measurement for row in rows for measurement in row.all]
             return [metric(seen)] if seen else []
         except UserError as error:
             return [str(error)]
