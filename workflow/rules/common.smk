@@ -31,10 +31,10 @@ wildcard_constraints:
     evaluation="[^/]+(/[^/]+)?",
 
 
-# How a step is started, which also writes its sidecar: by itself, or as several processes that share its work. What it is run on decides nothing about
-# its result: these are resources, no params, whose change would make a step run again. In profiles they can be changed;
-# CPUs too, which `threads` would limit to those of the machine where Snakemake runs. `exec`: a shell in between would die
-# of the signals that ask a step to stop, and leave it no time.
+# How a step is started, which also writes its sidecar: by itself, or as several processes that share its work. What it
+# is run on decides nothing about its result: these are resources, no params, whose change would make a step run again.
+# In profiles they can be changed; CPUs too, which `threads` would limit to those of the machine where Snakemake runs.
+# `exec`: a shell in between would die of the signals that ask a step to stop, and leave it no time.
 STEP = "exec edm launch {params.step:q} "
 LAUNCH = STEP + "--processes {resources.processes} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
 
@@ -71,10 +71,10 @@ MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 
 def made_from(rule, *names, key=None):
-    """The inputs of a step by name: `files`, and the `parts` that share its work. Whether it runs is told by its sidecar.
+    """The inputs of a step by name: `files`, and the `parts` that share its work. Whether it runs, its sidecar tells.
 
-    Times tell nothing, since every checkout changes them: a fresh step takes its inputs whatever their times, a stale one
-    takes a marker that is newer than all. Jobs of a cluster read this file again; what they run is decided already.
+    Times tell nothing, since every checkout changes them: a fresh step takes its inputs whatever their times, a stale
+    one takes a marker that is newer than all. Jobs of a cluster read this file again; what they run is decided already.
     """
 
     def find(wildcards):
