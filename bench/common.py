@@ -17,17 +17,17 @@ RESULTS = Path(__file__).parent / "results"
 sys.path.insert(0, str(ROOT))  # without an installation, too
 
 
-def by_turns(variants: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
+def by_turns(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every variant in every round. In each round all take their turn: what disturbs one disturbs all.
 
-    A variant is called once per round. It returns its own seconds, or None to be timed from outside.
+    A variant is called once per round. Where it returns a number, that is its seconds; else it is timed from outside.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
             start = time.perf_counter()
             own = run()
-            seconds[name].append(time.perf_counter() - start if own is None else own)
+            seconds[name].append(own if isinstance(own, float) else time.perf_counter() - start)
     return seconds
 
 

@@ -1,0 +1,185 @@
+"""How many images a second training takes, against a straightforward implementation in the same run.
+
+    python bench/training.py [--experiment cifar10-cond --model vp-F] [--channels N] [--batch N] [--device cuda]
+
+Training's own step (drawing of inputs with augmentation, loss, gradients, Adam, moving average) on made-up images. All
+variants take a step by turns. What is compiled is compiled in its first step, which is reported apart. Utilisation is
+the FLOPs of the network's forward and backward passes against those of a large matrix product on the same device in
+the same precision. Peak memory is that of the GPU or, on a CPU, of a process of its own.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from common import ROOT, by_turns, report, summary
+
+#: Name → precision and choice of compilation; "reference" is bench/reference.py.
+ON_GPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "tf32": ("tf32", "no"), "tf32 compiled": ("tf32", "yes"),
+          "bf16": ("bf16", "no"), "bf16 compiled": ("bf16", "yes"), "fp16 compiled": ("fp16", "yes"),
+          "bf16 graphs": ("bf16", "graphs")}  # fmt: skip
+ON_CPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no")}
+COMPILED_ON_CPU = {"fp32 compiled": ("fp32", "yes")}
+
+
+def main() -> int:
+    args = options(__doc__)
+    from edm.flops import training_flops
+
+    config, place = setting(args)
+    variants = chosen(args, place.device.type)
+    steps, first = {}, {}
+    for name, (precision, compile) in variants.items():
+        steps[name], first[name] = begin(name, replace(config, precision=precision), place, compile)
+    if args.only:  # a process of its own, to see its memory
+        steps[args.only]()
+        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+        return 0
+    seconds = by_turns(steps, args.rounds)
+    rows = []
+    for name, (precision, _) in variants.items():
+        found, reference = summary(seconds[name]), summary(seconds["reference"])
+        rate = config.batch_size / found["median"]
+        rows.append({
+            "variant": name,
+            "images/s": rate,
+            "middle half": f"{config.batch_size / found['high']:.4g} to {config.batch_size / found['low']:.4g}",
+            "times the reference": reference["median"] / found["median"],
+            "utilisation": f"{rate * training_flops(config) / ceiling(place.device, precision):.0%}",
+            "first step (s)": first[name],
+            "peak memory (MiB)": memory(args, name, steps[name], place.device),
+        })  # fmt: skip
+    settings = {"experiment": args.experiment, "model": args.model, "model_channels": config.model_channels,
+                "batch_size": config.batch_size, "microbatch": config.microbatch, "rounds": args.rounds,
+                "threads": threads()}  # fmt: skip
+    report(f"training-{args.name}", "Training: images per second", rows, settings, args.output, str(place.device))
+    return 0
+
+
+def options(about: str) -> argparse.Namespace:
+    """The arguments that training and sampling share."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--experiment", default="cifar10-cond", help="of params.yaml (default cifar10-cond)")
+    parser.add_argument("--model", default="vp-F", help="of the experiment (default vp-F)")
+    parser.add_argument("--channels", type=int, help="model_channels in place of the configuration's")
+    parser.add_argument("--batch", type=int, help="images per step (default: 512 on a GPU, 16 on a CPU)")
+    parser.add_argument("--microbatch", type=int, help="images at once (default: 128 on a GPU)")
+    parser.add_argument("--rounds", type=int, default=10, help="steps of every variant (default 10)")
+    parser.add_argument("--compiled", action="store_true", help="on a CPU, too: a minute or more per variant")
+    parser.add_argument("--variants", nargs="+", help="only these")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--name", default="cifar10", help="of the results file (default cifar10)")
+    parser.add_argument("--output", help="JSON file (default bench/results/…)")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def setting(args: argparse.Namespace):
+    """The configuration, sized for the device, and the device."""
+    from reference import place_of
+
+    from edm import params
+
+    place = place_of(args.device)
+    gpu = place.device.type == "cuda"
+    config = params.load(ROOT / "params.yaml").experiment(args.experiment).models[args.model]
+    batch = args.batch or (512 if gpu else 16)
+    micro = args.microbatch or (min(128, batch) if gpu else batch)
+    config = replace(config, batch_size=batch, microbatch=micro, model_channels=args.channels or config.model_channels)
+    return config, place
+
+
+def chosen(args: argparse.Namespace, device: str) -> dict[str, tuple[str, str]]:
+    """The variants to run; the reference is always there."""
+    variants = ON_GPU if device == "cuda" else ON_CPU | (COMPILED_ON_CPU if args.compiled or args.variants else {})
+    wanted = [args.only] if args.only else ["reference", *(args.variants or variants)]
+    return {name: variant for name, variant in (ON_GPU | variants).items() if name in wanted}
+
+
+def begin(name: str, config, place, compile: str) -> tuple[Callable[[], None], float]:
+    """A variant's step, to be called again and again, and the seconds of its first one."""
+    import torch
+    from reference import Training, made_up
+
+    from edm.compilation import options as compile_options
+    from edm.precision import float32_as
+    from edm.step import TrainingStep
+
+    dataset = made_up(config, 4 * config.batch_size)
+    if name == "reference":
+        step = Training(config, dataset, place.device)
+    else:
+        compiled = compile_options(compile, config.network(), float("inf"), place.device)
+        step = TrainingStep(config, dataset, place, compiled)
+    sums, images = torch.zeros(3, dtype=torch.float64, device=place.device), 0
+
+    def run() -> None:
+        nonlocal images
+        with float32_as(config.precision):
+            step(images, sums)
+        images += config.batch_size
+        wait(place.device)
+
+    start = time.perf_counter()
+    run()
+    return run, time.perf_counter() - start
+
+
+def wait(device) -> None:
+    """Returns when the device has done all that it was given."""
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+_ceilings: dict[str, float] = {}
+
+
+def ceiling(device, precision: str) -> float:
+    """FLOP/s of a large matrix product: what the device reaches where nothing else holds it up."""
+    import torch
+
+    from edm.precision import DTYPES, float32_as
+
+    if precision not in _ceilings:
+        size = 8192 if device.type == "cuda" else 2048
+        a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
+        best = float("inf")
+        with float32_as(precision):
+            for _ in range(8):
+                start = time.perf_counter()
+                a @ b
+                wait(device)
+                best = min(best, time.perf_counter() - start)
+        _ceilings[precision] = 2 * size**3 / best
+    return _ceilings[precision]
+
+
+def memory(args: argparse.Namespace, name: str, step: Callable[[], object], device) -> int:
+    """MiB at the peak of a step."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) >> 20
+    own = [sys.executable, Path(sys.argv[0]).resolve(), *sys.argv[1:], "--only", name]
+    done = subprocess.run(own, capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1]) >> 20
+
+
+if __name__ == "__main__":
+    sys.exit(main())
