@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edm import checkpoint
+from edm.background import Background
 from edm.config import TrainingConfig
 from edm.data import Dataset
 from edm.distributed import World
@@ -92,8 +93,12 @@ class TrainingState:
     ``restore`` and ``save`` are called by all processes of a run; the first one chooses, and writes.
     """
 
-    def __init__(self, out: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer, world: World):
+    def __init__(
+        self, out: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer, world: World,
+        background: Background,
+    ):  # fmt: skip
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
+        self.background = background
         self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
         changes = {name: value for name, value in config.changes().items() if name not in IRRELEVANT}
         self.identity = digest([changes, dataset.sha256])
@@ -141,9 +146,10 @@ class TrainingState:
         return self.images
 
     def save(self, images: int, seconds: float) -> None:
-        """Writes the state over the older one. Where it cannot be written (full disk), a warning says so on stderr.
+        """Takes the state and has it written over the older one in the background.
 
-        Raises UserError, leaving both, where a weight is no longer finite.
+        Where it cannot be written (full disk), a warning says so on stderr. Raises UserError, leaving both, where a
+        weight is no longer finite, and what a snapshot raised that is still being written: no state is without it.
         """
         sums = self.sums.new_zeros(self.world.size, 3)
         sums[self.world.rank] = self.sums
@@ -151,6 +157,7 @@ class TrainingState:
         if not self.world.is_first:
             return
         begun = time.monotonic()
+        self.background.wait()
         tensors = {f"net.{name}": t for name, t in self.net.state_dict().items()}
         tensors |= {f"ema.{name}": t for name, t in self.ema.state_dict().items()}
         for index, parameter in enumerate(self.net.parameters()):
@@ -161,16 +168,20 @@ class TrainingState:
                 f"{self.out}: weights are not finite after {images:,} images; the last good state "
                 f"({self.images:,} images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
             )
-        host = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors | {"sums": sums}).items()}
+        host = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                for name, tensor in (tensors | {"sums": sums}).items()}  # fmt: skip
         header = {"format": STATE_FORMAT, "identity": self.identity, "images": images, "seconds": seconds}
         header["before"] = self.before
+        self.background.do(lambda: self._write(host, header, begun))
+
+    def _write(self, host: dict[str, Tensor], header: dict[str, Any], begun: float) -> None:
         header["checksum"] = checkpoint.checksum(host, header)
         try:
             checkpoint.save_tensors(self.paths[self._next], host, header)
         except UserError as error:
             print(f"warning: {error}; the state of {self.images:,} images is kept, going on", file=sys.stderr)
             return
-        self.images, self._next = images, 1 - self._next
+        self.images, self._next = header["images"], 1 - self._next
         self.cost = self._longest = max(self._longest, time.monotonic() - begun)
 
     def remove(self) -> None:

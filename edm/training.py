@@ -1,14 +1,17 @@
 """Training: one loop for a CPU, a GPU and many."""
 
+import copy
 import math
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from edm import checkpoint, levels
+from edm.background import Background
 from edm.config import TrainingConfig
 from edm.data import Dataset
 from edm.denoiser import Denoiser
@@ -60,94 +63,99 @@ def train(
     if world.is_first:
         for path in (*(final / name for name in FINAL), *(out / name for name in FILES)):
             remove_temporaries(path)  # of a process killed while it wrote
-    state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world)
-    images = state.restore()
-    log = TrainingLog(out / "log.jsonl", images, world.is_first)
-    if images == 0 and world.is_first:
-        shutil.rmtree(out / "snapshots", ignore_errors=True)  # of an earlier run: not ours to be chosen from
+    with Background() as background:
+        state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background)
+        images = state.restore()
+        log = TrainingLog(out / "log.jsonl", images, world.is_first)
+        if images == 0 and world.is_first:
+            shutil.rmtree(out / "snapshots", ignore_errors=True)  # of an earlier run: not ours to be chosen from
 
-    def measure() -> dict:
-        batch = config.microbatch or 512
-        return levels.error_per_level(step.ema, dataset, config.conditional, config.level_samples, world, batch)
+        def measure() -> dict:
+            batch = config.microbatch or 512
+            return levels.error_per_level(step.ema, dataset, config.conditional, config.level_samples, world, batch)
 
-    state.before = measure() if state.before is None else state.before
+        state.before = measure() if state.before is None else state.before
 
-    def keep() -> None:
-        """Saves the state, after the log and the journal: continued from it, they lack no row."""
-        log.sync()
-        if run is not None:
-            run.sync()
-        state.save(images, time.monotonic() - started)
-        pauses.saved()
-
-    total, snapshots = config.steps * config.batch_size, set(config.snapshots)
-    tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
-    started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
-    tick_time, tick_images = time.monotonic(), images
-    sums = state.sums  # since the last row of the log: loss, images, non-finite gradient entries
-    bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
-    system = SystemMetrics()
-    notice.hold()
-    while images < total:
-        step(images, sums)
-        images += config.batch_size
-        bar.update(config.batch_size)
-
-        if images % tick == 0 or images >= total:
-            loss_sum, seen, nonfinite = world.sum(sums).tolist()
-            sums.zero_()
-            mean = loss_sum / seen / math.prod(dataset.images.shape[1:])
-            if not math.isfinite(mean):
-                raise UserError(
-                    f"{out}: the loss became {mean} after {images:,} images; the last good state "
-                    f"({state.images:,} images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
-                )
-            now = time.monotonic()
-            row = {
-                "images": images,
-                "loss": mean,
-                "learning_rate": learning_rate_at(config, images - config.batch_size),
-                "images_per_second": (images - tick_images) / max(now - tick_time, 1e-9),
-                "seconds": now - started,
-                "nonfinite_gradients": int(nonfinite),
-            }
-            tick_time, tick_images = now, images
-            log.write(row)
-            if run is not None and world.is_first:
-                numbers = {key: value for key, value in row.items() if key != "images"}
-                run.metrics(numbers | system.read(), step=images)
-            bar.set_postfix_str(f"loss {mean:.4g}")
-        if images in snapshots and world.is_first:
-            snapshot = out / "snapshots" / f"{images:012d}.safetensors"
-            if not snapshot.exists():  # else it was written before an interruption
-                checkpoint.save(snapshot, step.ema, config, {**about, "images": images})
-        pause = pauses.after_step(state.cost) if images < total else None
-        if pause:  # last in a step: the state lacks nothing of it
-            keep()
-        if pause == "stop":
-            bar.close()
-            world.wait()  # the first process may still be writing
-            raise Preempted(_stopped(notice, images, state.images) if world.is_first else "")
-    bar.close()
-
-    keep()  # whatever fails from here on costs no training
-    notice.release()
-    if world.is_first:
-        checkpoint.save(final / "model.safetensors", step.ema, config, {**about, "images": images})
-    after = measure()
-    if world.is_first:
-        for name, level in (("before", state.before), ("after", after)):
+        def keep() -> None:
+            """Saves the state, after the log and the journal: continued from it, they lack no row."""
+            log.sync()
             if run is not None:
-                run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
-        write_json(final / "levels.json", {"before": state.before, "after": after, "training": log.curve("loss")})
-        if run is not None:
-            run.artifact(final / "levels.json")
-            run.finish()
-    world.wait()
-    notice.hold()  # it is done: a stop would be an error now
-    if world.is_first:
-        state.remove()  # last: a process killed before continues from it
-    return step.ema
+                run.sync()
+            state.save(images, time.monotonic() - started)
+            pauses.saved()
+
+        total, snapshots = config.steps * config.batch_size, set(config.snapshots)
+        tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
+        started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
+        tick_time, tick_images = time.monotonic(), images
+        sums = state.sums  # since the last row of the log: loss, images, non-finite gradient entries
+        bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
+        system = SystemMetrics()
+        notice.hold()
+        while images < total:
+            step(images, sums)
+            images += config.batch_size
+            bar.update(config.batch_size)
+
+            if images % tick == 0 or images >= total:
+                loss_sum, seen, nonfinite = world.sum(sums).tolist()
+                sums.zero_()
+                mean = loss_sum / seen / math.prod(dataset.images.shape[1:])
+                if not math.isfinite(mean):
+                    background.wait()
+                    raise UserError(
+                        f"{out}: the loss became {mean} after {images:,} images; the last good state ({state.images:,} "
+                        "images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
+                    )
+                now = time.monotonic()
+                row = {
+                    "images": images,
+                    "loss": mean,
+                    "learning_rate": learning_rate_at(config, images - config.batch_size),
+                    "images_per_second": (images - tick_images) / max(now - tick_time, 1e-9),
+                    "seconds": now - started,
+                    "nonfinite_gradients": int(nonfinite),
+                }
+                tick_time, tick_images = now, images
+                log.write(row)
+                if run is not None and world.is_first:
+                    numbers = {key: value for key, value in row.items() if key != "images"}
+                    run.metrics(numbers | system.read(), step=images)
+                bar.set_postfix_str(f"loss {mean:.4g}")
+            if images in snapshots and world.is_first:
+                snapshot = out / "snapshots" / f"{images:012d}.safetensors"
+                if not snapshot.exists():  # else it was written before an interruption
+                    taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": images}
+                    background.do(partial(checkpoint.save, snapshot, taken, config, told))
+            pause = pauses.after_step(state.cost) if images < total else None
+            if pause:  # last in a step: the state lacks nothing of it
+                keep()
+            if pause == "stop":
+                bar.close()
+                background.wait()
+                world.wait()  # the first process may still be writing
+                raise Preempted(_stopped(notice, images, state.images) if world.is_first else "")
+        bar.close()
+
+        keep()  # whatever fails from here on costs no training
+        background.wait()
+        notice.release()
+        if world.is_first:
+            checkpoint.save(final / "model.safetensors", step.ema, config, {**about, "images": images})
+        after = measure()
+        if world.is_first:
+            for name, level in (("before", state.before), ("after", after)):
+                if run is not None:
+                    run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
+            write_json(final / "levels.json", {"before": state.before, "after": after, "training": log.curve("loss")})
+            if run is not None:
+                run.artifact(final / "levels.json")
+                run.finish()
+        world.wait()
+        notice.hold()  # it is done: a stop would be an error now
+        if world.is_first:
+            state.remove()  # last: a process killed before continues from it
+        return step.ema
 
 
 def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:

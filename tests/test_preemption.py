@@ -499,7 +499,7 @@ def test_every_bit_of_a_state_counts(short, digits, tmp_path, monkeypatch, capsy
         shutil.copytree(tmp_path / "whole", tmp_path / "run")
         flip(tmp_path / "run" / "state-1.safetensors", place)
         optimizer = torch.optim.Adam(net.parameters())
-        state = training.TrainingState(tmp_path / "run", short(), digits, net, net, optimizer, training.ALONE)
+        state = training.TrainingState(tmp_path / "run", short(), digits, net, net, optimizer, training.ALONE, None)
         assert state.restore() == 320, place
 
 
@@ -568,6 +568,7 @@ def test_what_a_killed_writer_left_is_cleared_away(short, digits, tmp_path, monk
     interrupted(short(), digits, run, monkeypatch, 800)
     for torn in (".state-1.abcd1234", ".model.abcd1234", "snapshots/.000000000768.abcd_234"):
         (run / f"{torn}.safetensors").write_bytes(b"half of it")
+    (run / ".tmpabCD12").write_bytes(b"half of it, by the library itself")
     train(short(), digits, run)
     assert_same(run, undisturbed(short()))
 
@@ -584,9 +585,9 @@ def test_a_snapshot_that_is_there_is_not_written_again(short, digits, tmp_path, 
 def test_a_kill_between_a_snapshot_and_the_state_of_its_step_costs_no_snapshot(short, digits, tmp_path, monkeypatch):
     """The state comes last in a step: no state claims a step whose snapshot is missing."""
     order = []
-    save, keep = checkpoint.save, training.TrainingState.save
+    save, write = checkpoint.save, training.TrainingState._write
     monkeypatch.setattr(checkpoint, "save", lambda path, *rest: (order.append(Path(path).name), save(path, *rest)))
-    monkeypatch.setattr(training.TrainingState, "save", lambda *args: (order.append(args[1]), keep(*args)))
+    monkeypatch.setattr(training.TrainingState, "_write", lambda *args: (order.append(args[2]["images"]), write(*args)))
     train(short(duration=0.001024), digits, tmp_path, state_every=0)
     assert order.index("000000000768.safetensors") + 1 == order.index(768)
 
@@ -605,7 +606,7 @@ def test_a_run_can_go_on_with_another_number_of_processes(short, digits, tmp_pat
                 return [0.0]  # slot 0, as the first one says
 
         optimizer = torch.optim.Adam(net.parameters())
-        state = training.TrainingState(tmp_path, short(), digits, net, net, optimizer, Pair(rank, 2))
+        state = training.TrainingState(tmp_path, short(), digits, net, net, optimizer, Pair(rank, 2), None)
         assert state.restore() == 320
         sums.append(state.sums)
     assert torch.equal(sums[0] + sums[1], tensors["sums"].sum(0))
