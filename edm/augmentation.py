@@ -4,7 +4,6 @@ A transform is described by a conditioning vector of nine numbers; zeros are "no
 """
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,13 @@ LABELS = ("flip_x", "flip_y", "w_scale", "cos_theta_minus_1", "sin_theta", "anis
 SCALE_STD = 0.2  # standard deviation of log2 of the scale, isotropic and anisotropic
 SHIFT_STD = 0.125  # of the translation, in image sides
 
-#: sym6 wavelet low-pass filter (Daubechies, Ten Lectures on Wavelets, Table 6.3), to sum 1 after normalisation.
+#: sym6 wavelet low-pass filter (Daubechies, Ten Lectures on Wavelets, Table 6.3), before normalisation to sum 1.
 _SYM6 = (
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
     0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
     0.0017677118642428036, -0.007800708325034148,
 )  # fmt: skip
+_LOW_PASS = [tap / sum(_SYM6) for tap in _SYM6]
 
 
 def random_labels(seeds: Tensor, probability: float) -> Tensor:
@@ -60,8 +60,8 @@ def augment_with(images: Tensor, labels: Tensor) -> Tensor:
     images = torch.where(flip_x, images.flip(3), images)
     images = torch.where(flip_y, images.flip(2), images)
     moves = (labels[:, 2:] != 0).any(dim=1)
-    if images.device.type != "cpu":
-        # All are resampled, and what does not move is taken as it was: a GPU is waited for to learn which these are.
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
+        # All are resampled, and what does not move is taken as it was: to learn which these are, a GPU is waited for.
         warped = _warp(images, _inverse_transform(labels.to(torch.float64), images.shape[-1]))
         return torch.where(moves[:, None, None, None], warped, images)
     moved = moves.nonzero()[:, 0]
@@ -97,19 +97,13 @@ def _rotation(angle: Tensor) -> Tensor:
     return torch.stack(rows, dim=1).reshape(-1, 3, 3)
 
 
-@lru_cache(maxsize=8)
-def _low_pass(device: torch.device, dtype: torch.dtype) -> Tensor:
-    taps = torch.tensor(_SYM6, dtype=torch.float64)
-    return (taps / taps.sum()).to(device, dtype)
-
-
 def _warp(images: Tensor, inverse: Tensor) -> Tensor:
     """Reflect, supersample by 2 with the low-pass filter, warp bilinearly once, filter and subsample by 2.
 
     The margin is the largest that reflection allows, whatever the transform, so that shapes never depend on data.
     """
     batch, side = len(images), images.shape[-1]
-    taps = _low_pass(images.device, images.dtype)
+    taps = torch.tensor(_LOW_PASS, dtype=images.dtype).to(images.device, non_blocking=True)
     pad = side - 1
     wide = F.pad(images, (pad, pad, pad, pad), mode="reflect")
     fine = _separable(wide, 2 * taps, up=True)

@@ -29,7 +29,8 @@ class _Flow:
         """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D(x/s; σ)."""
         sigma, sigma_dot = self.schedule.sigma(t), self.schedule.sigma_dot(t)
         s, s_dot = self.scaling(self.schedule, t)
-        denoised = self.denoiser(x / float(s), sigma.to(x.device), self.class_labels).to(x.dtype)
+        level = x.new_full((), float(sigma))  # filled in where x is: for a copy from the host a GPU would be waited for
+        denoised = self.denoiser(x / float(s), level, self.class_labels).to(x.dtype)
         return float(sigma_dot / sigma + s_dot / s) * x - float(sigma_dot * s / sigma) * denoised
 
 
