@@ -106,6 +106,12 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     return walk.finished(found, again, f"['settings']['{place['row']}']")
 
 
+def _named(sampler: SamplerConfig) -> dict[str, Any]:
+    """The settings of a sampler that a reader looks for, and those that are not the defaults."""
+    looked_for = {"solver": sampler.solver} | ({} if sampler.nfe is None else {"num_steps": sampler.num_steps})
+    return looked_for | sampler.changes()
+
+
 def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
     m, experiment = cell.measured, source.experiment
     evaluation = next(e for e in experiment.evaluations_of(m.model, m.grid)
@@ -115,7 +121,7 @@ def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Sou
              "experiment": experiment.name, "model": m.model, "grid": m.grid, "point": m.point, "repeat": m.repeat,
              "lowest_of": _candidates(experiment, m), "images": m.images,
              "seeds": [m.first_seed, m.first_seed + m.images - 1],
-             "sampler": SamplerConfig.from_dict(m.sampler).changes(), **walk.run(m.run)}  # fmt: skip
+             "sampler": _named(SamplerConfig.from_dict(m.sampler)), **walk.run(m.run)}  # fmt: skip
     key = (experiment.name, m.model, evaluation.name)
     again = ["evaluate", chain.makers[walk.path].inputs[0], AGAIN, "--experiment", experiment.name, "--model", m.model,
              "--evaluation", evaluation.name, *chain.evaluation_options(*key)]  # fmt: skip

@@ -51,6 +51,8 @@ def _origin(entry: dict[str, Any], shown: set[str]) -> Iterator[tuple[str, Any]]
             yield "made", ", ".join(map(str, [value, *more]))
         elif name == "commit":
             yield name, f"{value}{', with changes that were not committed' * (entry.get('dirty') == 'true')}"
+        elif name in ("settings", "sampler"):
+            yield name, f"{_words(value)}; else as the defaults are"
         elif name == "seeds":
             yield name, f"{value[0]} to {value[1]}"
         elif name == "versions":
@@ -70,7 +72,7 @@ def _fact(name: str, value: Any, indent: int) -> list[str]:
 def _words(value: Any) -> str:
     """A JSON value for a reader."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "as the defaults are"
+        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, list):
         return f"[{', '.join(map(_words, value))}]"
     return {None: "none", True: "yes", False: "no"}[value] if value is None or type(value) is bool else str(value)

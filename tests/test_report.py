@@ -626,11 +626,11 @@ SHOWN = {
     "figure3": set(),
     "figure4": {"Algorithm 2, all settings", "Algorithm 2, S_noise = 1 (not measured)"},
     "figure5a": {"vp-A", "vp-B", "before training"},
-    "figure5b": {"configuration A", "configuration F"},
+    "figure5b": {"vp-A", "vp-F"},
     "figure9": {"A", "B", "C", "F", "digits", "not there yet"},
     "figure13": {"(a) Euler's method", "(b) Heun's 2nd-order method"},
     "figure14": {"300"},
-    "leakage": {"(c) samples"},
+    "leakage": {"(c) generated"},
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A small classifier of small square images, trained in seconds, whose penultimate layer serves as image features.
 
 It makes a Fréchet distance possible where Inception-v3 makes no sense or is out of reach (8×8 digits, a laptop without
-network). Such a distance ranks models of one data set; it is not FID and compares with no published number.
+network). Such a distance ranks models of one dataset; it is not FID and compares with no published number.
 """
 
 import json
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
         if tuple(images.shape[1:]) != expected:
             raise UserError(
                 f"images of shape {tuple(images.shape[1:])} given to a classifier trained on {expected}; "
-                "train a classifier on this data set"
+                "train a classifier on this dataset"
             )
         x = images.to(torch.float32) / 127.5 - 1
         x = F.gelu(self.conv1(x))
@@ -173,4 +173,4 @@ def _check_data(images: torch.Tensor, labels: torch.Tensor, held_out: float) -> 
     if labels.shape != (len(images),):
         raise UserError(f"{len(images)} images with labels of shape {tuple(labels.shape)}; give one label per image")
     if len(images) < 20 or labels.min() < 0 or labels.max() < 1:
-        raise UserError("a classifier needs at least 20 images with labels 0, 1, …; check the data set's labels")
+        raise UserError("a classifier needs at least 20 images with labels 0, 1, …; check the dataset's labels")

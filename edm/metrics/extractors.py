@@ -217,7 +217,7 @@ EXTRACTORS: dict[str, Extractor] = {
         prepare=_three_channels,
     ),
     CLASSIFIER: Extractor(
-        description="penultimate layer of a small classifier trained on the data set itself",
+        description="penultimate layer of a small classifier trained on the dataset itself",
         open=_open_classifier,
         prepare=_unchanged,
     ),

@@ -142,7 +142,7 @@ def frechet_distance(
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
-    """Statistics of a data set in some features. Where a file from another program says nothing, None stands.
+    """Statistics of a dataset in some features. Where a file from another program says nothing, None stands.
 
     path: the file. mu: float64 (F,). sigma: float64 (F, F). count: images seen. features: name of the extractor.
     dataset_sha256, weights_sha256: hashes of the dataset archive and of the extractor's weights.

@@ -1,4 +1,4 @@
-"""Reference statistics of a data set, with the features of single images where a metric asks for them."""
+"""Reference statistics of a dataset, with the features of single images where a metric asks for them."""
 
 import os
 from collections.abc import Iterable

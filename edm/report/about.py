@@ -183,7 +183,8 @@ def _studies(experiment: Experiment, jobs: list[Job]) -> list[str]:
         elif job.rule == "analyse":
             study = experiment.analyses[job.key[2]]
             told = ", ".join(f"{name} = {_shown(value)}" for name, value in study.settings.items())
-            rows.append((f"{study.kind} {study.name}", job.key[1], told))
+            name = study.name if study.name == study.kind else f"{study.kind} {study.name}"
+            rows.append((name, job.key[1], told))
     return [heading("Searches and studies"), grid(("what", "model", "settings"), rows, text=3)] if rows else []
 
 

@@ -14,7 +14,7 @@ table {{ border-collapse: collapse; border-top: 2px solid #222; border-bottom: 2
 th, td {{ padding: .2rem .7rem; text-align: right; white-space: nowrap; vertical-align: top }}
 th:first-child, .text {{ text-align: left; font-weight: normal }}
 .text {{ white-space: normal; overflow-wrap: anywhere; min-width: 4rem }}
-thead th, thead th.text {{ border-bottom: 1px solid #222; font-weight: 600; white-space: nowrap }}
+thead th, thead th:first-child {{ border-bottom: 1px solid #222; font-weight: 600; white-space: nowrap }}
 tr.total > * {{ border-top: 1px solid #222; font-weight: 600 }}
 td.missing {{ color: #767676; font-style: italic }}
 p, li {{ color: #444; font-size: 13px }}

@@ -107,7 +107,7 @@ def leakage_sheet(
 
     dataset, augmented, samples: uint8 [n, C, H, W]; distances: {pair: value}; metric: what they are distances in.
     """
-    cells = {"(a) training images": dataset, "(b) augmented training images": augmented, "(c) samples": samples}
+    cells = {"(a) clean: training images": dataset, "(b) augmented: the same": augmented, "(c) generated": samples}
     numbers = "; ".join(f"{pair.replace('-', ' to ')} {value:.3g}" for pair, value in distances.items())
     sheets({"": cells}, path, written, columns=columns, caption=f"{metric}: {numbers}.")
 

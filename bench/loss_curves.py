@@ -1,0 +1,111 @@
+"""Whether the fast training learns what a straightforward one learns: their losses over the same number of images.
+
+    python bench/loss_curves.py [--data data/digits.zip] [--mimg 0.1] [--compiled] [--device cuda]
+
+Trains configuration F of ``digits`` (or another) by training's own step and by bench/reference.py, with two seeds each.
+What two seeds of one variant differ by is the noise; the difference of the variants is given in its units. Draws
+bench/results/loss-NAME.png.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import replace
+from itertools import combinations, product
+
+from common import RESULTS, ROOT, report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--experiment", default="digits", help="of params.yaml (default digits)")
+    parser.add_argument("--model", default="vp-F", help="of the experiment (default vp-F)")
+    parser.add_argument("--data", default=str(ROOT / "data" / "digits.zip"), help="its dataset archive")
+    parser.add_argument("--mimg", type=float, default=0.1, help="millions of images (default 0.1)")
+    parser.add_argument("--precision", default="fp32", help="of the fast variant (default fp32)")
+    parser.add_argument("--compiled", action="store_true", help="compile the fast variant")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--name", default="digits", help="of the results file (default digits)")
+    parser.add_argument("--output", help="JSON file (default bench/results/loss-NAME.json)")
+    args = parser.parse_args()
+
+    from reference import Training, place_of
+
+    from edm import params
+    from edm.compilation import options
+    from edm.data import read_archive
+    from edm.step import TrainingStep
+
+    place, dataset = place_of(args.device), read_archive(args.data)
+    config = params.load(ROOT / "params.yaml").experiment(args.experiment).models[args.model]
+    steps = max(1, round(args.mimg * 1e6 / config.batch_size))
+    compiled = options("yes" if args.compiled else "no", config.network(), 0, place.device)
+
+    curves, seconds = {}, {}
+    for seed, variant in product((0, 1), ("reference", "fast")):
+        start = time.perf_counter()
+        if variant == "reference":
+            step = Training(replace(config, seed=seed), dataset, place.device)
+        else:
+            step = TrainingStep(replace(config, seed=seed, precision=args.precision), dataset, place, compiled)
+        curves[variant, seed] = losses(step, config, steps, place.device)
+        seconds[variant, seed] = time.perf_counter() - start
+    draw(curves, args.name)
+    noise = statistics.mean(apart(curves[v, 0], curves[v, 1]) for v in ("reference", "fast"))
+    rows = [{"pair": f"{a[0]} {a[1]}, {b[0]} {b[1]}", "apart": apart(curves[a], curves[b]),
+             "of the noise": apart(curves[a], curves[b]) / noise} for a, b in combinations(curves, 2)]  # fmt: skip
+    settings = {"experiment": args.experiment, "model": args.model, "images": steps * config.batch_size,
+                "precision": args.precision, "compiled": args.compiled,
+                "last fifth": {f"{v} {s}": statistics.mean(c[-len(c) // 5 :]) for (v, s), c in curves.items()},
+                "seconds": {f"{v} {s}": round(t, 1) for (v, s), t in seconds.items()}}  # fmt: skip
+    question = "Loss curves: mean difference of two runs, smoothed; the noise is that between two seeds of one variant"
+    report(f"loss-{args.name}", question, rows, settings, args.output, str(place.device),
+           losses={f"{v} {s}": c for (v, s), c in curves.items()})  # fmt: skip
+    return 0
+
+
+def losses(step, config, steps: int, device) -> list[float]:
+    """The loss per pixel and image, averaged over a fiftieth of the training."""
+    import torch
+
+    sums, points, every = torch.zeros(3, dtype=torch.float64, device=device), [], max(1, steps // 50)
+    for number in range(steps):
+        step(number * config.batch_size, sums)
+        if (number + 1) % every == 0:
+            total, images = sums[:2].tolist()
+            points.append(total / images / (config.channels * config.resolution**2))
+            sums.zero_()
+    return points
+
+
+def apart(a: list[float], b: list[float]) -> float:
+    """The mean relative difference of two curves."""
+    return statistics.mean(abs(x - y) / (x + y) * 2 for x, y in zip(a, b, strict=True))
+
+
+def draw(curves: dict, name: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for (variant, seed), losses in curves.items():
+        colour = "tab:blue" if variant == "fast" else "tab:orange"
+        style = "-" if seed == 0 else "--"
+        axes.plot([i / len(losses) for i in range(1, len(losses) + 1)], losses, style, color=colour,
+                  label=f"{variant}, seed {seed}")  # fmt: skip
+    axes.set(
+        xlabel="part of the training",
+        ylabel="loss per pixel",
+        yscale="log",
+        title="Loss of the fast and of the straightforward training",
+    )
+    axes.legend()
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / f"loss-{name}.png", dpi=120, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
