@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "numpy", "pillow", "snakemake", "mlflow", "torch-fidelity")  # that decide what is measured here
 sys.path.insert(0, str(ROOT))  # without an installation, too
 
 
@@ -38,16 +41,34 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(ordered), "low": quartiles[0], "high": quartiles[2], "rounds": len(ordered)}
 
 
+def environment() -> dict[str, str]:
+    """Of a process that is to find this checkout's edm, and the commands that stand beside this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def in_process(*words: str | Path) -> dict[str, Any]:
+    """Runs this Python with ``words`` in a process of its own; the JSON object in the last line that it prints.
+
+    A child's peak memory starts at its parent's: where memory is measured, this process must not have loaded much.
+    """
+    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))} ended with status {done.returncode}:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Where this runs: what a reader needs to doubt or repeat a number."""
     versions = {"python": platform.python_version()}
-    if "torch" in sys.modules:
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    if device.startswith("cuda"):
         import torch
 
-        versions["torch"] = torch.__version__
-        if device.startswith("cuda"):
-            versions["cuda"] = str(torch.version.cuda)
-            device = torch.cuda.get_device_name(device)
+        versions["cuda"] = str(torch.version.cuda)
+        device = torch.cuda.get_device_name(device)
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {"device": device, "processor": _processor(), "cores": len(os.sched_getaffinity(0)),
             "system": platform.system(), "versions": versions, "commit": commit.stdout.strip(),

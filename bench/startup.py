@@ -1,0 +1,89 @@
+"""How long does a person wait before anything happens?
+
+    python bench/startup.py [--rounds N]
+
+Starts `edm --help`, `edm check`, `import edm`, `import torch`, and `edm sample` of a tiny checkpoint until its network
+is called for the first time: each in a fresh process, by turns. Time zero is the start of the process. The targets:
+help within 0.3 s, and the first call within 2 s of what importing torch takes by itself (up to the end of the import).
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import ROOT, by_turns, environment, in_process, report, summary
+
+HELP, SAMPLE, TORCH = "edm --help", "edm sample, first call", "import torch"
+BEYOND = "of it beyond torch"
+TARGETS = {HELP: 0.3, BEYOND: 2.0}
+
+CHECKPOINT = """
+import json, sys
+from edm import checkpoint
+from edm.config import TrainingConfig
+config = TrainingConfig(resolution=8, channels=1, classes=10, model_channels=8, channel_mult=(1,), num_blocks=1,
+                        attn_resolutions=())
+checkpoint.save(sys.argv[1], checkpoint.build(config), config, {"images": 0, "dataset_sha256": "0" * 64})
+print(json.dumps({}))
+"""
+IMPORT_TORCH = "import os, time, torch; print(time.time(), flush=True); os._exit(0)"
+# The denoiser's module is imported here instead of a moment later by the command itself, which needs it anyway.
+FIRST_CALL = """
+import os, sys, time
+from edm.cli import main
+from edm.denoiser import Denoiser
+def called(*_args, **_settings):
+    print(time.time(), flush=True)
+    os._exit(0)
+Denoiser.forward = called
+main(["sample", sys.argv[1], sys.argv[2], "--seeds", "0-3", "--device", "cpu"])
+sys.exit("the network was not called")
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default 7)")
+    parser.add_argument("--output", help="JSON file (default bench/results/startup.json)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model, images = Path(folder) / "model.safetensors", Path(folder) / "images.safetensors"
+        in_process("-c", CHECKPOINT, model)
+        python = [sys.executable, "-c"]
+        seconds = by_turns({
+            "python alone": lambda: run(*python, "pass"),
+            "import edm": lambda: run(*python, "import edm"),
+            HELP: lambda: run("edm", "--help"),
+            "edm check": lambda: run("edm", "check"),
+            TORCH: lambda: until_it_prints(*python, IMPORT_TORCH),
+            SAMPLE: lambda: until_it_prints(*python, FIRST_CALL, model, images),
+        }, args.rounds)  # fmt: skip
+    seconds[BEYOND] = [one - other for one, other in zip(seconds[SAMPLE], seconds[TORCH], strict=True)]
+    rows = [{"variant": name, **summary(of), "target": TARGETS.get(name, "")} for name, of in seconds.items()]
+    report("startup", "How long does a person wait before anything happens? (seconds, fresh processes)", rows,
+           {"rounds": args.rounds, "targets": TARGETS}, args.output)  # fmt: skip
+    missed = [name for name, target in TARGETS.items() if statistics.median(seconds[name]) > target]
+    print(f"missed: {', '.join(missed)}" if missed else "all targets are met")
+    return 0
+
+
+def run(*words: str | Path) -> None:
+    """Runs a command to its end. What it prints goes nowhere; a failure ends all, since its time would mean nothing."""
+    subprocess.run(words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, check=True)
+
+
+def until_it_prints(*words: str | Path) -> float:
+    """Seconds from the start of a command to the time that it prints: without its end, which torch makes long."""
+    start = time.time()
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{words[-1]} failed:\n{done.stderr}")
+    return float(done.stdout.split()[-1]) - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())
