@@ -52,10 +52,14 @@ class Yardstick:
 
 
 def open_yardstick(
-    features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = ()
-) -> Yardstick:
-    """Raises UserError where the reference was made in other features, or lacks what a metric needs."""
-    extractor = load_features(features, weights, device)
+    features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = (),
+    images: int = 0,
+) -> Yardstick:  # fmt: skip
+    """images: how many are to be measured, as in :func:`edm.metrics.extractors.load_features`.
+
+    Raises UserError where the reference was made in other features, or lacks what a metric needs.
+    """
+    extractor = load_features(features, weights, device, images)
     yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics)
     yardstick.begin()  # what does not fit together is said before the first image is drawn
     return yardstick

@@ -51,9 +51,10 @@ def fid_ref(args: Namespace) -> None:
         from edm.samples import in_batches
 
         threads(args.threads)
-        own = part_of(range(count_images(args.data)), 256, place.rank, place.size)
+        images = count_images(args.data)
+        own = part_of(range(images), 256, place.rank, place.size)
         batches = in_batches(from_numpy(some_images(args.data, own))) if own else ()
-        extractor = load_features(args.features, args.weights, place.device)
+        extractor = load_features(args.features, args.weights, place.device, images)
         statistics, kept = reference_statistics(extractor, batches, args.keep_features, own.start, place)
         if place.is_first:
             save_reference(args.output, extractor, statistics, sha256_file(args.data), kept)

@@ -48,7 +48,7 @@ def evaluate(args: Namespace) -> None:
                       for point, repeat in evaluation.draws)  # fmt: skip
         of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest(spec),
               "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
-        yardsticks = _yardsticks(args, experiment, place.device)
+        yardsticks = _yardsticks(args, experiment, place.device, sum(len(draw.seeds) for draw in draws))
         block = block_of(experiment.sampling.block, checkpoint.network_of(args.checkpoint))
         whole = Whole(draws, block, yardsticks, of)
         if args.parts:
@@ -128,9 +128,9 @@ def _choose(
     from edm.search import choose as choose_best
 
     folder = Path(args.snapshots)
-    (yardstick,) = _yardsticks(args, experiment, place.device, more=False)
-    sampler, first = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
     images_in_all = len(snapshots) * spec["images"] + spec["confirm"] * spec["confirm_images"]
+    (yardstick,) = _yardsticks(args, experiment, place.device, images_in_all, more=False)
+    sampler, first = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
     denoiser = checkpoint.load(folder / snapshots[0], place.device)
     _prepared(denoiser, experiment, images_in_all * sampler.expected_nfe)
     block = block_of(spec["block"], denoiser.network.config)
@@ -191,11 +191,10 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
     from edm.search import search as search_best
 
     denoiser, about = _model(args, place.device)
-    (yardstick,) = _yardsticks(args, experiment, place.device, more=False)
-
     base = SamplerConfig.from_dict(spec["sampler"])
-    tries = math.prod(len(values) for values in spec["over"].values())
-    _prepared(denoiser, experiment, tries * spec["images"] * base.expected_nfe)
+    images_in_all = math.prod(len(values) for values in spec["over"].values()) * spec["images"]
+    (yardstick,) = _yardsticks(args, experiment, place.device, images_in_all, more=False)
+    _prepared(denoiser, experiment, images_in_all * base.expected_nfe)
     block = block_of(spec["block"], denoiser.network.config)
     seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
 
@@ -317,9 +316,9 @@ def _about(args: Namespace) -> dict[str, Any]:
 
 
 def _yardsticks(
-    args: Namespace, experiment: Experiment, device: "torch.device", more: bool = True
+    args: Namespace, experiment: Experiment, device: "torch.device", images: int, more: bool = True
 ) -> list["Yardstick"]:
-    """The experiment's extractors with their references; the first is the one that decides."""
+    """The experiment's extractors, for so many images, with their references; the first is the one that decides."""
     from edm.evaluation import open_yardstick
 
     threads(args.threads)
@@ -331,7 +330,7 @@ def _yardsticks(
     if len(args.ref) < len(names):
         raise UserError(f"--ref: {len(names)} files are needed, one for each of {', '.join(names)}")
     return [
-        open_yardstick(name, weights[name], reference, device, experiment.metrics if not i else ())
+        open_yardstick(name, weights[name], reference, device, experiment.metrics if not i else (), images)
         for i, (name, reference) in enumerate(zip(names, args.ref, strict=False))
     ]
 
