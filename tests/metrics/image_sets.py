@@ -1,4 +1,4 @@
-"""Sets of images made here, and torch-fidelity's own measures of them to compare ours with."""
+"""Sets of images and weights made here, and torch-fidelity's own measures of them to compare ours with."""
 
 from pathlib import Path
 
@@ -24,6 +24,30 @@ def smooth_images(count: int, seed: int, contrast: float) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     blobs = torch.randn(count, 3, 4, 4, generator=generator) * contrast + 128
     return torch.nn.functional.interpolate(blobs, size=32, mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+def untrained_inception(folder: Path) -> Path:
+    """Random weights in the layout of torch-fidelity's Inception-v3, scaled so that images stay distinguishable."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_args, **_kwargs):
+            """Keeps the initial weights, where torch-fidelity would load a file."""
+
+    torch.save({}, folder / "empty.pth")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = Untrained("inception-v3-compat", ["2048"], folder / "empty.pth")
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # running statistics become those of the batch below
+        images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+        with torch.no_grad():
+            network.train()(images)
+    torch.save(network.state_dict(), folder / "weights.pth")
+    return folder / "weights.pth"
 
 
 def torch_fidelitys_measures(

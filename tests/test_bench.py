@@ -1,0 +1,59 @@
+"""Benchmarks run, at their smallest: each ends well and leaves rows that say what was measured and where."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALLEST = {
+    "preparation": ["--images", "20", "--rounds", "1"],
+    "workflow": ["--evaluations", "2", "--report", "digits", "--chain", "data-digits", "--rounds", "1"],
+    "startup": ["--rounds", "1"],
+    "metrics": ["--images", "4", "--dimension", "8", "--rounds", "1"],
+}
+
+
+def run(*words):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *map(str, words)], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, tmp_path):
+    done = run(ROOT / "bench" / f"{name}.py", *SMALLEST[name], "--output", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["question"] in done.stdout and "| variant" in done.stdout
+    assert found["settings"]["rounds"] == 1 and found["machine"]["cores"] and found["machine"]["versions"]["torch"]
+    assert len(found["rows"]) >= 3
+    for row in found["rows"]:
+        assert row["rounds"] == 1 and row["low"] == row["median"] == row["high"], row
+    if name == "preparation":
+        assert [row["images unlike the loop's"] for row in found["rows"]] == [0, 0, 0]
+    if name == "metrics":
+        assert found["features, largest relative difference"] < 1e-6
+
+
+def test_every_benchmark_says_how_it_is_used():
+    """Those that take options; in one process, since most of them load torch."""
+    takes_options = [path for path in sorted((ROOT / "bench").glob("*.py")) if "ArgumentParser" in path.read_text()]
+    assert {path.stem for path in takes_options} >= {*SMALLEST, "tracking", "kill_training"}
+    code = """
+import contextlib, io, runpy, sys
+for path in sys.argv[1:]:
+    sys.argv, said = [path, "--help"], io.StringIO()
+    sys.path[0] = path.rpartition("/")[0]
+    with contextlib.redirect_stdout(said):
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, path
+    assert said.getvalue().startswith("usage: "), path
+"""
+    done = run("-c", code, *takes_options)
+    assert done.returncode == 0, done.stderr
