@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
 
 from common import RESULTS, ROOT, report
 
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--name", default="digits", help="of the results file (default digits)")
     parser.add_argument("--output", help="JSON file (default bench/results/loss-NAME.json)")
+    parser.add_argument("--picture", help="PNG file (default bench/results/loss-NAME.png)")
     args = parser.parse_args()
 
     from reference import Training, place_of
@@ -51,7 +53,7 @@ def main() -> int:
             step = TrainingStep(replace(config, seed=seed, precision=args.precision), dataset, place, compiled)
         curves[variant, seed] = losses(step, config, steps, place.device)
         seconds[variant, seed] = time.perf_counter() - start
-    draw(curves, args.name)
+    draw(curves, Path(args.picture or RESULTS / f"loss-{args.name}.png"))
     noise = statistics.mean(apart(curves[v, 0], curves[v, 1]) for v in ("reference", "fast"))
     rows = [{"pair": f"{a[0]} {a[1]}, {b[0]} {b[1]}", "apart": apart(curves[a], curves[b]),
              "of the noise": apart(curves[a], curves[b]) / noise} for a, b in combinations(curves, 2)]  # fmt: skip
@@ -84,7 +86,7 @@ def apart(a: list[float], b: list[float]) -> float:
     return statistics.mean(abs(x - y) / (x + y) * 2 for x, y in zip(a, b, strict=True))
 
 
-def draw(curves: dict, name: str) -> None:
+def draw(curves: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,8 +105,8 @@ def draw(curves: dict, name: str) -> None:
         title="Loss of the fast and of the straightforward training",
     )
     axes.legend()
-    RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / f"loss-{name}.png", dpi=120, bbox_inches="tight")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 if __name__ == "__main__":

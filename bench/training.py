@@ -56,7 +56,7 @@ def main() -> int:
             "peak memory (MiB)": memory(args, name, steps[name], place.device),
         })  # fmt: skip
     settings = {"experiment": args.experiment, "model": args.model, "model_channels": config.model_channels,
-                "batch_size": config.batch_size, "microbatch": config.microbatch, "rounds": args.rounds,
+                "batch": config.batch_size, "microbatch": config.microbatch, "rounds": args.rounds,
                 "threads": threads()}  # fmt: skip
     report(f"training-{args.name}", "Training: images per second", rows, settings, args.output, str(place.device))
     return 0

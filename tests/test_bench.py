@@ -15,6 +15,7 @@ SMALLEST = {
     "startup": ["--rounds", "1"],
     "metrics": ["--images", "4", "--dimension", "8", "--rounds", "1"],
 }
+TINY = ["--channels", "8", "--batch", "2", "--rounds", "1", "--experiment", "digits", "--model", "vp-C"]
 
 
 def run(*words):
@@ -37,6 +38,29 @@ def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, 
         assert [row["images unlike the loop's"] for row in found["rows"]] == [0, 0, 0]
     if name == "metrics":
         assert found["features, largest relative difference"] < 1e-6
+
+
+@pytest.mark.parametrize("name", ["training", "sampling"])
+def test_training_and_sampling_are_compared_with_the_reference(name, tmp_path):
+    done = run(ROOT / "bench" / f"{name}.py", *TINY, "--output", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {row["variant"] for row in found["rows"]} == {"reference", "fp32"} and found["settings"]["batch"] == 2
+    for row in found["rows"]:
+        assert row["images/s"] > 0 and row["peak memory (MiB)"] > 50
+        assert row["variant"] != "reference" or row["times the reference"] == 1
+        assert name == "training" or row["largest difference (of 255)"] < 0.01
+
+
+def test_the_fast_training_and_the_reference_learn_the_same(digits_archive, tmp_path):
+    """Two seeds of each: what the variants differ by is of the size of what seeds differ by."""
+    done = run(ROOT / "bench" / "loss_curves.py", "--data", digits_archive, "--mimg", "0.0064", "--picture",
+               tmp_path / "loss.png", "--output", tmp_path / "found.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found["rows"]) == 6 and (tmp_path / "loss.png").exists()
+    assert all(0.2 < row["of the noise"] < 3 for row in found["rows"])
+    assert all(sum(losses[-10:]) / 10 < 0.8 * losses[0] for losses in found["losses"].values())
 
 
 def test_every_benchmark_says_how_it_is_used():
