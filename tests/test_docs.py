@@ -31,6 +31,7 @@ ELSEWHERE = {
     r"cat results/cluster/tables/cluster.md": ("tests/slurm/test_chain_on_slurm.py", "results/cluster/tables/cluster"),
     r"git (clone .*|add .*|commit)|cd edm": ("tests/workflow/test_provenance_chain.py", '"clone"'),
     r"edm bench paper": ("tests/test_throughput.py", "measure(config"),
+    r"python bench/.*": ("tests/test_bench.py", "bench"),
     r"edm trace .*": ("tests/workflow/test_small_chain.py", "trace"),
     r"snakemake --report .*": ("tests/workflow/test_small_chain.py", "--report"),
     r"dvc remote add .*": ("tests/workflow/test_provenance_chain.py", "remote"),
