@@ -64,7 +64,12 @@ def workshop(workers: int) -> Iterator[Shop]:
     processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
     readers = ThreadPoolExecutor(workers)
     try:
-        processes.submit(int).result()
+        # Ctrl-C waits until all are forked: in a process that does not yet ignore it, it would leave a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            processes.submit(int).result()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield lambda work, indices: _together(work, indices, workers, readers, processes)
     finally:
         readers.shutdown(wait=True, cancel_futures=True)

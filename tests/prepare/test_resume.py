@@ -144,9 +144,15 @@ def test_a_killed_worker_stops_the_run_and_loses_nothing(whole, continued, tmp_p
 
 def test_ctrl_c_stops_at_once_and_quietly(tmp_path):
     """SIGINT to the whole group, as a terminal sends it: no traceback from the workers, and the work is kept."""
-    photograph = picture(0, 300, 300)
-    tree = write_folder(tmp_path / "in", {f"{i:03d}.png": photograph for i in range(1000)})
-    command = [sys.executable, "-m", "edm", "prepare", str(tmp_path / "out" / "o.zip"), "--source", "folder",
+    tree = write_folder(tmp_path / "in", {f"{i:03d}.png": picture(0, 30, 30) for i in range(1000)})
+    slow = (  # 20 seconds at least, however busy the machine is that sends the signal
+        "import sys, time\nfrom edm.prepare import pipeline\n"
+        "class Slow(pipeline.ArchiveWriter):\n"
+        "    def add(self, png):\n        super().add(png); time.sleep(0.02)\n"
+        "pipeline.ArchiveWriter = Slow\n"
+        "from edm.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", slow, "prepare", str(tmp_path / "out" / "o.zip"), "--source", "folder",
                "--input", str(tree), "--resolution", "16", "--workers", "2"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 20
