@@ -15,7 +15,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: help demo test test-slurm ui install
 
 help:
-	@echo "make demo     the whole chain on handwritten digits: train, sample, score, tabulate (about 10 minutes)"
+	@echo "make demo     the whole chain on handwritten digits: train, sample, score, tabulate (about a quarter of an hour)"
 	@echo "make test     the tests"
 	@echo "make test-slurm  the tests on a private SLURM of two nodes, on this machine (Debian: installs it)"
 	@echo "make ui       MLflow's pages on http://127.0.0.1:$(PORT)"
