@@ -1,5 +1,6 @@
 """What the benchmarks share: variants timed by turns, a table, and a file that says where the numbers are from."""
 
+import argparse
 import json
 import os
 import platform
@@ -100,6 +101,18 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def arguments(about: str, name: str, experiment: str) -> argparse.ArgumentParser:
+    """The options of all that runs a model of params.yaml."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--experiment", default=experiment, help=f"of params.yaml (default {experiment})")
+    parser.add_argument("--model", default="vp-F", help="of the experiment (default vp-F)")
+    parser.add_argument("--compiled", action="store_true", help="on a CPU, too: a minute or more per variant")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--name", default=name, help=f"of the results file (default {name})")
+    parser.add_argument("--output", help="JSON file (default bench/results/…)")
+    return parser
 
 
 def report(

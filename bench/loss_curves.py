@@ -7,7 +7,6 @@ What two seeds of one variant differ by is the noise; the difference of the vari
 bench/results/loss-NAME.png.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -15,20 +14,14 @@ from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
-from common import RESULTS, ROOT, report
+from common import RESULTS, ROOT, arguments, report
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--experiment", default="digits", help="of params.yaml (default digits)")
-    parser.add_argument("--model", default="vp-F", help="of the experiment (default vp-F)")
+    parser = arguments(__doc__, "digits", "digits")
     parser.add_argument("--data", default=str(ROOT / "data" / "digits.zip"), help="its dataset archive")
     parser.add_argument("--mimg", type=float, default=0.1, help="millions of images (default 0.1)")
     parser.add_argument("--precision", default="fp32", help="of the fast variant (default fp32)")
-    parser.add_argument("--compiled", action="store_true", help="compile the fast variant")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--name", default="digits", help="of the results file (default digits)")
-    parser.add_argument("--output", help="JSON file (default bench/results/loss-NAME.json)")
     parser.add_argument("--picture", help="PNG file (default bench/results/loss-NAME.png)")
     args = parser.parse_args()
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from common import ROOT, by_turns, report, summary
+from common import ROOT, arguments, by_turns, report, summary
 
 #: Name → precision and choice of compilation; "reference" is bench/reference.py.
 ON_GPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "tf32": ("tf32", "no"), "tf32 compiled": ("tf32", "yes"),
@@ -64,18 +64,12 @@ def main() -> int:
 
 def options(about: str) -> argparse.Namespace:
     """The arguments that training and sampling share."""
-    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
-    parser.add_argument("--experiment", default="cifar10-cond", help="of params.yaml (default cifar10-cond)")
-    parser.add_argument("--model", default="vp-F", help="of the experiment (default vp-F)")
+    parser = arguments(about, "cifar10", "cifar10-cond")
     parser.add_argument("--channels", type=int, help="model_channels in place of the configuration's")
     parser.add_argument("--batch", type=int, help="images per step (default: 512 on a GPU, 16 on a CPU)")
     parser.add_argument("--microbatch", type=int, help="images at once (default: 128 on a GPU)")
     parser.add_argument("--rounds", type=int, default=10, help="steps of every variant (default 10)")
-    parser.add_argument("--compiled", action="store_true", help="on a CPU, too: a minute or more per variant")
     parser.add_argument("--variants", nargs="+", help="only these")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--name", default="cifar10", help="of the results file (default cifar10)")
-    parser.add_argument("--output", help="JSON file (default bench/results/…)")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args()
 

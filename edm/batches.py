@@ -50,15 +50,15 @@ class Batches:
     def draw(self, first: int, count: int) -> Batch:
         """Samples ``first`` to ``first + count − 1``."""
         rows = self._rows(first, count)
-        labels = None if self.labels is None else self.labels[rows].to(self.device)
+        labels = None if self.labels is None else self._on_device(self.labels[rows])
         seeds = torch.arange(first, first + count, device=self.device) + self.config.seed * _SEED_STRIDE
         images, augment_labels, quantiles, draws = self._inputs(self._on_device(self.images[rows]), seeds)
         return Batch(images, labels, augment_labels, self.loss.sigma(quantiles).to(torch.float32), draws)
 
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        if pixels.device == self.device:
-            return pixels
-        return pixels.pin_memory().to(self.device, non_blocking=True)  # else the host waits for all work before it
+    def _on_device(self, part: Tensor) -> Tensor:
+        if part.device == self.device:
+            return part
+        return part.pin_memory().to(self.device, non_blocking=True)  # else the host waits for all work before it
 
     def _drawn(self, pixels: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """From pixels uint8 [B, C, H, W]: images, augment_labels, the quantiles of σ, noise."""

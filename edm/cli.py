@@ -338,7 +338,7 @@ def _machine(sub: argparse.ArgumentParser, device: bool = True) -> None:
 
 def _compile(sub: argparse.ArgumentParser, meaning: str, default: str | None) -> None:
     sub.add_argument(
-        "--compile", choices=COMPILE, nargs="?", const="yes", default=default,
+        "--compile", choices=COMPILE, default=default,
         help=f"compile the network: auto where it pays, graphs with CUDA graphs, yes, no (default: {meaning})",
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from edm.flops import flops
 from edm.solvers import draw_images
 
 DEFAULT_BLOCK = 64
-BLOCK_FLOPS = 2**44  # of an automatic block in one evaluation: 512 images of 32x32 in configuration F, 20 ms of an H100
+BLOCK_FLOPS = 2**44  # of an automatic block in one evaluation: about those of 512 images in configuration F at 32x32
 BLOCKS = (16, 1024)  # the smallest and the largest
 
 

@@ -51,7 +51,7 @@ def _origin(entry: dict[str, Any], shown: set[str]) -> Iterator[tuple[str, Any]]
             yield "made", ", ".join(map(str, [value, *more]))
         elif name == "commit":
             yield name, f"{value}{', with changes that were not committed' * (entry.get('dirty') == 'true')}"
-        elif name in ("settings", "sampler"):
+        elif name == "sampler" or (name == "settings" and entry["step"].startswith("train ")):
             yield name, f"{_words(value)}; else as the defaults are"
         elif name == "seeds":
             yield name, f"{value[0]} to {value[1]}"

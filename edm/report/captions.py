@@ -132,8 +132,8 @@ class Captions:
         shown = " and ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
         return [title, "=" * (len(title) + 1), "", f"{shown} in the form of the paper's: {PAPER}.", "",
                 "Beside each table and figure, the eye opens it and the i its caption.", "",
-                f"**Computed** {span}: {len(done):,} jobs, {duration(sum(one.seconds or 0.0 for one in done))} in all, "
-                "one after another.", "",
+                f"**Computed** {span}: {len(done):,} jobs, {duration(sum(one.seconds or 0.0 for one in done))} "
+                "summed over them.", "",
                 f"**Code**: commit {code}.", "", "**Datasets**, as they were used:", "", *data, ""]  # fmt: skip
 
     def _title(self, report: Report, name: str) -> str:
