@@ -1,13 +1,14 @@
 """The reference variant: what a straightforward implementation does, to measure ours against.
 
-Plain PyTorch: eager float32 without TF32, contiguous layout, attention as two products and a softmax, a standard data
-loader, loops over the parameters for the clean-up of gradients and for the moving average. The mathematics is that of
-``edm``, whose formulas and network modules it uses.
+Plain PyTorch: eager float32 without TF32, contiguous layout, torch's convolutions, attention as two products and a
+softmax, memory as malloc has it, a standard data loader, loops over the parameters for the clean-up of gradients and
+for the moving average. The mathematics is that of ``edm``, whose formulas and network modules it uses.
 """
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from edm.data import Dataset
 from edm.denoiser import Denoiser
 from edm.distributed import World
 from edm.losses import weighted_error
+from edm.networks import winograd
 from edm.precision import float32_as
 from edm.step import ema_decay_at, learning_rate_at
 
@@ -87,8 +89,9 @@ class Training:
 
 @contextmanager
 def straightforward() -> Iterator[None]:
-    """Attention as products and a softmax, float32 without TF32."""
-    with sdpa_kernel(SDPBackend.MATH), float32_as("fp32"):
+    """Attention as products and a softmax, torch's own convolutions, float32 without TF32."""
+    own = patch.object(winograd, "pays", lambda x, weight: False)
+    with own, sdpa_kernel(SDPBackend.MATH), float32_as("fp32"):
         yield
 
 

@@ -3,90 +3,95 @@
     python bench/sampling.py [--experiment cifar10-cond --model vp-F] [--channels N] [--batch N] [--device cuda]
 
 Algorithm 1 with 18 and 40 steps (NFE 35 and 79) by an untrained network whose last layer gives something to sample.
-All variants draw the same latents by turns, and their images are compared with those of the reference. What is compiled
-is compiled before, and that time reported apart.
+All variants, each a process of its own, draw the same latents by turns, and their images are compared with those of the
+reference. What is compiled is compiled before, and that time reported apart. Peak memory is that of all a variant did.
 """
 
-import json
-import resource
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 from common import by_turns, report, summary
-from training import ceiling, chosen, memory, options, setting, threads, wait
+from training import ceiling, chosen, options, setting, threads, wait
+from workers import Worker, serve
 
 STEPS = (18, 40)
 
 
 def main() -> int:
     args = options(__doc__)
-    import torch
-
-    from edm import noise
     from edm.config import SamplerConfig
     from edm.flops import flops
 
     config, place = setting(args)
-    device = place.device
-    seeds = torch.arange(config.batch_size, device=device)
-    latents = noise.latents(seeds, (config.channels, config.resolution, config.resolution))
-    labels = noise.class_labels(seeds, config.classes) if config.conditional and config.classes else None
+    device, count = place.device, config.batch_size
     variants = chosen(args, device.type)
-    draws, first = {}, {}
-    for name, variant in variants.items():
-        draws[name] = drawing(name, config, device, latents, labels, *variant)
-        start = time.perf_counter()
-        draws[name](1)  # compiles
-        first[name] = time.perf_counter() - start
-    if args.only:  # a process of its own, to see its memory
-        draws[args.only](STEPS[0])
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
-        return 0
+    if args.only:
+        draw = drawing(args.only, config, device, *variants[args.only])
+        return serve(draw(1), draw, device)
+    workers = {name: Worker(name) for name in variants}
     rows = []
-    for num_steps in STEPS:
-        images = {name: draw(num_steps) for name, draw in draws.items()}
-        seconds = by_turns({name: partial(draw, num_steps) for name, draw in draws.items()}, args.rounds)
-        nfe = SamplerConfig(num_steps=num_steps).nfe
-        for name, (precision, _) in variants.items():
-            found, reference = summary(seconds[name]), summary(seconds["reference"])
-            rate = len(seeds) / found["median"]
-            rows.append({
-                "variant": name,
-                "NFE": nfe,
-                "images/s": rate,
-                "middle half": f"{len(seeds) / found['high']:.4g} to {len(seeds) / found['low']:.4g}",
-                "times the reference": reference["median"] / found["median"],
-                "utilisation": f"{rate * nfe * flops(config) / ceiling(device, precision):.0%}",
-                "largest difference (of 255)": (images[name] - images["reference"]).abs().max().item() * 127.5,
-                "first evaluation (s)": first[name],
-                "peak memory (MiB)": memory(args, name, partial(draws[name], 2), device),
-            })  # fmt: skip
+    with TemporaryDirectory() as folder:
+        for num_steps in STEPS:
+            files = {name: str(Path(folder, f"{number}.npy")) for number, name in enumerate(variants)}
+            turns = {name: partial(worker, num_steps, files[name]) for name, worker in workers.items()}
+            seconds = by_turns(turns, args.rounds)
+            expected = np.load(files["reference"])
+            nfe = SamplerConfig(num_steps=num_steps).nfe
+            for name, (precision, _) in variants.items():
+                found, reference = summary(seconds[name]), summary(seconds["reference"])
+                rate = count / found["median"]
+                rows.append({
+                    "variant": name,
+                    "NFE": nfe,
+                    "images/s": rate,
+                    "middle half": f"{count / found['high']:.4g} to {count / found['low']:.4g}",
+                    "times the reference": reference["median"] / found["median"],
+                    "utilisation": f"{rate * nfe * flops(config) / ceiling(device, precision):.0%}",
+                    "largest difference (of 255)": float(np.abs(np.load(files[name]) - expected).max()) * 127.5,
+                    "first evaluation (s)": workers[name].first,
+                })  # fmt: skip
+    peaks = {name: worker.end() for name, worker in workers.items()}
+    rows = [row | {"peak memory (MiB)": peaks[row["variant"]]} for row in rows]
     settings = {"experiment": args.experiment, "model": args.model, "model_channels": config.model_channels,
-                "batch": len(seeds), "rounds": args.rounds, "threads": threads()}  # fmt: skip
+                "batch": count, "rounds": args.rounds, "threads": threads()}  # fmt: skip
     report(f"sampling-{args.name}", "Sampling: images per second", rows, settings, args.output, str(device))
     return 0
 
 
-def drawing(name: str, config, device, latents, labels, precision: str, compile: str):
-    """A variant: the images of the latents, of a number of steps."""
+def drawing(name: str, config, device, precision: str, compile: str) -> Callable[..., float]:
+    """A variant: draws images with a number of steps, writes them to a file where one is named, returns its seconds."""
     import torch
     from reference import build, straightforward
 
+    from edm import noise
     from edm.compilation import prepare
     from edm.config import SamplerConfig
+    from edm.memory import keep_freed
     from edm.precision import float32_as
     from edm.sampler import solve
 
+    seeds = torch.arange(config.batch_size, device=device)
+    latents = noise.latents(seeds, (config.channels, config.resolution, config.resolution))
+    labels = noise.class_labels(seeds, config.classes) if config.conditional and config.classes else None
     denoiser = lively(build(config, device)).eval().requires_grad_(False)
     if name != "reference":
         denoiser = prepare(denoiser.to(memory_format=torch.channels_last), precision, compile, float("inf"))
+        keep_freed()
 
-    def draw(num_steps: int) -> torch.Tensor:
+    def draw(num_steps: int, file: str | None = None) -> float:
+        start = time.perf_counter()
         with straightforward() if name == "reference" else float32_as(precision):
             images = solve(denoiser, latents, labels, SamplerConfig(num_steps=num_steps))
         wait(device)
-        return images
+        seconds = time.perf_counter() - start
+        if file is not None:
+            np.save(file, images.cpu().numpy())
+        return seconds
 
     return draw
 

@@ -4,21 +4,18 @@
 
 Training's own step (drawing of inputs with augmentation, loss, gradients, Adam, moving average) on made-up images. All
 variants take a step by turns. What is compiled is compiled in its first step, which is reported apart. Utilisation is
-the FLOPs of the network's forward and backward passes against those of a large matrix product on the same device in
-the same precision. Peak memory is that of the GPU or, on a CPU, of a process of its own.
+the FLOPs of the network's forward and backward passes, with plain convolutions, against those of a large matrix product
+on the same device in the same precision. Every variant is a process of its own; peak memory is that of all it did.
 """
 
 import argparse
-import json
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from common import ROOT, arguments, by_turns, report, summary
+from workers import Worker, serve
 
 #: Name → precision and choice of compilation; "reference" is bench/reference.py.
 ON_GPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "tf32": ("tf32", "no"), "tf32 compiled": ("tf32", "yes"),
@@ -34,14 +31,11 @@ def main() -> int:
 
     config, place = setting(args)
     variants = chosen(args, place.device.type)
-    steps, first = {}, {}
-    for name, (precision, compile) in variants.items():
-        steps[name], first[name] = begin(name, replace(config, precision=precision), place, compile)
-    if args.only:  # a process of its own, to see its memory
-        steps[args.only]()
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
-        return 0
-    seconds = by_turns(steps, args.rounds)
+    if args.only:
+        precision, compile = variants[args.only]
+        return serve(*begin(args.only, replace(config, precision=precision), place, compile), place.device)
+    workers = {name: Worker(name) for name in variants}
+    seconds = by_turns(workers, args.rounds)
     rows = []
     for name, (precision, _) in variants.items():
         found, reference = summary(seconds[name]), summary(seconds["reference"])
@@ -52,8 +46,8 @@ def main() -> int:
             "middle half": f"{config.batch_size / found['high']:.4g} to {config.batch_size / found['low']:.4g}",
             "times the reference": reference["median"] / found["median"],
             "utilisation": f"{rate * training_flops(config) / ceiling(place.device, precision):.0%}",
-            "first step (s)": first[name],
-            "peak memory (MiB)": memory(args, name, steps[name], place.device),
+            "first step (s)": workers[name].first,
+            "peak memory (MiB)": workers[name].end(),
         })  # fmt: skip
     settings = {"experiment": args.experiment, "model": args.model, "model_channels": config.model_channels,
                 "batch": config.batch_size, "microbatch": config.microbatch, "rounds": args.rounds,
@@ -96,12 +90,13 @@ def chosen(args: argparse.Namespace, device: str) -> dict[str, tuple[str, str]]:
     return {name: variant for name, variant in (ON_GPU | variants).items() if name in wanted}
 
 
-def begin(name: str, config, place, compile: str) -> tuple[Callable[[], None], float]:
-    """A variant's step, to be called again and again, and the seconds of its first one."""
+def begin(name: str, config, place, compile: str) -> tuple[float, Callable[[], float]]:
+    """The seconds of a variant's first step, and that step, to be called again and again for its seconds."""
     import torch
     from reference import Training, made_up
 
     from edm.compilation import options as compile_options
+    from edm.memory import keep_freed
     from edm.precision import float32_as
     from edm.step import TrainingStep
 
@@ -113,16 +108,18 @@ def begin(name: str, config, place, compile: str) -> tuple[Callable[[], None], f
         step = TrainingStep(config, dataset, place, compiled)
     sums, images = torch.zeros(3, dtype=torch.float64, device=place.device), 0
 
-    def run() -> None:
+    def run() -> float:
         nonlocal images
+        start = time.perf_counter()
         with float32_as(config.precision):
             step(images, sums)
-        images += config.batch_size
         wait(place.device)
+        images += config.batch_size
+        return time.perf_counter() - start
 
-    start = time.perf_counter()
-    run()
-    return run, time.perf_counter() - start
+    if name != "reference":
+        keep_freed()
+    return run(), run
 
 
 def wait(device) -> None:
@@ -160,19 +157,6 @@ def ceiling(device, precision: str) -> float:
                 best = min(best, time.perf_counter() - start)
         _ceilings[precision] = 2 * size**3 / best
     return _ceilings[precision]
-
-
-def memory(args: argparse.Namespace, name: str, step: Callable[[], object], device) -> int:
-    """MiB at the peak of a step."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return torch.cuda.max_memory_allocated(device) >> 20
-    own = [sys.executable, Path(sys.argv[0]).resolve(), *sys.argv[1:], "--only", name]
-    done = subprocess.run(own, capture_output=True, text=True, check=True)
-    return int(done.stdout.splitlines()[-1]) >> 20
 
 
 if __name__ == "__main__":

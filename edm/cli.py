@@ -6,6 +6,7 @@ from importlib import import_module
 
 from edm.config import ADAPTIVE, AUTO, COMPILE, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS
 from edm.errors import PREEMPTED, Preempted, UserError
+from edm.memory import keep_freed
 from edm.prepare import SOURCES
 
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
@@ -18,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     time limit, and is to be started again (a training or a search continues then), or 130 after Ctrl-C elsewhere.
     """
     args = parser().parse_args(argv)
+    if "device" in args:
+        keep_freed()
     try:
         module, _, function = args.command.partition(".")
         status = getattr(import_module(f"edm.commands.{module}"), function)(args)

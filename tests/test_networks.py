@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import edm
-from edm.networks import NetworkConfig, UNet
+from edm.networks import NetworkConfig, UNet, winograd
 from edm.preconditioning import EDM, PRECONDITIONINGS
 from edm.published import to_published
 
@@ -22,7 +22,9 @@ ADM_64 = {"resolution": 64, "classes": 1000, "model_channels": 192, "channel_mul
 
 
 def relative(actual, expected):
-    return float((actual.detach().double() - expected.double()).abs().max() / expected.detach().double().abs().max())
+    return float(
+        (actual.detach().double() - expected.detach().double()).abs().max() / expected.detach().double().abs().max()
+    )
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case["name"])
@@ -34,6 +36,15 @@ def golden(request):
     return case, tensors, state, net
 
 
+@pytest.fixture(params=["torch's convolutions", "Winograd's convolutions"])
+def in_either_way(request, monkeypatch):
+    """In the way of small networks, and in that of wide ones on a CPU."""
+    if request.param.startswith("Winograd"):
+        monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+        monkeypatch.setattr(winograd, "LEAST_TILES", 1)
+
+
+@pytest.mark.usefixtures("in_either_way")
 def test_network_outputs_agree_with_the_authors_to_rounding(golden):
     _, tensors, _, net = golden
     x, sigma = tensors["x"], tensors["sigma"]
@@ -54,6 +65,7 @@ def test_published_names_round_trip_exactly(golden):
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
+@pytest.mark.usefixtures("in_either_way")
 def test_samplers_over_networks_agree_with_the_authors(golden):
     case, tensors, _, net = golden
     labels = tensors.get("class_labels")

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edm.networks import winograd
+
 XAVIER, KAIMING = "xavier", "kaiming"
 
 
@@ -20,6 +22,11 @@ def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, mode: str, gain:
 def only_shapes() -> bool:
     """Whether a network is made for its shapes: arithmetic without numbers takes torch long, and a second to import."""
     return torch.get_default_device().type == "meta"
+
+
+def silu(x: Tensor) -> Tensor:
+    """x · sigmoid(x) of a tensor that nothing else uses: in its place, unless its gradient will ask for it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class Linear(nn.Module):
@@ -46,8 +53,10 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(_uniform((outputs,), fan_in, fan_out, mode, bias_gain))
 
     def forward(self, x: Tensor, padding: int | None = None, bias: Tensor | None = None) -> Tensor:
-        padding = self.weight.shape[-1] // 2 if padding is None else padding
         bias = self.bias if bias is None else bias
+        if padding is None and winograd.pays(x, self.weight):
+            return winograd.convolve(x, self.weight, bias)
+        padding = self.weight.shape[-1] // 2 if padding is None else padding
         return F.conv2d(x, self.weight.to(x.dtype), bias.to(x.dtype), padding=padding)
 
 

@@ -19,6 +19,7 @@ from edm.networks.layers import (
     PositionalEmbedding,
     Resample,
     only_shapes,
+    silu,
 )
 
 
@@ -64,16 +65,16 @@ class Block(nn.Module):
             self.attention = Attention(outputs, heads, s.eps, s.mode, s.qkv_gain, s.zero_gain, s.bias_gain)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = F.silu(self.norm0(x))
+        h = silu(self.norm0(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv0(h)
         embedded = self.affine(emb).to(x.dtype)[:, :, None, None]
         if self.style.adaptive:
             scale, shift = embedded.chunk(2, dim=1)
-            h = F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
+            h = silu(torch.addcmul(shift, self.norm1(h), scale + 1))
         else:
-            h = F.silu(self.norm1(h + embedded))
+            h = silu(self.norm1(h + embedded))
         h = self.conv1(F.dropout(h, self.dropout, self.training))
         x = (h + (x if self.skip is None else self.skip(x))) * self.style.skip_scale
         if self.attention is not None:
@@ -185,4 +186,4 @@ class UNet(nn.Module):
             kept.append(x)
         for block, joins in zip(self.decoder, self.joins, strict=True):
             x = block(torch.cat((x, kept.pop()), dim=1) if joins else x, emb)
-        return self.out_conv(F.silu(self.out_norm(x)))
+        return self.out_conv(silu(self.out_norm(x)))

@@ -1,0 +1,136 @@
+"""3×3 convolutions on CPUs with a quarter of the multiplications.
+
+Winograd's minimal filtering F(4×4, 3×3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", section
+4). Tiles of 6×6 pixels and the filter are transformed, multiplied number by number, and transformed back to 4×4
+results, with 36 multiplications in place of 144:
+
+    y = Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A.
+
+Summed over the input channels, the middle is 36 matrix products, which is where the time goes. In float32 the rounding
+errors are a few times those of a direct convolution (four in tests/test_winograd.py).
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Pixels of a tile's results and of its input, along one side.
+RESULTS, INPUTS = 4, 6
+#: Fewer channels, or tiles in a batch, and what the transforms cost is more than what the products save.
+LEAST_CHANNELS, LEAST_TILES = 128, 64
+#: Bytes of transformed tiles that are worked on at once: they stay in the caches, and in memory that malloc reuses.
+PIECE = 4 * 2**20
+
+BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
+      (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
+G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
+     (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
+AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`convolve` does what a convolution of x [B, C, H, W] is to do, and sooner."""
+    outputs, inputs, kernel, _ = weight.shape
+    batch, _, height, width = x.shape
+    return (
+        x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3
+        and min(inputs, outputs) >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
+        and batch * height * width >= LEAST_TILES * RESULTS**2
+    )  # fmt: skip
+
+
+@torch.library.custom_op("edm::convolve", mutates_args=())
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The convolution of x [B, C, H, W] with weight [C_out, C, 3, 3], padded by one pixel, plus bias [C_out].
+
+    float32 on a CPU, H and W multiples of 4. Returns [B, C_out, H, W] in channels_last. It can be differentiated once.
+    """
+    batch, inputs, height, width = x.shape
+    outputs = len(weight)
+    filters = weight.permute(2, 3, 1, 0).reshape(9, -1)
+    filters = (_twice("G") @ filters).view(INPUTS**2, inputs, outputs)
+    y = x.new_empty(batch, height, width, outputs)
+    for piece in _pieces(x, outputs):
+        products = torch.bmm(_transformed(x[piece]), filters)
+        tiles = (_twice("AT") @ products.view(INPUTS**2, -1)).view(RESULTS, RESULTS, *_grid(x[piece]), outputs)
+        torch.add(tiles.permute(2, 3, 0, 4, 1, 5), bias, out=_tiles(y[piece]))
+    return y.permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("edm::convolve_weight_gradient", mutates_args=())
+def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient [C_out, C, 3, 3] of weight, where x [B, C, H, W] was convolved; gradient: that of the result."""
+    inputs, outputs = x.shape[1], gradient.shape[1]
+    filters = x.new_zeros(INPUTS**2, inputs, outputs)
+    for piece in _pieces(x, outputs):
+        tiles = _tiles(gradient[piece].permute(0, 2, 3, 1)).permute(2, 4, 0, 1, 3, 5).reshape(RESULTS**2, -1)
+        products = (_twice("AT").T @ tiles).view(INPUTS**2, -1, outputs)
+        filters.baddbmm_(_transformed(x[piece]).transpose(1, 2), products)
+    return (_twice("G").T @ filters.view(INPUTS**2, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1).contiguous()
+
+
+@convolve.register_fake
+def _(x, weight, bias):
+    batch, _, height, width = x.shape
+    return x.new_empty(batch, height, width, len(weight)).permute(0, 3, 1, 2)
+
+
+@weight_gradient.register_fake
+def _(x, gradient):
+    return x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
+
+
+def _keep(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+
+
+def _backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    nothing = gradient.new_zeros(x.shape[1])
+    return (
+        convolve(gradient, weight.flip(2, 3).transpose(0, 1), nothing) if needs_x else None,
+        weight_gradient(x, gradient) if needs_weight else None,
+        gradient.sum((0, 2, 3)) if needs_bias else None,
+    )
+
+
+convolve.register_autograd(_backward, setup_context=_keep)
+
+
+@cache
+def _twice(name: str) -> Tensor:
+    """A transform of the rows and the columns of a tile as one matrix: M ⊗ M."""
+    matrix = torch.tensor({"BT": BT, "G": G, "AT": AT}[name], dtype=torch.float64, device="cpu")
+    return torch.kron(matrix, matrix).to(torch.float32)
+
+
+def _grid(x: Tensor) -> tuple[int, int, int]:
+    """(images, rows, columns) of tiles."""
+    return len(x), x.shape[2] // RESULTS, x.shape[3] // RESULTS
+
+
+def _pieces(x: Tensor, outputs: int) -> Iterator[slice]:
+    """The batch in parts, each of at least one image."""
+    _, rows, columns = _grid(x)
+    size = max(1, PIECE // (4 * INPUTS**2 * rows * columns * max(x.shape[1], outputs)))
+    return (slice(start, start + size) for start in range(0, len(x), size))
+
+
+def _tiles(y: Tensor) -> Tensor:
+    """A view of y [B, H, W, C] by tiles: [B, H/4, 4, W/4, 4, C]."""
+    batch, height, width, channels = y.shape
+    return y.view(batch, height // RESULTS, RESULTS, width // RESULTS, RESULTS, channels)
+
+
+def _transformed(x: Tensor) -> Tensor:
+    """Bᵀ x B of all tiles of x [B, C, H, W], each with the pixel around its results: [36, tiles, C]."""
+    grid, channels = _grid(x), x.shape[1]
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    image, row, column, channel = padded.stride()
+    strides = (row, column, image, RESULTS * row, RESULTS * column, channel)
+    tiles = padded.as_strided((INPUTS, INPUTS, *grid, channels), strides).reshape(INPUTS**2, -1)
+    return (_twice("BT") @ tiles).view(INPUTS**2, -1, channels)
