@@ -132,13 +132,15 @@ def torch_fidelity(folder: Path, device: str) -> dict[str, float]:
 
 
 def edm(folder: Path, device: str, batches: list[int], compiled: bool) -> dict[str, float]:
-    """The same with edm."""
+    """The same with edm, whose commands keep the memory that they free."""
     import numpy as np
     import torch
 
+    from edm.memory import keep_freed
     from edm.metrics import INCEPTION, extractors
     from edm.metrics.frechet import FeatureStatistics, frechet_distance
 
+    keep_freed()
     if batches:
         extractors.CPU_BATCH = batches[0]
     if compiled:
