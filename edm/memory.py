@@ -10,7 +10,7 @@ def keep_freed() -> bool:
     """Lets this process keep what it frees, to use it again; whether that is possible.
 
     glibc returns the memory of every large tensor to the system, which clears each page of it anew when the next tensor
-    of the same size asks for it: a sixth of the time of a wide network's training step (bench/RESULTS.md). Other C
+    of the same size asks for it: a fifth of the time of a wide network's training step (bench/RESULTS.md). Other C
     libraries are left alone.
     """
     if not sys.platform.startswith("linux"):
