@@ -129,8 +129,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--final", metavar="FOLDER", help="instead for the first two of these (default: --out)")
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument(
-        "--state-every", type=float, default=300, metavar="S", help="seconds between states; two are kept (default 300)"
-    )
+        "--state-every", type=_seconds, default=300, metavar="S",
+        help="seconds between states; two are kept (default 300)",
+    )  # fmt: skip
     train.add_argument(
         "--time-limit", type=_seconds, metavar="S",
         help="seconds from now by which the run must have stopped; the end of a job of Slurm counts, too",
@@ -258,7 +259,7 @@ def parser() -> argparse.ArgumentParser:
     bench = command("bench", "reports.bench", "measure training and sampling on this machine, for `edm plan`")
     bench.add_argument("target", help="report or experiment whose networks are measured")
     bench.add_argument("--output", default="throughput.json", help="file to add to (default throughput.json)")
-    bench.add_argument("--seconds", type=float, default=20, help="seconds per measurement (default 20)")
+    bench.add_argument("--seconds", type=_seconds, default=20, help="seconds per measurement (default 20)")
     bench.add_argument("--batch", type=_count, help="images per step (default: chosen for the device)")
     _compile(bench, AUTO, AUTO)
     _from_params(bench)

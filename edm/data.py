@@ -177,6 +177,16 @@ def some_images(path: str | Path, which: range) -> np.ndarray:
         return _decode(archive, names[which.start : which.stop], Path(path))
 
 
+def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
+    """All images of an archive in order, uint8 [≤ size, C, H, W], one chunk in memory at a time.
+
+    Raises as :func:`read_archive`.
+    """
+    with _opened(path) as (archive, names):
+        for start in range(0, len(names), size):
+            yield _decode(archive, names[start : start + size], Path(path))
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, list[str]]]:
     """An archive and the names of its images, in order."""

@@ -27,7 +27,8 @@ from edm.files import digest, sha256_file, write_json, write_text
 from edm.tracking import environment_tags
 
 #: Raise a rule's number where a change of code changes what its steps make: they and all that follow run again. Told by
-#: a person, since no hash of sources knows a new formula from a new comment. DVC reads the numbers here, too.
+#: a person, since no hash of sources knows a new formula from a new comment. Other rounding alone, which another torch
+#: or processor brings too, is no such change: nobody's GPU-hours are to be spent again for it. DVC reads these, too.
 CODE = {
     "made_up": 1,
     "prepare": 1,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edm import params
 from edm.chain import Chain
@@ -31,6 +32,15 @@ def test_every_table_and_figure_has_a_title_and_a_caption(chain, tmp_path, monke
     assert "Figure 5a of the paper" in captions.figure("digits", "figure5a")
     assert "The data are made up" in captions.table("rehearsal", "table2")
     assert "Nothing here is measured" in captions.table("paper", "table8")
+
+
+def test_an_empty_title_of_a_report_is_none(tmp_path, monkeypatch):
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["reports"]["paper"]["title"] = ""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    chain = Chain(params.load("params.yaml", whole=True))
+    assert Captions(chain).front(["results/paper/tables/table2.md"]).startswith("Paper\n=====")
 
 
 def test_a_caption_names_a_file_that_is_no_result(chain, tmp_path, monkeypatch):

@@ -105,6 +105,11 @@ def ours(path, header):
     return str(path)
 
 
+def history(path):
+    path.write_text('{"format": "edm-search/1", "spec": "abc"}\n')
+    return str(path)
+
+
 def published(path):
     np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
     return str(path)
@@ -129,6 +134,13 @@ def test_options_out_of_range_are_refused_by_name(option, model, tmp_path, capsy
     with pytest.raises(SystemExit) as ended:
         main(["sample", model, str(tmp_path / "o.png"), *option])
     assert ended.value.code == 2 and f"argument {option[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_states_are_some_seconds_apart(seconds, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--out", str(tmp_path / "run"), "--state-every", seconds])
+    assert ended.value.code == 2 and "is not a number of seconds above 0" in capsys.readouterr().err
 
 
 #: What a user types, given a folder, a checkpoint, an archive and a classifier; and what the one line must say.
@@ -249,6 +261,11 @@ BAD_INPUT = {
     "features without weights": (
         lambda t, m, d, c: ["fid-ref", d, t / "o.npz", "--features", "digits-classifier"],
         "has no weights of its own",
+    ),
+    "history in place of a search's outcome": (
+        lambda t, m, d, c: ["evaluate", m, t / "o.json", "--experiment", "digits", "--model", "vp-A", "--evaluation",
+                            "ladder", "--ref", t / "no.npz", "--settings", history(t / "in.json")],
+        "in.json: not the outcome of a search",
     ),
     "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "No such file"),
     "unknown experiment": (lambda t, m, d, c: ["tables", "digit"], "did you mean 'digits'"),

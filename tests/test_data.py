@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import edm
-from edm.data import image_name, read_archive, write_archive
+from edm.data import image_name, images_in_chunks, read_archive, some_images, write_archive
 from edm.prepare import prepare
 
 
@@ -22,6 +22,16 @@ def test_an_archive_has_the_published_layout(tmp_path, rgb_images):
         with Image.open(io.BytesIO(archive.read("00000/img00000005.png"))) as image:
             assert (np.asarray(image).transpose(2, 0, 1) == rgb_images[5]).all()
     assert image_name(12_345) == "00012/img00012345.png"
+
+
+def test_parts_of_an_archive_are_those_of_the_whole(tmp_path, rgb_images):
+    write_archive(tmp_path / "a.zip", rgb_images, list(range(12)))
+    parts = list(images_in_chunks(tmp_path / "a.zip", 5))
+    assert [len(part) for part in parts] == [5, 5, 2]
+    assert (np.concatenate(parts) == rgb_images).all()
+    assert (some_images(tmp_path / "a.zip", range(3, 7)) == rgb_images[3:7]).all()
+    with pytest.raises(edm.UserError, match="no such dataset"):
+        next(images_in_chunks(tmp_path / "b.zip"))
 
 
 @pytest.mark.parametrize("labels", [None, [2, 0, 1] * 4])

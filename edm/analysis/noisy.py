@@ -4,15 +4,13 @@ The ideal denoiser is a softmax over all training images. Here it is accumulated
 the dataset serves every noisy image at once and memory holds one chunk; :class:`edm.IdealDenoiser` needs all images.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from edm import noise
 from edm.errors import UserError
-from edm.pixels import to_float
 
 #: Noise levels of Figure 1.
 SIGMAS = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0)
@@ -26,12 +24,6 @@ def noisy_images(images: Tensor, sigmas: Iterable[float] = SIGMAS, first_seed: i
     seeds = torch.arange(first_seed, first_seed + len(images), device=images.device)
     draws = noise.latents(seeds, tuple(images.shape[1:]))
     return torch.stack([images.to(torch.float64) + sigma * draws for sigma in sigmas])
-
-
-def chunks(images: np.ndarray | Tensor, size: int = 1000) -> Iterator[Tensor]:
-    """uint8 images [N, C, H, W] as float32 in [−1, 1], ``size`` at a time, in order."""
-    for start in range(0, len(images), size):
-        yield to_float(torch.as_tensor(images[start : start + size]))
 
 
 @torch.no_grad()

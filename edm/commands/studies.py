@@ -340,7 +340,7 @@ def _found(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != "edm-search/1":
+    if not isinstance(record, dict) or record.get("format") != "edm-search/1" or "settings" not in record:
         raise UserError(f"{path}: not the outcome of a search; delete it and run snakemake again")
     return {"settings": record["settings"], "sha256": sha256_file(path)}
 

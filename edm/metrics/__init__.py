@@ -5,7 +5,6 @@ The names are here, where reading them costs no import of torch.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from edm.errors import UserError
 
@@ -20,26 +19,22 @@ EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
 class Metric:
     """A measure that is taken beside the Fréchet distance, in the same pass over the images.
 
-    label: its name in tables where the features are those of FID. other_label: its name in other features.
-    better: which way is better. fewest: how many images it needs on either side.
+    fewest: how many images it needs on either side.
     needs_reference_features: whether mean and covariance of the reference do not suffice.
     logits_of: the one extractor whose class logits it is made of, or None where any extractor's features will do.
     """
 
-    label: str
-    other_label: str
-    better: Literal["higher", "lower"]
     fewest: int
     needs_reference_features: bool = False
     logits_of: str | None = None
 
 
 METRICS: dict[str, Metric] = {
-    "inception_score": Metric("Inception score", "Inception score", "higher", fewest=10, logits_of=INCEPTION),
-    "classifier_score": Metric("Classifier score", "Classifier score", "higher", fewest=10, logits_of=CLASSIFIER),
-    "kid": Metric("KID", "KD", "lower", fewest=2, needs_reference_features=True),
-    "precision": Metric("Precision", "Precision", "higher", fewest=4, needs_reference_features=True),
-    "recall": Metric("Recall", "Recall", "higher", fewest=4, needs_reference_features=True),
+    "inception_score": Metric(fewest=10, logits_of=INCEPTION),
+    "classifier_score": Metric(fewest=10, logits_of=CLASSIFIER),
+    "kid": Metric(fewest=2, needs_reference_features=True),
+    "precision": Metric(fewest=4, needs_reference_features=True),
+    "recall": Metric(fewest=4, needs_reference_features=True),
 }
 
 
@@ -59,9 +54,3 @@ def check_metrics(metrics: Iterable[str], features: str) -> None:
 def need_reference_features(metrics: Iterable[str]) -> bool:
     """Whether any of these metrics needs the features of the reference images, not only their statistics."""
     return any(METRICS[name].needs_reference_features for name in metrics)
-
-
-def metric_label(metric: str, distance_label: str) -> str:
-    """What a metric is called beside a Fréchet distance of that label: "KID" beside FID, else "KD (pixels)" and kin."""
-    entry = METRICS[metric]
-    return entry.label if distance_label == "FID" else entry.other_label + distance_label.removeprefix("FD")

@@ -93,7 +93,7 @@ class Params:
         else:
             raise UserError(f"{self.path}: report {name!r} is not defined{nearest(name, self.reports)}")
         present = {key: {k: v for k, v in raw.get(key, {}).items() if v is not None} for key in ("tables", "figures")}
-        report = Report(name, raw.get("title", name), experiments, **present)
+        report = Report(name, raw.get("title") or name, experiments, **present)
         try:
             check_report(report)
         except UserError as error:

@@ -115,13 +115,14 @@ def _noisy(report: Report, name: str, places: Places, path: Path, written: list[
     import torch
 
     from edm.analysis import noisy
-    from edm.data import read_archive
+    from edm.data import images_in_chunks, some_images
     from edm.pixels import to_float
 
     (experiment,) = figure_datasets(report, name)
-    images = read_archive(places.data / f"{experiment.dataset}.zip").images
-    chosen = to_float(torch.from_numpy(images[: report.figures[name]["images"]]))
-    noised, denoised = noisy.noisy_and_ideal(chosen, noisy.chunks(images))
+    file = places.data / f"{experiment.dataset}.zip"
+    chosen = to_float(torch.from_numpy(some_images(file, range(report.figures[name]["images"]))))
+    training = (to_float(torch.from_numpy(chunk)) for chunk in images_in_chunks(file))
+    noised, denoised = noisy.noisy_and_ideal(chosen, training)
     panels.noisy_grid(noised.numpy(), denoised.numpy(), noisy.SIGMAS, path, written)
 
 

@@ -2,17 +2,22 @@
 
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
 import edm
-from edm.analysis.noisy import SIGMAS, chunks, ideal_denoised, noisy_and_ideal, noisy_images
+from edm.analysis.noisy import SIGMAS, ideal_denoised, noisy_and_ideal, noisy_images
 from edm.pixels import to_float
 
 
 @pytest.fixture
 def images(digits):
-    return to_float(torch.from_numpy(digits.images[:6]))
+    return in_floats(digits.images[:6])
+
+
+def in_floats(images):
+    return to_float(torch.from_numpy(images))
 
 
 @pytest.mark.parametrize("size", [1, 37, 300, 1000])
@@ -20,8 +25,9 @@ def test_in_chunks_of_any_size_it_is_the_ideal_denoiser(digits, images, size):
     training = digits.images[:300]
     noisy = noisy_images(images).flatten(0, 1)
     sigma = torch.tensor(SIGMAS).repeat_interleave(6)
-    expected = edm.IdealDenoiser(to_float(torch.from_numpy(training)))(noisy, sigma)
-    torch.testing.assert_close(ideal_denoised(noisy, sigma, chunks(training, size)), expected, rtol=0, atol=1e-9)
+    expected = edm.IdealDenoiser(in_floats(training))(noisy, sigma)
+    found = ideal_denoised(noisy, sigma, in_floats(training).split(size))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 def test_one_chunk_is_in_memory_at_a_time(digits, images):
@@ -29,7 +35,8 @@ def test_one_chunk_is_in_memory_at_a_time(digits, images):
 
     def counted():
         nonlocal most
-        for chunk in chunks(digits.images, 100):
+        for part in np.split(digits.images[:1700], 17):
+            chunk = in_floats(part)
             alive.add(chunk)
             most = max(most, len(alive))
             yield chunk
@@ -47,11 +54,11 @@ def test_a_chunk_far_from_the_image_does_not_spoil_the_sum(images):
 
 
 def test_little_noise_is_undone_and_much_gives_the_mean(digits, images):
-    noisy, denoised = noisy_and_ideal(images, chunks(digits.images, 500))
+    noisy, denoised = noisy_and_ideal(images, in_floats(digits.images).split(500))
     assert noisy.shape == denoised.shape == (len(SIGMAS), 6, 1, 8, 8)
     for level in (0, 1):  # σ = 0, 0.2
         torch.testing.assert_close(denoised[level], images.double(), rtol=0, atol=1e-3)
-    mean = to_float(torch.from_numpy(digits.images)).double().mean(dim=0)
+    mean = in_floats(digits.images).double().mean(dim=0)
     assert (denoised[-1] - mean).abs().max() < 0.1  # σ = 50
     torch.testing.assert_close(noisy[0], images.double())
 

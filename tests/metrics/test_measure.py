@@ -6,7 +6,7 @@ import torch
 from image_sets import smooth_images, torch_fidelitys_measures
 
 from edm.errors import UserError
-from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, METRICS, PIXELS, check_metrics, measure, metric_label
+from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS, check_metrics, measure
 from edm.metrics.extractors import extract, load_features
 from edm.metrics.frechet import frechet_distance, load_statistics, save_statistics
 from edm.metrics.measure import Measuring
@@ -240,13 +240,3 @@ def test_too_few_images_are_refused_on_either_side(digit_sets, tmp_path):
     reference = reference_of(extractor, digit_sets[0], tmp_path / "enough.npz", keep=4)
     with pytest.raises(UserError, match="recall needs at least 4 images, but there are 3 images measured"):
         measured(extractor, reference, ["recall"], digit_sets[1][:3]).results()
-
-
-# Names
-
-
-def test_only_beside_fid_do_metrics_have_their_plain_names():
-    assert [metric_label(name, "FID") for name in ("inception_score", "kid")] == ["Inception score", "KID"]
-    assert metric_label("kid", load_features(PIXELS).label) == "KD (pixels)"
-    other = {name: metric_label(name, "FD (inception-v3-compat, other weights)") for name in METRICS}
-    assert all(label.endswith(" (inception-v3-compat, other weights)") for label in other.values())
