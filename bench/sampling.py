@@ -5,6 +5,7 @@
 Algorithm 1 with 18 and 40 steps (NFE 35 and 79) by an untrained network whose last layer gives something to sample.
 All variants, each a process of its own, draw the same latents by turns, and their images are compared with those of the
 reference. What is compiled is compiled before, and that time reported apart. Peak memory is that of all a variant did.
+With --each-core, one variant is as many processes as there are cores, and its images/s are those of all of them.
 """
 
 import sys
@@ -16,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from common import by_turns, report, summary
-from training import ceiling, chosen, options, setting, threads, wait
+from training import ceiling, chosen, copies_of, options, setting, threads, wait
 from workers import Worker, serve
 
 STEPS = (18, 40)
@@ -33,7 +34,7 @@ def main() -> int:
     if args.only:
         draw = drawing(args.only, config, device, *variants[args.only])
         return serve(draw(1), draw, device)
-    workers = {name: Worker(name) for name in variants}
+    workers = {name: Worker(name, copies_of(name)) for name in variants}
     rows = []
     with TemporaryDirectory() as folder:
         for num_steps in STEPS:
@@ -44,13 +45,14 @@ def main() -> int:
             nfe = SamplerConfig(num_steps=num_steps).nfe
             for name, (precision, _) in variants.items():
                 found, reference = summary(seconds[name]), summary(seconds["reference"])
-                rate = count / found["median"]
+                images = count * (copies_of(name) or 1)
+                rate = images / found["median"]
                 rows.append({
                     "variant": name,
                     "NFE": nfe,
                     "images/s": rate,
-                    "middle half": f"{count / found['high']:.4g} to {count / found['low']:.4g}",
-                    "times the reference": reference["median"] / found["median"],
+                    "middle half": f"{images / found['high']:.4g} to {images / found['low']:.4g}",
+                    "times the reference": rate * reference["median"] / count,
                     "utilisation": f"{rate * nfe * flops(config) / ceiling(device, precision):.0%}",
                     "largest difference (of 255)": float(np.abs(np.load(files[name]) - expected).max()) * 127.5,
                     "first evaluation (s)": workers[name].first,
@@ -89,7 +91,7 @@ def drawing(name: str, config, device, precision: str, compile: str) -> Callable
             images = solve(denoiser, latents, labels, SamplerConfig(num_steps=num_steps))
         wait(device)
         seconds = time.perf_counter() - start
-        if file is not None:
+        if file is not None:  # copies write the same
             np.save(file, images.cpu().numpy())
         return seconds
 

@@ -6,6 +6,7 @@ Training's own step (drawing of inputs with augmentation, loss, gradients, Adam,
 variants take a step by turns. What is compiled is compiled in its first step, which is reported apart. Utilisation is
 the FLOPs of the network's forward and backward passes, with plain convolutions, against those of a large matrix product
 on the same device in the same precision. Every variant is a process of its own; peak memory is that of all it did.
+With --each-core, one variant is as many processes as there are cores, and its images/s are those of all of them.
 """
 
 import argparse
@@ -23,6 +24,7 @@ ON_GPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "tf32": ("tf32", 
           "bf16 graphs": ("bf16", "graphs")}  # fmt: skip
 ON_CPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no")}
 COMPILED_ON_CPU = {"fp32 compiled": ("fp32", "yes")}
+EACH_CORE = "fp32, one per core"  # at once, with a thread each: as the chain runs small trainings and evaluations
 
 
 def main() -> int:
@@ -34,17 +36,18 @@ def main() -> int:
     if args.only:
         precision, compile = variants[args.only]
         return serve(*begin(args.only, replace(config, precision=precision), place, compile), place.device)
-    workers = {name: Worker(name) for name in variants}
+    workers = {name: Worker(name, copies_of(name)) for name in variants}
     seconds = by_turns(workers, args.rounds)
     rows = []
     for name, (precision, _) in variants.items():
         found, reference = summary(seconds[name]), summary(seconds["reference"])
-        rate = config.batch_size / found["median"]
+        images = config.batch_size * (copies_of(name) or 1)
+        rate = images / found["median"]
         rows.append({
             "variant": name,
             "images/s": rate,
-            "middle half": f"{config.batch_size / found['high']:.4g} to {config.batch_size / found['low']:.4g}",
-            "times the reference": reference["median"] / found["median"],
+            "middle half": f"{images / found['high']:.4g} to {images / found['low']:.4g}",
+            "times the reference": rate * reference["median"] / config.batch_size,
             "utilisation": f"{rate * training_flops(config) / ceiling(place.device, precision):.0%}",
             "first step (s)": workers[name].first,
             "peak memory (MiB)": workers[name].end(),
@@ -64,6 +67,7 @@ def options(about: str) -> argparse.Namespace:
     parser.add_argument("--microbatch", type=int, help="images at once (default: 128 on a GPU)")
     parser.add_argument("--rounds", type=int, default=10, help="steps of every variant (default 10)")
     parser.add_argument("--variants", nargs="+", help="only these")
+    parser.add_argument("--each-core", action="store_true", help="on a CPU, also a process per core, all at once")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -85,9 +89,17 @@ def setting(args: argparse.Namespace):
 
 def chosen(args: argparse.Namespace, device: str) -> dict[str, tuple[str, str]]:
     """The variants to run; the reference is always there."""
-    variants = ON_GPU if device == "cuda" else ON_CPU | (COMPILED_ON_CPU if args.compiled or args.variants else {})
+    more = COMPILED_ON_CPU if args.compiled or args.variants else {}
+    if args.each_core:
+        more = more | {EACH_CORE: ON_CPU["fp32"]}
+    variants = ON_GPU if device == "cuda" else ON_CPU | more
     wanted = [args.only] if args.only else ["reference", *(args.variants or variants)]
     return {name: variant for name, variant in (ON_GPU | variants).items() if name in wanted}
+
+
+def copies_of(name: str) -> int:
+    """How many processes a variant is, where each has one thread; 0 for one with all of them."""
+    return threads() if name == EACH_CORE else 0
 
 
 def begin(name: str, config, place, compile: str) -> tuple[float, Callable[[], float]]:

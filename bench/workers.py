@@ -1,6 +1,7 @@
 """Variants in processes of their own, which take their turns: each has its own memory, and its own way with it."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -10,30 +11,43 @@ from typing import Any
 
 
 class Worker:
-    """This benchmark again, for one variant (``--only NAME``). ``first``: seconds of what it does before its turns."""
+    """This benchmark again, for one variant (``--only NAME``). ``first``: seconds of what it does before its turns.
 
-    def __init__(self, name: str):
+    copies: so many at once, all of the same, with a thread each; 0 for one of as many threads as torch takes.
+    """
+
+    def __init__(self, name: str, copies: int = 0):
         own = [sys.executable, str(Path(sys.argv[0]).resolve()), *sys.argv[1:], "--only", name]
-        self._process = subprocess.Popen(own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name, self.first = name, self._answer()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"} if copies else None
+        self._processes = [
+            subprocess.Popen(own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            for _ in range(copies or 1)
+        ]
+        self.name, self.first = name, max(self._answers())
 
     def __call__(self, *what: Any) -> float:
-        """Its turn: the seconds that it took."""
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
+        """Its turn: the seconds until all copies had done it."""
+        for process in self._processes:
+            process.stdin.write(json.dumps(what) + "\n")
+            process.stdin.flush()
+        return max(self._answers())
 
     def end(self) -> int:
-        """Ends the process; the MiB that it had at most."""
-        self._process.stdin.close()
-        peak = int(self._answer())
-        self._process.wait()
+        """Ends the processes; the MiB that each had at most, summed."""
+        for process in self._processes:
+            process.stdin.close()
+        peak = int(sum(self._answers()))
+        for process in self._processes:
+            process.wait()
         return peak
 
-    def _answer(self) -> float:
-        line = self._process.stdout.readline()
+    def _answers(self) -> list[float]:
+        return [self._answer(process) for process in self._processes]
+
+    def _answer(self, process: subprocess.Popen) -> float:
+        line = process.stdout.readline()
         if not line:
-            raise SystemExit(f"variant {self.name} ended with status {self._process.wait()}")
+            raise SystemExit(f"variant {self.name} ended with status {process.wait()}")
         return float(line)
 
 
