@@ -18,7 +18,7 @@ from edm import params
 from edm.config import SamplerConfig, TrainingConfig
 from edm.files import canonical_json, digest
 from edm.params.contents import figure_spec, table_spec
-from edm.params.resolving import RESERVED
+from edm.params.resolving import RESERVED, TARGETS
 
 ROOT = Path(__file__).parent.parent
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -737,6 +737,18 @@ def test_no_experiment_takes_the_name_of_a_rule():
     rules = (path.read_text() for path in [ROOT / "workflow/Snakefile", *(ROOT / "workflow/rules").iterdir()])
     names = {name for text in rules for name in re.findall(r"^rule (\w+):", text, re.MULTILINE)}
     assert {"all", "train", "about"} <= names <= RESERVED
+
+
+@pytest.mark.parametrize(
+    "name, owner", [*((f"{stage}-digits", "digits") for stage in TARGETS), ("data-mnist", "mnist")]
+)
+def test_nor_that_of_a_part_of_another(tmp_path, name, owner):
+    message = rf"params.yaml: experiments.{name}: `snakemake {name}` is a part of '{owner}'; choose another"
+    with pytest.raises(edm.UserError, match=message):
+        load_changed(tmp_path, lambda raw: raw["experiments"].update({name: {"extends": "digits"}}))
+    text = (ROOT / "workflow" / "Snakefile").read_text()
+    stages = re.search(r"for stage in \((.*)\):", text).group(1)
+    assert {*re.findall(r"\w+", stages), "download"} == {*TARGETS} and 'f"download-{name}"' in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from edm.files import read_json
 from edm.foreign.catalogue import PUBLISHED, kept_at
 from edm.params.contents import check_report
 from edm.params.experiment import Experiment, Report
-from edm.params.resolving import RESERVED, known, nearest, resolve
+from edm.params.resolving import RESERVED, TARGETS, known, nearest, resolve
 from edm.tracking import DEFAULT_URI
 
 SCHEMA = Path(__file__).parent.parent.parent / "workflow" / "schemas" / "params.schema.json"
@@ -140,6 +140,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
     for name in raw.get("reports", {}):
         if name in raw["experiments"] or name in RESERVED:
             raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
+    _check_targets(raw, path)
     if whole:
         for name in raw["experiments"]:
             params.experiment(name)
@@ -149,6 +150,18 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
             if name not in params.reports:
                 params.experiment(name)
     return params
+
+
+def _check_targets(raw: dict[str, Any], path: Path) -> None:
+    """Raises UserError where an experiment or a report has the name of a target that belongs to another one."""
+    names = {name: section for section in ("experiments", "reports") for name in raw.get(section, {})}
+    owners = {f"{stage}-{name}": name for stage in TARGETS for name in names}
+    owners |= {f"data-{name}": name for name in raw["datasets"]}
+    for name, section in names.items():
+        if name in owners:
+            raise UserError(
+                f"{path}: {section}.{name}: `snakemake {name}` is a part of {owners[name]!r}; choose another"
+            )
 
 
 def _read_yaml(text: str) -> Any:

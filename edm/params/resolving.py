@@ -14,6 +14,8 @@ from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sam
 RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
             "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about", "track", "logs",
             "made-up"}  # fmt: skip
+#: `snakemake train-NAME` and kin: parts of an experiment or a report.
+TARGETS = ("train", "sample", "evaluate", "download")
 #: What ``scale`` shortens: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
 
