@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from edm import slurm
 from edm.commands.common import say
 from edm.errors import PREEMPTED, UserError
+from edm.gpus import own
 from edm.preemption import SIGNALS
 
 if TYPE_CHECKING:
@@ -24,12 +26,13 @@ def launch(args: Namespace) -> int:
     if args.processes % args.nodes:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
     step = _start(args)
-    status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes))
+    with nullcontext() if args.gpus is None or args.nodes > 1 else own(args.gpus):
+        status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes))
+        if status == 0 and step is not None:
+            step.finish(processes=args.processes, gpu=_gpu(step))
     if status == PREEMPTED and slurm.job() is not None:
         slurm.requeue()
         say(f"job {slurm.job()} goes back to Slurm's queue, to be continued")
-    if status == 0 and step is not None:
-        step.finish(processes=args.processes, gpu=_gpu(step))
     return status
 
 

@@ -36,7 +36,8 @@ wildcard_constraints:
 # In profiles they can be changed; CPUs too, which `threads` would limit to those of the machine where Snakemake runs.
 # `exec`: a shell in between would die of the signals that ask a step to stop, and leave it no time.
 STEP = "exec edm launch {params.step:q} "
-LAUNCH = STEP + "--processes {resources.processes} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
+MACHINE = "--processes {resources.processes} --nodes {resources.nodes} --threads {resources.cpus_per_task} "
+LAUNCH = STEP + MACHINE + "--gpus {resources.gpu} --"
 
 
 def machine(gpus, nodes=None):
