@@ -45,14 +45,15 @@ def main() -> int:
             nfe = SamplerConfig(num_steps=num_steps).nfe
             for name, (precision, _) in variants.items():
                 found, reference = summary(seconds[name]), summary(seconds["reference"])
-                images = count * (copies_of(name) or 1)
+                copies = copies_of(name) or 1
+                images = count * copies
                 rate = images / found["median"]
                 rows.append({
                     "variant": name,
                     "NFE": nfe,
                     "images/s": rate,
                     "middle half": f"{images / found['high']:.4g} to {images / found['low']:.4g}",
-                    "times the reference": rate * reference["median"] / count,
+                    "times the reference": copies * reference["median"] / found["median"],
                     "utilisation": f"{rate * nfe * flops(config) / ceiling(device, precision):.0%}",
                     "largest difference (of 255)": float(np.abs(np.load(files[name]) - expected).max()) * 127.5,
                     "first evaluation (s)": workers[name].first,

@@ -41,13 +41,14 @@ def main() -> int:
     rows = []
     for name, (precision, _) in variants.items():
         found, reference = summary(seconds[name]), summary(seconds["reference"])
-        images = config.batch_size * (copies_of(name) or 1)
+        copies = copies_of(name) or 1
+        images = config.batch_size * copies
         rate = images / found["median"]
         rows.append({
             "variant": name,
             "images/s": rate,
             "middle half": f"{images / found['high']:.4g} to {images / found['low']:.4g}",
-            "times the reference": rate * reference["median"] / config.batch_size,
+            "times the reference": copies * reference["median"] / found["median"],
             "utilisation": f"{rate * training_flops(config) / ceiling(place.device, precision):.0%}",
             "first step (s)": workers[name].first,
             "peak memory (MiB)": workers[name].end(),

@@ -54,10 +54,26 @@ class Worker:
 
 
 def serve(first: float, turn: Callable[..., float], device) -> int:
-    """The other side: takes its turns until there are no more."""
-    print(first, flush=True)
-    for line in sys.stdin:
-        print(turn(*json.loads(line)), flush=True)
+    """The other side: takes its turns until there are no more.
+
+    The variants may not fit on a GPU together. So each leaves it to the others between its turns, and begins a turn
+    with one that does not count, in which it takes its memory again.
+    """
+    import torch
+
+    shared = device.type == "cuda"
+    answer = first
+    while True:
+        if shared:
+            torch.cuda.empty_cache()
+        print(answer, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        what = json.loads(line)
+        if shared:
+            turn(*what)
+        answer = turn(*what)
     print(_peak(device), flush=True)
     return 0
 

@@ -7,38 +7,43 @@ them would compute on the first GPU.
 import fcntl
 import os
 import re
+import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from edm import slurm
 from edm.errors import UserError
+from edm.files import digest
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+FOLDER = Path(f"/tmp/edm-gpus-{os.getuid()}")  # of this machine and user; a file per GPU, and per queue for them
 _LOOK = 0.5  # seconds between looks at GPUs that others have
 
 
 @contextmanager
-def own(count: int) -> Iterator[None]:
+def own(count: int) -> Iterator[list[int]]:
     """Makes ``count`` GPUs that no other such block of this user on this machine has all that CUDA sees; 0 hides them.
 
-    Waits until so many are free; nobody else gets one meanwhile, or who asks for several could wait for ever. A process
-    that dies gives its own back. Without GPUs, where processes compute on CPUs, nothing is done. Raises UserError where
-    there are fewer.
+    Waits until so many are free; who comes later waits behind, or a block of many GPUs could wait for ever. Without
+    GPUs, where processes compute on CPUs, nothing is done. Yields open files: while any process has one of them open,
+    the GPUs are not given to others. Raises UserError where there are fewer GPUs.
     """
     before = os.environ.get(VISIBLE)
     with ExitStack() as held:
+        handles: list[int] = []
         if count == 0:
             os.environ[VISIBLE] = ""
         elif here := on_this_machine():
             if len(here) < count:
                 raise UserError(f"{count} GPUs are asked for, and there are {len(here)}; lower `gpus` in params.yaml")
-            os.environ[VISIBLE] = ",".join(_taken(here, count, held))
+            taken = _wait_for(here, count, held)
+            os.environ[VISIBLE], handles = ",".join(taken), list(taken.values())
         try:
-            yield
+            yield handles
         finally:
             if before is None:
                 os.environ.pop(VISIBLE, None)
@@ -49,55 +54,100 @@ def own(count: int) -> Iterator[None]:
 def on_this_machine() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where there is no driver.
 
-    By UUID, which mean the same in every process; in a job of Slurm, as Slurm names them.
+    By UUID, which means the same in every process; in a job of Slurm, as Slurm names them.
     """
     named = os.environ.get(VISIBLE)
-    some = None if named is None else [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    if named is not None:  # CUDA goes as far as the first that is none
+        named = list(dict.fromkeys(takewhile(lambda name: name not in ("", "-1"), map(str.strip, named.split(",")))))
     if slurm.job() is not None:
-        return some or []
+        return named or []
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        numbers = range(pynvml.nvmlDeviceGetCount()) if some is None else some
-        return [_uuid(pynvml, int(name)) if str(name).isdecimal() else str(name) for name in numbers]
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        uuids = [_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        kinds = {_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles}
     except Exception:
         return []  # no driver, or one that does not tell
+    if named is None:
+        return uuids
+    # CUDA numbers unlike GPUs by their speed, if not told otherwise; the driver, by their place.
+    numbered = len(kinds) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return [_in_full(name, uuids, numbered) for name in named]
 
 
-def _uuid(pynvml, number: int) -> str:
-    found = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))
-    return found.decode() if isinstance(found, bytes) else found
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
-def _taken(here: Sequence[str], count: int, held: ExitStack) -> list[str]:
-    """Locks ``count`` of the GPUs until ``held`` is closed. One process at a time collects; the others queue up."""
-    folder = Path(tempfile.gettempdir(), f"edm-gpus-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    taken: dict[str, int] = {}
-    with (folder / "queue").open("w") as queue:
-        fcntl.flock(queue, fcntl.LOCK_EX)
-        told = False
-        while len(taken) < count:
-            for name in here:
-                if len(taken) < count and name not in taken and (handle := _locked(folder, name)) is not None:
-                    taken[name] = handle
-                    held.callback(os.close, handle)
-            if len(taken) < count:
+def _in_full(name: str, uuids: Sequence[str], numbered: bool) -> str:
+    """The UUID that a number or the beginning of one stands for; the name itself where that is not certain."""
+    if name.isdecimal():
+        return uuids[int(name)] if numbered and int(name) < len(uuids) else name
+    found = [uuid for uuid in uuids if uuid.startswith(name)]
+    return found[0] if len(found) == 1 else name
+
+
+def _wait_for(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
+    """Locks ``count`` of the GPUs, all at once, until ``held`` is closed: name → open file."""
+    try:
+        _check_folder()
+        with ExitStack() as waiting:
+            queue = _opened("queue-" + digest(sorted(here)))
+            waiting.callback(os.close, queue)
+            if not _locked(queue):
+                _say(count)
+                fcntl.flock(queue, fcntl.LOCK_EX)
+            told = False
+            while len(taken := _free(here, count)) < count:
+                for handle in taken.values():
+                    os.close(handle)
                 if not told:
-                    print(f"waiting for {count - len(taken)} more GPUs, which other jobs have", file=sys.stderr)
+                    _say(count)
                     told = True
                 time.sleep(_LOOK)
-    return [name for name in here if name in taken]
+    except OSError as error:
+        raise UserError(f"{FOLDER}: cannot be written ({error.strerror}); GPUs are shared out there") from error
+    for handle in taken.values():
+        held.callback(os.close, handle)
+    return taken
 
 
-def _locked(folder: Path, name: str) -> int | None:
-    """An open file that stands for this GPU and that no other process has locked; None where one has."""
-    file = re.sub(r"\W", "-", f"{slurm.job() or ''}-{name}")
-    handle = os.open(folder / f"{file}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+def _free(here: Sequence[str], count: int) -> dict[str, int]:
+    """As many GPUs as are free, at most ``count``, locked."""
+    taken: dict[str, int] = {}
+    for name in here:
+        if len(taken) == count:
+            break
+        handle = _opened(name)
+        if _locked(handle):
+            taken[name] = handle
+        else:
+            os.close(handle)
+    return taken
+
+
+def _check_folder() -> None:
+    """Raises UserError where somebody else could have put something in the way."""
+    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    found = FOLDER.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UserError(f"{FOLDER}: not a folder that is yours alone; have it removed")
+
+
+def _opened(name: str) -> int:
+    file = re.sub(r"\W", "-", f"{slurm.job() or ''}-{name}")  # numbers of Slurm mean nothing in other jobs
+    return os.open(FOLDER / file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def _locked(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+        return False
+    return True
+
+
+def _say(count: int) -> None:
+    print(f"waiting for {count} GPU{'s' if count > 1 else ''}: other jobs have them, or came first", file=sys.stderr)

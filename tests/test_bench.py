@@ -42,10 +42,11 @@ def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, 
 
 @pytest.mark.parametrize("name", ["training", "sampling"])
 def test_training_and_sampling_are_compared_with_the_reference(name, tmp_path):
-    done = run(ROOT / "bench" / f"{name}.py", *TINY, "--output", tmp_path / "found.json")
+    done = run(ROOT / "bench" / f"{name}.py", *TINY, "--each-core", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert {row["variant"] for row in found["rows"]} == {"reference", "fp32"} and found["settings"]["batch"] == 2
+    assert {row["variant"] for row in found["rows"]} == {"reference", "fp32", "fp32, one per core"}
+    assert found["settings"]["batch"] == 2
     for row in found["rows"]:
         assert row["images/s"] > 0 and row["peak memory (MiB)"] > 50
         assert row["variant"] != "reference" or row["times the reference"] == 1

@@ -18,13 +18,15 @@ def nvmlInit(): pass
 def nvmlDeviceGetCount(): return {count}
 def nvmlDeviceGetHandleByIndex(number): return range({count})[number]
 def nvmlDeviceGetUUID(handle): return f"GPU-{{handle}}"
-def nvmlDeviceGetName(handle): return f"name of {{handle}}"
+def nvmlDeviceGetName(handle): return "all of a kind"
 nvmlDeviceGetHandleByUUID = str
 """
 JOB = """
-import sys, time
+import os, pathlib, sys, time
+sys.path.insert(0, "{folder}")
+import edm.gpus
 from edm.gpus import own, VISIBLE
-import os
+edm.gpus.FOLDER = pathlib.Path("{folder}", "locks")
 with own(int(sys.argv[1])):
     begin = time.monotonic()
     print("began", flush=True)
@@ -38,12 +40,7 @@ def machine(tmp_path, monkeypatch):
     """A machine of some GPUs, for this process and those that it starts: returns how to start one that takes GPUs."""
     monkeypatch.delenv(VISIBLE, raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    environment = {
-        **os.environ,
-        "TMPDIR": str(tmp_path),
-        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
-    }
+    monkeypatch.setattr("edm.gpus.FOLDER", tmp_path / "locks")
 
     def with_gpus(count):
         (tmp_path / "pynvml.py").write_text(DRIVER.format(count=count))
@@ -51,9 +48,10 @@ def machine(tmp_path, monkeypatch):
         exec(DRIVER.format(count=count), driver.__dict__)
         monkeypatch.setitem(sys.modules, "pynvml", driver)
 
-        def job(gpus, seconds):
-            command = [sys.executable, "-c", JOB, str(gpus), str(seconds)]
-            return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        def job(gpus, seconds, **more):
+            command = [sys.executable, "-c", JOB.format(folder=tmp_path), str(gpus), str(seconds)]
+            return subprocess.Popen(command, env={**os.environ, **more}, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE, text=True)  # fmt: skip
 
         return job
 
@@ -85,7 +83,7 @@ def test_a_job_that_is_killed_gives_its_gpus_back(machine):
     first = job(2, 60)
     assert first.stdout.readline() == "began\n"
     second = job(1, 0)
-    assert second.stderr.readline() == "waiting for 1 more GPUs, which other jobs have\n"
+    assert second.stderr.readline() == "waiting for 1 GPU: other jobs have them, or came first\n"
     assert second.poll() is None
     os.kill(first.pid, signal.SIGKILL)
     assert seen(second)[0] == ["GPU-0"]
@@ -139,6 +137,89 @@ def test_in_a_job_of_slurm_its_own_gpus_are_shared(machine, monkeypatch):
 def test_a_command_is_started_on_gpus_of_its_own(asked, visible, machine, monkeypatch):
     machine(4)
     heard = []
-    monkeypatch.setattr(launching, "_run", lambda command, threads: heard.append(os.environ.get(VISIBLE)) or 0)
+    monkeypatch.setattr(launching, "_run", lambda command, threads, handles: heard.append(os.environ.get(VISIBLE)) or 0)
     assert main(["launch", *asked, "--", "check"]) == 0
     assert heard == [visible]
+
+
+def test_what_outlives_its_launcher_keeps_its_gpus(machine, monkeypatch):
+    """As where the launcher alone is killed: what it started goes on computing."""
+    job, real = machine(1), subprocess.Popen
+    left = []
+
+    def and_another(command, pass_fds, **options):
+        left.append(real(["sleep", "60"], pass_fds=pass_fds))
+        return real(command, **options)
+
+    monkeypatch.setattr(launching.subprocess, "Popen", and_another)
+    assert main(["launch", "--gpus", "1", "--", "--help"]) == 0
+    monkeypatch.undo()
+    blocked = job(1, 0)
+    assert blocked.stderr.readline().startswith("waiting for 1 GPU")
+    left[0].kill()
+    left[0].wait()
+    assert seen(blocked)[0] == ["GPU-0"]
+
+
+def test_jobs_of_other_gpus_do_not_wait_for_each_other(machine):
+    job = machine(2)
+    first = job(1, 60, CUDA_VISIBLE_DEVICES="0")
+    assert first.stdout.readline() == "began\n"
+    behind = job(1, 0, CUDA_VISIBLE_DEVICES="0")
+    assert behind.stderr.readline().startswith("waiting")
+    assert seen(job(1, 0, CUDA_VISIBLE_DEVICES="1"))[0] == ["GPU-1"]
+    assert first.poll() is None and behind.poll() is None
+    first.kill()
+    first.communicate()
+    assert seen(behind)[0] == ["GPU-0"]
+
+
+@pytest.mark.parametrize(
+    "visible, found",
+    [("1,0", ["GPU-1", "GPU-0"]), ("0,0", ["GPU-0"]), ("0,-1,1", ["GPU-0"]), ("", []), ("GPU-1", ["GPU-1"]),
+     ("GPU-", ["GPU-"]), ("MIG-1", ["MIG-1"])],
+)  # fmt: skip
+def test_visible_devices_mean_what_they_mean_to_cuda(visible, found, machine, monkeypatch):
+    machine(2)
+    monkeypatch.setenv(VISIBLE, visible)
+    assert on_this_machine() == found
+
+
+def test_the_beginning_of_a_uuid_stands_for_it(machine, monkeypatch):
+    machine(12)
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetUUID", lambda handle: f"GPU-{handle:04x}-and-more")
+    monkeypatch.setenv(VISIBLE, "GPU-000b,GPU-0001-and-more,GPU-000")
+    assert on_this_machine() == ["GPU-000b-and-more", "GPU-0001-and-more", "GPU-000"]
+
+
+def test_numbers_of_unlike_gpus_are_left_to_cuda(machine, monkeypatch):
+    """Which counts the fastest first; the driver does not."""
+    machine(2)
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetName", lambda handle: f"kind {handle}")
+    monkeypatch.setenv(VISIBLE, "1")
+    assert on_this_machine() == ["1"]
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert on_this_machine() == ["GPU-1"]
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to all"])
+def test_nothing_is_written_where_another_user_could_have_prepared_it(kind, machine, tmp_path):
+    machine(1)
+    locks = tmp_path / "locks"
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        locks.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        locks.write_text("kept")
+    else:
+        locks.mkdir()
+        locks.chmod(0o777)
+    with pytest.raises(edm.UserError, match="locks: "), own(1):
+        raise AssertionError("it was taken for ours")
+    assert locks.read_text() == "kept" if kind == "file" else not list(locks.iterdir())
+
+
+def test_fewer_gpus_than_processes_are_no_start(capsys):
+    """Snakemake lowers what a job asks for to what --resources allows."""
+    assert main(["launch", "--processes", "8", "--gpus", "4", "--", "check"]) == 1
+    assert "8 processes want a GPU each, and get 4; lower `gpus` in params.yaml" in capsys.readouterr().err

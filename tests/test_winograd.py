@@ -91,3 +91,28 @@ def test_a_compiled_network_keeps_it(everywhere):
     layer.zero_grad()
     found.square().sum().backward()
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(layer.parameters(), gradients, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # in torch.func.jvp's own first call
+def test_other_ways_to_differentiate_give_what_a_convolution_gives():
+    """Forwards, and by torch.func, which know nothing of operations of ours: torch's own does it there."""
+    conv, x = Conv(128, 128, 3), channels_last(4, 128, 16, 16)
+    assert winograd.pays(x, conv.weight)
+    direction = torch.randn_like(x)
+    expected = F.conv2d(direction, conv.weight, padding=1)
+    assert off(torch.func.jvp(conv, (x,), (direction,))[1], expected) < 2e-5
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, direction)
+        assert off(torch.autograd.forward_ad.unpack_dual(conv(dual)).tangent, expected) < 2e-5
+    gradient = torch.func.grad(lambda x: conv(x).square().sum() / 2)(x)
+    assert off(gradient, F.conv_transpose2d(conv(x), conv.weight, padding=1)) < 2e-5
+
+
+def test_weights_and_images_may_be_of_two_precisions():
+    conv, x = Conv(128, 128, 3), channels_last(4, 128, 16, 16)
+    expected = conv(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = conv(x)
+        mixed.float().square().sum().backward()
+    assert off(mixed, expected) < 3e-2 and conv.weight.grad.isfinite().all()
+    assert off(conv.bfloat16()(x), expected) < 3e-2

@@ -25,9 +25,14 @@ def launch(args: Namespace) -> int:
         raise UserError("launch: name the command to start, such as: edm launch --processes 2 -- train …")
     if args.processes % args.nodes:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
-    step = _start(args)
-    with nullcontext() if args.gpus is None or args.nodes > 1 else own(args.gpus):
-        status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes))
+    if args.gpus is not None and args.gpus < args.processes > 1:
+        raise UserError(
+            f"launch: {args.processes} processes want a GPU each, and get {args.gpus}; lower `gpus` in params.yaml, or "
+            "give Snakemake more (--resources gpu=N)"
+        )
+    with nullcontext([]) if args.gpus is None or args.nodes > 1 else own(args.gpus) as handles:
+        step = _start(args)  # when it has what it needs
+        status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes), handles)
         if status == 0 and step is not None:
             step.finish(processes=args.processes, gpu=_gpu(step))
     if status == PREEMPTED and slurm.job() is not None:
@@ -77,12 +82,15 @@ def _command_line(command: list[str], args: Namespace) -> list[str]:
     return [sys.executable, *edm]
 
 
-def _run(command: list[str], threads: int) -> int:
-    """The status of a command that gets every signal that this process gets; 128 + the signal that ended it."""
+def _run(command: list[str], threads: int, handles: list[int]) -> int:
+    """The status of a command that gets every signal that this process gets; 128 + the signal that ended it.
+
+    handles: open files that it is to keep open, should it outlive this process.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is someone to pass them on to
     hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    process = subprocess.Popen(command, env=environment, preexec_fn=hear_again)
+    process = subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles)
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: process.send_signal(number))
     hear_again()

@@ -53,11 +53,10 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(_uniform((outputs,), fan_in, fan_out, mode, bias_gain))
 
     def forward(self, x: Tensor, padding: int | None = None, bias: Tensor | None = None) -> Tensor:
-        bias = self.bias if bias is None else bias
-        if padding is None and winograd.pays(x, self.weight):
-            return winograd.convolve(x, self.weight, bias)
-        padding = self.weight.shape[-1] // 2 if padding is None else padding
-        return F.conv2d(x, self.weight.to(x.dtype), bias.to(x.dtype), padding=padding)
+        weight, bias = self.weight.to(x.dtype), (self.bias if bias is None else bias).to(x.dtype)
+        if padding is None and winograd.pays(x, weight):
+            return winograd.convolve(x, weight, bias)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2 if padding is None else padding)
 
 
 class GroupNorm(nn.Module):

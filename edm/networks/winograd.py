@@ -16,6 +16,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 #: Pixels of a tile's results and of its input, along one side.
 RESULTS, INPUTS = 4, 6
@@ -36,9 +37,17 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     outputs, inputs, kernel, _ = weight.shape
     batch, _, height, width = x.shape
     return (
-        x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3
+        x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not _transformed_by_torch()
         and min(inputs, outputs) >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
         and batch * height * width >= LEAST_TILES * RESULTS**2
+    )  # fmt: skip
+
+
+def _transformed_by_torch() -> bool:
+    """Whether more is asked of operations than to compute and to be differentiated backwards."""
+    return (
+        forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
+        or torch.is_autocast_enabled("cpu")
     )  # fmt: skip
 
 
