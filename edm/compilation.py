@@ -7,8 +7,8 @@ from edm.denoiser import Denoiser
 from edm.errors import UserError
 from edm.flops import flops
 
-#: FLOPs of network evaluations from which compiling pays, where it takes a minute or two and saves a third of the time of
-#: a GPU that does 50 to 100 TFLOP/s without: an estimate, until bench/training.py has told better on one.
+#: FLOPs of network evaluations from which compiling pays, where it takes a minute or two and saves a third of the time
+#: of a GPU that does 50 to 100 TFLOP/s without: an estimate, until bench/training.py has told better on one.
 PAYS = 2e16
 
 
