@@ -96,13 +96,14 @@ def parser() -> argparse.ArgumentParser:
         "Signals reach all of them; where the command stops because it was asked to (status 75), a job of Slurm goes "
         "back to the queue and continues later.",
     )  # fmt: skip
-    launch.add_argument("--processes", type=_count, default=1, help="on all nodes together, one per GPU (default 1)")
+    processes = launch.add_mutually_exclusive_group()
+    processes.add_argument("--processes", type=_count, default=1, help="on all nodes together (default 1)")
+    processes.add_argument(
+        "--gpus", type=lambda text: 0 if text == "0" else _count(text), metavar="N",
+        help="instead: a process for each of so many GPUs that no other such command has; waits for them. 0: on CPUs",
+    )  # fmt: skip
     launch.add_argument("--nodes", type=_count, default=1, help="nodes of the job of Slurm (default 1)")
     launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
-    launch.add_argument(
-        "--gpus", type=lambda text: 0 if text == "0" else _count(text), metavar="N",
-        help="GPUs of one node that no other such command has; waits for them. 0: CPUs (default: no choice)",
-    )  # fmt: skip
     launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
     launch.add_argument("--digest", help="of the specification that the step was planned with")
     launch.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")

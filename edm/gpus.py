@@ -4,20 +4,21 @@ Slurm gives every job its GPUs. Where Snakemake starts jobs by itself, it goes b
 them would compute on the first GPU.
 """
 
-import fcntl
+import math
 import os
 import re
 import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
 from edm import slurm
 from edm.errors import UserError
 from edm.files import digest
+from edm.lock import Held, exclusive
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 FOLDER = Path(f"/tmp/edm-gpus-{os.getuid()}")  # of this machine and user; a file per GPU, and per queue for them
@@ -34,16 +35,14 @@ def own(count: int) -> Iterator[list[int]]:
     """
     before = os.environ.get(VISIBLE)
     with ExitStack() as held:
-        handles: list[int] = []
-        if count == 0:
-            os.environ[VISIBLE] = ""
-        elif here := on_this_machine():
-            if len(here) < count:
-                raise UserError(f"{count} GPUs are asked for, and there are {len(here)}; lower `gpus` in params.yaml")
-            taken = _wait_for(here, count, held)
-            os.environ[VISIBLE], handles = ",".join(taken), list(taken.values())
+        here = on_this_machine() if count else []
+        if 0 < len(here) < count:
+            raise UserError(f"{count} GPUs are asked for, and there are {len(here)}; lower `gpus` in params.yaml")
+        taken = _taken(here, count, held) if here else {}
+        if taken or count == 0:
+            os.environ[VISIBLE] = ",".join(taken)
         try:
-            yield handles
+            yield list(taken.values())
         finally:
             if before is None:
                 os.environ.pop(VISIBLE, None)
@@ -89,64 +88,50 @@ def _in_full(name: str, uuids: Sequence[str], numbered: bool) -> str:
     return found[0] if len(found) == 1 else name
 
 
-def _wait_for(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
+def _taken(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
     """Locks ``count`` of the GPUs, all at once, until ``held`` is closed: name → open file."""
-    try:
-        _check_folder()
-        with ExitStack() as waiting:
-            queue = _opened("queue-" + digest(sorted(here)))
-            waiting.callback(os.close, queue)
-            if not _locked(queue):
-                _say(count)
-                fcntl.flock(queue, fcntl.LOCK_EX)
-            told = False
-            while len(taken := _free(here, count)) < count:
-                for handle in taken.values():
-                    os.close(handle)
-                if not told:
-                    _say(count)
-                    told = True
-                time.sleep(_LOOK)
-    except OSError as error:
-        raise UserError(f"{FOLDER}: cannot be written ({error.strerror}); GPUs are shared out there") from error
-    for handle in taken.values():
-        held.callback(os.close, handle)
+    _check_folder()
+    with ExitStack() as waiting:
+        queue = _file("queue-" + digest(sorted(here)))
+        try:
+            waiting.enter_context(exclusive(queue, patience=0))
+        except Held:
+            _say(count)
+            waiting.enter_context(exclusive(queue, patience=math.inf))
+        if not (taken := _free(here, count, held)):
+            _say(count)
+        while not taken:
+            time.sleep(_LOOK)
+            taken = _free(here, count, held)
     return taken
 
 
-def _free(here: Sequence[str], count: int) -> dict[str, int]:
-    """As many GPUs as are free, at most ``count``, locked."""
+def _free(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
+    """``count`` GPUs that nobody else has, locked until ``held`` is closed; none where there are fewer."""
     taken: dict[str, int] = {}
-    for name in here:
-        if len(taken) == count:
-            break
-        handle = _opened(name)
-        if _locked(handle):
-            taken[name] = handle
-        else:
-            os.close(handle)
-    return taken
+    with ExitStack() as tried:
+        for name in here:
+            with suppress(Held):
+                taken[name] = tried.enter_context(exclusive(_file(name), patience=0))
+            if len(taken) == count:
+                held.push(tried.pop_all())
+                return taken
+    return {}
 
 
 def _check_folder() -> None:
     """Raises UserError where somebody else could have put something in the way."""
-    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    try:
+        FOLDER.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{FOLDER}: cannot be made ({error.strerror}); GPUs are shared out there") from error
     found = FOLDER.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise UserError(f"{FOLDER}: not a folder that is yours alone; have it removed")
 
 
-def _opened(name: str) -> int:
-    file = re.sub(r"\W", "-", f"{slurm.job() or ''}-{name}")  # numbers of Slurm mean nothing in other jobs
-    return os.open(FOLDER / file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _file(name: str) -> Path:
+    return FOLDER / re.sub(r"\W", "-", f"{slurm.job() or ''}-{name}")  # numbers of Slurm mean nothing in other jobs
 
 
 def _say(count: int) -> None:

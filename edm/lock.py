@@ -17,8 +17,12 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 _BEAT, _DEAD = 5.0, 60.0  # seconds between two signs of life of a lock file, and without one until it is broken
 
 
+class Held(UserError):
+    """Another process holds the lock."""
+
+
 @contextmanager
-def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[None]:
+def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[int]:
     """Holds ``path`` (a small file, made here and left) alone: of all who ask for it, one at a time goes on.
 
     patience: seconds to wait for another; file servers take a while to notice that one died with its machine.
@@ -27,7 +31,8 @@ def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[None
     the file system has no such locks, a file beside it is the lock: its holder keeps renewing its time, and one that
     was not renewed for a minute, by the waiting process's own clock, belongs to a dead process.
 
-    Raises UserError, naming who holds it, when patience ends, and where the file cannot be written.
+    Yields the open file: with ``flock``, whoever inherits it holds it, too. Raises Held, naming who holds it, when
+    patience ends; UserError where the file cannot be written.
     """
     path, end = Path(path), time.monotonic() + patience
     with ExitStack() as stack:
@@ -41,7 +46,7 @@ def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[None
                 _sign(handle)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder and the disk") from error
-        yield
+        yield handle
 
 
 def _flocked(handle: int) -> bool | None:
@@ -124,12 +129,12 @@ def _break(path: Path, state: tuple[int, int]) -> None:
 
 
 def _wait(ask: Callable[[], bool | None], path: Path, end: float) -> bool | None:
-    """The first answer that is not False. Raises UserError, naming who holds ``path``, where none came by ``end``."""
+    """The first answer that is not False. Raises Held, naming who holds ``path``, where none came by ``end``."""
     while (answer := ask()) is False:
         if time.monotonic() >= end:
             who = ""
             with suppress(OSError):
                 who = path.read_text(encoding="utf-8", errors="replace").strip()
-            raise UserError(f"{path}: held by {who or 'another process'}; end it, or wait until it is done")
+            raise Held(f"{path}: held by {who or 'another process'}; end it, or wait until it is done")
         time.sleep(random.uniform(0.02, 0.1))
     return answer

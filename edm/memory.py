@@ -1,6 +1,5 @@
 """What becomes of the memory of freed tensors on a CPU."""
 
-import ctypes
 import sys
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt, from glibc's malloc.h
@@ -15,5 +14,7 @@ def keep_freed() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
+    import ctypes  # 3 ms, which commands without a device need not wait for
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, -1))

@@ -4,35 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import types
 
+import made_up_gpus
 import pytest
+from made_up_gpus import driver
 
 import edm
 from edm.cli import main
 from edm.commands import launching
 from edm.gpus import VISIBLE, on_this_machine, own
-
-DRIVER = """
-def nvmlInit(): pass
-def nvmlDeviceGetCount(): return {count}
-def nvmlDeviceGetHandleByIndex(number): return range({count})[number]
-def nvmlDeviceGetUUID(handle): return f"GPU-{{handle}}"
-def nvmlDeviceGetName(handle): return "all of a kind"
-nvmlDeviceGetHandleByUUID = str
-"""
-JOB = """
-import os, pathlib, sys, time
-sys.path.insert(0, "{folder}")
-import edm.gpus
-from edm.gpus import own, VISIBLE
-edm.gpus.FOLDER = pathlib.Path("{folder}", "locks")
-with own(int(sys.argv[1])):
-    begin = time.monotonic()
-    print("began", flush=True)
-    time.sleep(float(sys.argv[2]))
-    print(os.environ[VISIBLE], begin, time.monotonic())
-"""
 
 
 @pytest.fixture
@@ -43,13 +23,17 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr("edm.gpus.FOLDER", tmp_path / "locks")
 
     def with_gpus(count):
-        (tmp_path / "pynvml.py").write_text(DRIVER.format(count=count))
-        driver = types.ModuleType("pynvml")
-        exec(DRIVER.format(count=count), driver.__dict__)
-        monkeypatch.setitem(sys.modules, "pynvml", driver)
+        monkeypatch.setitem(sys.modules, "pynvml", driver(count))
 
         def job(gpus, seconds, **more):
-            command = [sys.executable, "-c", JOB.format(folder=tmp_path), str(gpus), str(seconds)]
+            command = [
+                sys.executable,
+                made_up_gpus.__file__,
+                str(count),
+                str(tmp_path / "locks"),
+                str(gpus),
+                str(seconds),
+            ]
             return subprocess.Popen(command, env={**os.environ, **more}, stdout=subprocess.PIPE,
                                     stderr=subprocess.PIPE, text=True)  # fmt: skip
 
@@ -219,7 +203,21 @@ def test_nothing_is_written_where_another_user_could_have_prepared_it(kind, mach
     assert locks.read_text() == "kept" if kind == "file" else not list(locks.iterdir())
 
 
-def test_fewer_gpus_than_processes_are_no_start(capsys):
-    """Snakemake lowers what a job asks for to what --resources allows."""
-    assert main(["launch", "--processes", "8", "--gpus", "4", "--", "check"]) == 1
-    assert "8 processes want a GPU each, and get 4; lower `gpus` in params.yaml" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "asked, processes", [(["--gpus", "4"], 4), (["--gpus", "0"], 1), (["--processes", "3"], 3), ([], 1)]
+)
+def test_a_process_per_gpu(asked, processes, monkeypatch):
+    """However many: Snakemake lowers what a job asks for to what --resources allows."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    heard = []
+    monkeypatch.setattr(launching, "_run", lambda command, threads, handles: heard.append(command) or 0)
+    assert main(["launch", *asked, "--", "check"]) == 0
+    assert ([f"--nproc-per-node={processes}"] if processes > 1 else []) == [
+        word for word in heard[0] if word.startswith("--nproc")
+    ]
+
+
+def test_processes_are_counted_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["launch", "--processes", "8", "--gpus", "4", "--", "check"])
+    assert "--gpus: not allowed with argument --processes" in capsys.readouterr().err

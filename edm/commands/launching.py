@@ -23,13 +23,10 @@ def launch(args: Namespace) -> int:
     command = [part for part in args.rest if part != "--"] if args.rest[:1] == ["--"] else args.rest
     if not command:
         raise UserError("launch: name the command to start, such as: edm launch --processes 2 -- train …")
+    if args.gpus is not None:
+        args.processes = max(args.gpus, 1)
     if args.processes % args.nodes:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
-    if args.gpus is not None and args.gpus < args.processes > 1:
-        raise UserError(
-            f"launch: {args.processes} processes want a GPU each, and get {args.gpus}; lower `gpus` in params.yaml, or "
-            "give Snakemake more (--resources gpu=N)"
-        )
     with nullcontext([]) if args.gpus is None or args.nodes > 1 else own(args.gpus) as handles:
         step = _start(args)  # when it has what it needs
         status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes), handles)

@@ -115,12 +115,12 @@ def _noisy(report: Report, name: str, places: Places, path: Path, written: list[
     import torch
 
     from edm.analysis import noisy
-    from edm.data import images_in_chunks, some_images
+    from edm.data import images_in_chunks
     from edm.pixels import to_float
 
     (experiment,) = figure_datasets(report, name)
     file = places.data / f"{experiment.dataset}.zip"
-    chosen = to_float(torch.from_numpy(some_images(file, range(report.figures[name]["images"]))))
+    chosen = to_float(torch.from_numpy(_dataset_images(file, report.figures[name]["images"])))
     training = (to_float(torch.from_numpy(chunk)) for chunk in images_in_chunks(file))
     noised, denoised = noisy.noisy_and_ideal(chosen, training)
     panels.noisy_grid(noised.numpy(), denoised.numpy(), noisy.SIGMAS, path, written)

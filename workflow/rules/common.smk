@@ -36,8 +36,7 @@ wildcard_constraints:
 # In profiles they can be changed; CPUs too, which `threads` would limit to those of the machine where Snakemake runs.
 # `exec`: a shell in between would die of the signals that ask a step to stop, and leave it no time.
 STEP = "exec edm launch {params.step:q} "
-MACHINE = "--processes {resources.processes} --nodes {resources.nodes} --threads {resources.cpus_per_task} "
-LAUNCH = STEP + MACHINE + "--gpus {resources.gpu} --"
+LAUNCH = STEP + "--gpus {resources.gpu} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
 
 
 def machine(gpus, nodes=None):
@@ -46,7 +45,7 @@ def machine(gpus, nodes=None):
     def of(value):
         return known(lambda w: value(concerned(w)))
 
-    asked = dict(gpu=of(gpus), processes=of(lambda e: max(gpus(e), 1)), nodes=1, tasks_per_gpu=0, cpus_per_task=1)
+    asked = dict(gpu=of(gpus), nodes=1, tasks_per_gpu=0, cpus_per_task=1)
     if nodes:  # such a step itself starts one task on each of several nodes, which Slurm's plugin calls `mpi`
         several = lambda value: of(lambda e: value(e) if nodes(e) > 1 else None)
         asked |= dict(nodes=of(nodes), mpi=several(lambda e: "srun"), tasks=several(nodes))
