@@ -27,13 +27,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads must not fork
 import torch
 import torch._dynamo  # with the next, what a training loads: here once for all that are forked
 
-from edm import training  # noqa: F401
-from edm.checkpoint import read_header
 from edm.cli import main as edm
+from edm.data.prepare import prepare
 from edm.errors import UserError
-from edm.prepare import prepare
-from edm.resume import STATE_FORMAT
+from edm.models.checkpoint import read_header
 from edm.tracking import read_journal
+from edm.training import loop as training  # noqa: F401
+from edm.training.state import STATE_FORMAT
 
 CONFIG = {
     "resolution": 8, "channels": 1, "classes": 10, "model_channels": 8, "channel_mult": [1], "num_blocks": 1,

@@ -28,9 +28,9 @@ def main() -> int:
     from reference import Training, place_of
 
     from edm import params
-    from edm.compilation import options
-    from edm.data import read_archive
-    from edm.step import TrainingStep
+    from edm.data.archive import read_archive
+    from edm.models.compilation import options
+    from edm.training.step import TrainingStep
 
     place, dataset = place_of(args.device), read_archive(args.data)
     config = params.load(ROOT / "params.yaml").experiment(args.experiment).models[args.model]

@@ -136,7 +136,7 @@ def edm(folder: Path, device: str, batches: list[int], compiled: bool) -> dict[s
     import numpy as np
     import torch
 
-    from edm.memory import keep_freed
+    from edm.cluster.memory import keep_freed
     from edm.metrics import INCEPTION, extractors
     from edm.metrics.frechet import FeatureStatistics, frechet_distance
 
@@ -171,7 +171,7 @@ def unlike(folder: Path, device: str) -> float:
 
     from edm.metrics import INCEPTION
     from edm.metrics.extractors import load_features
-    from edm.precision import float32_as
+    from edm.networks.precision import float32_as
 
     network = create_feature_extractor(INCEPTION, ["2048"], cuda=False, verbose=False,
                                        feature_extractor_weights_path=folder / "weights.pth").to(device)  # fmt: skip

@@ -3,8 +3,9 @@
     python bench/preparation.py [--images N] [--side PIXELS] [--resolution PIXELS] [--rounds N]
 
 Makes up photographs as ImageNet has them (JPEG files of many sizes, some of them grey, in a folder per class), and
-prepares them by turns with `edm.prepare` in one process and in one per core, and with the plain loop that anybody would
-write: open, cut out the middle, resize, save as PNG into a zip. Each in a fresh process; seconds without the imports.
+prepares them by turns with `edm.data.prepare` in one process and in one per core, and with the plain loop that anybody
+would write: open, cut out the middle, resize, save as PNG into a zip. Each in a fresh process; seconds without
+imports.
 Prints images per second, peak memory, and whether all pixels are equal to those of the loop.
 """
 
@@ -44,7 +45,7 @@ def main() -> int:
 
 
 def compare(folder: Path, args: argparse.Namespace) -> int:
-    in_process("-c", f"import sys; from edm.prepare.made_up import made_up; sys.stdout = sys.stderr; "
+    in_process("-c", f"import sys; from edm.data.prepare.made_up import made_up; sys.stdout = sys.stderr; "
                      f"made = made_up('imagenet', sys.argv[1], {args.images}, side={args.side}, classes={CLASSES}); "
                      "import json; print(json.dumps(made), file=sys.__stdout__)", folder / "photographs")  # fmt: skip
     cores = len(os.sched_getaffinity(0))
@@ -80,7 +81,7 @@ def compare(folder: Path, args: argparse.Namespace) -> int:
 def prepared(workers: int, folder: Path, archive: Path, images: int, resolution: int) -> dict[str, float]:
     """Prepares the photographs here, and says what that took. No workers: the plain loop."""
     if workers:
-        from edm.prepare import prepare
+        from edm.data.prepare import prepare
 
         stated = {"images": images, "classes": min(CLASSES, images), "resolution": resolution, "channels": 3}
         run = lambda: prepare("imagenet", archive, folder, **stated, workers=workers)

@@ -16,16 +16,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
-from edm import checkpoint
-from edm.augmentation import augment_with, random_labels
+from edm.cluster.processes import World
 from edm.config import TrainingConfig
-from edm.data import Dataset
-from edm.denoiser import Denoiser
-from edm.distributed import World
-from edm.losses import weighted_error
+from edm.data.archive import Dataset
+from edm.design.augmentation import augment_with, random_labels
+from edm.design.losses import weighted_error
+from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
 from edm.networks import winograd
-from edm.precision import float32_as
-from edm.step import ema_decay_at, learning_rate_at
+from edm.networks.precision import float32_as
+from edm.training.step import ema_decay_at, learning_rate_at
 
 
 def build(config: TrainingConfig, device: torch.device) -> Denoiser:
@@ -35,7 +35,7 @@ def build(config: TrainingConfig, device: torch.device) -> Denoiser:
 
 
 class Training:
-    """The same step as :class:`edm.step.TrainingStep`, with random numbers of torch's own."""
+    """The same step as :class:`edm.training.step.TrainingStep`, with random numbers of torch's own."""
 
     def __init__(self, config: TrainingConfig, dataset: Dataset, device: torch.device):
         self.config, self.device = config, device
@@ -105,6 +105,6 @@ def made_up(config: TrainingConfig, count: int) -> Dataset:
 
 def place_of(name: str) -> World:
     """One process on the device of that name."""
-    from edm.distributed import pick_device
+    from edm.cluster.processes import pick_device
 
     return World(device=pick_device(name))

@@ -26,7 +26,7 @@ STEPS = (18, 40)
 def main() -> int:
     args = options(__doc__)
     from edm.config import SamplerConfig
-    from edm.flops import flops
+    from edm.networks.flops import flops
 
     config, place = setting(args)
     device, count = place.device, config.batch_size
@@ -71,12 +71,12 @@ def drawing(name: str, config, device, precision: str, compile: str) -> Callable
     import torch
     from reference import build, straightforward
 
-    from edm import noise
-    from edm.compilation import prepare
+    from edm.cluster.memory import keep_freed
     from edm.config import SamplerConfig
-    from edm.memory import keep_freed
-    from edm.precision import float32_as
-    from edm.sampler import solve
+    from edm.design import draws as noise
+    from edm.models.compilation import prepare
+    from edm.networks.precision import float32_as
+    from edm.sampling.sampler import solve
 
     seeds = torch.arange(config.batch_size, device=device)
     latents = noise.latents(seeds, (config.channels, config.resolution, config.resolution))

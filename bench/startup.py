@@ -23,7 +23,7 @@ TARGETS = {HELP: 0.3, BEYOND: 2.0}
 
 CHECKPOINT = """
 import json, sys
-from edm import checkpoint
+from edm.models import checkpoint
 from edm.config import TrainingConfig
 config = TrainingConfig(resolution=8, channels=1, classes=10, model_channels=8, channel_mult=(1,), num_blocks=1,
                         attn_resolutions=())
@@ -35,7 +35,7 @@ IMPORT_TORCH = "import os, time, torch; print(time.time(), flush=True); os._exit
 FIRST_CALL = """
 import os, sys, time
 from edm.cli import main
-from edm.denoiser import Denoiser
+from edm.models.denoiser import Denoiser
 def called(*_args, **_settings):
     print(time.time(), flush=True)
     os._exit(0)

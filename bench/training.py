@@ -29,7 +29,7 @@ EACH_CORE = "fp32, one per core"  # at once, with a thread each: as the chain ru
 
 def main() -> int:
     args = options(__doc__)
-    from edm.flops import training_flops
+    from edm.networks.flops import training_flops
 
     config, place = setting(args)
     variants = chosen(args, place.device.type)
@@ -108,10 +108,10 @@ def begin(name: str, config, place, compile: str) -> tuple[float, Callable[[], f
     import torch
     from reference import Training, made_up
 
-    from edm.compilation import options as compile_options
-    from edm.memory import keep_freed
-    from edm.precision import float32_as
-    from edm.step import TrainingStep
+    from edm.cluster.memory import keep_freed
+    from edm.models.compilation import options as compile_options
+    from edm.networks.precision import float32_as
+    from edm.training.step import TrainingStep
 
     dataset = made_up(config, 4 * config.batch_size)
     if name == "reference":
@@ -156,7 +156,7 @@ def ceiling(device, precision: str) -> float:
     """FLOP/s of a large matrix product: what the device reaches where nothing else holds it up."""
     import torch
 
-    from edm.precision import DTYPES, float32_as
+    from edm.networks.precision import DTYPES, float32_as
 
     if precision not in _ceilings:
         size = 8192 if device.type == "cuda" else 2048

@@ -8,15 +8,15 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "sample": "edm.sampler",
+    "sample": "edm.sampling.sampler",
     "SamplerConfig": "edm.config",
     "TrainingConfig": "edm.config",
     "NetworkConfig": "edm.config",
-    "augment_with": "edm.augmentation",
-    "IdealDenoiser": "edm.ideal",
-    "Denoiser": "edm.denoiser",
+    "augment_with": "edm.design.augmentation",
+    "IdealDenoiser": "edm.models.ideal",
+    "Denoiser": "edm.models.denoiser",
     "load": "edm.foreign",
-    "from_published": "edm.published",
+    "from_published": "edm.foreign.published",
     "UserError": "edm.errors",
 }
 __all__ = list(_PUBLIC)

@@ -4,10 +4,10 @@ import argparse
 import sys
 from importlib import import_module
 
+from edm.cluster.memory import keep_freed
 from edm.config import ADAPTIVE, AUTO, COMPILE, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS
+from edm.data.prepare import SOURCES
 from edm.errors import PREEMPTED, Preempted, UserError
-from edm.memory import keep_freed
-from edm.prepare import SOURCES
 
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
 

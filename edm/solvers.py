@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from edm.config import ADAPTIVE, ORIGINAL, SamplerConfig
-from edm.original_samplers import ORIGINAL_SAMPLERS
-from edm.rk45 import rk45
-from edm.sampler import Denoiser, solve
+from edm.sampling.originals import ORIGINAL_SAMPLERS
+from edm.sampling.rk45 import rk45
+from edm.sampling.sampler import Denoiser, solve
 
 
 def draw_images(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edm.config import TrainingConfig
-from edm.data import read_archive
-from edm.prepare import prepare
+from edm.data.archive import read_archive
+from edm.data.prepare import prepare
 
 torch.set_num_threads(1)
 

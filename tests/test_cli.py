@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edm import checkpoint
 from edm.cli import main
+from edm.models import checkpoint
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",

@@ -12,7 +12,8 @@ import torch
 import yaml
 from PIL import Image
 
-from edm import checkpoint, params
+from edm import params
+from edm.models import checkpoint
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -30,7 +31,7 @@ ELSEWHERE = {
     r"\$EDITOR slurm/config.yaml": ("tests/slurm/test_chain_on_slurm.py", "config.yaml"),
     r"cat results/cluster/tables/cluster.md": ("tests/slurm/test_chain_on_slurm.py", "results/cluster/tables/cluster"),
     r"git (clone .*|add .*|commit)|cd edm": ("tests/workflow/test_provenance_chain.py", '"clone"'),
-    r"edm bench paper": ("tests/test_throughput.py", "measure(config"),
+    r"edm bench paper": ("tests/chain/test_throughput.py", "measure(config"),
     r"python bench/.*": ("tests/test_bench.py", "bench"),
     r"edm trace .*": ("tests/workflow/test_small_chain.py", "trace"),
     r"snakemake --report .*": ("tests/workflow/test_small_chain.py", "--report"),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edm import noise
-from edm.analysis.steps import heun_step
+from edm.design import draws as noise
 from edm.errors import UserError
-from edm.sampler import Denoiser
+from edm.sampling.sampler import Denoiser
+from edm.sampling.steps import heun_step
 
 GAMMA = math.sqrt(2) - 1  # the largest that Algorithm 2 takes
 LEVEL_STRIDE = 1 << 40  # between the seeds of an image at two levels

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edm.augmentation import augment_with, random_labels
+from edm.data.pixels import to_float, to_uint8
+from edm.design.augmentation import augment_with, random_labels
 from edm.metrics.frechet import FeatureStatistics, frechet_distance
-from edm.pixels import to_float, to_uint8
 
 Features = Callable[[Tensor], Tensor]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edm.losses import EDM
+from edm.design.losses import EDM
 
 
 def weighted(curve: Mapping[str, Sequence[float]], sigma_data: float = EDM.sigma_data) -> dict[str, list[float]]:

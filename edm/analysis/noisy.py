@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from edm import noise
+from edm.design import draws as noise
 from edm.errors import UserError
 
 #: Noise levels of Figure 1.

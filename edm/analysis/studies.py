@@ -10,11 +10,11 @@ from edm.analysis.degradation import degrade
 from edm.analysis.leakage import augmented, leakage
 from edm.analysis.truncation import truncation_errors
 from edm.config import SamplerConfig
-from edm.denoiser import Denoiser
-from edm.noise import class_labels
-from edm.pixels import to_float
-from edm.precision import float32_as
-from edm.samples import draw
+from edm.data.pixels import to_float
+from edm.design.draws import class_labels
+from edm.models.denoiser import Denoiser
+from edm.networks.precision import float32_as
+from edm.sampling.sample_files import draw
 
 SHOWN = 64  # images of a kind that are kept to be looked at
 BLOCK = 64

@@ -8,8 +8,8 @@ the same trajectories, drawn over t as x(t) = s(t) x(σ(t)) in each row of Table
 import torch
 from torch import Tensor
 
+from edm.design.schedules import VE, VP, Linear, no_scaling, vp_scaling
 from edm.errors import UserError
-from edm.schedules import VE, VP, Linear, no_scaling, vp_scaling
 
 #: σ(t) and s(t) of the panels (rows "Schedule" and "Scaling" of Table 1).
 PARAMETRISATIONS = {"VP": (VP(), vp_scaling), "VE": (VE(), no_scaling), "EDM": (Linear(), no_scaling)}

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm import noise
-from edm.analysis.steps import euler_step, heun_step
 from edm.config import SamplerConfig
+from edm.design import draws as noise
+from edm.design.timesteps import edm_levels
 from edm.errors import UserError
-from edm.sampler import Denoiser, supported_range
-from edm.timesteps import edm_levels
+from edm.sampling.sampler import Denoiser, supported_range
+from edm.sampling.steps import euler_step, heun_step
 
 #: Exponents of Eq. 5; ρ = 1 makes steps of uniform width.
 RHOS = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0)

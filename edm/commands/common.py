@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edm.cluster.preemption import Notice
 from edm.errors import Preempted, UserError
-from edm.preemption import Notice
 from edm.tracking import environment_tags
 
 if TYPE_CHECKING:
-    from edm.distributed import World
+    from edm.cluster.processes import World
 
 
 def say(text: str) -> None:
@@ -39,7 +39,7 @@ def processes(device: str) -> Iterator["World"]:
     Files are written whole or not at all, so nothing but time is lost then.
     """
     with Notice() as notice:
-        from edm.distributed import world  # torch takes seconds to load
+        from edm.cluster.processes import world  # torch takes seconds to load
 
         with world(device) as place:
             try:

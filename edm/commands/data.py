@@ -5,11 +5,11 @@ from argparse import Namespace
 from edm import params
 from edm.commands.common import processes, say, threads
 from edm.errors import UserError
-from edm.files import sha256_file
+from edm.files.writing import sha256_file
 
 
 def prepare(args: Namespace) -> None:
-    from edm.prepare import STATABLE, prepare
+    from edm.data.prepare import STATABLE, prepare
 
     if args.dataset:
         spec = params.load(args.params).dataset(args.dataset)
@@ -29,7 +29,7 @@ def prepare(args: Namespace) -> None:
 
 
 def features(args: Namespace) -> None:
-    from edm.data import read_archive
+    from edm.data.archive import read_archive
     from edm.metrics.classifier import train_classifier
 
     dataset = read_archive(args.data)
@@ -44,11 +44,11 @@ def fid_ref(args: Namespace) -> None:
     with processes(args.device) as place:
         from torch import from_numpy
 
-        from edm.data import count_images, some_images
-        from edm.generate import part_of
+        from edm.data.archive import count_images, some_images
         from edm.metrics.extractors import load_features
         from edm.metrics.reference import reference_statistics, save_reference
-        from edm.samples import in_batches
+        from edm.sampling.drawing import part_of
+        from edm.sampling.sample_files import in_batches
 
         threads(args.threads)
         images = count_images(args.data)
@@ -63,7 +63,7 @@ def fid_ref(args: Namespace) -> None:
 
 def download(args: Namespace) -> None:
     """A file of the section ``downloads`` of params.yaml."""
-    from edm.download import download, pin
+    from edm.files.download import download, pin
 
     entries = params.load(args.params).downloads
     if args.path not in entries:
@@ -79,7 +79,7 @@ def download(args: Namespace) -> None:
 
 def made_up(args: Namespace) -> None:
     """A made-up raw source, for rehearsals."""
-    from edm.prepare.made_up import made_up
+    from edm.data.prepare.made_up import made_up
 
     spec = params.load(args.params).dataset(args.dataset)
     params.check_spec(spec, args.expect, f"dataset {args.dataset}")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from edm.commands.common import origin, processes, say, threads
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files import write_json
+from edm.files.writing import write_json
 
 if TYPE_CHECKING:
-    from edm.samples import Drawn
+    from edm.sampling.sample_files import Drawn
 
 
 def sample(args: Namespace) -> None:
@@ -21,10 +21,10 @@ def sample(args: Namespace) -> None:
     if args.shard and not args.output.endswith(".safetensors"):
         raise UserError(f"{args.output}: a part of the seeds goes into a .safetensors file, for `edm merge`")
     with processes(args.device) as place:
-        from edm import checkpoint
-        from edm.compilation import prepare
-        from edm.generate import block_of, part_of
-        from edm.samples import sample_points, write_samples
+        from edm.models import checkpoint
+        from edm.models.compilation import prepare
+        from edm.sampling.drawing import block_of, part_of
+        from edm.sampling.sample_files import sample_points, write_samples
 
         threads(args.threads)
         denoiser = checkpoint.load(args.checkpoint, place.device)
@@ -46,14 +46,14 @@ def sample(args: Namespace) -> None:
 
 
 def merge(args: Namespace) -> None:
-    from edm.samples import merge_samples
+    from edm.sampling.sample_files import merge_samples
 
     say(f"{args.output}: {merge_samples(args.output, args.parts)} images")
 
 
 def write_images(output: str, drawn: "Drawn") -> None:
     """Drawn images as one sheet (*.png) or as a dataset archive (*.zip)."""
-    from edm.data import write_archive
+    from edm.data.archive import write_archive
 
     (pixels,) = drawn.images.values()
     if output.endswith(".zip"):
@@ -61,7 +61,7 @@ def write_images(output: str, drawn: "Drawn") -> None:
         return
     from PIL import Image
 
-    from edm.files import atomic_write
+    from edm.files.writing import atomic_write
     from edm.report.sheet import image_grid
 
     columns = max(1, round(len(pixels) ** 0.5))
@@ -70,9 +70,9 @@ def write_images(output: str, drawn: "Drawn") -> None:
 
 
 def fid(args: Namespace) -> None:
-    from edm.distributed import pick_device
-    from edm.evaluation import open_yardstick
-    from edm.samples import in_batches, read_samples
+    from edm.cluster.processes import pick_device
+    from edm.evaluation.evaluate import open_yardstick
+    from edm.sampling.sample_files import in_batches, read_samples
 
     threads(args.threads)
     samples = read_samples(args.samples)

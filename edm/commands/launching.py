@@ -8,14 +8,14 @@ from argparse import Namespace
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from edm import slurm
+from edm.cluster import slurm
+from edm.cluster.gpus import own
+from edm.cluster.preemption import SIGNALS
 from edm.commands.common import say
 from edm.errors import PREEMPTED, UserError
-from edm.gpus import own
-from edm.preemption import SIGNALS
 
 if TYPE_CHECKING:
-    from edm.provenance import Started
+    from edm.chain.provenance import Started
 
 
 def launch(args: Namespace) -> int:
@@ -43,15 +43,15 @@ def _start(args: Namespace) -> "Started | None":
     if args.step is None:
         return None
     from edm import params
-    from edm.chain import Chain
-    from edm.provenance import start
+    from edm.chain.jobs import Chain
+    from edm.chain.provenance import start
 
     return start(Chain(params.load(args.params)), args.step, args.digest or None)
 
 
 def _gpu(step: "Started") -> str | None:
     """The kind of GPU that the step computed on, one per process; None for a CPU."""
-    from edm.chain import COMPUTING
+    from edm.chain.jobs import COMPUTING
     from edm.tracking.environment import gpu_name
 
     merges = bool(step.job.parts)
@@ -61,8 +61,8 @@ def _gpu(step: "Started") -> str | None:
 def adopt(args: Namespace) -> None:
     """Steps whose files are kept although something about them has changed."""
     from edm import params
-    from edm.chain import Chain
-    from edm.provenance import adopt as adopt_steps
+    from edm.chain.jobs import Chain
+    from edm.chain.provenance import adopt as adopt_steps
 
     chain = Chain(params.load(args.params, whole=True))
     jobs = adopt_steps(chain, [path for target in args.targets for path in chain.targets(target)])
@@ -71,7 +71,7 @@ def adopt(args: Namespace) -> None:
 
 def _command_line(command: list[str], args: Namespace) -> list[str]:
     edm, per_node = ["-m", "edm", *command], args.processes // args.nodes
-    torchrun = [sys.executable, "-m", "edm.launch", f"--nproc-per-node={per_node}"]
+    torchrun = [sys.executable, "-m", "edm.cluster.launch", f"--nproc-per-node={per_node}"]
     if args.nodes > 1:
         return slurm.on_each_node([*torchrun, "--slurm", *edm], args.nodes, per_node, args.threads)
     if args.processes > 1:

@@ -9,14 +9,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edm import params, slurm
+from edm import params
+from edm.cluster import slurm
+from edm.cluster.preemption import Notice
 from edm.commands.common import mapping, origin, say, threads
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
-from edm.files import read_json
-from edm.flops import BACKWARD
-from edm.lock import exclusive
-from edm.preemption import Notice
+from edm.files.lock import exclusive
+from edm.files.writing import read_json
+from edm.networks.flops import BACKWARD
 from edm.tracking import Journal, environment_tags
 
 
@@ -42,10 +43,10 @@ def train(args: Namespace) -> None:
 
 
 def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice) -> None:
-    from edm.compilation import options
-    from edm.data import read_archive
-    from edm.distributed import world
-    from edm.training import check, train
+    from edm.cluster.processes import world
+    from edm.data.archive import read_archive
+    from edm.models.compilation import options
+    from edm.training.loop import check, train
 
     experiment, model, out = args.experiment, args.model, Path(args.out)
     threads(args.threads)
@@ -101,8 +102,8 @@ def _attempt(path: Path) -> Iterator[None]:
 
 
 def import_published(args: Namespace) -> None:
-    from edm.download import pin
-    from edm.files import sha256_file
+    from edm.files.download import pin
+    from edm.files.writing import sha256_file
     from edm.foreign import convert
 
     asked = {"resolution": args.resolution, "channels_per_head": args.channels_per_head}

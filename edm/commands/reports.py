@@ -7,7 +7,7 @@ from pathlib import Path
 from edm import params
 from edm.commands.common import say
 from edm.errors import UserError
-from edm.params import Report, contents
+from edm.params import Report, layouts
 from edm.tracking import Journal, environment_tags
 
 
@@ -17,7 +17,7 @@ def tables(args: Namespace) -> None:
     report = params.load(args.params).report(args.report)
     written = []
     for name in _chosen(args, report.tables, "table"):
-        params.check_spec(contents.table_spec(report, name), args.expect, f"{args.report}: {name}")
+        params.check_spec(layouts.table_spec(report, name), args.expect, f"{args.report}: {name}")
         files = write_table(report, name, Path(args.results), Path(args.runs))
         _record(args, name, files)
         print(files[0].read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def figures(args: Namespace) -> None:
     names = _chosen(args, report.figures, "figure")
     places = Places(Path(args.results), Path(args.runs), Path(args.data), Path(args.models))
     for name in names:
-        params.check_spec(contents.figure_spec(report, name), args.expect, f"{args.report}: {name}")
+        params.check_spec(layouts.figure_spec(report, name), args.expect, f"{args.report}: {name}")
         try:
             files = write_figure(report, name, places)
         except UserError as error:
@@ -55,15 +55,15 @@ def metrics(args: Namespace) -> None:
 
 
 def trace(args: Namespace) -> None:
-    from edm.lineage import trace
-    from edm.lineage_text import as_text
+    from edm.report.lineage import trace
+    from edm.report.lineage_text import as_text
 
     found = trace(params.load(args.params), args.table, args.row, args.column)
     print(json.dumps(found, indent=1) if args.json else as_text(found))
 
 
 def about(args: Namespace) -> None:
-    from edm.chain import Chain
+    from edm.chain.jobs import Chain
     from edm.report.about import write_about
 
     chain = Chain(params.load(args.params))
@@ -73,13 +73,13 @@ def about(args: Namespace) -> None:
 
 
 def plan(args: Namespace) -> None:
-    from edm.plan import as_text, make_plan
+    from edm.chain.plan import as_text, make_plan
 
     print(as_text(make_plan(params.load(args.params, whole=True), args.target, args.throughput, args.all), args.gpus))
 
 
 def bench(args: Namespace) -> None:
-    from edm.throughput import measure, network_digest, record
+    from edm.chain.throughput import measure, network_digest, record
 
     loaded = params.load(args.params)
     report = loaded.report(args.target) if args.target in loaded.reports else None

@@ -13,8 +13,8 @@ from edm.commands.common import origin, processes, say, threads
 from edm.commands.recording import numbers_of, run_below
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files import atomic_write, digest, read_json, sha256_file, write_json
-from edm.finished import Finished
+from edm.evaluation.finished import Finished
+from edm.files.writing import atomic_write, digest, read_json, sha256_file, write_json
 from edm.params import Evaluation, Experiment
 from edm.report.results import FORMAT
 from edm.tracking import Journal, SystemMetrics
@@ -22,10 +22,10 @@ from edm.tracking import Journal, SystemMetrics
 if TYPE_CHECKING:
     import torch
 
-    from edm.denoiser import Denoiser
-    from edm.distributed import World
-    from edm.evaluation import Yardstick
-    from edm.shards import Draw, Whole
+    from edm.cluster.processes import World
+    from edm.evaluation.evaluate import Yardstick
+    from edm.evaluation.shards import Draw, Whole
+    from edm.models.denoiser import Denoiser
 
 
 def evaluate(args: Namespace) -> None:
@@ -37,9 +37,9 @@ def evaluate(args: Namespace) -> None:
         raise UserError(f"{args.output}: a part of an evaluation goes into a .safetensors file, for --parts")
     found = _found(args.settings)
     with processes(args.device) as place:
-        from edm import checkpoint
-        from edm.generate import block_of
-        from edm.shards import Draw, Whole, measure_part, merge_parts
+        from edm.evaluation.shards import Draw, Whole, measure_part, merge_parts
+        from edm.models import checkpoint
+        from edm.sampling.drawing import block_of
 
         if args.parts and not place.is_first:
             return
@@ -62,7 +62,7 @@ def evaluate(args: Namespace) -> None:
             if place.is_first:
                 say(f"{args.output}: part {args.shard[0] + 1} of {args.shard[1]}, {images} images")
             return
-        from edm.evaluation import evaluate
+        from edm.evaluation.evaluate import evaluate
 
         _record(args, experiment, evaluation, whole, about, place, lambda draw, name: evaluate(
             denoiser, draw.sampler, draw.seeds, whole.block, yardsticks, name, place))  # fmt: skip
@@ -121,11 +121,11 @@ def choose(args: Namespace) -> None:
 def _choose(
     args: Namespace, experiment: Experiment, spec: dict[str, Any], snapshots: list[str], place: "World"
 ) -> None:
-    from edm import checkpoint
-    from edm.evaluation import evaluate
-    from edm.generate import block_of
-    from edm.search import Choice, SearchHistory
-    from edm.search import choose as choose_best
+    from edm.evaluation.evaluate import evaluate
+    from edm.evaluation.search import Choice, SearchHistory
+    from edm.evaluation.search import choose as choose_best
+    from edm.models import checkpoint
+    from edm.sampling.drawing import block_of
 
     folder = Path(args.snapshots)
     images_in_all = len(snapshots) * spec["images"] + spec["confirm"] * spec["confirm_images"]
@@ -185,10 +185,10 @@ def search(args: Namespace) -> None:
 
 
 def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place: "World") -> None:
-    from edm.evaluation import evaluate
-    from edm.generate import block_of
-    from edm.search import Found, SearchHistory
-    from edm.search import search as search_best
+    from edm.evaluation.evaluate import evaluate
+    from edm.evaluation.search import Found, SearchHistory
+    from edm.evaluation.search import search as search_best
+    from edm.sampling.drawing import block_of
 
     denoiser, about = _model(args, place.device)
     base = SamplerConfig.from_dict(spec["sampler"])
@@ -245,10 +245,10 @@ def sheet(args: Namespace) -> None:
     experiment = params.load(args.params).experiment(args.experiment)
     spec = experiment.sheet_spec(args.model, args.sheet)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.sheet}")
-    from edm import checkpoint
+    from edm.cluster.processes import pick_device
     from edm.commands.images import write_images
-    from edm.distributed import pick_device
-    from edm.samples import sample_points, write_samples
+    from edm.models import checkpoint
+    from edm.sampling.sample_files import sample_points, write_samples
 
     threads(args.threads)
     denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
@@ -273,14 +273,14 @@ def analyse(args: Namespace) -> None:
     spec = experiment.analysis_spec(args.model, args.analysis)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.analysis}")
     from edm.analysis.studies import STUDIES
-    from edm.checkpoint import save_tensors
-    from edm.distributed import pick_device
+    from edm.cluster.processes import pick_device
+    from edm.models.checkpoint import save_tensors
 
     denoiser, about = _model(args, pick_device(args.device))
 
     settings = {key: value for key, value in spec.items() if key != "kind"}
     if spec["kind"] == "leakage":
-        from edm.data import read_archive
+        from edm.data.archive import read_archive
         from edm.metrics.extractors import load_features
 
         settings |= {"dataset": read_archive(args.data), "augment": experiment.models[args.model].augment,
@@ -294,14 +294,14 @@ def analyse(args: Namespace) -> None:
 
 def _prepared(denoiser: "Denoiser", experiment: Experiment, evaluations: float) -> "Denoiser":
     """The denoiser as the experiment samples from it."""
-    from edm.compilation import prepare
+    from edm.models.compilation import prepare
 
     return prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)
 
 
 def _model(args: Namespace, device: "torch.device") -> tuple["Denoiser", dict[str, Any]]:
     """The denoiser, and what the results say of it."""
-    from edm import checkpoint
+    from edm.models import checkpoint
 
     threads(args.threads)
     return checkpoint.load(args.checkpoint, device), _about(args)
@@ -309,7 +309,7 @@ def _model(args: Namespace, device: "torch.device") -> tuple["Denoiser", dict[st
 
 def _about(args: Namespace) -> dict[str, Any]:
     """What the results say of the model."""
-    from edm import checkpoint
+    from edm.models import checkpoint
 
     about = checkpoint.describe(args.checkpoint)["about"]
     return {"checkpoint": {"path": args.checkpoint, "sha256": sha256_file(args.checkpoint), **about}}
@@ -319,7 +319,7 @@ def _yardsticks(
     args: Namespace, experiment: Experiment, device: "torch.device", images: int, more: bool = True
 ) -> list["Yardstick"]:
     """The experiment's extractors, for so many images, with their references; the first is the one that decides."""
-    from edm.evaluation import open_yardstick
+    from edm.evaluation.evaluate import open_yardstick
 
     threads(args.threads)
     names = [experiment.features, *experiment.more_features] if more else [experiment.features]

@@ -7,7 +7,7 @@ from pathlib import Path
 from edm import params
 from edm.commands.common import say
 from edm.errors import UserError
-from edm.files import write_json
+from edm.files.writing import write_json
 
 
 def sync(args: Namespace) -> None:

@@ -11,15 +11,15 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from edm.denoiser import Denoiser, assemble, require_shape
+from edm.config import NetworkConfig
+from edm.design.preconditioning import IDDPM
 from edm.errors import UserError
 from edm.foreign.asked import Asked
-from edm.foreign.errors import damaged, refused, shown
+from edm.foreign.refusals import damaged, refused, shown
 from edm.foreign.tensors import Stored, StoredTensors
-from edm.networks import NetworkConfig, UNet
+from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible
-from edm.networks.unet import Block
-from edm.preconditioning import IDDPM
+from edm.networks.unet import Block, UNet
 
 SOURCE = "a state dict of guided-diffusion"
 LICENCE = "MIT, if published by OpenAI"

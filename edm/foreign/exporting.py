@@ -6,14 +6,14 @@ from typing import Any, BinaryIO
 
 import torch
 
-from edm import checkpoint
-from edm.denoiser import Denoiser
 from edm.errors import UserError
-from edm.files import atomic_write
+from edm.files.writing import atomic_write
 from edm.foreign.asked import Asked
-from edm.foreign.errors import damaged
+from edm.foreign.published import constructor_call, from_published, known_arguments, to_published
+from edm.foreign.refusals import damaged
 from edm.foreign.tensors import Stored, StoredTensors
-from edm.published import constructor_call, from_published, known_arguments, to_published
+from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
 
 FORMAT = "edm-published/1"
 SOURCE = "an export of this program"

@@ -8,13 +8,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from edm import checkpoint
-from edm.denoiser import Denoiser
 from edm.errors import UserError
 from edm.foreign import adm, exporting, persistent, score_sde
 from edm.foreign.asked import Asked
-from edm.foreign.errors import printable, refused, shown
+from edm.foreign.refusals import printable, refused, shown
 from edm.foreign.streams import LEGACY_START, legacy, plain, zipped
+from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
 
 _LARGEST = 8 << 30  # bytes; the largest published file has 1.2 GB
 _FAMILIES = (persistent, score_sde, adm, exporting)

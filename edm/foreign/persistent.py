@@ -1,19 +1,19 @@
 """The authors' pickles: {ema, loss_fn, augment_pipe, dataset_kwargs}, whose objects carry their class's source code.
 
 ``ema`` is one of the four preconditioning classes around a network. Its source is text to us; class names, constructor
-arguments and tensors say all that :func:`edm.published.from_published` needs.
+arguments and tensors say all that :func:`edm.foreign.published.from_published` needs.
 """
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from edm.denoiser import Denoiser
 from edm.foreign.asked import Asked
-from edm.foreign.errors import damaged, refused, shown
-from edm.foreign.machine import Instance
+from edm.foreign.pickles import Instance
+from edm.foreign.published import from_published, known_arguments
+from edm.foreign.refusals import damaged, refused, shown
 from edm.foreign.streams import MODULE_DICT, PERSISTENT
 from edm.foreign.tensors import Stored, StoredTensors
-from edm.published import from_published, known_arguments
+from edm.models.denoiser import Denoiser
 
 SOURCE = "a pickle of the EDM authors' program"
 LICENCE = "CC BY-NC-SA 4.0, if published by NVIDIA"

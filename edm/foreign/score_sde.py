@@ -12,14 +12,14 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from edm.denoiser import Denoiser, assemble, require_shape
+from edm.config import NetworkConfig
+from edm.design.preconditioning import VE, VP, Preconditioning
 from edm.foreign.asked import Asked
-from edm.foreign.errors import damaged, refused, shown
+from edm.foreign.refusals import damaged, refused, shown
 from edm.foreign.tensors import Stored, StoredTensors
-from edm.networks import NetworkConfig, UNet
+from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible
-from edm.networks.unet import Block
-from edm.preconditioning import VE, VP, Preconditioning
+from edm.networks.unet import Block, UNet
 
 SOURCE = "a checkpoint of score_sde"
 LICENCE = "Apache-2.0, if published by Song et al."

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from edm.foreign.archive import content, members
-from edm.foreign.errors import damaged, refused, shown
-from edm.foreign.machine import Budget, Instance, Name, Names, Span, interpret
+from edm.foreign.pickles import Budget, Instance, Name, Names, Span, interpret
+from edm.foreign.refusals import damaged, refused, shown
 from edm.foreign.tensors import DTYPES, Storage, rebuild_parameter, rebuild_tensor, storage_claim
+from edm.foreign.zips import content, members
 
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
 _LEGACY_PROTOCOL = 1001

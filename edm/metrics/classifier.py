@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm.errors import UserError
-from edm.files import atomic_write, canonical_json
+from edm.files.writing import atomic_write, canonical_json
 
 HEADER_KEY = "edm.classifier"  # one key with JSON inside: safetensors does not keep the order of several
 SHAPE_KEYS = ("channels", "resolution", "classes", "features")

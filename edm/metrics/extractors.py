@@ -14,11 +14,11 @@ import torch
 from torch.nn import functional as F
 
 from edm.errors import UserError
-from edm.files import sha256_file
+from edm.files.writing import sha256_file
 from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
 from edm.metrics.frechet import FeatureStatistics
 from edm.metrics.weights import downloaded, hash_in_name, read_tensors
-from edm.precision import float32_as
+from edm.networks.precision import float32_as
 
 FEATURES, LOGITS = "features", "logits"  # the layers that an extractor gives
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from edm.errors import UserError
-from edm.files import atomic_write
+from edm.files.writing import atomic_write
 
 SYMMETRY_TOLERANCE = 1e-6  # of the largest variance; covariances from other programs are symmetric up to rounding
 

@@ -14,7 +14,7 @@ from edm.errors import UserError
 from edm.metrics import METRICS, check_metrics, need_reference_features
 from edm.metrics.extractors import FEATURES, LOGITS, Features
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance, load_reference_features
-from edm.precision import float32_as
+from edm.networks.precision import float32_as
 
 # torch-fidelity's published settings, under its own names; here, so that no later release of it can change them
 INCEPTION_SCORE_SETTINGS = {"isc_splits": 10, "samples_shuffle": True, "rng_seed": 2020}

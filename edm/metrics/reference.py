@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from edm.distributed import ALONE, World
+from edm.cluster.processes import ALONE, World
 from edm.errors import UserError
 from edm.metrics.extractors import Features
 from edm.metrics.frechet import FeatureStatistics, save_statistics

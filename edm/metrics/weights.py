@@ -10,7 +10,7 @@ from shutil import copyfileobj
 import torch
 
 from edm.errors import UserError
-from edm.files import atomic_write, sha256_file
+from edm.files.writing import atomic_write, sha256_file
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets without a word
 

@@ -1,6 +1,1 @@
-"""The U-Nets of Table 8: DDPM++, NCSN++ and ADM as one family."""
-
-from edm.config import NetworkConfig
-from edm.networks.unet import UNet
-
-__all__ = ["NetworkConfig", "UNet"]
+"""The U-Nets of Table 8 (DDPM++, NCSN++, ADM) as one family, their precision and their FLOPs."""

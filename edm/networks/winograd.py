@@ -7,7 +7,7 @@ results, with 36 multiplications in place of 144:
     y = Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A.
 
 Summed over the input channels, the middle is 36 matrix products, which is where the time goes. In float32 the rounding
-errors are a few times those of a direct convolution (four in tests/test_winograd.py).
+errors are a few times those of a direct convolution (four in tests/networks/test_winograd.py).
 """
 
 from collections.abc import Iterator

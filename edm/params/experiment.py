@@ -7,7 +7,7 @@ from typing import Any
 
 from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
-from edm.files import digest
+from edm.files.writing import digest
 
 
 @dataclass(frozen=True)

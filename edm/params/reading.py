@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from edm.errors import UserError
-from edm.files import read_json
-from edm.foreign.catalogue import PUBLISHED, kept_at
-from edm.params.contents import check_report
+from edm.files.writing import read_json
+from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
+from edm.params.layouts import check_report
 from edm.params.resolving import RESERVED, TARGETS, known, nearest, resolve
 from edm.tracking import DEFAULT_URI
 

@@ -13,11 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edm.chain import Chain, Job
+from edm.chain.jobs import Chain, Job
+from edm.chain.provenance import raw, read_sidecar, sidecar_file
 from edm.config import SamplerConfig, TrainingConfig
-from edm.files import write_text
+from edm.files.writing import write_text
 from edm.params import Experiment, Report
-from edm.provenance import raw, read_sidecar, sidecar_file
 from edm.report.page import grid, heading, page, paragraphs
 
 LONGEST = 20  # jobs that are named one by one

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from edm.chain import Chain
+from edm.chain.jobs import Chain
 from edm.errors import UserError
 from edm.params import Report
-from edm.params.contents import Source, figure_datasets, figure_sources, table_layout
+from edm.params.layouts import Source, figure_datasets, figure_sources, table_layout
 from edm.report.about import done_jobs, duration, in_words
 from edm.report.results import Results, metric
 

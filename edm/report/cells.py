@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from edm.report.published import Published
+from edm.report.paper import Published
 from edm.report.results import Measurement
 
 

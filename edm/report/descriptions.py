@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from edm.config import TrainingConfig
-from edm.flops import parameters
+from edm.networks.flops import parameters
 
 
 def _number(value: float | None) -> str:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from edm import chain
+from edm.chain import jobs as chain
 from edm.config import TrainingConfig
 from edm.errors import UserError
-from edm.files import read_json
+from edm.files.writing import read_json
 from edm.params import Report
-from edm.params.contents import figure_datasets, figure_sources
+from edm.params.layouts import figure_datasets, figure_sources
 from edm.report import panels
 from edm.report.results import Measurement, Results, metric
 from edm.report.tables import best, least_nfe
@@ -115,8 +115,8 @@ def _noisy(report: Report, name: str, places: Places, path: Path, written: list[
     import torch
 
     from edm.analysis import noisy
-    from edm.data import images_in_chunks
-    from edm.pixels import to_float
+    from edm.data.archive import images_in_chunks
+    from edm.data.pixels import to_float
 
     (experiment,) = figure_datasets(report, name)
     file = places.data / f"{experiment.dataset}.zip"
@@ -162,7 +162,7 @@ DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _nois
 
 
 def _analysis(report: Report, name: str, places: Places) -> tuple[Path, dict[str, Any]]:
-    from edm.checkpoint import read_header
+    from edm.models.checkpoint import read_header
 
     (source,) = figure_sources(report, name).values()
     file = places.run_file(chain.analysis_file(source.experiment, source.model, source.name))
@@ -178,6 +178,6 @@ def _tensor(file: Path, name: str, count: int | None = None) -> np.ndarray:
 
 
 def _dataset_images(file: Path, count: int) -> np.ndarray:
-    from edm.data import some_images
+    from edm.data.archive import some_images
 
     return some_images(file, range(count))

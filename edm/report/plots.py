@@ -5,10 +5,10 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from edm.chain import PLOT_FILES, levels_file, trained_models
-from edm.files import read_json, write_text
+from edm.chain.jobs import PLOT_FILES, levels_file, trained_models
+from edm.files.writing import read_json, write_text
 from edm.params import Report
-from edm.params.contents import table_layout
+from edm.params.layouts import table_layout
 from edm.report.results import Results
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edm.chain import evaluation_file
+from edm.chain.jobs import evaluation_file
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files import read_json
+from edm.files.writing import read_json
 from edm.params import Evaluation, Experiment
 from edm.tracking import read_journal
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edm.files import atomic_write
+from edm.files.writing import atomic_write
 
 #: Okabe and Ito's colours, and a marker for each, so that neither colour nor shape alone has to carry the meaning.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edm.chain import TABLE_FORMATS, search_file
+from edm.chain.jobs import TABLE_FORMATS, search_file
 from edm.errors import UserError
-from edm.files import read_json, write_json, write_text
-from edm.history import FORMAT as SEARCH_FORMAT
+from edm.evaluation.history import FORMAT as SEARCH_FORMAT
+from edm.files.writing import read_json, write_json, write_text
 from edm.params import Report
-from edm.params.contents import Source, table_layout
+from edm.params.layouts import Source, table_layout
 from edm.report.cells import Cell, Table
 from edm.report.descriptions import HYPERPARAMETERS, NETWORKS
-from edm.report.published import published
+from edm.report.paper import published
 from edm.report.results import Measurement, Repeats, Results, metric
 from edm.report.writers import WRITERS
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from edm.errors import UserError
-from edm.files import canonical_json, sha256_file
+from edm.files.writing import canonical_json, sha256_file
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 DEFAULT_EXPERIMENT = "edm"

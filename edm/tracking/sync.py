@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from edm.errors import UserError
-from edm.files import digest
-from edm.lock import exclusive
+from edm.files.lock import exclusive
+from edm.files.writing import digest
 from edm.tracking import DEFAULT_URI
 from edm.tracking.journal import RunRecord, read_journal
 from edm.tracking.transfer import SyncReport, Transfer

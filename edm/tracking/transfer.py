@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edm.files import digest, sha256_file
+from edm.files.writing import digest, sha256_file
 from edm.tracking import entries, views
 from edm.tracking.journal import RunRecord
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import edm
-from edm import noise
 from edm.analysis.degradation import degrade
-from edm.pixels import to_float
+from edm.data.pixels import to_float
+from edm.design import draws as noise
 
 SHAPE = (1, 8, 8)
 COUNTS = (0, 50, 200)

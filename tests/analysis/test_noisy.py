@@ -8,7 +8,7 @@ import torch
 
 import edm
 from edm.analysis.noisy import SIGMAS, ideal_denoised, noisy_and_ideal, noisy_images
-from edm.pixels import to_float
+from edm.data.pixels import to_float
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import edm
-from edm import noise
 from edm.analysis.truncation import true_step, truncation_errors
-from edm.timesteps import edm_levels
+from edm.design import draws as noise
+from edm.design.timesteps import edm_levels
 
 SHAPE = (1, 2, 2)
 

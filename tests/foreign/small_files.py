@@ -10,13 +10,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from edm import checkpoint
-from edm.config import TrainingConfig
-from edm.denoiser import Denoiser
+from edm.config import NetworkConfig, TrainingConfig
+from edm.design.preconditioning import IDDPM, VE, VP
 from edm.foreign import adm, export, score_sde
-from edm.networks import NetworkConfig, UNet
-from edm.preconditioning import IDDPM, VE, VP
-from edm.published import constructor_call, to_published
+from edm.foreign.published import constructor_call, to_published
+from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
+from edm.networks.unet import UNet
 
 SOURCE = "import os\nos.mkdir('executed')\n"  # what module_src of the small files would do
 _HOOKS = ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import edm
+from edm.design.timesteps import iddpm_levels
 from edm.foreign import DiscreteDenoiser
-from edm.original_samplers import ddim
-from edm.timesteps import iddpm_levels
+from edm.sampling.originals import ddim
 
 MEAN, STD = 0.25, 0.4  # of Gaussian data, whose ideal denoiser is known
 LINEAR = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)  # DDPM's steps

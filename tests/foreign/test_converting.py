@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from small_files import authors_pickle, equal, make, outputs, score_sde_file
 
 import edm
-from edm import checkpoint, foreign
-from edm.preconditioning import EDM, IDDPM, VE, VP
-from edm.published import constructor_call, from_published, to_published
+from edm import foreign
+from edm.design.preconditioning import EDM, IDDPM, VE, VP
+from edm.foreign.published import constructor_call, from_published, to_published
+from edm.models import checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GOLDEN = json.loads((FIXTURES / "golden" / "index.json").read_text())

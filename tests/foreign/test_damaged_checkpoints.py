@@ -14,7 +14,7 @@ from small_files import adm_file, make, tiny_files
 
 import edm
 from edm import foreign
-from edm.preconditioning import IDDPM
+from edm.design.preconditioning import IDDPM
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from small_files import Call, Saved, authors_modules, authors_pickle, execute, make, named, score_sde_file
 
 from edm import foreign
-from edm.preconditioning import EDM, VP
+from edm.design.preconditioning import EDM, VP
 
 pytestmark = pytest.mark.usefixtures("nothing_happens")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_files import Saved, adm_file, authors_modules, authors_pickle, make, named, text
 
-from edm.preconditioning import IDDPM, VP
+from edm.design.preconditioning import IDDPM, VP
 
 pytestmark = pytest.mark.usefixtures("nothing_happens")
 

@@ -8,8 +8,8 @@ from small_files import make
 
 import edm
 from edm import foreign
-from edm.original_samplers import iddpm
-from edm.preconditioning import IDDPM, VP
+from edm.design.preconditioning import IDDPM, VP
+from edm.sampling.originals import iddpm
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "checkpoints"
 

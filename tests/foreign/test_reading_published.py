@@ -11,11 +11,12 @@ from small_files import adm_file, authors_pickle, equal, make, outputs, score_sd
 
 import edm
 from edm import foreign
+from edm.config import NetworkConfig
+from edm.design.preconditioning import EDM, IDDPM, VE, VP
 from edm.foreign import adm, score_sde
 from edm.foreign.asked import Asked
-from edm.foreign.catalogue import PUBLISHED
-from edm.networks import NetworkConfig, UNet
-from edm.preconditioning import EDM, IDDPM, VE, VP
+from edm.networks.unet import UNet
+from edm.params.catalogue import PUBLISHED
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GOLDEN = json.loads((FIXTURES / "golden" / "index.json").read_text())
@@ -166,7 +167,7 @@ def test_what_is_known_is_told(tmp_path):
     path = authors_pickle(tmp_path / "a.pkl", net)
     about = foreign.read(path).about
     assert about["source"] == "a pickle of the EDM authors' program" and about["licence"].startswith("CC BY-NC-SA 4.0")
-    assert about["source_sha256"] == edm.files.sha256_file(path)
+    assert about["source_sha256"] == edm.files.writing.sha256_file(path)
     assert about["inferred"]["init_kwargs"]["sigma_max"] == 90.0 and about["assumed"] == {}
     about = foreign.read(FIXTURES / "checkpoints" / "adm.pt", **NEEDED["adm.pt"]).about
     assert about["licence"].startswith("MIT") and about["inferred"]["out_channels"] == 6

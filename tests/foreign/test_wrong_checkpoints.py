@@ -11,7 +11,7 @@ from small_files import adm_file, authors_pickle, make, score_sde_file, tiny_fil
 
 import edm
 from edm import foreign
-from edm.preconditioning import EDM, IDDPM, VE, VP
+from edm.design.preconditioning import EDM, IDDPM, VE, VP
 
 # What is no checkpoint ------------------------------------------------------------------------------------------------
 

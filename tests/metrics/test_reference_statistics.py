@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from edm.distributed import World
+from edm.cluster.processes import World
 from edm.errors import UserError
 from edm.metrics import reference
 from edm.metrics.extractors import load_features

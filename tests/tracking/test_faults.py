@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edm.cli import main as edm
-from edm.lock import exclusive
+from edm.files.lock import exclusive
 from edm.tracking import Journal
 from edm.tracking.sync import Undelivered, sync
 from edm.tracking.transfer import SyncReport, Transfer

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edm import params
-from edm.chain import Chain
+from edm.chain.jobs import Chain
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -2,7 +2,7 @@
 import atexit
 import inspect
 
-from edm.provenance import made
+from edm.chain.provenance import made
 
 atexit.register(PROVENANCE.hashes.save)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edm.pixels import to_uint8
+from edm.data.pixels import to_uint8
 from edm.report.panels.layout import Block, Row, compose
 from edm.report.sheet import image_grid
 

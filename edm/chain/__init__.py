@@ -1,0 +1,1 @@
+"""Which job makes which file; what is stale; what a target costs."""

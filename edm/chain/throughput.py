@@ -1,0 +1,259 @@
+"""What a GPU does per second: measured on the user's own machine, and where it is not, estimated and labelled so.
+
+The table is free of torch; only :func:`measure` needs it.
+"""
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edm.config import NetworkConfig, TrainingConfig
+from edm.errors import UserError
+from edm.files.writing import digest, read_json, write_json
+from edm.networks.flops import flops
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "edm-throughput/1"
+
+#: Configuration F on CIFAR-10: 200 Mimg in two days on eight V100s, and 26 images per second of 35 evaluations on one.
+ANCHOR = TrainingConfig(resolution=32, channels=3, classes=10, augment=0.12)
+ANCHOR_TRAINING = 145.0  # images per second and GPU
+ANCHOR_EVALUATIONS = 26.0 * 35
+ANCHOR_LABEL = "estimate: V100 anchor of the paper scaled by FLOPs"
+
+DEFAULT_BATCH = 64  # images per GPU and step: configuration F's on eight GPUs
+WARM_UP, FEWEST = 3, 3  # steps before the clock starts, and steps that a median needs
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Training images, or network evaluations of one image, per second on one GPU, and where the number is from."""
+
+    per_second: float
+    source: str
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of the table. network: digest of what decides its speed; flops: of one evaluation.
+
+    device: its name; kind: "cuda", "cpu", …; training, evaluations: per second at ``batch`` images per step, both in
+    that precision; time: when, in UTC; about: how.
+    """
+
+    network: str
+    flops: int
+    device: str
+    kind: str
+    precision: str
+    batch: int
+    training: float
+    evaluations: float
+    time: str
+    about: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What a later measurement replaces: the same device, precision and network."""
+        return self.device, self.precision, self.network
+
+
+class Throughput:
+    """Rates of any network, from the measurements there are.
+
+    A network that was measured in a precision has its own rate. Any other has that of the nearest measurement on the
+    same device (the same precision before other ones, then the nearest in FLOPs), scaled by FLOPs; without any, the
+    published one of a V100, scaled likewise.
+    ``device``: part of a device's name; without one, the GPU measured last counts, and CPUs never do.
+    """
+
+    def __init__(self, measurements: Iterable[Measurement] = ()):
+        self.measurements = list(measurements)
+
+    @classmethod
+    def load(cls, path: str | Path | None) -> "Throughput":
+        """The table in a file; an empty one where there is no file. Raises UserError where the file is another."""
+        return cls(_read(Path(path)) if path is not None and Path(path).exists() else ())
+
+    def training(self, config: TrainingConfig, device: str | None = None) -> Rate:
+        """Training images per second and GPU, in the precision of the configuration. Raises UserError (``device``)."""
+        return self._rate("training", config.network(), config.precision, device, ANCHOR_TRAINING)
+
+    def evaluations(self, network: NetworkConfig, precision: str = "fp32", device: str | None = None) -> Rate:
+        """Network evaluations of one image per second and GPU. Raises UserError where ``device`` was not measured."""
+        return self._rate("evaluations", network, precision, device, ANCHOR_EVALUATIONS)
+
+    def _rate(self, what: str, network: NetworkConfig, precision: str, device: str | None, anchor: float) -> Rate:
+        size, name = flops(network), network_digest(network)
+        there = self._on(device)
+        if not there:
+            return Rate(anchor * flops(ANCHOR) / size, ANCHOR_LABEL, measured=False)
+        m = min(there, key=lambda m: (m.precision != precision, m.network != name, abs(math.log(m.flops / size))))
+        if (m.precision, m.network) == (precision, name):
+            return Rate(getattr(m, what), f"measured: {m.device}, {precision}", measured=True)
+        source = f"estimate: measured on {m.device} in {m.precision}, scaled by FLOPs"
+        return Rate(getattr(m, what) * m.flops / size, source, measured=False)
+
+    def _on(self, device: str | None) -> list[Measurement]:
+        """The measurements of one device: a plan that mixes several would be true of none."""
+        if device is None:
+            found = [m for m in self.measurements if m.kind != "cpu"]
+        else:
+            found = [m for m in self.measurements if device.lower() in m.device.lower()]
+        if not found and device is not None:
+            known = ", ".join(sorted({m.device for m in self.measurements})) or "none"
+            raise UserError(f"no throughput was measured on {device!r} (measured: {known}); run `edm bench` there")
+        last = max(found, key=lambda m: m.time).device if found else None
+        return [m for m in found if m.device == last]
+
+
+def network_digest(network: NetworkConfig) -> str:
+    """Names what decides a network's speed: all of its configuration but the dropout probability."""
+    return digest({name: value for name, value in network.changes().items() if name != "dropout"})
+
+
+def record(path: str | Path, measurement: Measurement) -> None:
+    """Writes a measurement into the table of a file, in place of an earlier one of its kind; the others stay."""
+    path = Path(path)
+    table = {m.key: m for m in (_read(path) if path.exists() else ())}
+    table[measurement.key] = measurement
+    write_json(path, {"format": FORMAT, "measurements": [vars(table[key]) for key in sorted(table)]})
+
+
+def _read(path: Path) -> list[Measurement]:
+    table = read_json(path)
+    if not isinstance(table, dict) or table.get("format") != FORMAT or not isinstance(table.get("measurements"), list):
+        raise UserError(f"{path}: not a table of throughput ({FORMAT}); move it away and run `edm bench` again")
+    return [_measurement(row, f"{path}: measurement {number}") for number, row in enumerate(table["measurements"], 1)]
+
+
+def _measurement(row: Any, where: str) -> Measurement:
+    for field in fields(Measurement):
+        value = row.get(field.name) if isinstance(row, dict) else None
+        if field.type is str:
+            fits = isinstance(value, str)
+        else:
+            fits = isinstance(value, (int, field.type)) and not isinstance(value, bool) and 0 < value < math.inf
+        if not fits:
+            wanted = "text" if field.type is str else "a positive number"
+            raise UserError(f"{where} has {field.name} {value!r}; expected {wanted}; mend it or delete the file")
+    return Measurement(**{field.name: row[field.name] for field in fields(Measurement)})
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    config: TrainingConfig,
+    device: "torch.device | str" = "auto",
+    seconds: float = 20.0,
+    batch: int | None = None,
+    compile: str = "auto",
+) -> Measurement:
+    """Times training steps and network evaluations of a configuration on one device; the medians, after a warm-up.
+
+    A step is training's own on made-up images: the drawing of a batch with its augmentation, the loss, its gradients,
+    Adam and the moving average; without clipping and without other GPUs to wait for. An evaluation is D(x; σ).
+    seconds: how long, shared by the two. batch: images at once, by default ``microbatch`` or 64. compile: as in train.
+    Raises UserError where the batch does not fit in the device's memory.
+    """
+    import torch
+
+    from edm.cluster.processes import pick_device
+    from edm.models.compilation import options
+    from edm.networks.precision import float32_as
+
+    place = device if isinstance(device, torch.device) else pick_device(device)
+    batch = min(config.microbatch or DEFAULT_BATCH, config.batch_size) if batch is None else batch
+    if batch < 1 or seconds < 0:
+        raise UserError(f"batch is {batch} and seconds {seconds:g}; at least 1 and 0 are needed")
+    network = config.network()
+    compiled = options(compile, network, math.inf, place)
+    with float32_as(config.precision):
+        try:
+            step, evaluate = _work(replace(config, batch_size=batch, microbatch=None), place, compiled)
+            times = [_pace(work, seconds / 2, place) for work in (step, evaluate)]
+        except torch.OutOfMemoryError:
+            raise UserError(f"{batch} images at once do not fit in the memory of {_name(place)}; lower batch") from None
+    return Measurement(
+        network=network_digest(network),
+        flops=flops(network),
+        device=_name(place),
+        kind=place.type,
+        precision=config.precision,
+        batch=batch,
+        training=batch / times[0],
+        evaluations=batch / times[1],
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        about=f"{config.architecture} {config.resolution}x{config.resolution}, torch {torch.__version__}"
+        + (", compiled" if compiled else ""),
+    )
+
+
+def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, str] | None) -> list[Callable[[], None]]:
+    """A training step and a network evaluation of a minibatch, each to be called again and again."""
+    from itertools import count
+
+    import numpy as np
+    import torch
+
+    from edm.cluster.processes import World
+    from edm.data.archive import Dataset
+    from edm.training.batches import Batches
+    from edm.training.step import TrainingStep
+
+    rng, batch = np.random.default_rng(0), config.batch_size
+    shape = (4 * batch, config.channels, config.resolution, config.resolution)
+    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    labels = rng.integers(0, max(config.classes, 1), len(images))
+    dataset = Dataset(images, labels, "made up", "made up")
+    step = TrainingStep(config, dataset, World(device=device), compiled)
+    starts, sums = count(step=batch), torch.zeros(3, dtype=torch.float64, device=device)
+    inputs = Batches(dataset, config, step.loss, device).draw(0, batch)
+    noisy = inputs.noise * inputs.sigma[:, None, None, None]
+    if compiled is not None:
+        step.ema.network.compile(**compiled)
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            step.ema(noisy, inputs.sigma, inputs.labels)
+
+    return [lambda: step(next(starts), sums), evaluate]
+
+
+def _pace(work: Callable[[], None], seconds: float, device: "torch.device") -> float:
+    """Median seconds of one call, from as many as fit into the time."""
+    import torch
+
+    def timed() -> float:
+        start = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter() - start
+
+    for _ in range(WARM_UP):
+        timed()
+    times = []
+    while len(times) < FEWEST or sum(times) < seconds:
+        times.append(timed())
+    return median(times)
+
+
+def _name(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+    return device.type

@@ -1,0 +1,302 @@
+"""Dataset archives: an uncompressed zip of PNG images and ``dataset.json``, interoperable with the authors' tools."""
+
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from edm.errors import UserError
+from edm.files.writing import atomic_write, sha256_file
+
+LABELS_FILE = "dataset.json"
+
+# Records of the zip format (APPNOTE 6.3, 4.3.7 to 4.3.16), stored members only. One date for every member, 1980-01-01,
+# so that equal images give equal bytes: those that Python's zipfile writes.
+_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR64 = struct.Struct("<4sLQL")
+_END = struct.Struct("<4s4H2LH")
+_DATE = 1 << 5 | 1
+_PERMISSIONS = 0o600 << 16
+_LARGEST = (1 << 31) - 1  # beyond, numbers move to zip64 records
+_MOST_MEMBERS = (1 << 16) - 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images uint8 [N, C, H, W], H = W a power of two, C 1 or 3; labels int64 [N] or None; SHA-256 of the archive."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    sha256: str
+    path: str
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def require(self, resolution: int, channels: int, classes: int) -> None:
+        """Raises UserError where the archive is not what a configuration expects."""
+        shape = self.images.shape[1:]
+        if shape != (channels, resolution, resolution):
+            raise UserError(
+                f"{self.path}: images are {shape[2]}x{shape[1]} with {shape[0]} channels; "
+                f"the configuration expects {resolution}x{resolution} with {channels}"
+            )
+        if classes and self.labels is None:
+            raise UserError(f"{self.path}: has no labels, but the configuration is conditional on {classes} classes")
+        if classes and self.classes > classes:
+            raise UserError(
+                f"{self.path}: labels reach {self.classes - 1}, but the configuration has {classes} classes"
+            )
+
+
+def image_name(index: int) -> str:
+    """00000/img00000000.png: a folder per thousand images."""
+    return f"{index // 1000:05d}/img{index:08d}.png"
+
+
+def write_archive(path: str | Path, images: Iterable[np.ndarray], labels: list[int] | None) -> int:
+    """Writes uint8 images [C, H, W] in order and their labels; equal input gives equal bytes. Returns their number.
+
+    Raises UserError where an image is not uint8, square with a power-of-two side and grey or RGB, where sizes differ,
+    or where there are not as many labels as images; nothing is left behind then.
+    """
+    shape = None
+    with atomic_write(path) as temporary, open(temporary, "r+b") as file:
+        writer = ArchiveWriter(file)
+        for image in images:
+            check_image(image, f"{path}: image {writer.count}", shape)
+            shape = image.shape
+            writer.add(encode_png(image))
+        count = writer.count
+        if count == 0:
+            raise UserError(f"{path}: there are no images to write")
+        if labels is not None and len(labels) != count:
+            raise UserError(f"{path}: {count} images but {len(labels)} labels")
+        writer.finish(labels)
+    return count
+
+
+class ArchiveWriter:
+    """Appends PNG files to an archive, in order and in little memory: 16 bytes per image.
+
+    file: open for reading and writing. Images that it already holds, whole and in order, are kept: ``count`` of them.
+    What follows them (a torn member, an old end) is cut off, so that an interrupted archive can be continued.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sizes, self._checksums = array("Q"), array("Q")
+        self._end = 0
+        self._recover()
+
+    @property
+    def count(self) -> int:
+        """Number of images in the archive."""
+        return len(self._sizes)
+
+    def add(self, png: bytes) -> None:
+        """Appends the next image."""
+        self._append(image_name(self.count), png)
+        self._sizes.append(len(png))
+        self._checksums.append(zlib.crc32(png))
+
+    def finish(self, labels: Sequence[int] | None) -> None:
+        """Appends dataset.json and the end of the zip. There are as many labels as images, or None."""
+        text, offset = _labels_json(labels), self._end
+        self._append(LABELS_FILE, text)
+        start, position = self._end, 0
+        for i, (size, checksum) in enumerate(zip(self._sizes, self._checksums, strict=True)):
+            self._write(_central(image_name(i), size, checksum, position))
+            position += _LOCAL.size + len(image_name(i)) + size
+        self._write(_central(LABELS_FILE, len(text), zlib.crc32(text), offset))
+        self._write(_zip_end(self.count + 1, start, self._end - start))
+        self._file.flush()
+
+    def _append(self, name: str, content: bytes) -> None:
+        self._write(_local(name, len(content), zlib.crc32(content)))
+        self._write(content)
+
+    def _write(self, content: bytes) -> None:
+        self._end += self._file.write(content)
+
+    def _recover(self) -> None:
+        length = self._file.seek(0, os.SEEK_END)
+        self._file.seek(0)
+        while True:
+            name = image_name(self.count)
+            header = self._file.read(_LOCAL.size + len(name))
+            if len(header) < _LOCAL.size:
+                break
+            checksum, size = _LOCAL.unpack_from(header)[6:8]
+            if header != _local(name, size, checksum) or self._end + len(header) + size > length:
+                break
+            if zlib.crc32(self._file.read(size)) != checksum:
+                break
+            self._end += len(header) + size
+            self._sizes.append(size)
+            self._checksums.append(checksum)
+        self._file.seek(self._end)
+        self._file.truncate()
+
+
+def read_archive(path: str | Path) -> Dataset:
+    """Reads a whole archive into memory. Raises UserError for a file that is missing, truncated or of another kind."""
+    with _opened(path) as (archive, names):
+        images = _decode(archive, names, Path(path))
+        labels = _labels(archive, names, Path(path))
+    return Dataset(images, labels, sha256_file(path), str(path))
+
+
+def count_images(path: str | Path) -> int:
+    """The number of images in an archive, without reading them. Raises as :func:`read_archive`."""
+    with _opened(path) as (_, names):
+        return len(names)
+
+
+def some_images(path: str | Path, which: range) -> np.ndarray:
+    """Images of an archive by their numbers, uint8 [n, C, H, W], without reading the rest.
+
+    Raises as :func:`read_archive`.
+    """
+    with _opened(path) as (archive, names):
+        return _decode(archive, names[which.start : which.stop], Path(path))
+
+
+def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
+    """All images of an archive in order, uint8 [≤ size, C, H, W], one chunk in memory at a time.
+
+    Raises as :func:`read_archive`.
+    """
+    with _opened(path) as (archive, names):
+        for start in range(0, len(names), size):
+            yield _decode(archive, names[start : start + size], Path(path))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, list[str]]]:
+    """An archive and the names of its images, in order."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such dataset; make it with `edm prepare`")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+            if not names:
+                raise UserError(f"{path}: holds no PNG image")
+            yield archive, names
+    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, RuntimeError) as error:
+        raise UserError(f"{path}: not a readable zip archive ({error}); prepare it again") from None
+
+
+def _decode(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarray:
+    images: np.ndarray | None = None
+    for i, (name, image) in enumerate(_images(archive, names, path)):
+        check_image(image, f"{path}: {name}", None if images is None else images.shape[1:])
+        if images is None:
+            images = np.empty((len(names), *image.shape), dtype=np.uint8)
+        images[i] = image
+    return images
+
+
+def _images(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for name in names:
+        try:
+            with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as image:
+                pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise UserError(f"{path}: {name} is not a readable PNG image ({error})") from None
+        yield name, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _labels(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarray | None:
+    if LABELS_FILE not in archive.namelist():
+        raise UserError(f'{path}: {LABELS_FILE} is missing; an archive without labels has {{"labels": null}}')
+    try:
+        entries = json.loads(archive.read(LABELS_FILE))["labels"]
+        if entries is None:
+            return None
+        table = {name: int(label) for name, label in entries}
+        labels = np.array([table[name] for name in names], dtype=np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f'{path}: {LABELS_FILE} is not of the form {{"labels": [[name, label], …]}} ({error})'
+        ) from None
+    except KeyError as error:
+        raise UserError(f"{path}: {LABELS_FILE} has no label for {error}") from None
+    if labels.min() < 0:
+        raise UserError(f"{path}: {LABELS_FILE} has a negative label")
+    return labels
+
+
+def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) -> None:
+    """Raises UserError where an image cannot stand in an archive, or (given a shape) beside others of that shape."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise UserError(f"{where} is {image.dtype} of shape {image.shape}; expected uint8 [1 or 3, side, side]")
+    _, height, width = image.shape
+    if height != width or height & (height - 1) or height < 8:
+        raise UserError(f"{where} is {width}x{height}; images must be square with a power-of-two side from 8")
+    if shape is not None and image.shape != tuple(shape):
+        raise UserError(f"{where} is {width}x{height} with {image.shape[0]} channels, unlike those before it {shape}")
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A PNG file without compression of uint8 [C, H, W]."""
+    buffer = io.BytesIO()
+    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    Image.fromarray(pixels).save(buffer, format="png", compress_level=0)
+    return buffer.getvalue()
+
+
+def _labels_json(labels: Sequence[int] | None) -> bytes:
+    if labels is None:
+        return b'{"labels": null}'
+    text = bytearray(b'{"labels": [')
+    for i, label in enumerate(labels):
+        text += f'{", " if i else ""}["{image_name(i)}", {int(label)}]'.encode()
+    return bytes(text + b"]}")
+
+
+def _local(name: str, size: int, checksum: int) -> bytes:
+    return _LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, _DATE, checksum, size, size, len(name), 0) + name.encode()
+
+
+def _central(name: str, size: int, checksum: int, offset: int) -> bytes:
+    far = offset > _LARGEST
+    version, extra = (45, struct.pack("<HHQ", 1, 8, offset)) if far else (20, b"")
+    return (
+        _CENTRAL.pack(b"PK\1\2", version | 3 << 8, version, 0, 0, 0, _DATE, checksum, size, size, len(name),
+                      len(extra), 0, 0, 0, _PERMISSIONS, 0xFFFFFFFF if far else offset)
+        + name.encode() + extra
+    )  # fmt: skip
+
+
+def _zip_end(members: int, start: int, length: int) -> bytes:
+    """The end of a zip whose central directory begins at ``start``."""
+    large = b""
+    if members > _MOST_MEMBERS or start > _LARGEST or length > _LARGEST:
+        large = _END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, members, members, length, start)
+        large += _LOCATOR64.pack(b"PK\6\7", 0, start + length, 1)
+        members, length, start = min(members, 0xFFFF), min(length, 0xFFFFFFFF), min(start, 0xFFFFFFFF)
+    return large + _END.pack(b"PK\5\6", 0, 0, members, members, length, start, 0)

@@ -1,0 +1,205 @@
+"""Folders and zips of images: which files they hold, in a fixed order, and how to read one. Nothing is extracted."""
+
+import hashlib
+import os
+import posixpath
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edm.data.archive import LABELS_FILE
+from edm.data.prepare.pictures import SUFFIXES, shown
+from edm.errors import UserError
+from edm.files.resumable import StoppedError
+
+MAX_FILE = 1 << 26  # bytes of one image file
+_SKIPPED = ("thumbs.db", "desktop.ini", "__macosx")
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may claim gigabytes for a dictionary
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Image files below a folder or in zips. ``names``: sorted, relative to the folder that all have in common.
+
+    labels_file: content of the dataset.json beside them, or None. identity: hash of all names and versions of files.
+    """
+
+    where: str
+    names: list[str]
+    labels_file: bytes | None
+    identity: str
+    _read: Callable[[str], bytes]
+
+    def read(self, name: str) -> bytes:
+        """Bytes of one image file; may be called from many threads at once."""
+        return self._read(name)
+
+
+#: Name, size in bytes, and what its version is told by, of one file.
+_Entry = tuple[str, int, int]
+
+
+def open_tree(path: Path | Sequence[Path]) -> Tree:
+    """Lists a folder, a zip, several zips, or a folder that holds nothing but zips; several zips are one dataset.
+
+    Hidden files, those that systems leave behind and a LICENSE or README are skipped.
+    Raises UserError for anything else that is not an image, for names that lead out of the tree, and for damaged zips.
+    """
+    paths = list(path) if isinstance(path, Sequence) else [path]
+    where = ", ".join(map(str, paths))
+    if len(paths) == 1 and paths[0].is_dir():
+        zips = _only_zips(paths[0])
+        if not zips:
+            return _tree(where, _folder(paths[0]), lambda name: _read_file(os.path.join(paths[0], name)))
+        paths = zips
+    members: dict[str, _Member] = {}
+    return _tree(where, _zips(paths, members), lambda name: _read_member(*members[name]))
+
+
+def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes]) -> Tree:
+    names, labels_files, identity = [], {}, hashlib.sha256()
+    for name, size, version in entries:
+        if _skipped(name):
+            continue
+        identity.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
+        if name.rsplit("/", 1)[-1] == LABELS_FILE:
+            labels_files[name] = size
+        elif not name.lower().endswith(SUFFIXES):
+            raise UserError(f"{where}: {shown(name)} is not an image ({', '.join(SUFFIXES)}); take it out")
+        elif size > MAX_FILE:
+            raise UserError(f"{where}: {shown(name)} claims {size:,} bytes; more than {MAX_FILE:,} are refused")
+        else:
+            names.append(name)
+    if not names:
+        raise UserError(f"{where}: holds no images ({', '.join(SUFFIXES)})")
+    if len(labels_files) > 1:
+        raise UserError(f"{where}: has {' and '.join(map(shown, labels_files))}; one dataset has one {LABELS_FILE}")
+    names.sort()
+    root, labels = _common_folder(names), None
+    for name, size in labels_files.items():
+        root = name.removesuffix(LABELS_FILE)
+        if size > 4096 + 512 * len(names):
+            raise UserError(f"{where}: {LABELS_FILE} is far too large for {len(names)} images")
+        labels = read(name)
+        identity.update(labels)
+    outside = next((name for name in names if not name.startswith(root)), None)
+    if outside is not None:
+        raise UserError(f"{where}: {shown(outside)} is outside of {shown(root)}, where {LABELS_FILE} is")
+    relative = [name.removeprefix(root) for name in names]
+    return Tree(where, relative, labels, identity.hexdigest(), lambda name: read(root + name))
+
+
+def _skipped(name: str) -> bool:
+    parts = name.split("/")
+    if any(part.startswith(".") or part.lower() in _SKIPPED for part in parts):
+        return True
+    return parts[-1].split(".")[0].upper() in ("LICENSE", "README") and not parts[-1].lower().endswith(SUFFIXES)
+
+
+def _common_folder(names: list[str]) -> str:
+    """The folder, with its slash, that all (sorted) names are below; empty where there is none."""
+    common = posixpath.commonpath([posixpath.dirname(names[0]), posixpath.dirname(names[-1])])
+    return f"{common}/" if common else ""
+
+
+def _folder(top: Path) -> Iterator[_Entry]:
+    """Everything below a folder, by its relative POSIX name. Links are followed, but not in circles."""
+
+    def walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Entry]:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise UserError(f"{top}: {shown(prefix)} is a link to a folder that holds it; take it out")
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            name = prefix + entry.name
+            if _skipped(entry.name):
+                continue
+            if entry.is_dir():
+                yield from walk(entry.path, name + "/", (*above, here))
+                continue
+            status = entry.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{top}: {shown(name)} is neither a file nor a folder; take it out")
+            yield name, status.st_size, status.st_mtime_ns
+
+    try:
+        yield from walk(str(top), "", ())
+    except OSError as error:
+        raise UserError(f"{error.filename or top}: cannot be read ({error.strerror})") from None
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise StoppedError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+
+
+def _only_zips(folder: Path) -> list[Path]:
+    """The zips of a folder that holds nothing else, sorted; an empty list for any other folder."""
+    try:
+        files = sorted(path for path in folder.iterdir() if not _skipped(path.name))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+    return files if files and all(path.suffix.lower() == ".zip" and path.is_file() for path in files) else []
+
+
+#: One member of a zip: the zip's path, the open zip, and the member.
+_Member = tuple[Path, zipfile.ZipFile, zipfile.ZipInfo]
+
+
+def _zips(paths: Iterable[Path], members: dict[str, _Member]) -> Iterator[_Entry]:
+    """Everything in some zips; ``members`` is filled on the way."""
+    for path in paths:
+        archive = _open_zip(path)
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            name = _safe_name(info, path)
+            if name in members:
+                raise UserError(f"{path}: holds {shown(name)} a second time")
+            if not _skipped(name) and info.flag_bits & 1:
+                raise UserError(f"{path}: {shown(name)} is encrypted; unpack the zip with its password first")
+            if not _skipped(name) and info.compress_type not in _METHODS:
+                raise UserError(f"{path}: {shown(name)} is compressed by another method than deflate; zip it again")
+            members[name] = path, archive, info
+            yield name, info.file_size, info.CRC
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        # An open file, not a path: zipfile would count its readers without a lock, and close it at a count of zero.
+        return zipfile.ZipFile(open(path, "rb"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such folder or zip") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # zipfile raises more than its own errors over damaged directories
+        raise UserError(f"{path}: not a readable zip archive ({' '.join(str(error).split())})") from None
+
+
+def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
+    name = info.filename.removeprefix("./")
+    parts = name.split("/")
+    if {"", ".", ".."} & set(parts) or "\\" in name or ":" in parts[0]:
+        raise UserError(f"{path}: {info.filename!a} is a name that leads out of the archive; it is refused")
+    return name
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Bytes of one member, never more than it claims."""
+    try:
+        with archive.open(info) as member:
+            data = member.read()
+    except OSError as error:
+        raise StoppedError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # a checksum, zlib, or a header that zipfile stumbles over
+        raise UserError(f"{path}: {shown(info.filename)} is damaged ({' '.join(str(error).split())})") from None
+    if len(data) != info.file_size:  # zipfile is content with less
+        raise UserError(f"{path}: {shown(info.filename)} is damaged ({len(data)} of {info.file_size} bytes)")
+    return data

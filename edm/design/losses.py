@@ -1,0 +1,122 @@
+"""Training: noise distributions and loss weights, the last block of Table 1.
+
+A noise distribution is given by its quantile function, so that one uniform draw per sample decides its σ.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from edm.design.schedules import VP as VPSchedule
+from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T
+from edm.design.timesteps import IDDPM_STEPS, iddpm_levels
+
+
+class Loss(Protocol):
+    """p_train(σ) as a quantile function, λ(σ), and the noise levels that training sees."""
+
+    def sigma(self, u: Tensor) -> Tensor:
+        """The noise level at quantile u in (0, 1), elementwise."""
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """λ(σ), elementwise."""
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The smallest and the largest σ that a model trained with this loss supports."""
+
+
+@dataclass(frozen=True)
+class VP:
+    """σ⁻¹(σ) ~ U(ε_t, 1); λ = 1/σ²."""
+
+    beta_d: float = VP_BETA_D
+    beta_min: float = VP_BETA_MIN
+    epsilon_t: float = VP_EPSILON_T
+
+    def sigma(self, u: Tensor) -> Tensor:
+        return VPSchedule(self.beta_d, self.beta_min).sigma(self.epsilon_t + u * (1 - self.epsilon_t))
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return 1 / sigma**2
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        low, high = self.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        return low, high
+
+
+@dataclass(frozen=True)
+class VE:
+    """ln σ ~ U(ln σ_min, ln σ_max); λ = 1/σ²."""
+
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+
+    def sigma(self, u: Tensor) -> Tensor:
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** u
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return 1 / sigma**2
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.sigma_min, self.sigma_max
+
+
+@dataclass(frozen=True)
+class IDDPM:
+    """σ = u_j with j ~ U{0, …, M − 1}; λ = 1/σ²."""
+
+    steps: int = IDDPM_STEPS
+
+    def sigma(self, u: Tensor) -> Tensor:
+        # Reversed, so that a quantile function grows: u_{M−1} is the smallest level.
+        levels = iddpm_levels(self.steps)[: self.steps].flip(0).to(u)
+        return levels[(u * self.steps).long().clamp(max=self.steps - 1)]
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return 1 / sigma**2
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        levels = iddpm_levels(self.steps)
+        return float(levels[self.steps - 1]), float(levels[0])
+
+
+@dataclass(frozen=True)
+class EDM:
+    """ln σ ~ N(P_mean, P_std²); λ = (σ² + σ_data²)/(σ σ_data)²: every level starts at loss 1 (App. B.6)."""
+
+    P_mean: float = -1.2
+    P_std: float = 1.2
+    sigma_data: float = 0.5
+
+    def sigma(self, u: Tensor) -> Tensor:
+        return (self.P_mean + self.P_std * torch.special.ndtri(u)).exp()
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+
+LOSSES = {"vp": VP, "ve": VE, "iddpm": IDDPM, "edm": EDM}
+
+
+def weighted_error(
+    denoiser, loss: Loss, images: Tensor, sigma: Tensor, noise: Tensor, class_labels: Tensor | None,
+    augment_labels: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """λ(σ) (D(y + σ n; σ) − y)² per pixel (Eq. 2 weighted), float32 [B, C, H, W].
+
+    images y: [B, C, H, W] in [−1, 1]; sigma: [B]; noise n: standard normal, shaped as y.
+    """
+    level = sigma.to(torch.float32).reshape(-1, 1, 1, 1)
+    denoised = denoiser(images + level * noise, sigma, class_labels, augment_labels)
+    return loss.weight(level) * (denoised - images) ** 2

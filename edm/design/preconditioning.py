@@ -1,0 +1,169 @@
+"""Network preconditioning, the middle block of Table 1: D(x; σ) = c_skip(σ) x + c_out(σ) F(c_in(σ) x; c_noise(σ))."""
+
+import math
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edm.design.schedules import VP as VPSchedule
+from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T
+from edm.design.timesteps import IDDPM_C1, IDDPM_C2, IDDPM_STEPS, iddpm_levels
+from edm.errors import UserError
+
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Preconditioning(nn.Module):
+    """The four coefficients as functions of σ, and the noise levels that a model trained with them supports.
+
+    ``sigma_min`` and ``sigma_max`` bound the supported levels; ``round_sigma`` maps a level to the nearest supported.
+    ``name`` and :meth:`arguments` describe one in a file; :func:`preconditioning_from` makes it again.
+    """
+
+    name: str
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
+
+    def arguments(self) -> dict[str, float | int | None]:
+        """The arguments it was made with, as values that JSON can hold."""
+        raise TypeError("Preconditioning is a base class; use VP, VE, IDDPM or EDM")
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """(c_skip, c_out, c_in, c_noise), each shaped as the float32 tensor ``sigma``."""
+        raise TypeError("Preconditioning is a base class; use VP, VE, IDDPM or EDM")
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+
+class VP(Preconditioning):
+    """Song et al., variance preserving. The network sees the time σ⁻¹(σ), scaled to [0, M − 1]."""
+
+    name = "vp"
+
+    def __init__(self, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN, steps: int = IDDPM_STEPS,
+                 epsilon_t: float = VP_EPSILON_T):  # fmt: skip
+        super().__init__()
+        self.schedule, self.steps, self.epsilon_t = VPSchedule(beta_d, beta_min), steps, epsilon_t
+        self.sigma_min = self.schedule.sigma_at(epsilon_t)
+        self.sigma_max = self.schedule.sigma_at(1.0)
+
+    def arguments(self) -> dict[str, float | int | None]:
+        return {"beta_d": self.schedule.beta_d, "beta_min": self.schedule.beta_min, "steps": self.steps,
+                "epsilon_t": self.epsilon_t}  # fmt: skip
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        c_noise = (self.steps - 1) * self.schedule.inverse(sigma)
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
+
+
+class VE(Preconditioning):
+    """Song et al., variance exploding."""
+
+    name = "ve"
+
+    def __init__(self, sigma_min: float = 0.02, sigma_max: float = 100.0):
+        super().__init__()
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def arguments(self) -> dict[str, float | int | None]:
+        return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        one = torch.ones_like(sigma)
+        return one, sigma, one, (0.5 * sigma).log()
+
+
+class IDDPM(Preconditioning):
+    """Nichol and Dhariwal: the network knows M noise levels u_j, and c_noise counts them from the noisiest, M − 1.
+
+    The buffer ``u`` [M + 1] belongs to the model: a published file carries its own in float32.
+    """
+
+    name = "iddpm"
+    u: Tensor
+
+    def __init__(self, c1: float = IDDPM_C1, c2: float = IDDPM_C2, steps: int = IDDPM_STEPS):
+        super().__init__()
+        self.c1, self.c2, self.steps = c1, c2, steps
+        self.register_buffer("u", iddpm_levels(steps, c1, c2).to(torch.float32))
+
+    def arguments(self) -> dict[str, float | int | None]:
+        return {"c1": self.c1, "c2": self.c2, "steps": self.steps}
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.u[self.steps - 1])
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.u[0])
+
+    def index(self, sigma: Tensor) -> Tensor:
+        """argmin_j |u_j − σ| over j < M, shaped as ``sigma``."""
+        flat = sigma.to(self.u).reshape(-1, 1)
+        return (flat - self.u[: self.steps]).abs().argmin(dim=1).reshape(sigma.shape)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.u[self.index(sigma)].to(sigma)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        c_noise = (self.steps - 1 - self.index(sigma)).to(sigma.dtype)
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
+
+
+class EDM(Preconditioning):
+    """The paper's: unit variance at the network's input and training target, errors amplified least (App. B.6)."""
+
+    name = "edm"
+
+    def __init__(self, sigma_data: float = 0.5, sigma_min: float = 0.0, sigma_max: float | None = None):
+        super().__init__()
+        self.sigma_data, self.sigma_min = sigma_data, sigma_min
+        self.sigma_max = math.inf if sigma_max is None else sigma_max
+
+    def arguments(self) -> dict[str, float | int | None]:
+        return {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min,
+                "sigma_max": None if self.sigma_max == math.inf else self.sigma_max}  # fmt: skip
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        total = sigma**2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / total
+        c_out = sigma * self.sigma_data * total.rsqrt()
+        return c_skip, c_out, total.rsqrt(), 0.25 * sigma.log()
+
+
+PRECONDITIONINGS = {kind.name: kind for kind in (VP, VE, IDDPM, EDM)}
+_MOST_STEPS = 100_000
+
+
+def preconditioning_from(name: str, arguments: Mapping[str, Any]) -> Preconditioning:
+    """The preconditioning that a file describes by ``name`` and ``arguments``; those left out have their defaults.
+
+    Raises UserError for an unknown name or argument, and for values that give no noise levels.
+    """
+    kind = PRECONDITIONINGS.get(name)
+    known = () if kind is None else signature(kind).parameters
+    if kind is None or not all(argument in known for argument in arguments):
+        raise UserError(f"preconditioning {str(name)[:40]!r} is unknown, or has an unknown argument")
+    numbers = {key: value for key, value in arguments.items() if value is not None}
+    whole = numbers.get("steps", 1)
+    if any(type(value) not in (int, float) for value in numbers.values()) or type(whole) is not int:
+        raise UserError(f"an argument of preconditioning {name!r} is not a number")
+    if not 1 <= whole <= _MOST_STEPS:
+        raise UserError(f"preconditioning {name!r} has steps outside of 1 to {_MOST_STEPS}")
+    try:
+        floats = {key: float(value) for key, value in numbers.items() if key != "steps"}
+        made = kind(**floats, **({"steps": whole} if "steps" in numbers else {}))
+        unbounded = made.sigma_max == math.inf and kind is not EDM
+        made_sense = (
+            0 <= made.sigma_min < made.sigma_max and not unbounded and not any(map(math.isnan, floats.values()))
+        )
+    except (ArithmeticError, ValueError):
+        made_sense = False
+    if not made_sense:
+        raise UserError(f"the arguments of preconditioning {name!r} give no noise levels")
+    return made

@@ -1,0 +1,79 @@
+"""Discretisations: the noise levels σ_0 > σ_1 > … > σ_{N−1} at which an ODE is solved (row "Time steps" of Table 1)."""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from edm.design.schedules import VP, VP_EPSILON_S
+from edm.errors import UserError
+
+IDDPM_STEPS = 1000  # M
+IDDPM_C1, IDDPM_C2 = 0.001, 0.008
+
+#: [σ_min, σ_max] where the caller names none (Table 1)
+DEFAULT_RANGE = {
+    "vp": (VP().sigma_at(VP_EPSILON_S), VP().sigma_at(1.0)),
+    "ve": (0.02, 100.0),
+    "iddpm": (0.002, 81.0),
+    "edm": (0.002, 80.0),
+}
+
+
+@lru_cache(maxsize=4)
+def iddpm_levels(steps: int = IDDPM_STEPS, c1: float = IDDPM_C1, c2: float = IDDPM_C2) -> Tensor:
+    """The noise levels u_0 > u_1 > … > u_M = 0 of iDDPM (Table 1), float64 of shape [M + 1]; not to be changed."""
+
+    def alpha_bar(j: int) -> float:
+        return math.sin(0.5 * math.pi * j / (steps * (c2 + 1))) ** 2
+
+    u = [0.0]
+    for j in range(steps, 0, -1):
+        u.append(math.sqrt((u[-1] ** 2 + 1) / max(alpha_bar(j - 1) / alpha_bar(j), c1) - 1))
+    return torch.tensor(u[::-1], dtype=torch.float64)
+
+
+def _fractions(num_steps: int) -> Tensor:
+    """i / (N − 1) for i < N; a single step starts at σ_max."""
+    return torch.arange(num_steps, dtype=torch.float64) / max(num_steps - 1, 1)
+
+
+def vp_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Uniform steps in the time of the VP schedule that runs from σ_max at t = 1 to σ_min at t = ε_s."""
+    return VP.through(sigma_min, sigma_max).sigma(1 + _fractions(num_steps) * (VP_EPSILON_S - 1))
+
+
+def ve_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """A geometric sequence: t_i = σ_max² (σ_min²/σ_max²)^{i/(N−1)} with σ = √t."""
+    return sigma_max * (sigma_min / sigma_max) ** _fractions(num_steps)
+
+
+def iddpm_steps(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """N of the n levels u_j inside [σ_min, σ_max], number round((n − 1)/(N − 1) · i)."""
+    u = iddpm_levels()
+    u = u[(u >= sigma_min) & (u <= sigma_max)]
+    if len(u) == 0:
+        raise UserError(f"discretization iddpm: no noise level u_j lies in [{sigma_min:g}, {sigma_max:g}]")
+    return u[((len(u) - 1) * _fractions(num_steps)).round().long()]
+
+
+def edm_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:
+    """Eq. 5: (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ."""
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return (high + _fractions(num_steps) * (low - high)) ** rho
+
+
+def noise_levels(discretization: str, num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:
+    """σ_{i<N} of one discretisation ("vp", "ve", "iddpm" or "edm"), float64 of shape [num_steps], without the final 0.
+
+    Raises UserError for an unknown discretisation or fewer than one step. ``rho`` acts on "edm" alone.
+    """
+    if num_steps < 1:
+        raise UserError(f"num_steps is {num_steps}; a sampler needs at least 1 step")
+    if discretization == "edm":
+        return edm_levels(num_steps, sigma_min, sigma_max, rho)
+    others = {"vp": vp_levels, "ve": ve_levels, "iddpm": iddpm_steps}
+    if discretization not in others:
+        raise UserError(f"discretization {discretization!r} is unknown; choose one of {', '.join(DEFAULT_RANGE)}")
+    return others[discretization](num_steps, sigma_min, sigma_max)

@@ -1,0 +1,153 @@
+"""Evaluations: images of a model drawn from their seeds and measured as they come, without being kept.
+
+The work is split by the seeds, over the processes of a run here and over jobs in :mod:`edm.evaluation.shards`;
+what the parts have seen is merged in the order of the seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from edm.cluster.processes import ALONE, World
+from edm.config import SamplerConfig
+from edm.errors import UserError
+from edm.files.writing import sha256_file
+from edm.metrics.extractors import Features, load_features
+from edm.metrics.frechet import ReferenceStatistics, load_statistics
+from edm.metrics.measure import Measuring
+from edm.models.denoiser import Denoiser
+from edm.sampling.drawing import part_of
+from edm.sampling.sample_files import draw
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What images are measured with: an extractor, and the statistics of the dataset in its features."""
+
+    extractor: Features
+    reference: ReferenceStatistics
+    path: str
+    metrics: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """What a results file says of it."""
+        return {
+            "label": self.extractor.label,
+            "features": self.extractor.name,
+            "description": self.extractor.description,
+            "weights_sha256": self.extractor.weights_sha256,
+            "reference_sha256": sha256_file(self.path),
+            "reference_images": self.reference.count,
+            "dataset_sha256": self.reference.dataset_sha256,
+        }
+
+    def begin(self) -> Measuring:
+        """A measurement of a set of images, which are yet to come."""
+        return Measuring(self.extractor, self.reference, self.metrics)
+
+
+def open_yardstick(
+    features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = (),
+    images: int = 0,
+) -> Yardstick:  # fmt: skip
+    """images: how many are to be measured, as in :func:`edm.metrics.extractors.load_features`.
+
+    Raises UserError where the reference was made in other features, or lacks what a metric needs.
+    """
+    extractor = load_features(features, weights, device, images)
+    yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics)
+    yardstick.begin()  # what does not fit together is said before the first image is drawn
+    return yardstick
+
+
+class Seen:
+    """What was seen of the images of some seeds: the measurement of every yardstick, and network evaluations."""
+
+    def __init__(self, yardsticks: Sequence[Yardstick]) -> None:
+        self.measurings = [yardstick.begin() for yardstick in yardsticks]
+        self.evaluations = 0
+
+    @property
+    def count(self) -> int:
+        """Images seen."""
+        return self.measurings[0].count
+
+    def append(self, pixels: Tensor, nfe: Tensor) -> None:
+        """Adds uint8 images [N, C, H, W] and their NFE [N]. Raises as ``Measuring.append``."""
+        for measuring in self.measurings:
+            measuring.append(pixels)
+        self.evaluations += int(nfe.sum())
+
+    def merge(self, other: "Seen") -> None:
+        """Adds what was seen of the seeds that follow."""
+        for ours, theirs in zip(self.measurings, other.measurings, strict=True):
+            ours.merge(theirs)
+        self.evaluations += other.evaluations
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it as tensors: "evaluations" int64 [], and "0/…", "1/…": the state of each measurement."""
+        states = {f"{i}/{name}": tensor for i, measuring in enumerate(self.measurings)
+                  for name, tensor in measuring.state().items()}  # fmt: skip
+        return {"evaluations": torch.tensor(self.evaluations)} | states
+
+    @classmethod
+    def from_state(cls, yardsticks: Sequence[Yardstick], state: Mapping[str, Tensor]) -> "Seen":
+        """What was seen when ``state`` was asked for, with equal yardsticks. Raises UserError where it is none."""
+        seen = cls(yardsticks)
+        for i, measuring in enumerate(seen.measurings):
+            mine = f"{i}/"
+            measuring.restore({name.removeprefix(mine): tensor for name, tensor in state.items()
+                               if name.startswith(mine)})  # fmt: skip
+        if len({measuring.count for measuring in seen.measurings}) > 1:
+            raise UserError("not a state of measurements of the same images (their numbers differ)")
+        seen.evaluations = int(state["evaluations"])
+        return seen
+
+    def results(self) -> dict[str, Any]:
+        """Returns "images", "nfe" (mean, rounded), "distance" and what else the first yardstick was asked for.
+
+        Also "more", where there are more yardsticks: their distances by the names of their features.
+        Raises UserError where there are too few images.
+        """
+        first, *rest = [measuring.results() for measuring in self.measurings]
+        names = [measuring.extractor.name for measuring in self.measurings[1:]]
+        more = {name: found["distance"] for name, found in zip(names, rest, strict=True)}
+        return {"images": self.count, "nfe": round(self.evaluations / self.count), **first,
+                **({"more": more} if more else {})}  # fmt: skip
+
+
+def measure(
+    denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, yardsticks: Sequence[Yardstick],
+    what: str = "", world: World = ALONE,
+) -> Seen:  # fmt: skip
+    """Draws the images of ``seeds``, each process its part, and measures them in one pass with every yardstick.
+
+    Returns what all have seen on the first process, and on the others what they have seen themselves. There may be no
+    seeds. ``what`` is shown while it runs. Raises UserError where the sampler gives non-finite images.
+    """
+    part = part_of(seeds, block, world.rank, world.size)
+    seen, hidden = Seen(yardsticks), None if world.is_first else True
+    with tqdm(total=len(part), unit="img", unit_scale=True, desc=what or None, disable=hidden) as bar:
+        for pixels, drawn in draw(denoiser, sampler, part, block) if part else ():
+            seen.append(pixels, drawn.nfe)
+            bar.update(len(pixels))
+    for state in world.gather(seen.state())[1:]:
+        seen.merge(Seen.from_state(yardsticks, state))
+    return seen
+
+
+def evaluate(
+    denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, yardsticks: Sequence[Yardstick],
+    what: str = "", world: World = ALONE,
+) -> dict[str, Any]:  # fmt: skip
+    """Draws and measures the images of ``seeds`` as :func:`measure`; the results of all, on every process.
+
+    Raises UserError where the sampler gives non-finite images, or there are too few.
+    """
+    seen = measure(denoiser, sampler, seeds, block, yardsticks, what, world)
+    return world.share(seen.results() if world.is_first else None)

@@ -1,0 +1,151 @@
+"""Evaluations split over jobs. Each job measures its part of the seeds of every draw and leaves a shard file.
+
+What a shard file holds are the states of the measurements, not images: merged in the order of the seeds, they give the
+results of one job. A part that is lost is measured again alone.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edm.cluster.processes import ALONE, World
+from edm.config import SamplerConfig
+from edm.errors import UserError
+from edm.evaluation.evaluate import Seen, Yardstick, measure
+from edm.files.writing import digest
+from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
+from edm.sampling.drawing import part_of
+
+FORMAT = "edm-shard/1"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Images that are measured together, a row of the results: a point of a grid, one of its repeats, their seeds."""
+
+    point: str
+    repeat: int
+    sampler: SamplerConfig
+    seeds: range
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An evaluation that may be split. Parts belong together where these are the same.
+
+    of: what else decides its numbers, as plain data: the digest of its spec, the SHA-256 of the checkpoint, ….
+    """
+
+    draws: tuple[Draw, ...]
+    block: int
+    yardsticks: Sequence[Yardstick]
+    of: dict[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        metric = [{**yardstick.describe(), "metrics": list(yardstick.metrics)} for yardstick in self.yardsticks]
+        draws = [{"id": draw.point, "repeat": draw.repeat, "sampler": draw.sampler.to_dict(),
+                  "seeds": [draw.seeds.start, draw.seeds.stop]} for draw in self.draws]  # fmt: skip
+        return {**self.of, "metric": metric, "block": self.block, "draws": draws}
+
+
+def measure_part(
+    path: str | Path, denoiser: Denoiser, whole: Whole, index: int, count: int, world: World = ALONE,
+    about: dict[str, Any] | None = None,
+) -> int:  # fmt: skip
+    """Measures part ``index`` (from 0) of ``count`` of every draw and writes its shard file; returns its images.
+
+    Several processes share the part, and the first one writes. ``about`` adds entries to the header.
+    Raises UserError where the sampler gives non-finite images.
+    """
+    tensors, rows = {}, []
+    for number, draw in enumerate(whole.draws):
+        seeds = part_of(draw.seeds, whole.block, index, count)
+        what = f"{draw.point} {index + 1}/{count}"
+        seen = measure(denoiser, draw.sampler, seeds, whole.block, whole.yardsticks, what, world)
+        tensors |= {f"{number}/{name}": tensor.cpu() for name, tensor in seen.state().items()}
+        rows.append({"seeds": [seeds.start, seeds.stop], "images": seen.count, "evaluations": seen.evaluations})
+    if world.is_first:
+        header = {"format": FORMAT, "of": whole.describe(), "part": index, "parts": count, "seen": rows}
+        header |= about or {}
+        checkpoint.save_tensors(path, tensors, header | {"checksum": checkpoint.checksum(tensors, header)})
+    return sum(row["seeds"][1] - row["seeds"][0] for row in rows)
+
+
+def merge_parts(paths: Iterable[str | Path], whole: Whole) -> list[dict[str, Any]]:
+    """The results of every draw, as ``evaluate`` gives them, from the shard files of all parts, named in any order.
+
+    Raises UserError where a file is damaged or belongs to something else, where a part is missing or there twice.
+    """
+    parts = _in_order(paths, whole)
+    merged = [Seen(whole.yardsticks) for _ in whole.draws]
+    for index, path in enumerate(parts):
+        for total, seen in zip(merged, _read(path, whole, index, len(parts)), strict=True):
+            total.merge(seen)
+    return [seen.results() for seen in merged]
+
+
+def _in_order(paths: Iterable[str | Path], whole: Whole) -> list[Path]:
+    """The files by their part. Only headers are read."""
+    expected, found, counts = whole.describe(), {}, {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such file; measure this part first, or correct the path")
+        header = _header(path)
+        odd = [key for key in expected if digest(header["of"].get(key)) != digest(expected[key])]
+        if odd:
+            raise _unfit(path, f"a part of another evaluation (its {odd[0]} differs)")
+        index, count = header["part"], header["parts"]
+        if index in found and count in counts:
+            raise UserError(f"{path}: part {index + 1} of {count}, as {found[index]} is; name every part once")
+        found[index], counts[count] = path, path
+    if len(counts) > 1:
+        (one, first), (other, second), *_ = counts.items()
+        raise UserError(f"{first} is one of {one} parts, but {second} one of {other}; delete those of the wrong number")
+    (count,) = counts or (1,)
+    missing = [index + 1 for index in range(count) if index not in found]
+    if missing:
+        raise UserError(
+            f"part {missing[0]} of {count} is missing, one of {len(missing)}; measure it and name all parts"
+        )
+    return [found[index] for index in range(count)]
+
+
+def _read(path: Path, whole: Whole, index: int, count: int) -> Iterator[Seen]:
+    """What a part has seen of each draw."""
+    header = _header(path)
+    try:
+        tensors, _ = checkpoint.load_tensors(path, FORMAT)
+    except UserError:
+        raise _unfit(path, "not a whole shard file") from None
+    if header.pop("checksum") != checkpoint.checksum(tensors, header):
+        raise _unfit(path, "damaged (its checksum differs)")
+    for number, draw in enumerate(whole.draws):
+        mine = f"{number}/"
+        state = {name.removeprefix(mine): tensor for name, tensor in tensors.items() if name.startswith(mine)}
+        try:
+            seen = Seen.from_state(whole.yardsticks, state)
+        except (UserError, KeyError) as error:
+            raise _unfit(path, str(error)) from None
+        if seen.count != len(part_of(draw.seeds, whole.block, index, count)):
+            raise _unfit(path, f"has seen {seen.count} images of {draw.point}, not those of its part")
+        yield seen
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a shard file, which says of what it is which part."""
+    try:
+        header = checkpoint.read_header(path, FORMAT)
+    except UserError as error:
+        raise _unfit(path, str(error).removeprefix(f"{path}: ")) from None
+    part, parts = header.get("part"), header.get("parts")
+    numbers = type(part) is int and type(parts) is int and 0 <= part < parts
+    if not (numbers and isinstance(header.get("of"), dict) and "checksum" in header):
+        raise _unfit(path, "not a whole shard file")
+    return header
+
+
+def _unfit(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}; delete it and run again")

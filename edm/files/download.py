@@ -1,0 +1,240 @@
+"""Published files: fetched whole or not at all, checked, and pinned to what they were when first used. Torch-free."""
+
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from email.message import Message
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from edm.errors import UserError
+from edm.files.resumable import StoppedError, resumable
+from edm.files.writing import digest, read_json, write_json
+
+TRIES = 3
+PAUSE = 2.0  # seconds before the second try; doubled before each further one
+TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets without a word
+_PIECE = 1 << 20
+_RANGE_NOT_SATISFIABLE = 416  # its name changed with Python 3.13
+_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+_LABELS = {"sha256": "SHA-256", "md5": "MD5"}
+_HEX_DIGITS = {"sha256": 64, "md5": 32}
+
+
+def download(url: str, path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
+    """Fetches ``url`` (http, https or file) to ``path``, unless a file is there, and checks it; returns the path.
+
+    A connection that breaks is taken up where it broke, where the server can, three times in all. What was fetched by a
+    run that was stopped is continued by the next where a checksum is given, which tells whether the parts fit.
+    sha256, md5: in hexadecimal digits, of the whole file.
+    Raises UserError, with nothing at ``path``, where the file cannot be fetched or is another.
+    """
+    path, sums = Path(path), _checksums(sha256, md5)
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
+        raise UserError(f"{url}: not an address to download from (http, https, file)")
+    if path.is_file():
+        verify(path, sha256, md5)
+        return path
+    with resumable(path, digest([url, sums])) as file:
+        found = file.seek(0, os.SEEK_END)
+        _Transfer(url, path, file, bool(sums)).run()
+        wrong = _mismatch(file, sums)
+        if wrong and found:  # the part that was found may be of another version, or damaged
+            file.truncate(0)
+            _Transfer(url, path, file, bool(sums)).run()
+            wrong = _mismatch(file, sums)
+        if wrong:
+            raise UserError(f"{url}: {wrong}; the file there is damaged or another one: nothing was kept of it")
+    return path
+
+
+def verify(path: str | Path, sha256: str | None = None, md5: str | None = None) -> None:
+    """Raises UserError where a file is not there or has another checksum."""
+    sums = _checksums(sha256, md5)
+    try:
+        with open(path, "rb") as file:
+            wrong = _mismatch(file, sums)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if wrong:
+        raise UserError(f"{path}: {wrong}; remove it and get it again")
+
+
+def pin(lock_path: str | Path, name: str, sha256: str) -> bool:
+    """Records the SHA-256 of a published file on first use; afterwards holds the file to it. True where it is new.
+
+    lock_path: a JSON file of names and checksums, to be kept under version control.
+    Raises UserError where another checksum is recorded, or the lock file is damaged.
+    """
+    lock_path, (sha256,) = Path(lock_path), _checksums(sha256, None).values()
+    with _alone_in(lock_path.parent):
+        pins = read_json(lock_path) if lock_path.exists() else {}
+        if not isinstance(pins, dict) or not all(isinstance(value, str) for value in pins.values()):
+            raise UserError(f"{lock_path}: not a list of checksums by name; take it from version control again")
+        known = pins.get(name)
+        if known is not None and known.lower() != sha256:
+            raise UserError(
+                f"{name}: SHA-256 is {sha256}, but {lock_path} has {known} of its first use; the published file has "
+                f"changed or this one is damaged: get it again, or remove its line from {lock_path} to accept it"
+            )
+        if known is None:
+            write_json(lock_path, dict(sorted({**pins, name: sha256}.items())))
+    return known is None
+
+
+class _BrokenError(Exception):
+    """A failure of the connection or the server that another try may not meet."""
+
+
+class _Transfer:
+    """The fetching of one address into an open file, from wherever the file ends.
+
+    checked: whether a checksum will tell if parts do not belong together. ``version`` is what the server calls the
+    version of the file that the part at hand is of.
+    """
+
+    def __init__(self, url: str, path: Path, file: BinaryIO, checked: bool) -> None:
+        self.url, self.path, self.file, self.checked = url, path, file, checked
+        self.version: str | None = None
+
+    def run(self) -> None:
+        """Raises UserError after the last try, as a StoppedError where the part at hand is worth keeping."""
+        tries = 1 if self.url.startswith("file:") else TRIES
+        for attempt in range(tries):
+            if attempt:
+                time.sleep(PAUSE * 2 ** (attempt - 1))
+            try:
+                return self._try()
+            except _BrokenError as error:
+                reason = error
+        if self.checked and self.file.seek(0, os.SEEK_END):
+            raise StoppedError(self._say(f"{reason}; what has come is kept: run again to continue"))
+        raise UserError(self._say(reason))
+
+    def _say(self, reason: object) -> str:
+        return (
+            f"{self.path}: cannot be downloaded ({reason}); get {self.url} by other means, such as a machine with "
+            "network, and put it there"
+        )
+
+    def _try(self) -> None:
+        start = self.file.seek(0, os.SEEK_END)
+        if start and not (self.version or self.checked):
+            start = self._from_scratch()
+        with self._open(start) as response:
+            if response is None:
+                return
+            if start and not self._continues(response, start):
+                start = self._from_scratch()
+            self.version = _version(response.headers)
+            length = response.headers.get("Content-Length", "")
+            end = start + int(length) if length.isdecimal() else None
+            with tqdm(total=end, initial=start, unit="B", unit_scale=True, unit_divisor=1024, disable=None,
+                      desc=self.path.name) as bar:  # fmt: skip
+                while piece := _read(response):
+                    self.file.write(piece)
+                    bar.update(len(piece))
+        if end is not None and self.file.tell() < end:
+            raise _BrokenError(f"the connection ended after {self.file.tell():,} of {end:,} bytes")
+
+    @contextmanager
+    def _open(self, start: int) -> Iterator[Any]:
+        """The server's answer, from byte ``start`` on if it can; None where there is nothing from there on."""
+        headers = {"User-Agent": "edm"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if self.version:
+                headers["If-Range"] = self.version
+        try:
+            response = urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()
+            answer = f"the server answers {error.code} {_line(error.reason)}"
+            if error.code == _RANGE_NOT_SATISFIABLE:
+                if error.headers.get("Content-Range") == f"bytes */{start}":
+                    yield None
+                    return
+                self._from_scratch()
+            elif error.code < 500 and error.code not in _PASSING:
+                raise UserError(self._say(answer)) from None
+            raise _BrokenError(answer) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _BrokenError(_line(getattr(error, "reason", error))) from None
+        with response:
+            yield response
+
+    def _from_scratch(self) -> int:
+        self.file.seek(0)
+        return self.file.truncate()
+
+    @staticmethod
+    def _continues(response: Any, start: int) -> bool:
+        """Whether an answer is the part that was asked for; otherwise it is the whole file."""
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            return False
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise _BrokenError("the server sends another part than was asked for")
+        return True
+
+
+def _read(response: Any) -> bytes:
+    try:
+        return response.read(_PIECE)
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(_line(error)) from None
+
+
+def _version(headers: Message) -> str | None:
+    """What names this very content: a strong ETag, else the date of its last change (RFC 9110, 13.1.5)."""
+    tag = headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+
+
+def _checksums(sha256: str | None, md5: str | None) -> dict[str, str]:
+    """The given checksums by the name of their function, in small letters."""
+    sums = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value is not None}
+    for name, value in sums.items():
+        if not re.fullmatch(f"[0-9a-f]{{{_HEX_DIGITS[name]}}}", value):
+            raise UserError(f"{value!r} is no {_LABELS[name]}: {_HEX_DIGITS[name]} hexadecimal digits are expected")
+    return sums
+
+
+def _mismatch(file: BinaryIO, sums: dict[str, str]) -> str | None:
+    """What is wrong with the checksums of an open file, if anything is."""
+    for name, expected in sums.items():
+        file.seek(0)
+        found = hashlib.file_digest(file, lambda name=name: hashlib.new(name, usedforsecurity=False)).hexdigest()
+        if found != expected:
+            return f"{_LABELS[name]} is {found}, expected {expected}"
+    return None
+
+
+def _line(reason: object) -> str:
+    return " ".join(str(reason).split()) or type(reason).__name__
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of this block for one folder, as far as its file system knows locks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); check the folder and the disk") from None
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,280 @@
+"""Pickles, read without running anything they hold.
+
+A pickle is a program for a stack machine (its instructions: ``pickletools`` in Python's library), which Python's own
+unpickler lets import and call whatever it names. This machine knows containers, numbers and text, and imports nothing:
+a program may use only the names that the caller lists, each answered by a function of the caller's. So it can do no
+more than build plain values, and every claim of it is checked against the bytes that are there.
+
+Instructions that no checkpoint needs do not exist here. Time and memory are bounded: by a number of instructions, which
+bounds containers and memo, and an amount of text. Long byte strings, the weights, are not read but noted as spans.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pickletools import code2op
+from typing import Any, BinaryIO, NamedTuple
+
+from edm.foreign.refusals import damaged, refused, shown
+
+_INLINE = 64  # bytes of the longest byte string that is read: a number of numpy's
+_LONGEST_TEXT = 1 << 20  # the source code that the authors' pickles carry has 0.03 MB
+_LONGEST_INTEGER = 16  # bytes
+_LONGEST_NAME = 256  # of a module or a global, in bytes
+_MOST_ARGUMENTS = 16  # of a call: one long tuple that is passed a hundred thousand times would take for ever
+_KEYS = 1 << 31  # integers below are keys of a dictionary without long chains of equal hashes
+_NEWEST_PROTOCOL = 5
+
+
+class Name(NamedTuple):
+    """What a program calls a global: nothing is imported."""
+
+    module: str
+    name: str
+
+
+class Span(NamedTuple):
+    """A byte string that was left where it lies in the file."""
+
+    start: int
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """An object of a class that is not there: the class's name, the arguments it was made with and its state."""
+
+    name: str
+    arguments: tuple
+    state: Any = None
+
+
+@dataclass
+class Budget:
+    """What all pickles of one file may spend together. The published files need less than a third of it."""
+
+    instructions: int = 500_000
+    text: int = 16 << 20
+
+
+Names = Mapping[Name, Callable[..., Any] | None]
+
+
+def interpret(file: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None = None) -> Any:
+    """The value of the pickle that starts at the position of ``file``, which is left behind its end.
+
+    names: the globals that a program may name; the function of one is called with the arguments where the program calls
+        it, and None stands for a name that is only passed on, as a :class:`Name`.
+    persistent: gives the value for a persistent id, where the pickle may have such.
+    Values are None, bool, int, float, str, bytes, tuple, list, dict, set, Name, Span, Instance and what the functions
+    return. They may hold themselves. Raises UserError without a file's name.
+    """
+    return _Machine(file, names, budget, persistent).run()
+
+
+class _Machine:
+    def __init__(self, file: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None):
+        self.file, self.names, self.budget, self.persistent = file, names, budget, persistent
+        here = file.tell()
+        self.size = file.seek(0, 2)
+        file.seek(here)
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # the stacks under each mark
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        actions, read = _ACTIONS, self.file.read
+        while (code := read(1)) != b".":
+            self.budget.instructions -= 1
+            if self.budget.instructions < 0:
+                raise refused("its pickle has more instructions than any checkpoint")
+            action = actions.get(code)
+            if action is None:
+                if not code:
+                    raise damaged("its pickle ends too early")
+                known = code2op.get(code.decode("latin1"))
+                raise refused(f"its pickle uses {known.name if known else code}, as no checkpoint does")
+            action(self)
+        if len(self.stack) != 1 or self.below:
+            raise damaged("its pickle leaves no single value")
+        return self.stack[0]
+
+    # What the instructions are made of ---------------------------------------------------------------------------
+
+    def take(self, count: int) -> bytes:
+        data = self.file.read(count)
+        if len(data) != count:
+            raise damaged("its pickle ends too early")
+        return data
+
+    def number(self, layout: str) -> Any:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def pop(self) -> Any:
+        if not self.stack:
+            raise damaged("its pickle takes a value that is not there")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        if not self.stack:
+            raise damaged("its pickle takes a value that is not there")
+        return self.stack[-1]
+
+    def since_mark(self) -> list[Any]:
+        if not self.below:
+            raise damaged("its pickle has no mark where it needs one")
+        items, self.stack = self.stack, self.below.pop()
+        return items
+
+    def target(self, kind: type) -> Any:
+        target = self.top()
+        if type(target) is not kind:
+            raise refused(f"its pickle fills {shown(target)} as if it were {shown(kind())}")
+        return target
+
+    # Values ------------------------------------------------------------------------------------------------------
+
+    def text(self, layout: str) -> None:
+        length = self.number(layout)
+        self.budget.text -= length
+        if length > _LONGEST_TEXT or self.budget.text < 0:
+            raise refused("its pickle holds more text than any checkpoint")
+        try:
+            self.stack.append(self.take(length).decode())
+        except UnicodeDecodeError:
+            raise damaged("text in its pickle is not UTF-8") from None
+
+    def bytes(self, layout: str) -> None:
+        length = self.number(layout)
+        if length <= _INLINE:
+            self.stack.append(self.take(length))
+            return
+        start = self.file.tell()
+        if length > self.size - start:
+            raise damaged(f"its pickle claims {length:,} bytes where {self.size - start:,} are left")
+        self.file.seek(length, 1)
+        self.stack.append(Span(start, length))
+
+    def integer(self) -> None:
+        length = self.number("<B")
+        if length > _LONGEST_INTEGER:
+            raise refused(f"its pickle holds an integer of {length} bytes")
+        self.stack.append(int.from_bytes(self.take(length), "little", signed=True))
+
+    def tuple_of(self, count: int) -> None:
+        items = [self.pop() for _ in range(count)]
+        self.stack.append(tuple(reversed(items)))
+
+    def tuple_since_mark(self) -> None:
+        items = self.since_mark()  # which changes the stack
+        self.stack.append(tuple(items))
+
+    # Containers: only exact lists, dictionaries and sets are filled ----------------------------------------------
+
+    def append(self, items: list[Any]) -> None:
+        self.target(list).extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise damaged("its pickle has a key without a value")
+        target = self.target(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_key(key)] = value
+
+    def add_items(self, items: list[Any]) -> None:
+        self.target(set).update(map(_key, items))
+
+    # Memo --------------------------------------------------------------------------------------------------------
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.top()
+
+    def get(self, index: int) -> None:
+        if index not in self.memo:
+            raise damaged("its pickle recalls a value that it never stored")
+        self.stack.append(self.memo[index])
+
+    # Names and calls ---------------------------------------------------------------------------------------------
+
+    def name(self, module: Any, name: Any) -> None:
+        known = isinstance(module, str) and isinstance(name, str) and Name(module, name) in self.names
+        if not known:
+            raise refused(f"it asks for {shown(module)}.{shown(name)}, which no checkpoint needs")
+        self.stack.append(Name(module, name))
+
+    def lines(self) -> None:
+        module, name = (self.file.readline(_LONGEST_NAME) for _ in range(2))
+        if not (module.endswith(b"\n") and name.endswith(b"\n")):
+            raise damaged("a name in its pickle does not end")
+        self.name(module[:-1].decode("utf-8", "replace"), name[:-1].decode("utf-8", "replace"))
+
+    def stacked_name(self) -> None:
+        name, module = self.pop(), self.pop()
+        self.name(module, name)
+
+    def call(self) -> None:
+        arguments, name = self.pop(), self.pop()
+        function = self.names.get(name) if type(name) is Name else None
+        if function is None:
+            raise refused(f"it calls {'.'.join(map(shown, name)) if type(name) is Name else shown(name)}")
+        if type(arguments) is not tuple or len(arguments) > _MOST_ARGUMENTS:
+            raise damaged(f"it calls {'.'.join(name)} with arguments that make no sense")
+        self.stack.append(function(*arguments))
+
+    def build(self) -> None:
+        state, target = self.pop(), self.top()
+        if type(target) is Instance and target.state is None:
+            target.state = state
+        elif type(target) is not dict:  # a state dict of torch's has attributes (_metadata), of no meaning here
+            raise refused(f"its pickle sets the state of {shown(target)}")
+
+    def persistent_id(self) -> None:
+        if self.persistent is None:
+            raise refused("its pickle refers to values outside of it")
+        self.stack.append(self.persistent(self.pop()))
+
+    def protocol(self) -> None:
+        version = self.number("<B")
+        if version > _NEWEST_PROTOCOL:
+            raise refused(f"its pickle is of protocol {version}; {_NEWEST_PROTOCOL} is the newest")
+
+    def mark(self) -> None:
+        self.below.append(self.stack)
+        self.stack = []
+
+
+def _key(key: Any) -> Any:
+    """Text and small integers alone: they hash in time of their length, and differ in their hash."""
+    if type(key) is str or (isinstance(key, int) and abs(key) < _KEYS):
+        return key
+    raise refused(f"its pickle uses {shown(key)} as a key")
+
+
+def _push(value: Any) -> Callable[[_Machine], None]:
+    return lambda machine: machine.stack.append(value)
+
+
+def _number(layout: str) -> Callable[[_Machine], None]:
+    return lambda machine: machine.stack.append(machine.number(layout))
+
+
+_ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
+    b"\x80": _Machine.protocol,
+    b"\x95": lambda m: m.take(8),  # the length of a frame, of no meaning here
+    b"N": _push(None), b"\x88": _push(True), b"\x89": _push(False), b")": _push(()),
+    b"]": lambda m: m.stack.append([]), b"}": lambda m: m.stack.append({}), b"\x8f": lambda m: m.stack.append(set()),
+    b"J": _number("<i"), b"K": _number("<B"), b"M": _number("<H"), b"G": _number(">d"), b"\x8a": _Machine.integer,
+    b"\x8c": lambda m: m.text("<B"), b"X": lambda m: m.text("<I"),
+    b"C": lambda m: m.bytes("<B"), b"B": lambda m: m.bytes("<I"), b"\x8e": lambda m: m.bytes("<Q"),
+    b"\x85": lambda m: m.tuple_of(1), b"\x86": lambda m: m.tuple_of(2), b"\x87": lambda m: m.tuple_of(3),
+    b"(": _Machine.mark,
+    b"t": _Machine.tuple_since_mark,
+    b"a": lambda m: m.append([m.pop()]), b"e": lambda m: m.append(m.since_mark()),
+    b"s": lambda m: m.set_items([m.pop(), m.pop()][::-1]), b"u": lambda m: m.set_items(m.since_mark()),
+    b"\x90": lambda m: m.add_items(m.since_mark()),
+    b"\x94": lambda m: m.put(len(m.memo)),
+    b"q": lambda m: m.put(m.number("<B")), b"r": lambda m: m.put(m.number("<I")),
+    b"h": lambda m: m.get(m.number("<B")), b"j": lambda m: m.get(m.number("<I")),
+    b"c": _Machine.lines, b"\x93": _Machine.stacked_name,
+    b"R": _Machine.call, b"\x81": _Machine.call, b"b": _Machine.build, b"Q": _Machine.persistent_id,
+}  # fmt: skip

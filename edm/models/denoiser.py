@@ -1,0 +1,144 @@
+"""A trained network as a denoiser D(x; σ)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edm.config import NetworkConfig
+from edm.design.preconditioning import Preconditioning
+from edm.errors import UserError
+from edm.networks.limits import require_plausible
+from edm.networks.precision import DTYPES
+from edm.networks.unet import UNet
+
+
+class Denoiser(nn.Module):
+    """``net(x, sigma, class_labels=None, augment_labels=None)`` → D(x; σ), float32 of the shape of x.
+
+    x: [B, C, H, W], any float dtype; sigma: a number, a scalar tensor, or one level per image [B];
+    class_labels: class indices [B] (integers) or one-hot rows [B, classes]; None is the unconditional input of zeros;
+    augment_labels: conditioning vectors [B, 9] of Table 6; None means not augmented.
+    ``sigma_min``, ``sigma_max`` and ``round_sigma`` tell samplers which levels the model supports.
+    ``precision`` (a key of :data:`edm.networks.precision.DTYPES`) is that of convolutions and attention. On GPUs "tf32"
+    holds only inside :func:`edm.networks.precision.float32_as`, which is torch's global switch.
+    ``learned_variance`` tells whether the network also predicts the variance of a sampling step (iDDPM, ADM), which
+    :meth:`with_variance` gives from the same evaluation.
+    """
+
+    def __init__(self, network: UNet, preconditioning: Preconditioning):
+        super().__init__()
+        self.network, self.preconditioning = network, preconditioning
+        self.precision = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.out_conv.weight.device
+
+    @property
+    def sigma_min(self) -> float:
+        return self.preconditioning.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.preconditioning.sigma_max
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """The nearest noise level the model supports, shaped as ``sigma``."""
+        return self.preconditioning.round_sigma(sigma)
+
+    @property
+    def learned_variance(self) -> bool:
+        config = self.network.config
+        return config.out_channels == 2 * config.channels
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor | float,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        return self._evaluate(x, sigma, class_labels, augment_labels)[0]
+
+    def with_variance(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(D(x; σ), v) from one evaluation of the network, both float32 of the shape of x.
+
+        v, about [−1, 1], is −1 for the variance of the posterior and 1 for β (Nichol and Dhariwal, Eq. 15).
+        Raises UserError for a network without learned variance.
+        """
+        if not self.learned_variance:
+            raise UserError("the model has no learned variance; choose another sampler than iddpm")
+        return self._evaluate(x, sigma, class_labels, None)
+
+    def _evaluate(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, augment_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """D(x; σ), and what the network gives beyond the channels of the image."""
+        x = x.to(torch.float32)
+        sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
+        c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(sigma)
+        labels = self.one_hot(class_labels, len(x), x.device)
+        inputs = (c_in * x).to(DTYPES[self.precision])
+        raw = self.network(inputs, c_noise.flatten().expand(len(x)), labels, augment_labels)
+        raw = raw.to(torch.float32)
+        return c_skip * x + c_out * raw[:, : x.shape[1]], raw[:, x.shape[1] :]
+
+    def one_hot(self, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+        """One-hot rows [B, classes] of indices or of rows; None for a model without classes. Raises UserError."""
+        classes = self.network.config.classes
+        if classes == 0:
+            return None
+        if class_labels is None:
+            return torch.zeros(batch, classes, device=device)
+        if class_labels.ndim not in (1, 2) or len(class_labels) != batch:
+            raise UserError(
+                f"class_labels of shape {list(class_labels.shape)}: expected {batch} indices or one-hot rows"
+            )
+        if class_labels.ndim == 1:
+            if class_labels.is_floating_point():
+                raise UserError("class_labels: indices must be integers; one-hot rows have two dimensions")
+            # A look at values on a GPU would make the host wait for it, and in compiled code break it in two.
+            seen = class_labels.device.type == "cpu" and not torch.compiler.is_compiling()
+            if seen and not ((class_labels >= 0) & (class_labels < classes)).all():
+                raise UserError(f"class_labels must lie in 0 to {classes - 1}")
+            return nn.functional.one_hot(class_labels.long().to(device), classes).to(torch.float32)
+        if class_labels.shape[1] != classes:
+            raise UserError(f"class_labels has {class_labels.shape[1]} columns; the model knows {classes} classes")
+        return class_labels.to(device, torch.float32)
+
+
+def assemble(
+    config: NetworkConfig, preconditioning: Preconditioning, tensors: Mapping[str, Tensor], source: str
+) -> Denoiser:
+    """A denoiser from its description and its tensors, ready to sample from: float32, in evaluation mode, no gradients.
+
+    tensors: under the names of :meth:`Denoiser.state_dict`, any floating type. ``source`` opens the messages.
+    Raises UserError where the description is beyond reason, a tensor is missing, left over, misshapen or not finite,
+    or the noise levels make no sense. Nothing large is made before all names and shapes are known to fit.
+    """
+    require_plausible(config.to_dict())
+    with torch.device("meta"):
+        shapes = {f"network.{name}": tensor.shape for name, tensor in UNet(config).state_dict().items()}
+    shapes |= {f"preconditioning.{name}": tensor.shape for name, tensor in preconditioning.state_dict().items()}
+    if shapes.keys() != tensors.keys():
+        odd = sorted(shapes.keys() ^ tensors.keys())
+        raise UserError(f"{source}: tensor {odd[0]!r} is missing or has no place in its configuration ({len(odd)} odd)")
+    for name, tensor in tensors.items():
+        require_shape(name, tensor, shapes[name], source)
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise UserError(f"{source}: {name!r} holds values that are no finite numbers; get the file or train again")
+    with torch.random.fork_rng(devices=[]):  # a fresh network draws weights, which must not disturb the caller
+        denoiser = Denoiser(UNet(config).to(memory_format=torch.channels_last), preconditioning)
+    denoiser.load_state_dict(tensors)
+    if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
+        raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, make no sense")
+    return denoiser.eval().requires_grad_(False)
+
+
+def require_shape(name: str, tensor: Tensor, shape: torch.Size, source: str) -> None:
+    """Raises UserError where a tensor has another shape."""
+    if tensor.shape != shape:
+        raise UserError(f"{source}: {name!r} has shape {list(tensor.shape)}, expected {list(shape)}")

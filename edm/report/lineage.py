@@ -1,0 +1,301 @@
+"""Where a number of a table comes from: the steps from its cell back to the raw data, by their sidecars. Free of torch.
+
+What a step was made from is told by hashes: a sidecar speaks for a file only where the hashes agree. Where none does,
+``unknown`` says so; nothing is filled in from what params.yaml would make now.
+"""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from edm.chain.jobs import Chain, Job, choice_file, evaluation_file, search_file
+from edm.chain.provenance import LOCAL, ORIGIN, Provenance, sidecar_file
+from edm.config import SamplerConfig, TrainingConfig
+from edm.errors import UserError
+from edm.files.writing import digest, read_json
+from edm.params import Experiment, Params, Report
+from edm.params.catalogue import PUBLISHED
+from edm.params.layouts import Source, table_layout
+from edm.params.resolving import nearest
+from edm.report.cells import Cell, Table
+from edm.report.results import Measurement, Results
+from edm.report.tables import build_table
+from edm.tracking import environment_tags
+from edm.tracking.lookup import run_id
+
+AGAIN = str(LOCAL / "again.json")  # where a number that is measured again goes
+
+
+def trace(params: Params, table: str, row: str, column: str | None = None) -> dict[str, Any]:
+    """The lineage of a cell of "REPORT/TABLE", as plain data.
+
+    cell: what stands there. steps: the files it comes from, users before makers, each with what its sidecar tells and
+    what it was made ``from``. measure_again, make_again: commands for a shell, one per line. cautions: what keeps them
+    from giving this number. Raises UserError for names that are not there, and for an empty cell, saying why it is.
+    """
+    report, shown, column, cell = _find(params, table, row, column)
+    place = {"table": table, "row": row, "column": column}
+    sources = table_layout(report, shown.name).rows
+    source = sources.get(row, next(iter(sources.values())))[shown.columns.index(column)]
+    if not cell.text:
+        raise UserError(f"{table}, {row}, {column}: {_why_empty(cell, source)}")
+    place["shown"] = cell.ours()
+    if source.kind == "model":
+        return _of_configuration(params, place, source)
+    if source.kind == "search":
+        return _of_search(Chain(params), place, cell, source)
+    return _of_measurement(Chain(params), place, cell, source)
+
+
+def _find(params: Params, table: str, row: str, column: str | None) -> tuple[Report, Table, str, Cell]:
+    owner, _, name = table.partition("/")
+    report = params.report(owner)
+    if name not in report.tables:
+        there = ", ".join(f"{owner}/{table}" for table in report.tables) or "none"
+        raise UserError(f"{table}: no such table; {owner} has {there}")
+    shown = build_table(report, name, Results(Path("results"), Path("runs")))
+    if row not in shown.rows:
+        raise UserError(f"{table} has no row {row!r}{_hint(row, list(shown.rows))}")
+    if column is None and len(shown.columns) > 1:
+        raise UserError(f"{table} has several columns; name one of {'; '.join(shown.columns)}")
+    column = shown.columns[0] if column is None else column
+    if column not in shown.columns:
+        raise UserError(f"{table} has no column {column!r}{_hint(column, shown.columns)}")
+    return report, shown, column, shown.rows[row][shown.columns.index(column)]
+
+
+def _hint(word: str, names: list[str]) -> str:
+    """What there is; of many names the nearest, if any is near."""
+    return nearest(word, names) if len(names) > 6 else f"; it has {'; '.join(names)}"
+
+
+def _why_empty(cell: Cell, source: Source | None) -> str:
+    if source is None or not cell.missing:
+        return "the table has nothing there"
+    if source.kind == "search":
+        makes = [search_file(source.experiment, source.model, source.name)]
+    else:
+        makes = [evaluation_file(e) for e in source.experiment.evaluations_of(source.model, source.name)]
+    more = f" (and {len(makes) - 1} more)" if len(makes) > 1 else ""
+    return f"{cell.missing}; it is made by `snakemake {shlex.quote(makes[0])}`{more}"
+
+
+def _of_configuration(params: Params, place: dict[str, Any], source: Source) -> dict[str, Any]:
+    """A cell that describes a model: nothing was measured, params.yaml says it."""
+    experiment, model = source.experiment.name, source.model
+    cell = {**place, "experiment": experiment, "model": model, "told_by": params.path}
+    cell |= {"configuration": source.experiment.training_spec(model), **_code()}
+    again = ["edm", "train", "--experiment", experiment, "--model", model, "--dry-run", *_params_option(params)]
+    return {"cell": cell, "steps": [], "measure_again": [shlex.join(again)], "make_again": [], "cautions": []}
+
+
+def _code() -> dict[str, str]:
+    """Commit and dirty flag of the code that reads params.yaml now."""
+    return {key: value for key, value in environment_tags().items() if key in ("commit", "dirty")}
+
+
+def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, search = source.experiment.name, source.model, source.name
+    path = search_file(source.experiment, model, search)
+    walk = _Walk(chain, path)
+    found = {**place, "value": cell.value, "experiment": experiment, "model": model, "search": search}
+    model_path, reference, *weights = chain.makers[path].inputs
+    options = ["--search", search, "--ref", reference, *(["--weights", weights[0]] if weights else [])]
+    again = ["search", model_path, AGAIN, "--experiment", experiment, "--model", model, *options]
+    return walk.finished(found, again, f"['settings']['{place['row']}']")
+
+
+def _named(sampler: SamplerConfig) -> dict[str, Any]:
+    """The settings of a sampler that a reader looks for, and those that are not the defaults."""
+    looked_for = {"solver": sampler.solver} | ({} if sampler.nfe is None else {"num_steps": sampler.num_steps})
+    return looked_for | sampler.changes()
+
+
+def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    m, experiment = cell.measured, source.experiment
+    evaluation = next(e for e in experiment.evaluations_of(m.model, m.grid)
+                      if (m.point, m.repeat) in [(point.id, repeat) for point, repeat in e.draws])  # fmt: skip
+    walk = _Walk(chain, evaluation_file(evaluation))
+    found = {**place, "metric": m.label, "value": m.distance, "nfe": m.nfe, **_shown_nfe(cell, m),
+             "experiment": experiment.name, "model": m.model, "grid": m.grid, "point": m.point, "repeat": m.repeat,
+             "lowest_of": _candidates(experiment, m), "images": m.images,
+             "seeds": [m.first_seed, m.first_seed + m.images - 1],
+             "sampler": _named(SamplerConfig.from_dict(m.sampler)), **walk.run(m.run)}  # fmt: skip
+    key = (experiment.name, m.model, evaluation.name)
+    again = ["evaluate", chain.makers[walk.path].inputs[0], AGAIN, "--experiment", experiment.name, "--model", m.model,
+             "--evaluation", evaluation.name, *chain.evaluation_options(*key)]  # fmt: skip
+    number = next(i for i, row in enumerate(walk.record["points"]) if (row["id"], row["repeat"]) == (m.point, m.repeat))
+    return walk.finished(found, again, f"['points'][{number}]['distance']")
+
+
+def _shown_nfe(cell: Cell, measured: Measurement) -> dict[str, str]:
+    """The NFE that the table shows may be that of another setting, whose distance is nearly as low."""
+    if cell.nfe in (None, measured.nfe):
+        return {}
+    return {"nfe_shown": f"{cell.nfe}, of the cheapest setting within 3 % of this one"}
+
+
+def _candidates(experiment: Experiment, measured: Measurement) -> str:
+    points, repeats = len(experiment.grids[measured.grid].points[measured.model]), experiment.sampling.repeats
+    return f"{points} setting{'s' * (points > 1)}" + (f", {repeats} repeats each" if repeats > 1 else "")
+
+
+class _Walk:
+    """The steps behind a results file, by path, in the order in which they are come upon."""
+
+    def __init__(self, chain: Chain, path: str):
+        self.chain, self.provenance, self.path = chain, Provenance(chain), path
+        self.record: dict[str, Any] = read_json(path)  # itself tells of its model and its references
+        self.steps: dict[str, dict[str, Any]] = {}
+        self._visit(path, self.provenance.hashes.of(path), None)
+
+    def run(self, key: str | None) -> dict[str, str]:
+        """The key of a run in MLflow, and its id where the store can be asked at once."""
+        found = run_id(self.chain.params.tracking_uri, key) if key else None
+        return ({"mlflow_key": key} if key else {}) | ({"mlflow_run": found} if found else {})
+
+    def finished(self, cell: dict[str, Any], command: list[str], place: str) -> dict[str, Any]:
+        """The whole lineage. command: what measures again; place: of the number in what it writes."""
+        top, sidecar = self.steps[self.path], self.provenance.sidecar(self.chain.makers[self.path])
+        settings = sidecar["specification"].get("settings") if sidecar else None
+        # With the settings that the number was measured with, the command refuses to measure with others.
+        expect = settings if sidecar else self.chain.specification(self.chain.makers[self.path])
+        words = ["edm", "launch", "--", *command, "--expect", digest(expect), *_params_option(self.chain.params)]
+        show = f"python -c \"import json; print(json.load(open('{AGAIN}')){place})\""
+        commit, make = top.get("commit"), f"snakemake {shlex.quote(self.path)}"
+        again = [f"git checkout {commit} && {make}"] if commit else []
+        if commit and os.path.exists("dvc.lock"):
+            again.append(f"git checkout {commit} && dvc pull && {make}")
+        self.provenance.hashes.save()
+        return {"cell": cell, "steps": list(self.steps.values()),
+                "measure_again": [shlex.join(words), show],
+                "make_again": again, "cautions": self._cautions(top)}  # fmt: skip
+
+    def _visit(self, path: str, used: str | None, user: Job | None) -> None:
+        """Adds the step that made a file, and those before it. used: the hash of what ``user`` took."""
+        job = self.chain.makers.get(path)
+        if path not in self.steps:
+            made_here = job is not None and job.rule != "download"
+            entry = self.steps[path] = self._step(path, job) if made_here else self._outside(path, used, user)
+            for source in entry.get("from", ()):
+                self._visit(source["file"], source["sha256"], job)
+        entry = self.steps[path]
+        if used is not None and entry["sha256"] not in (None, used):
+            what = "the file that is here" if user is None else f"what {user.name} used"
+            entry.setdefault("unknown", f"{what} is another file, sha256 {used}: how that was made is not recorded")
+
+    def _step(self, path: str, job: Job) -> dict[str, Any]:
+        sidecar, entry = self.provenance.sidecar(job), {"file": path, "step": job.name}
+        if sidecar is None:
+            return entry | {"sha256": self.provenance.hashes.of(path)} | self._untold(path, job)
+        entry["sha256"] = sidecar["outputs"].get(path)
+        entry |= {key: sidecar[key] for key in (*ORIGIN, "adopted") if key in sidecar}
+        if "created" not in sidecar:
+            entry["unknown"] = "it was adopted: when, where and by which code it was made is not recorded"
+        settings = sidecar["specification"].get("settings")
+        if isinstance(settings, dict):
+            entry["settings"] = {key: value for key, value in settings.items() if key not in ("points", "repeats")}
+        entry |= self._details(path, job, entry, sidecar)
+        stale = self.provenance.why_stale(job)
+        entry["now"] = f"stale: {stale}" if stale else "fresh" if os.path.exists(path) else "fresh; not here"
+        entry["from"] = [{"file": name, "sha256": content} for name, content in sidecar["inputs"].items()]
+        return entry
+
+    def _untold(self, path: str, job: Job) -> dict[str, Any]:
+        """Of a step without a sidecar: what its own file says, and from what params.yaml would make it."""
+        sidecar = sidecar_file(job)
+        state = "cannot be read" if os.path.exists(sidecar) else "is not there"
+        unknown = f"nothing tells how it was made: {sidecar} {state}"
+        inputs: dict[str, str | None] = dict.fromkeys(job.inputs)
+        if path != self.path:
+            return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
+        inputs[job.inputs[0]] = self.record["checkpoint"]["sha256"]
+        inputs[job.inputs[1]] = self.record["metric"].get("reference_sha256")
+        own = {key: self.record[key] for key in ("commit", "dirty") if self.record.get(key)}
+        return {"unknown": f"{unknown}; commit and hashes are those that the file itself names", **own,
+                "from": [{"file": name, "sha256": content} for name, content in inputs.items()]}  # fmt: skip
+
+    def _outside(self, path: str, used: str | None, user: Job) -> dict[str, Any]:
+        """A file that no step makes."""
+        if path not in self.chain.raw_sources(user):
+            return {"file": path, "sha256": used, "unknown": "params.yaml has no step any more that makes it"}
+        entry = self.chain.params.downloads.get(path, {})
+        source = entry.get("url") or entry.get("note")
+        return {"file": path, "sha256": used, "source": source or "outside the chain"}
+
+    def _details(self, path: str, job: Job, entry: dict[str, Any], sidecar: dict[str, Any]) -> dict[str, Any]:
+        """What a kind of step has to say beside its settings."""
+        seen, metric = self._checkpoint(entry["sha256"]), self.record["metric"]
+        images = {"images_seen": seen["images"]} if "images" in seen else {}
+        if job.rule == "train":
+            seed = entry.get("settings", {}).get("seed", TrainingConfig.seed)
+            return {"seed": seed, **images, **self.run("/".join(job.key))}
+        if job.rule == "prepare" and not sidecar["inputs"]:
+            return {"raw_data": "no file: it comes with the packages under versions"}
+        if job.rule == "published":
+            name = self.chain.published_file(*job.key)
+            catalogued = (
+                {"where": PUBLISHED[name].where, "licence": PUBLISHED[name].licence} if name in PUBLISHED else {}
+            )
+            told = {key: seen[key] for key in ("source", "source_sha256", "licence") if key in seen}
+            return {"published_as": name, **catalogued, **told}
+        if job.rule == "choose":
+            return {**self._choice(job, sidecar), **images, **self.run(f"{'/'.join(job.key)}/choice")}
+        if job.rule == "search":
+            record = self.record if path == self.path else _of_hash(path, entry["sha256"], self.provenance)
+            found = {key: record[key] for key in ("settings", "value", "evaluations", "converged") if key in record}
+            return {f"found_{key}": value for key, value in found.items()} | self.run(record.get("run"))
+        if job.rule == "evaluate":
+            extractor = {"features": metric["description"], "weights_sha256": metric.get("weights_sha256")}
+            return {key: value for key, value in extractor.items() if value}
+        if job.rule == "reference" and metric.get("reference_sha256") == entry["sha256"]:
+            return {"reference_images": metric["reference_images"]}
+        return {}
+
+    def _checkpoint(self, sha256: str | None) -> dict[str, Any]:
+        """What the results file says of its model, if that is the one of this hash."""
+        return self.record["checkpoint"] if self.record["checkpoint"].get("sha256") == sha256 else {}
+
+    def _choice(self, job: Job, sidecar: dict[str, Any]) -> dict[str, Any]:
+        path = choice_file(*job.key)
+        choice = _of_hash(path, sidecar["outputs"].get(path), self.provenance)
+        if not choice:
+            return {"chosen": f"not known: {path} is not there, or another one"}
+        return {
+            "chosen": f"{choice['best']} of {len(choice['cheap'])} snapshots",
+            "chosen_by": f"{choice['metric']['label']} {choice['value']!r} of {choice['confirm_images']} images",
+        }
+
+    def _cautions(self, top: dict[str, Any]) -> list[str]:
+        """What keeps the commands from giving this number."""
+        found = []
+        for source in top["from"]:
+            content = self.provenance.hashes.of(source["file"])
+            if content is None:
+                found.append(f"{source['file']} is not here: get it back (dvc pull) before you measure again")
+            elif source["sha256"] not in (None, content):
+                found.append(f"{source['file']} is not the file that was used: measuring again gives another number")
+        if top.get("now", "").startswith("stale: changed"):
+            found.append(f"params.yaml or the code asks for something else by now ({top['now']})")
+        if not top.get("commit"):
+            found.append("the commit is not recorded: there is no command that makes it again")
+        dirty = [step["step"] for step in self.steps.values() if step.get("dirty") == "true"]
+        if dirty:
+            found.append(f"made with changes that were not committed: {', '.join(dirty)}")
+        commits = dict.fromkeys(step["commit"] for step in self.steps.values() if step.get("commit"))
+        if len(commits) > 1:
+            found.append(f"its steps ran at {len(commits)} commits; the commands name that of the last step")
+        unknown = [step["file"] for step in self.steps.values() if "unknown" in step]
+        if unknown:
+            found.append(f"not all of it is known: {', '.join(unknown)}")
+        return found
+
+
+def _of_hash(path: str, sha256: str | None, provenance: Provenance) -> dict[str, Any]:
+    """What a JSON file holds, if it is the one of that hash; else nothing."""
+    return read_json(path) if sha256 is not None and provenance.hashes.of(path) == sha256 else {}
+
+
+def _params_option(params: Params) -> list[str]:
+    return [] if params.path == "params.yaml" else ["--params", params.path]

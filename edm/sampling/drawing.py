@@ -1,0 +1,86 @@
+"""Images from seeds: image i depends on seed i alone.
+
+Work is cut into fixed blocks of consecutive seeds: seed s is always row s mod B of block s // B, and the network always
+sees whole blocks. So the images do not depend on how many are asked for, nor on who computes which block, to the bit;
+not even those of the predictor–corrector ("ve-pc"), whose images depend on the others of their block.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edm.config import AUTO, NetworkConfig, SamplerConfig
+from edm.design import draws as noise
+from edm.errors import UserError
+from edm.networks.flops import flops
+from edm.solvers import draw_images
+
+DEFAULT_BLOCK = 64
+BLOCK_FLOPS = 2**44  # of an automatic block in one evaluation: about those of 512 images in configuration F at 32x32
+BLOCKS = (16, 1024)  # the smallest and the largest
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images float64 [n, C, H, W] of consecutive ``seeds`` [n], their class labels [n] or None, and their NFE [n]."""
+
+    seeds: Tensor
+    labels: Tensor | None
+    images: Tensor
+    nfe: Tensor
+
+
+def part_of(seeds: range, block: int, index: int, count: int) -> range:
+    """Part ``index`` (from 0) of ``count`` of consecutive seeds; the parts in order are the seeds again.
+
+    Seeds of one block stay together, so that nobody computes a block twice. Parts differ by one block at most, and none
+    has more than the first; some are empty where there are fewer blocks than parts.
+    """
+    first, last = seeds.start // block, -(-seeds.stop // block)
+    cuts = [(first + -(-(last - first) * i // count)) * block for i in (index, index + 1)]
+    start, stop = (min(max(cut, seeds.start), seeds.stop) for cut in cuts)
+    return range(start, stop)
+
+
+def block_of(asked: int | str, network: NetworkConfig) -> int:
+    """Seeds per block: the number asked for or, for "auto", the power of two that keeps a large GPU busy.
+
+    It follows from the network alone, for the images depend on it (by rounding): not from the GPU at hand.
+    """
+    if asked != AUTO:
+        return int(asked)
+    low, high = BLOCKS
+    return min(max(2 ** round(math.log2(BLOCK_FLOPS / flops(network))), low), high)
+
+
+def generate(
+    denoiser, config: SamplerConfig, seeds: range, shape: tuple[int, ...], *, classes: int = 0,
+    class_label: int | None = None, block: int = DEFAULT_BLOCK,
+) -> Iterator[Block]:  # fmt: skip
+    """Yields the images of ``seeds`` block by block, in order.
+
+    shape: (C, H, W); classes: of the model, 0 for none. A class is drawn per seed unless ``class_label`` names one for
+    all. block: seeds per block; images of different block sizes agree to rounding only. Latents lie on
+    ``denoiser.device``, the CPU where it has none. Raises UserError for an empty range or a class that is not there.
+    """
+    if len(seeds) == 0 or seeds.step != 1 or seeds.start < 0:
+        raise UserError(f"seeds {seeds.start}-{seeds.stop - 1}: expected a range such as 0-63")
+    if block < 1:
+        raise UserError(f"block is {block}; it must hold at least 1 seed")
+    if class_label is not None and not 0 <= class_label < classes:
+        raise UserError(f"class {class_label} is not one of the model's {classes} classes")
+    device = denoiser.device if hasattr(denoiser, "device") else torch.device("cpu")
+    for number in range(seeds.start // block, -(-seeds.stop // block)):
+        whole = torch.arange(number * block, (number + 1) * block, device=device)
+        labels = None
+        if classes:
+            labels = noise.class_labels(whole, classes)
+            labels = labels if class_label is None else torch.full_like(labels, class_label)
+        draw = lambda step, x, whole=whole: noise.churn(whole, step, shape)
+        images, nfe = draw_images(denoiser, noise.latents(whole, shape), labels, config, draw)
+        wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
+        part = [None if tensor is None else tensor[wanted].cpu() for tensor in (whole, labels, images, nfe)]
+        yield Block(*part)

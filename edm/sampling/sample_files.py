@@ -1,0 +1,216 @@
+"""Sample files: the generated images of a grid of sampler settings, as one safetensors file."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from edm.cluster.processes import ALONE, World
+from edm.config import SamplerConfig
+from edm.data.pixels import to_uint8
+from edm.errors import UserError
+from edm.files.writing import sha256_file
+from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
+from edm.networks.precision import float32_as
+from edm.sampling.drawing import Block, generate, part_of
+
+FORMAT = "edm-samples/1"
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Images uint8 [N, C, H, W] per point, ``seeds`` [N], ``labels`` [N] or None, and the header of the file."""
+
+    images: dict[str, Tensor]
+    seeds: Tensor
+    labels: Tensor | None
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images uint8 [N, C, H, W] and the sum of their NFE, per point; their seeds [N] and labels [N] or None."""
+
+    images: dict[str, Tensor]
+    evaluations: dict[str, int]
+    seeds: Tensor
+    labels: Tensor | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of a sample file: "images/POINT", "seeds", "labels"."""
+        tensors = {f"images/{name}": pixels for name, pixels in self.images.items()} | {"seeds": self.seeds}
+        return tensors if self.labels is None else tensors | {"labels": self.labels}
+
+
+def draw(
+    denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, class_label: int | None = None
+) -> Iterator[tuple[Tensor, Block]]:
+    """Images uint8 [n, C, H, W] of the seeds, block by block, each with the block they came from.
+
+    In the denoiser's precision: full float32, on GPUs too, unless it says otherwise. Raises UserError where the sampler
+    gives non-finite images, or a block does not fit in the memory of the GPU.
+    """
+    config = denoiser.network.config
+    shape = (config.channels, config.resolution, config.resolution)
+    parts = generate(denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block)
+    with float32_as(denoiser.precision):
+        try:
+            for part in parts:
+                if not part.images.isfinite().all():
+                    raise UserError("sampling gave non-finite images; try more steps or another sampler")
+                yield to_uint8(part.images), part
+        except torch.OutOfMemoryError:
+            raise UserError(f"{block} images at once do not fit in the memory of the GPU; lower block") from None
+
+
+def sample_points(
+    denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None = None,
+    world: World = ALONE,
+) -> Drawn:  # fmt: skip
+    """Images of every point from the same seeds, each process its part; there may be no seeds.
+
+    Returns those of all on the first process, and on the others their own. Raises UserError as :func:`draw`, naming
+    the point.
+    """
+    config = denoiser.network.config
+    own = part_of(seeds, block, world.rank, world.size)
+    images, evaluations = {}, {}
+    labels = torch.empty(0, dtype=torch.int64) if config.classes else None
+    hidden = None if world.is_first else True
+    bar = tqdm(total=len(own) * len(points), unit="img", unit_scale=True, disable=hidden)
+    for name, sampler in points.items():
+        pixels = [torch.empty(0, config.channels, config.resolution, config.resolution, dtype=torch.uint8)]
+        blocks = []
+        try:
+            for part, block_drawn in draw(denoiser, sampler, own, block, class_label) if own else ():
+                pixels.append(part)
+                blocks.append(block_drawn)
+                bar.update(len(part))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        images[name] = torch.cat(pixels)
+        evaluations[name] = sum(int(b.nfe.sum()) for b in blocks)
+        if blocks and labels is not None:
+            labels = torch.cat([b.labels for b in blocks])
+    bar.close()
+    drawn = Drawn(images, evaluations, torch.tensor(own, dtype=torch.int64), labels)
+    sums = world.total(*evaluations.values())
+    gathered = world.gather(drawn.tensors())
+    if not gathered:
+        return drawn
+    whole = {name: torch.cat([tensors[name] for tensors in gathered]) for name in gathered[0]}
+    images = {name: whole[f"images/{name}"] for name in points}
+    evaluations = {name: int(total) for name, total in zip(points, sums, strict=True)}
+    return Drawn(images, evaluations, whole["seeds"], whole.get("labels"))
+
+
+def write_samples(
+    path: str | Path,
+    checkpoint_path: str | Path,
+    points: dict[str, SamplerConfig],
+    drawn: Drawn,
+    about: dict[str, Any],
+) -> None:
+    """Writes what :func:`sample_points` drew, with what it was drawn from. ``about`` adds entries to the header."""
+    header = {
+        "points": {name: {"sampler": point.to_dict()} for name, point in points.items()},
+        "checkpoint": {"sha256": sha256_file(checkpoint_path), **checkpoint.describe(checkpoint_path)["about"]},
+        **about,
+    }
+    _write(path, drawn, header)
+
+
+def _write(path: str | Path, drawn: Drawn, header: dict[str, Any]) -> None:
+    """Writes a sample file; the numbers of evaluations go into its header."""
+    nfe = {name: round(total / max(len(drawn.seeds), 1)) for name, total in drawn.evaluations.items()}
+    points = {name: {**point, "nfe": nfe[name]} for name, point in header["points"].items()}
+    whole = {"format": FORMAT, **header, "points": points, "evaluations": drawn.evaluations}
+    checkpoint.save_tensors(path, drawn.tensors(), whole)
+
+
+def read_samples(path: str | Path, least: int = 1) -> SampleSet:
+    """Reads a sample file. Raises UserError for any other file, and for fewer than ``least`` images."""
+    tensors, header = checkpoint.load_tensors(path, FORMAT)
+    try:
+        images = {name: tensors[f"images/{name}"] for name in header["points"]}
+        samples = SampleSet(images, tensors["seeds"], tensors.get("labels"), header)
+        whole = all(
+            t.dtype == torch.uint8 and t.ndim == 4 and len(t) == len(samples.seeds) >= least for t in images.values()
+        )
+        whole = whole and isinstance(header["checkpoint"], dict)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole sample file ({error!r}); sample again") from None
+    if not whole:
+        raise UserError(f"{path}: not a whole sample file (images are not uint8 rows of the seeds); sample again")
+    return samples
+
+
+def merge_samples(output: str | Path, paths: Sequence[str | Path]) -> int:
+    """Puts sample files of one checkpoint and equal settings together, named in any order; returns their images.
+
+    Where one commit made them all, the file is to the byte the one that a single job would have written.
+    Raises UserError where a seed is missing or there twice, or where the files differ in more than their seeds.
+    """
+    parts = sorted(((path, read_samples(path, least=0)) for path in paths), key=lambda part: part[1].seeds[:1].tolist())
+    _check_equal(parts)
+    seeds = _joined_seeds(parts)
+    (first, like), header = parts[0], dict(parts[0][1].header)
+    asked = header.pop("part_of", None)
+    if asked not in (None, [seeds.start, seeds.stop]):
+        raise UserError(
+            f"{first}: a part of seeds {asked[0]}-{asked[1] - 1}, of which some are missing; name all parts"
+        )
+    images = {name: torch.cat([part.images[name] for _, part in parts]) for name in like.images}
+    labels = None if like.labels is None else torch.cat([part.labels for _, part in parts])
+    evaluations = {name: sum(part.header["evaluations"][name] for _, part in parts) for name in images}
+    _write(output, Drawn(images, evaluations, torch.tensor(seeds), labels), header)
+    return len(seeds)
+
+
+def _check_equal(parts: list[tuple[str | Path, SampleSet]]) -> None:
+    """Raises UserError where files differ in more than their seeds."""
+    first, settings = parts[0][0], _settings(*parts[0])
+    for path, part in parts[1:]:
+        others = _settings(path, part)
+        odd = [key for key in settings | others if settings.get(key) != others.get(key)]
+        if odd:
+            raise UserError(f"{path}: its {odd[0]} differs from that of {first}; merge the parts of one sampling")
+
+
+def _joined_seeds(parts: list[tuple[str | Path, SampleSet]]) -> range:
+    """The seeds of files in order. Raises UserError where one is missing or there twice, or there are none at all."""
+    seeds = range(0)
+    for path, part in parts:
+        if not len(part.seeds):
+            continue
+        start, stop = int(part.seeds[0]), int(part.seeds[-1]) + 1
+        if seeds and start != seeds.stop:
+            problem = f"{seeds.stop} is missing before" if start > seeds.stop else f"{start} is not only in"
+            raise UserError(f"seed {problem} {path}; name every part once")
+        seeds = range(seeds.start if seeds else start, stop)
+    if not seeds:
+        raise UserError(f"{parts[0][0]}: holds no images; name the other parts, too")
+    return seeds
+
+
+def _settings(path: str | Path, samples: SampleSet) -> dict[str, Any]:
+    """What has to be equal of files that are merged, by its name. Raises UserError where the file does not tell."""
+    header, seeds = samples.header, samples.seeds
+    counted = isinstance(header.get("evaluations"), dict) and header["evaluations"].keys() == samples.images.keys()
+    if not counted or not torch.equal(seeds.diff(), torch.ones_like(seeds[1:])):
+        raise UserError(f"{path}: written by an older version, or not of consecutive seeds; sample again")
+    apart = ("points", "evaluations", "commit", "dirty")  # where they were made, and the numbers of the part
+    shapes = {"size of the images": [list(images.shape[1:]) for images in samples.images.values()],
+              "labels": samples.labels is not None}  # fmt: skip
+    samplers = {f"sampler ({name})": point.get("sampler") for name, point in header["points"].items()}
+    return {key: value for key, value in header.items() if key not in apart} | shapes | samplers
+
+
+def in_batches(images: Tensor, size: int = 256) -> Iterable[Tensor]:
+    """The images in order, ``size`` at a time."""
+    return images.split(size)

@@ -1,0 +1,1 @@
+"""Batches, the step, the loop, states and log, the loss per noise level."""

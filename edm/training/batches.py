@@ -1,0 +1,95 @@
+"""Training inputs as a function of the sample's number: order, flips, augmentation, noise level and noise.
+
+Sample k is the k-th image that training sees. All that is random about it is drawn from its own seed, so it does not
+depend on the number of processes, on gradient accumulation, or on whether the run was interrupted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edm.config import MAX_SEED, TrainingConfig
+from edm.data.archive import Dataset
+from edm.data.pixels import to_float
+from edm.design import draws as noise
+from edm.design.augmentation import augment_with, random_labels
+
+_SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds never share a draw
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images y [B, C, H, W] in [−1, 1], labels [B] or None, augment_labels [B, 9] or None, sigma [B], noise as y."""
+
+    images: Tensor
+    labels: Tensor | None
+    augment_labels: Tensor | None
+    sigma: Tensor
+    noise: Tensor
+
+
+class Batches:
+    """The samples of one training run. The dataset lies on the device where it fits, else in host memory.
+
+    compiled: keyword arguments of ``torch.compile`` for what turns pixels and seeds into inputs; None leaves it alone.
+    """
+
+    def __init__(
+        self, dataset: Dataset, config: TrainingConfig, loss, device: torch.device,
+        compiled: dict[str, str] | None = None,
+    ):  # fmt: skip
+        self.config, self.loss, self.device = config, loss, device
+        self._inputs = self._drawn if compiled is None else torch.compile(self._drawn, **compiled)
+        images = torch.from_numpy(dataset.images)
+        self.images = images.to(device) if _fits(images, device) else images
+        labels = torch.from_numpy(dataset.labels) if config.conditional else None
+        self.labels = None if labels is None else labels.to(self.images.device)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def draw(self, first: int, count: int) -> Batch:
+        """Samples ``first`` to ``first + count − 1``."""
+        rows = self._rows(first, count)
+        labels = None if self.labels is None else self._on_device(self.labels[rows])
+        seeds = torch.arange(first, first + count, device=self.device) + self.config.seed * _SEED_STRIDE
+        images, augment_labels, quantiles, draws = self._inputs(self._on_device(self.images[rows]), seeds)
+        return Batch(images, labels, augment_labels, self.loss.sigma(quantiles).to(torch.float32), draws)
+
+    def _on_device(self, part: Tensor) -> Tensor:
+        if part.device == self.device:
+            return part
+        return part.pin_memory().to(self.device, non_blocking=True)  # else the host waits for all work before it
+
+    def _drawn(self, pixels: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """From pixels uint8 [B, C, H, W]: images, augment_labels, the quantiles of σ, noise."""
+        images = to_float(pixels)
+        if self.config.x_flip:
+            flip = noise.uniform(seeds, 0, 1, noise.FLIP)[:, 0] < 0.5
+            images = torch.where(flip[:, None, None, None], images.flip(3), images)
+        augment_labels = None
+        if self.config.augment > 0:
+            augment_labels = random_labels(seeds, self.config.augment)
+            images = augment_with(images, augment_labels)
+        draws = noise.normal(seeds, 0, images.shape[1:], noise.NOISE).to(torch.float32)
+        return images, augment_labels, noise.uniform(seeds, 0, 1, noise.SIGMA)[:, 0], draws
+
+    def _rows(self, first: int, count: int) -> Tensor:
+        """Dataset rows of consecutive samples, beside the images: every epoch is a fresh permutation of all."""
+        total, rows = len(self.images), []
+        while count > 0:
+            epoch, place = divmod(first, total)
+            if epoch != self._epoch:
+                generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+                self._epoch = epoch
+                self._order = torch.randperm(total, generator=generator).to(self.images.device)
+            part = self._order[place : place + count]
+            rows.append(part)
+            first, count = first + len(part), count - len(part)
+        return torch.cat(rows)
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the dataset takes less than a quarter of the device's free memory."""
+    if device.type != "cuda":
+        return True
+    return images.nbytes < torch.cuda.mem_get_info(device)[0] / 4

@@ -1,0 +1,173 @@
+"""Training: one loop for a CPU, a GPU and many."""
+
+import copy
+import math
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from edm.cluster.preemption import Notice, Pauses
+from edm.cluster.processes import ALONE, World
+from edm.config import TrainingConfig
+from edm.data.archive import Dataset
+from edm.errors import Preempted, UserError
+from edm.files.background import Background
+from edm.files.writing import remove_temporaries, write_json
+from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
+from edm.networks.precision import set_float32
+from edm.tracking import Run, SystemMetrics
+from edm.training import loss_levels as levels
+from edm.training.state import TrainingLog, TrainingState
+from edm.training.step import TrainingStep, learning_rate_at
+
+TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
+FINAL = ("model.safetensors", "levels.json")
+FILES = ("log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
+
+
+def train(
+    config: TrainingConfig,
+    dataset: Dataset,
+    out: Path,
+    world: World = ALONE,
+    *,
+    final: Path | None = None,
+    run: Run | None = None,
+    notice: Notice | None = None,
+    state_every: float = 300.0,
+    compiled: dict[str, str] | None = None,
+    about: dict[str, Any] | None = None,
+) -> Denoiser:
+    """Trains a configuration on a dataset and returns the averaged (EMA) denoiser; in ``out`` it leaves
+
+    model.safetensors, levels.json (loss per noise level before and after, and over training), log.jsonl, snapshots/
+    where asked, and, until it is done, its last two states, state-0.safetensors and state-1.safetensors. An interrupted
+    run of the same configuration continues from the newer one to the same weights, log and snapshots, to the bit.
+
+    final: folder for the first two of these, in place of ``out``.
+    run: told what is logged, and finished at the end. notice: asks for an early stop. state_every: seconds between two
+    states. compiled: of :class:`TrainingStep`. about: entries for the header of the checkpoint.
+    Raises Preempted where ``notice`` asked for it, after the state was saved; UserError where the dataset does not fit
+    the configuration or the loss stops being finite, and the last good state is kept then.
+    """
+    check(config, dataset, world)
+    set_float32(config.precision)
+    notice, final = notice or Notice(), final or out
+    about = {**(about or {}), "dataset_sha256": dataset.sha256}
+
+    step = TrainingStep(config, dataset, world, compiled)
+    if world.is_first:
+        for path in (*(final / name for name in FINAL), *(out / name for name in FILES)):
+            remove_temporaries(path)  # of a process killed while it wrote
+    with Background() as background:
+        state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background)
+        images = state.restore()
+        log = TrainingLog(out / "log.jsonl", images, world.is_first)
+        if images == 0 and world.is_first:
+            shutil.rmtree(out / "snapshots", ignore_errors=True)  # of an earlier run: not ours to be chosen from
+
+        def measure() -> dict:
+            batch = config.microbatch or 512
+            return levels.error_per_level(step.ema, dataset, config.conditional, config.level_samples, world, batch)
+
+        state.before = measure() if state.before is None else state.before
+
+        def keep() -> None:
+            """Saves the state, after the log and the journal: continued from it, they lack no row."""
+            log.sync()
+            if run is not None:
+                run.sync()
+            state.save(images, time.monotonic() - started)
+            pauses.saved()
+
+        total, snapshots = config.steps * config.batch_size, set(config.snapshots)
+        tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
+        started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
+        tick_time, tick_images = time.monotonic(), images
+        sums = state.sums  # since the last row of the log: loss, images, non-finite gradient entries
+        bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
+        system = SystemMetrics()
+        notice.hold()
+        while images < total:
+            step(images, sums)
+            images += config.batch_size
+            bar.update(config.batch_size)
+
+            if images % tick == 0 or images >= total:
+                loss_sum, seen, nonfinite = world.sum(sums).tolist()
+                sums.zero_()
+                mean = loss_sum / seen / math.prod(dataset.images.shape[1:])
+                if not math.isfinite(mean):
+                    background.wait()
+                    raise UserError(
+                        f"{out}: the loss became {mean} after {images:,} images; the last good state ({state.images:,} "
+                        "images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
+                    )
+                now = time.monotonic()
+                row = {
+                    "images": images,
+                    "loss": mean,
+                    "learning_rate": learning_rate_at(config, images - config.batch_size),
+                    "images_per_second": (images - tick_images) / max(now - tick_time, 1e-9),
+                    "seconds": now - started,
+                    "nonfinite_gradients": int(nonfinite),
+                }
+                tick_time, tick_images = now, images
+                log.write(row)
+                if run is not None and world.is_first:
+                    numbers = {key: value for key, value in row.items() if key != "images"}
+                    run.metrics(numbers | system.read(), step=images)
+                bar.set_postfix_str(f"loss {mean:.4g}")
+            if images in snapshots and world.is_first:
+                snapshot = out / "snapshots" / f"{images:012d}.safetensors"
+                if not snapshot.exists():  # else it was written before an interruption
+                    taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": images}
+                    background.do(partial(checkpoint.save, snapshot, taken, config, told))
+            pause = pauses.after_step(state.cost) if images < total else None
+            if pause:  # last in a step: the state lacks nothing of it
+                keep()
+            if pause == "stop":
+                bar.close()
+                background.wait()
+                world.wait()  # the first process may still be writing
+                raise Preempted(_stopped(notice, images, state.images) if world.is_first else "")
+        bar.close()
+
+        keep()  # whatever fails from here on costs no training
+        background.wait()
+        notice.release()
+        if world.is_first:
+            checkpoint.save(final / "model.safetensors", step.ema, config, {**about, "images": images})
+        after = measure()
+        if world.is_first:
+            for name, level in (("before", state.before), ("after", after)):
+                if run is not None:
+                    run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
+            write_json(final / "levels.json", {"before": state.before, "after": after, "training": log.curve("loss")})
+            if run is not None:
+                run.artifact(final / "levels.json")
+                run.finish()
+        world.wait()
+        notice.hold()  # it is done: a stop would be an error now
+        if world.is_first:
+            state.remove()  # last: a process killed before continues from it
+        return step.ema
+
+
+def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:
+    """Raises UserError where a dataset does not fit a configuration, or the processes cannot share its minibatch."""
+    dataset.require(*config.dataset_size)
+    if config.batch_size < world.size:
+        raise UserError(f"batch_size {config.batch_size} is too small for {world.size} processes; start fewer")
+
+
+def _stopped(notice: Notice, images: int, saved: int) -> str:
+    """What a person reads of an early stop."""
+    kept = "the state is saved" if saved == images else f"only the state of {saved:,} images is kept"
+    reason = notice.reason or "another process was asked to"
+    return f"{reason}, after {images:,} images; {kept}, the same command continues"

@@ -1,0 +1,242 @@
+"""What lets an interrupted training go on as if nothing had happened: its states and its log."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edm.cluster.processes import World
+from edm.config import TrainingConfig
+from edm.data.archive import Dataset
+from edm.errors import UserError
+from edm.files.background import Background
+from edm.files.writing import digest, write_text
+from edm.models import checkpoint
+
+STATE_FORMAT = "edm-training-state/2"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+#: Fields that leave the weights after n images as they are: a state may be continued with others.
+IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
+_HEADER = {"identity", "images", "seconds", "before", "checksum"}
+SLOW_DISK = 50e6  # bytes per second; how long saving takes is estimated with it until it is measured
+
+
+class TrainingLog:
+    """log.jsonl: a row per tick. A resumed run drops the rows beyond its state, so that none is there twice.
+
+    Rows that cannot be written (full disk) are kept in memory and go out as soon as they can; a training does not
+    fail for its log.
+    """
+
+    def __init__(self, path: Path, images: int, active: bool):
+        self.path, self.active = path, active
+        self._pending, self._size, self._warned = b"", 0, False
+        if not active:
+            return
+        rows = path.read_text(encoding="utf-8", errors="replace").splitlines() if images and path.exists() else []
+        kept = "".join(f"{row}\n" for row in rows if _images_of(row) <= images)
+        write_text(path, kept)
+        self._size = len(kept.encode())
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self.active:
+            self._pending += json.dumps(row).encode() + b"\n"
+            self._flush(sync=False)
+
+    def sync(self) -> None:
+        """Forces all rows to the disk: a state must not outlive the rows before it."""
+        if self.active:
+            self._flush(sync=True)
+
+    def curve(self, name: str) -> dict[str, list[float]]:
+        """A quantity over the images seen, as far as the rows are on the disk."""
+        rows = [json.loads(row) for row in self.path.read_text(encoding="utf-8").splitlines()]
+        return {"images": [row["images"] for row in rows], name: [row[name] for row in rows]}
+
+    def _flush(self, sync: bool) -> None:
+        try:
+            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+                file.seek(self._size)
+                file.truncate()  # what a full disk cut off in mid-row
+                file.write(self._pending)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                print(f"warning: {self.path}: not all rows are written yet ({error.strerror})", file=sys.stderr)
+        else:
+            self._size, self._pending = self._size + len(self._pending), b""
+
+
+def _images_of(row: str) -> float:
+    try:
+        return json.loads(row)["images"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line torn by a kill
+
+
+class TrainingState:
+    """What an interrupted run needs to go on: weights, their average, Adam's moments, sums of the log, counters.
+
+    The last two states are kept, in state-0.safetensors and state-1.safetensors by turns, so that there is a whole
+    one while the other is written and even if the newer is damaged later. Which one is newer is told by the images
+    that it has seen, never by a clock. A checksum covers all that a state says.
+
+    ``restore`` and ``save`` are called by all processes of a run; the first one chooses, and writes.
+    """
+
+    def __init__(
+        self, out: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer, world: World,
+        background: Background,
+    ):  # fmt: skip
+        self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
+        self.background = background
+        self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
+        changes = {name: value for name, value in config.changes().items() if name not in IRRELEVANT}
+        self.identity = digest([changes, dataset.sha256])
+        self.images, self.seconds, self.before = 0, 0.0, None
+        #: This process's sums since the last row of the log: loss, images, non-finite gradient entries.
+        self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self._next = 0  # the slot to write: that of the older state
+        size = sum(tensor.nbytes for tensor in net.parameters())
+        self.cost = 4 * size / SLOW_DISK  # seconds that saving takes: a guess, then the longest time so far
+        self._longest = 0.0
+
+    def restore(self) -> int:
+        """Loads the newest whole state of this very configuration and dataset; returns the images it has seen.
+
+        Without one the training starts from the beginning. Other files in its place, and damaged ones, are moved
+        aside and named on stderr: training starts again rather than not at all.
+        """
+        slot = -1
+        if self.world.is_first:
+            slot, tensors, header = self._choose()
+        slot = int(self.world.total(slot if self.world.is_first else 0)[0])
+        if slot < 0:
+            return 0
+        path, self._next = self.paths[slot], 1 - slot
+        if not self.world.is_first:
+            try:
+                tensors, header = self._read(path)
+            except UserError as error:
+                text = f"{path} {error}, as process {self.world.rank} sees it: all processes need the same folder"
+                raise UserError(text) from None
+        sums = tensors.pop("sums")  # a row per process
+        if len(sums) == self.world.size:
+            self.sums.copy_(sums[self.world.rank])
+        elif self.world.is_first:  # other processes than then: the log adds up all the same
+            self.sums.copy_(sums.sum(0))
+        for prefix, module in (("net.", self.net), ("ema.", self.ema)):
+            part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            checkpoint.load_weights(module, part, path)
+        for index, parameter in enumerate(self.net.parameters()):
+            # In the parameter's own memory format: fused Adam walks both side by side.
+            moments = {k: torch.empty_like(parameter).copy_(tensors[f"adam.{index}.{k}"]) for k in MOMENTS}
+            step = tensors[f"adam.{index}.step"].to(parameter.device)
+            self.optimizer.state[parameter] = {"step": step, **moments}
+        self.images, self.seconds, self.before = header["images"], header["seconds"], header["before"]
+        return self.images
+
+    def save(self, images: int, seconds: float) -> None:
+        """Takes the state and has it written over the older one in the background.
+
+        Where it cannot be written (full disk), a warning says so on stderr. Raises UserError, leaving both, where a
+        weight is no longer finite, and what a snapshot raised that is still being written: no state is without it.
+        """
+        sums = self.sums.new_zeros(self.world.size, 3)
+        sums[self.world.rank] = self.sums
+        self.world.sum(sums)
+        if not self.world.is_first:
+            return
+        begun = time.monotonic()
+        self.background.wait()
+        tensors = {f"net.{name}": t for name, t in self.net.state_dict().items()}
+        tensors |= {f"ema.{name}": t for name, t in self.ema.state_dict().items()}
+        for index, parameter in enumerate(self.net.parameters()):
+            for name, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{index}.{name}"] = value
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise UserError(
+                f"{self.out}: weights are not finite after {images:,} images; the last good state "
+                f"({self.images:,} images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
+            )
+        host = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                for name, tensor in (tensors | {"sums": sums}).items()}  # fmt: skip
+        header = {"format": STATE_FORMAT, "identity": self.identity, "images": images, "seconds": seconds}
+        header["before"] = self.before
+        self.background.do(lambda: self._write(host, header, begun))
+
+    def _write(self, host: dict[str, Tensor], header: dict[str, Any], begun: float) -> None:
+        header["checksum"] = checkpoint.checksum(host, header)
+        try:
+            checkpoint.save_tensors(self.paths[self._next], host, header)
+        except UserError as error:
+            print(f"warning: {error}; the state of {self.images:,} images is kept, going on", file=sys.stderr)
+            return
+        self.images, self._next = header["images"], 1 - self._next
+        self.cost = self._longest = max(self._longest, time.monotonic() - begun)
+
+    def remove(self) -> None:
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+    def _choose(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+        """Slot and content of the state to continue from; slot −1 where there is none."""
+        found, problems = [], []
+        for slot, path in enumerate(self.paths):
+            if path.exists():
+                try:
+                    found.append((self._header(path)["images"], slot))
+                except UserError as error:
+                    problems.append(self._set_aside(path, error))
+        chosen = (-1, {}, {})
+        for _, slot in sorted(found, reverse=True):
+            try:
+                chosen = (slot, *self._read(self.paths[slot]))
+                break
+            except UserError as error:
+                problems.append(self._set_aside(self.paths[slot], error))
+        if problems:
+            images = chosen[2].get("images")
+            outcome = "starting from the beginning" if images is None else f"continuing from {images:,} images"
+            print(f"{'; '.join(problems)}; {outcome}", file=sys.stderr)
+        return chosen
+
+    def _header(self, path: Path) -> dict[str, Any]:
+        """What a state says of itself. Raises UserError with the reason why it is not one of this training."""
+        try:
+            header = checkpoint.read_header(path, STATE_FORMAT)
+        except UserError:
+            raise UserError("is not a whole training state") from None
+        if not header.keys() >= _HEADER or not isinstance(header["images"], int):
+            raise UserError("is not a whole training state")
+        if header["identity"] != self.identity:
+            raise UserError("belongs to another configuration or dataset")
+        return header
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and header of a state. Raises UserError with the reason why it cannot be continued from."""
+        header = self._header(path)
+        try:
+            tensors, _ = checkpoint.load_tensors(path, STATE_FORMAT)
+        except UserError:
+            raise UserError("is not a whole training state") from None
+        if header.pop("checksum") != checkpoint.checksum(tensors, header):
+            raise UserError("is damaged (its checksum differs)")
+        return tensors, header
+
+    def _set_aside(self, path: Path, reason: UserError) -> str:
+        aside = path.with_name(f"other-{path.name}")
+        try:
+            path.replace(aside)
+        except OSError as error:
+            raise UserError(f"{path} {reason} and cannot be moved to {aside.name} ({error.strerror})") from None
+        return f"{path} {reason}: moved to {aside.name}"

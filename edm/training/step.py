@@ -1,0 +1,139 @@
+"""One step of training: the gradient of a minibatch, Adam, and the moving average of the weights."""
+
+import copy
+import inspect
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from edm.cluster.processes import ALONE, World
+from edm.config import TrainingConfig
+from edm.data.archive import Dataset
+from edm.design.losses import weighted_error
+from edm.models import checkpoint
+from edm.training.batches import Batches
+
+#: Of DistributedDataParallel: whether buffers are sent round in each step. Ours never change.
+CONSTANT_BUFFERS = "forward_sync_buffers"
+if CONSTANT_BUFFERS not in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters:
+    CONSTANT_BUFFERS = "broadcast_buffers"  # before torch 2.15
+_ALIGNED = 64  # elements: where the gradient of a parameter begins, so that kernels may read 16 bytes at once
+
+
+class TrainingStep:
+    """A network (``net``), its moving average (``ema``), its ``optimizer``; each call takes them a minibatch further.
+
+    compiled: keyword arguments of ``torch.compile`` for the drawing of inputs, the network and the loss; None leaves
+    them as they are.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, dataset: Dataset, world: World = ALONE, compiled: dict[str, str] | None = None
+    ):
+        self.config, self.world = config, world
+        torch.manual_seed(config.seed)
+        self.net = checkpoint.build(config).to(world.device, memory_format=torch.channels_last).train()
+        self.net.precision = config.precision
+        self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self._parameters, self._averages = list(self.net.parameters()), list(self.ema.parameters())
+        self._gradients = one_vector_of_gradients(self._parameters)
+        self.loss = checkpoint.loss_of(config)
+        self._batches = Batches(dataset, config, self.loss, world.device, compiled)
+        self._error = weighted_error if compiled is None else torch.compile(weighted_error, **compiled)
+        self._model = self.net
+        if world.size > 1:
+            self._model = nn.parallel.DistributedDataParallel(self.net, **{CONSTANT_BUFFERS: False})
+        self._first, self._share = _share(config.batch_size, world)
+        self._micro = min(config.microbatch or self._share, self._share)
+
+    def __call__(self, images: int, sums: Tensor) -> None:
+        """The minibatch that begins with sample ``images``, this process's share of it in rounds of ``microbatch``.
+
+        Adds to ``sums`` (float64 [3], on the device, which nobody waits for): the loss summed over pixels, images, and
+        gradient entries that were not finite.
+        """
+        config, world = self.config, self.world
+        if config.dropout > 0:
+            torch.manual_seed(_step_seed(config.seed, images, world.rank))
+        first = images + self._first
+        for start in range(0, self._share, self._micro):
+            count = min(self._micro, self._share - start)
+            batch = self._batches.draw(first + start, count)
+            last = start + count == self._share
+            with nullcontext() if last or world.size == 1 else self._model.no_sync():
+                pixels = self._error(self._model, self.loss, batch.images, batch.sigma, batch.noise, batch.labels,
+                                     batch.augment_labels)  # fmt: skip
+                # Summed over pixels, averaged over the whole minibatch; DDP divides by the number of processes.
+                (pixels.sum() * (config.loss_scale * world.size / config.batch_size)).backward()
+            sums[0] += pixels.detach().sum(dtype=torch.float64)
+            sums[1] += count
+        replaced = clean(self._gradients, config)
+        if replaced is not None and world.is_first:  # DDP gave every process the same gradients
+            sums[2] += replaced
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(config, images)
+        self.optimizer.step()
+        self._gradients.zero_()
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averages, self._parameters, 1 - ema_decay_at(config, images))
+
+
+def one_vector_of_gradients(parameters: list[nn.Parameter]) -> Tensor:
+    """Gives every parameter a gradient of zeros, and returns the vector that all of them are views of.
+
+    What is done to every gradient is then one operation, not one per parameter. Each view has the memory layout of its
+    parameter; gaps between them stay zero.
+    """
+    starts, size = [], 0
+    for parameter in parameters:
+        starts.append(size)
+        size += -(-parameter.numel() // _ALIGNED) * _ALIGNED
+    vector = torch.zeros(size, device=parameters[0].device)
+    for parameter, start in zip(parameters, starts, strict=True):
+        parameter.grad = vector.as_strided(parameter.shape, parameter.stride(), start)
+    return vector
+
+
+def clean(gradients: Tensor, config: TrainingConfig) -> Tensor | None:
+    """Undoes the loss scale, replaces NaN by 0 and ±inf by ±1e5, and clips, all in place.
+
+    Returns how many entries it replaced, a tensor; None in full precision, where a non-finite gradient is an error,
+    which the loss will show.
+    """
+    replaced = None
+    if config.loss_scale != 1.0:
+        gradients.div_(config.loss_scale)
+    if config.precision in ("fp16", "bf16"):
+        replaced = (~gradients.isfinite()).sum()
+        torch.nan_to_num(gradients, nan=0.0, posinf=1e5, neginf=-1e5, out=gradients)
+    if config.clip_norm is not None:
+        norm = torch.linalg.vector_norm(gradients)
+        gradients.mul_((config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+    return replaced
+
+
+def learning_rate_at(config: TrainingConfig, images: int) -> float:
+    """Ramped linearly over the first ``lr_rampup`` Mimg, then constant (Table 7); of the step after ``images``."""
+    ramp = config.lr_rampup * 1e6
+    return config.learning_rate * min((images + config.batch_size) / ramp, 1.0) if ramp else config.learning_rate
+
+
+def ema_decay_at(config: TrainingConfig, images: int) -> float:
+    """β = 0.5^(batch/half-life); the half-life is capped at ``ema_rampup`` × images seen (Table 7)."""
+    halflife = config.ema_halflife * 1e6
+    if config.ema_rampup is not None:
+        halflife = min(halflife, config.ema_rampup * images)
+    return 0.5 ** (config.batch_size / halflife) if halflife > 0 else 0.0
+
+
+def _share(batch_size: int, world: World) -> tuple[int, int]:
+    """This process's part of every minibatch: its first sample and how many. Shares differ by one image at most."""
+    first, last = (batch_size * (world.rank + more) // world.size for more in (0, 1))
+    return first, last - first
+
+
+def _step_seed(seed: int, images: int, rank: int) -> int:
+    """The seed of a step's dropout: resuming needs no generator state."""
+    return (seed * 1_000_003 + images * 4099 + rank) % 2**63

@@ -1,0 +1,264 @@
+"""Sidecars: what a step is made from, what makes it stale, and what does not."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import edm
+from edm import params
+from edm.chain import provenance
+from edm.chain.jobs import Chain
+from edm.chain.provenance import CODE, FORMAT, Hashes, Provenance, adopt, renew_marker, sidecar_file, start
+from edm.cli import main
+
+TINY = """
+run: [tiny]
+datasets:
+  made: {source: folder, path: pictures, resolution: 8, channels: 1, classes: 0}
+experiments:
+  tiny:
+    dataset: made
+    features: pixels
+    base: {conditional: false, model_channels: 8, num_blocks: 1, attn_resolutions: [], channel_mult: [1, 2]}
+    columns: {vp: {architecture: ddpmpp}}
+    ladder: {A: {duration: 1.0e-3, batch_size: 300}, B: {learning_rate: 2.0e-3}}
+    sampling: {images: 20, block: 10, shards: 2}
+    grids: {ladder: {models: all, num_steps: 3}}
+    tables: {table2: {kind: configurations, title: T, grid: ladder}}
+"""
+MODEL = {name: f"models/tiny/vp-{name}/model.safetensors" for name in "AB"}
+RESULT = "results/tiny/distances/vp-B/ladder.json"
+
+
+def chain():
+    return Chain(params.load("params.yaml"))
+
+
+def stale():
+    """The steps of the report that are stale or not yet made, by name."""
+    found = chain()
+    return {job.name for job in Provenance(found).to_run(found.targets("tiny"))}
+
+
+def edit(change):
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    change(raw)
+    Path("params.yaml").write_text(yaml.safe_dump(raw))
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A chain whose steps were all run, each writing its own name into its files."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(TINY)
+    Path("pictures").mkdir()
+    Path("pictures/1.png").write_bytes(b"one")
+    found = chain()
+    for job in found.needed(found.targets("tiny")):
+        step = start(found, job.name, Provenance(found).digest(job))
+        for path in job.outputs:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(f"{job.name} made {path}")
+        step.finish()
+    for path in Path("runs").rglob("*.shards/*"):
+        path.unlink()
+    return found
+
+
+OF_B = {"train tiny/vp-B", "shard tiny/vp-B/ladder/1-of-2", "shard tiny/vp-B/ladder/2-of-2",
+        "evaluate tiny/vp-B/ladder", "table tiny/table2", "metrics tiny", "about tiny", "track tiny"}  # fmt: skip
+
+
+def test_after_a_run_nothing_is_stale_whatever_the_times(finished):
+    assert stale() == set()
+    for number, path in enumerate(sorted(Path().rglob("*.*"), reverse=True)):
+        os.utime(path, (number * 10**6, number * 10**6))
+    assert stale() == set()
+
+
+def test_a_setting_concerns_what_follows_from_it_and_undone_nothing(finished):
+    edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(learning_rate=1.0e-3))
+    assert stale() == OF_B
+    found = chain()
+    assert Provenance(found).why_stale(found.by_name["train tiny/vp-B"]) == "changed: learning_rate"
+    edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(learning_rate=2.0e-3))
+    assert stale() == set()
+
+
+def test_raw_data_are_known_by_their_content(finished):
+    Path("pictures/1.png").write_bytes(b"two")  # of equal size, and older
+    os.utime("pictures/1.png", (1, 1))
+    assert stale() == {job.name for job in finished.needed(finished.targets("tiny"))}
+    Path("pictures/1.png").write_bytes(b"one")
+    assert stale() == set()
+    Path("pictures/1.png").rename("pictures/2.png")
+    assert "prepare made" in stale()
+    Path("pictures/2.png").unlink()
+    Path("pictures").rmdir()  # a clone need not have them
+    assert stale() == set()
+
+
+def test_code_is_told_by_its_number(finished, monkeypatch):
+    monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] + 1)
+    assert {name.split()[0] for name in stale()} == {"shard", "evaluate", "table", "metrics", "about", "track"}
+
+
+@pytest.mark.parametrize("shards, gpus", [(1, 1), (3, 8)])
+def test_what_a_step_is_run_on_decides_nothing(finished, shards, gpus):
+    edit(lambda raw: raw["experiments"]["tiny"]["sampling"].update(shards=shards, gpus=gpus))
+    edit(lambda raw: raw["experiments"]["tiny"].update(training={"gpus": gpus, "state_every": 7}))
+    assert stale() == set()
+
+
+def test_a_file_that_is_not_what_its_step_made_is_made_again(finished):
+    result = Path(RESULT)
+    result.write_text(result.read_text().replace("evaluate", "Evaluate"))
+    assert stale() == {name for name in OF_B if name != "train tiny/vp-B"}
+
+
+def test_results_of_another_model_than_the_one_there_are_stale(finished):
+    """The same specification, trained again to other weights, as on GPUs."""
+    step = start(finished, "train tiny/vp-B")
+    Path(MODEL["B"]).write_text("other weights")
+    step.finish()
+    assert stale() == OF_B - {"train tiny/vp-B"}
+
+
+def test_a_part_of_a_clone_is_enough(finished):
+    """With results alone nothing runs; a model that is needed again takes its results with it."""
+    for folder in ("models", "steps/train", "data", "steps/data"):
+        for path in Path(folder).rglob("*.*"):
+            path.unlink()
+    assert stale() == set()
+    Path(RESULT).unlink()
+    assert stale() == set()  # the table is there
+    Path("results/tiny/tables/table2.md").unlink()
+    assert stale() >= {"prepare made", "train tiny/vp-B", "evaluate tiny/vp-B/ladder", "table tiny/table2"}
+
+
+def test_a_step_is_sealed_with_what_it_was_started_with(finished):
+    """params.yaml may be edited while a training runs; so may another Snakemake have begun."""
+    found = chain()
+    planned = Provenance(found).digest(found.by_name["train tiny/vp-B"])
+    step = start(found, "train tiny/vp-B", planned)
+    edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(learning_rate=1.0e-3))
+    step.finish()
+    sidecar = json.loads(Path("steps/train/tiny/train/vp-B.json").read_text())
+    assert sidecar["digest"] == planned and sidecar["specification"]["settings"]["learning_rate"] == 2.0e-3
+    assert stale() == OF_B
+    with pytest.raises(edm.UserError, match="changed after this was planned"):
+        start(chain(), "train tiny/vp-B", planned)
+
+
+def test_a_sidecar_tells_where_a_result_comes_from(finished):
+    job = finished.by_name["evaluate tiny/vp-B/ladder"]
+    record = json.loads(Path(sidecar_file(job)).read_text())
+    assert record["format"] == FORMAT and (record["rule"], record["key"]) == ("evaluate", ["tiny", "vp-B", "ladder"])
+    assert record["outputs"] == {RESULT: Hashes(None).of(RESULT)}
+    model = json.loads(Path("steps/train/tiny/train/vp-B.json").read_text())
+    assert record["inputs"][MODEL["B"]] == model["outputs"][MODEL["B"]]
+    assert record["specification"]["inputs"][MODEL["B"]] == model["digest"]
+    prepared = json.loads(Path("steps/data/made/prepare.json").read_text())
+    assert prepared["inputs"] == {"pictures": Hashes(None).of("pictures")}
+    assert {"commit", "dirty", "created", "seconds", "host", "versions"} <= record.keys()
+
+
+def test_what_nothing_tells_of_is_made_again_or_adopted(finished):
+    Path("steps/train/tiny/train/vp-B.json").unlink()
+    assert "train tiny/vp-B" in stale()
+    with pytest.raises(edm.UserError, match="nothing tells how it was made"):
+        start(finished, "evaluate tiny/vp-B/ladder")
+    assert [job.name for job in adopt(finished, [MODEL["B"]])] == ["train tiny/vp-B"]
+    assert stale() == set()
+    assert "adopted" in json.loads(Path("steps/train/tiny/train/vp-B.json").read_text())
+
+
+def test_a_change_without_consequence_can_be_adopted(finished, capsys):
+    before = Path(MODEL["A"]).read_text()
+    edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["A"].update(duration=2.0e-3))
+    assert main(["adopt", "tiny"]) == 0
+    assert "adopted: train tiny/vp-A" in capsys.readouterr().err
+    assert stale() == set() and Path(MODEL["A"]).read_text() == before
+
+
+def test_damaged_sidecars_count_as_none(finished):
+    Path("steps/train/tiny/train/vp-B.json").write_text('{"format": "edm-step/1", ')
+    assert "train tiny/vp-B" in stale()
+    Path("steps/train/tiny/train/vp-B.json").write_text("[]")
+    assert "train tiny/vp-B" in stale()
+
+
+def test_hashes_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("one")
+    first = Hashes(Path("cache.json"))
+    one = first.of("file")
+    first.save()
+    assert not Path("cache.json").exists()  # so young that a change might not show in its times
+    monkeypatch.setattr(provenance, "SETTLED", -1.0)
+    first.of("file")
+    first.save()
+    computed = []
+    monkeypatch.setattr(provenance, "sha256_file", lambda path: computed.append(path) or "new")
+    second = Hashes(Path("cache.json"))
+    assert second.of("file") == one and computed == []
+    time.sleep(0.01)
+    status = os.stat("file")
+    Path("file").write_text("two")
+    os.utime("file", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert second.of("file") == "new" and second.of("nowhere") is None
+    Path("cache.json").write_text("{")
+    assert Hashes(Path("cache.json")).of("file") == "new"
+
+
+@pytest.mark.parametrize("path", ["file", "folder"])
+def test_what_is_there_and_cannot_be_read_is_one_line(tmp_path, monkeypatch, path):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for name in ("file", "folder/file"):
+        Path(name).write_text("secret")
+    monkeypatch.setattr(provenance, "sha256_file", refuse)
+    with pytest.raises(edm.UserError, match=r"file: cannot be read \(Permission denied\)$"):
+        Hashes(None).of(path)
+
+
+def test_the_marker_is_newer_than_all_and_never_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("future").touch()
+    os.utime("future", (4e9, 4e9))
+    texts = set()
+    for _ in range(3):
+        marker = Path(renew_marker(["future", "nowhere"]))
+        texts.add(marker.read_text())
+        assert marker.stat().st_mtime > Path("future").stat().st_mtime
+    assert len(texts) == 3
+
+
+def test_launch_seals_what_has_succeeded_and_nothing_else(finished):
+    sidecar = Path("steps/tables/tiny/metrics.json")
+    sidecar.unlink()
+    command = [sys.executable, "-m", "edm", "launch", "--step", "metrics tiny", "--"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(edm.__file__).parent.parent)}
+    Path(RESULT).write_text("no JSON")
+    failed = subprocess.run([*command, "metrics", "tiny"], env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1 and not sidecar.exists()
+    done = subprocess.run([*command, "check"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and sidecar.exists(), done.stderr
+    unknown = subprocess.run([*command[:5], "train tiny/vp-Z", "--", "check"], env=environment, capture_output=True,
+                             text=True)  # fmt: skip
+    assert unknown.returncode == 1 and "params.yaml has no such step any more" in unknown.stderr
+
+
+def test_every_rule_has_a_number_for_its_code(finished):
+    rules = {job.rule for job in finished.jobs()} - {"download"}
+    assert rules <= {*CODE, "shard"}
