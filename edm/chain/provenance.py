@@ -1,10 +1,11 @@
 """How each step came to its results, and which steps are stale: times of files play no part in it. Free of torch.
 
 A step is a job of the chain. Its specification is what decides its outcome: its settings in params.yaml, the content of
-the raw data that it reads, the number of its code (``CODE``), and the digests of the specifications of the steps before
-it. When a step is done, a sidecar in ``steps/`` keeps the specification that it was started with, the hashes of its
-inputs and outputs, and where, when and by which commit it was made. A step is fresh where its sidecar agrees with
-params.yaml and with the files that are there. What is not there says nothing: a clone may lack raw data and samples.
+the raw data that it reads, the number of its code in :data:`edm.chain.rules.RULES`, and the digests of the
+specifications of the steps before it. When a step is done, a sidecar in ``steps/`` keeps the specification that it was
+started with, the hashes of its inputs and outputs, and where, when and by which commit it was made. A step is fresh
+where its sidecar agrees with params.yaml and with the files that exist. Absent files make nothing stale: a clone may
+lack raw data and samples.
 """
 
 import contextlib
@@ -21,32 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edm.chain.jobs import STAGES, Chain, Job
+from edm.chain.job import Job
+from edm.chain.jobs import Chain
+from edm.chain.rules import RULES
 from edm.errors import UserError
 from edm.files.writing import digest, sha256_file, write_json, write_text
 from edm.tracking import environment_tags
 
-#: Raise a rule's number where a change of code changes what its steps make: they and all that follow run again. Told by
-#: a person, since no hash of sources knows a new formula from a new comment. Other rounding alone, which another torch
-#: or processor brings too, is no such change: nobody's GPU-hours are to be spent again for it. DVC reads these, too.
-CODE = {
-    "made_up": 1,
-    "prepare": 1,
-    "features": 1,
-    "reference": 1,
-    "train": 1,
-    "published": 1,
-    "choose": 1,
-    "search": 1,
-    "evaluate": 1,
-    "sample": 1,
-    "analyse": 1,
-    "table": 1,
-    "figure": 1,
-    "metrics": 1,
-    "about": 1,
-    "track": 1,
-}
 FORMAT = "edm-step/1"
 #: What is told of how files were made.
 ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
@@ -60,7 +42,7 @@ def sidecar_file(job: Job) -> str:
     if job.rule == "shard":  # it goes with what it describes
         return f"{job.outputs[0]}.json"
     owner, *rest = job.key
-    return f"{'/'.join(('steps', STAGES[job.rule], owner, job.rule, *rest))}.json"
+    return f"{'/'.join(('steps', RULES[job.rule].stage, owner, job.rule, *rest))}.json"
 
 
 def read_sidecar(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -160,24 +142,24 @@ class Provenance:
         """The jobs that Snakemake would run for some files, makers before users."""
         targets = list(targets)
         needed = self.chain.needed(targets)
-        absent = {path for job in needed for path in (*job.inputs, *job.parts, *job.outputs)
+        absent = {path for job in needed for path in (*job.files, *job.parts, *job.outputs)
                   if not os.path.exists(path)}  # fmt: skip
         wanted, found = absent.intersection(targets), set()
         before = -1
         while len(found) != before:  # what is made again because it was missing makes its users run, too
             before = len(found)
             for job in reversed(needed):
-                stale = job.rule in CODE and self.why_stale(job) is not None and not absent.issuperset(job.outputs)
-                remade = any(path in absent and self.chain.makers.get(path) in found for path in job.inputs)
+                stale = RULES[job.rule].kept and self.why_stale(job) is not None and not absent.issuperset(job.outputs)
+                remade = any(path in absent and self.chain.makers.get(path) in found for path in job.files)
                 if stale or remade or wanted.intersection(job.outputs):
                     found.add(job)
-                    wanted |= absent.intersection((*job.inputs, *job.parts))
+                    wanted |= absent.intersection((*job.files, *job.parts))
         return [job for job in needed if job in found]
 
 
 def made(chain: Chain, job: Job) -> list[tuple[str, Job]]:
     """The inputs of a job that other steps make, each with its step."""
-    makers = ((path, chain.makers.get(path)) for path in job.inputs)
+    makers = ((path, chain.makers.get(path)) for path in job.files)
     return [(path, maker) for path, maker in makers if maker is not None and maker.rule != "download"]
 
 
@@ -252,7 +234,7 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
     adopted = []
     for job in chain.needed(targets):
         provenance = Provenance(chain)  # anew: a step before may just have been adopted
-        if job.rule not in CODE or not all(map(os.path.exists, job.outputs)) or provenance.why_stale(job) is None:
+        if not RULES[job.rule].kept or not all(map(os.path.exists, job.outputs)) or provenance.why_stale(job) is None:
             continue
         inputs = {path: (provenance.sidecar(maker) or {"outputs": {}})["outputs"].get(path)
                   for path, maker in made(chain, job)}  # fmt: skip
@@ -289,8 +271,7 @@ def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
 
 
 def _specification(chain: Chain, job: Job, inputs: dict[str, str | None]) -> dict[str, Any]:
-    code = CODE["evaluate" if job.rule == "shard" else job.rule]
-    return {"rule": job.rule, "key": list(job.key), "code": code, "settings": chain.specification(job),
+    return {"rule": job.rule, "key": list(job.key), "code": RULES[job.rule].code, "settings": chain.specification(job),
             "inputs": inputs}  # fmt: skip
 
 

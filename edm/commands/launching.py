@@ -51,11 +51,11 @@ def _start(args: Namespace) -> "Started | None":
 
 def _gpu(step: "Started") -> str | None:
     """The kind of GPU that the step computed on, one per process; None for a CPU."""
-    from edm.chain.jobs import COMPUTING
+    from edm.chain.rules import RULES
     from edm.tracking.environment import gpu_name
 
     merges = bool(step.job.parts)
-    return gpu_name() if step.job.rule in COMPUTING and not merges else None
+    return gpu_name() if RULES[step.job.rule].computes and not merges else None
 
 
 def adopt(args: Namespace) -> None:

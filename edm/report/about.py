@@ -13,8 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edm.chain.jobs import Chain, Job
+from edm.chain.job import Job
+from edm.chain.jobs import Chain
 from edm.chain.provenance import raw, read_sidecar, sidecar_file
+from edm.chain.rules import RULES
 from edm.config import SamplerConfig, TrainingConfig
 from edm.files.writing import write_text
 from edm.params import Experiment, Report
@@ -93,7 +95,8 @@ def maker(chain: Chain, path: str) -> Done | None:
 
 
 def _needed(chain: Chain, report: Report) -> list[Job]:
-    return [job for job in chain.needed(chain.about_inputs(report.name)) if job.rule not in ("download", "shard")]
+    needed = chain.needed(chain.by_name[f"about {report.name}"].files)
+    return [job for job in needed if RULES[job.rule].kept]
 
 
 def _done(rule: str, key: tuple[str, ...], sidecar: dict[str, Any]) -> Done:
@@ -223,9 +226,9 @@ def environment(chain: Chain, report: Report, done: list[Done]) -> str:
     for job in _needed(chain, report):
         sidecar = read_sidecar(sidecar_file(job)) or {"inputs": {}, "outputs": {}}
         data |= {path: ("as given", sidecar["inputs"].get(path)) for path in raw(chain, job)}
-        if job.rule in ("prepare", "features", "reference"):
+        if RULES[job.rule].stage == "data":
             data |= {path: (f"made by {job.rule}", content) for path, content in sidecar["outputs"].items()}
-        elif job.rule in ("train", "choose", "published"):
+        elif RULES[job.rule].stage == "train":
             data |= {path: (f"made by {job.rule}", content) for path, content in sidecar["outputs"].items()
                      if path.endswith(".safetensors")}  # fmt: skip
     rows = [(path, origin, content or "not known") for path, (origin, content) in data.items()]

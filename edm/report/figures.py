@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edm.chain import jobs as chain
+from edm.chain import paths
 from edm.config import TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import read_json
@@ -78,7 +78,7 @@ def _levels(report: Report, name: str, places: Places, path: Path, written: list
 
     before, after = None, {}
     for label, source in figure_sources(report, name).items():
-        file = places.models / Path(chain.levels_file(source.experiment, source.model)).relative_to("models")
+        file = places.models / Path(paths.levels_file(source.experiment, source.model)).relative_to("models")
         if file.exists():
             levels = read_json(file)
             before = before or (weighted(levels["before"]) if levels["before"] else None)
@@ -99,7 +99,7 @@ def _sheets(report: Report, name: str, places: Places, path: Path, written: list
         file = places.data / f"{experiment.dataset}.zip"
         cells[experiment.dataset] = _dataset_images(file, count) if file.exists() else None
     for label, source in figure_sources(report, name).items():
-        file = places.run_file(chain.sheet_file(source.experiment, source.model, source.name))
+        file = places.run_file(paths.sheet_file(source.experiment, source.model, source.name))
         cells[label] = _tensor(file, "images/only", count) if file.exists() else None
     if not any(images is not None for images in cells.values()):
         raise UserError(f"{path}: none of its sheets is there yet; run snakemake")
@@ -165,7 +165,7 @@ def _analysis(report: Report, name: str, places: Places) -> tuple[Path, dict[str
     from edm.models.checkpoint import read_header
 
     (source,) = figure_sources(report, name).values()
-    file = places.run_file(chain.analysis_file(source.experiment, source.model, source.name))
+    file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
     return file, read_header(file, "edm-analysis/1")
 
 

@@ -9,8 +9,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from edm.chain.jobs import Chain, Job, choice_file, evaluation_file, search_file
+from edm.chain.job import Job
+from edm.chain.jobs import Chain
+from edm.chain.paths import choice_file, evaluation_file, search_file
 from edm.chain.provenance import LOCAL, ORIGIN, Provenance, sidecar_file
+from edm.chain.rules import measuring_options
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import digest, read_json
@@ -100,9 +103,9 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     path = search_file(source.experiment, model, search)
     walk = _Walk(chain, path)
     found = {**place, "value": cell.value, "experiment": experiment, "model": model, "search": search}
-    model_path, reference, *weights = chain.makers[path].inputs
-    options = ["--search", search, "--ref", reference, *(["--weights", weights[0]] if weights else [])]
-    again = ["search", model_path, AGAIN, "--experiment", experiment, "--model", model, *options]
+    job = chain.makers[path]
+    options = ["--search", search, *measuring_options(job)]
+    again = ["search", job.one("model"), AGAIN, "--experiment", experiment, "--model", model, *options]
     return walk.finished(found, again, f"['settings']['{place['row']}']")
 
 
@@ -122,9 +125,9 @@ def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Sou
              "lowest_of": _candidates(experiment, m), "images": m.images,
              "seeds": [m.first_seed, m.first_seed + m.images - 1],
              "sampler": _named(SamplerConfig.from_dict(m.sampler)), **walk.run(m.run)}  # fmt: skip
-    key = (experiment.name, m.model, evaluation.name)
-    again = ["evaluate", chain.makers[walk.path].inputs[0], AGAIN, "--experiment", experiment.name, "--model", m.model,
-             "--evaluation", evaluation.name, *chain.evaluation_options(*key)]  # fmt: skip
+    job = chain.makers[walk.path]
+    again = ["evaluate", job.one("model"), AGAIN, "--experiment", experiment.name, "--model", m.model,
+             "--evaluation", evaluation.name, *measuring_options(job)]  # fmt: skip
     number = next(i for i, row in enumerate(walk.record["points"]) if (row["id"], row["repeat"]) == (m.point, m.repeat))
     return walk.finished(found, again, f"['points'][{number}]['distance']")
 
@@ -207,11 +210,11 @@ class _Walk:
         sidecar = sidecar_file(job)
         state = "cannot be read" if os.path.exists(sidecar) else "is not there"
         unknown = f"nothing tells how it was made: {sidecar} {state}"
-        inputs: dict[str, str | None] = dict.fromkeys(job.inputs)
+        inputs: dict[str, str | None] = dict.fromkeys(job.files)
         if path != self.path:
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
-        inputs[job.inputs[0]] = self.record["checkpoint"]["sha256"]
-        inputs[job.inputs[1]] = self.record["metric"].get("reference_sha256")
+        inputs[job.one("model")] = self.record["checkpoint"]["sha256"]
+        inputs[job.inputs["references"][0]] = self.record["metric"].get("reference_sha256")
         own = {key: self.record[key] for key in ("commit", "dirty") if self.record.get(key)}
         return {"unknown": f"{unknown}; commit and hashes are those that the file itself names", **own,
                 "from": [{"file": name, "sha256": content} for name, content in inputs.items()]}  # fmt: skip

@@ -5,7 +5,8 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from edm.chain.jobs import PLOT_FILES, levels_file, trained_models
+from edm.chain.paths import PLOT_FILES, levels_file
+from edm.chain.rules import trained_models
 from edm.files.writing import read_json, write_text
 from edm.params import Report
 from edm.params.layouts import table_layout

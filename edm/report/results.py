@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edm.chain.jobs import evaluation_file
+from edm.chain.paths import evaluation_file
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files.writing import read_json

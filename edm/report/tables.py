@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edm.chain.jobs import TABLE_FORMATS, search_file
+from edm.chain.paths import TABLE_FORMATS, search_file
 from edm.errors import UserError
 from edm.evaluation.history import FORMAT as SEARCH_FORMAT
 from edm.files.writing import read_json, write_json, write_text

@@ -9,7 +9,7 @@ import yaml
 
 import edm
 from edm import params
-from edm.chain import jobs as files
+from edm.chain import paths
 from edm.chain.jobs import Chain
 
 ROOT = Path(__file__).parents[2]
@@ -40,14 +40,14 @@ def of_rule(jobs, rule):
 
 def test_what_no_job_makes_comes_from_outside(chain):
     """Where nothing is there, every input is made by a job: one that only a person can fetch, by one that says so."""
-    outside = {path for job in chain.jobs() for path in job.inputs if path not in chain.makers}
+    outside = {path for job in chain.jobs() for path in job.files if path not in chain.makers}
     assert outside == set()
 
 
 def test_in_the_project_what_no_job_makes_is_a_raw_source_a_download_or_a_published_file(whole, monkeypatch):
     monkeypatch.chdir(ROOT)
     chain = Chain(whole)
-    outside = {path for job in chain.jobs() for path in job.inputs if path not in chain.makers}
+    outside = {path for job in chain.jobs() for path in job.files if path not in chain.makers}
     raw = {whole.dataset(name)["path"] for name in whole.raw["datasets"]}
     published = {file["path"] for file in whole.pretrained.values()}
     assert outside <= raw | published | set(whole.downloads)
@@ -68,11 +68,11 @@ def test_makers_come_before_users_and_nothing_twice(chain, name):
     jobs = needed(chain, name)
     there = set()
     for job in jobs:
-        assert {path for path in job.inputs if path in chain.makers} <= there, job.key
+        assert {path for path in job.files if path in chain.makers} <= there, job.key
         assert there.isdisjoint(job.outputs)
         there.update(job.outputs)
     assert set(chain.targets(name)) <= there
-    used = {path for job in jobs for path in job.inputs}
+    used = {path for job in jobs for path in job.files}
     assert all(set(job.outputs) & (used | set(chain.targets(name))) for job in jobs)  # and nothing that nobody needs
 
 
@@ -110,52 +110,52 @@ def test_tables_of_configurations_need_nothing(chain):
 def test_distances_are_of_the_chosen_snapshot_where_there_is_a_choice(chain):
     evaluations = of_rule(chain.jobs(), "evaluate")
     chosen = evaluations["cifar10-cond", "vp-F", "ladder/only@0"]
-    assert chosen.inputs[0] == "models/cifar10-cond/vp-F/best.safetensors"
-    choice = chain.makers[chosen.inputs[0]]
-    assert choice.rule == "choose" and choice.inputs[0] == "models/cifar10-cond/vp-F/model.safetensors"
-    assert evaluations["digits", "vp-F", "ladder"].inputs[0] == "models/digits/vp-F/model.safetensors"
+    assert chosen.files[0] == "models/cifar10-cond/vp-F/best.safetensors"
+    choice = chain.makers[chosen.files[0]]
+    assert choice.rule == "choose" and choice.files[0] == "models/cifar10-cond/vp-F/model.safetensors"
+    assert evaluations["digits", "vp-F", "ladder"].files[0] == "models/digits/vp-F/model.safetensors"
     pretrained = evaluations["cifar10-uncond", "vp-A", "original/num_steps=16@0"]
-    assert chain.makers[pretrained.inputs[0]].rule == "published"
+    assert chain.makers[pretrained.files[0]].rule == "published"
     assert (
         of_rule(chain.jobs(), "analyse")["cifar10-uncond", "leak", "leakage"]
-        .inputs[0]
+        .files[0]
         .endswith("leak/model.safetensors")
     )
 
 
 def test_a_grid_that_takes_settings_from_a_search_waits_for_that_of_its_model(chain):
     evaluations = of_rule(chain.jobs(), "evaluate")
-    searches = {(job.key[0], job.key[1]): [path for path in job.inputs if "/searches/" in path]
+    searches = {(job.key[0], job.key[1]): [path for path in job.files if "/searches/" in path]
                 for key, job in evaluations.items() if key[2].startswith("stochastic-range/")}  # fmt: skip
     for (experiment, model), found in searches.items():
         assert found == [f"results/{experiment}/searches/{model}/range.json"]
     assert {model for _, model in searches} == {"vp-A", "ve-A", "adm-published"}
     optimal = evaluations["cifar10-uncond", "vp-A", "stochastic-all/num_steps=16@0"]  # Table 5 is stated there
-    assert not any("/searches/" in path for path in optimal.inputs)
+    assert not any("/searches/" in path for path in optimal.files)
 
 
 def test_one_reference_serves_every_experiment_of_a_dataset(chain):
-    references = {path for job in needed(chain, "paper") for path in job.inputs if path.endswith(".npz")}
+    references = {path for job in needed(chain, "paper") for path in job.files if path.endswith(".npz")}
     computed = {path for path in references if path.startswith("data/references/")}
     assert len(computed) == 4  # CIFAR-10 conditional and unconditional share theirs
     assert references - computed == {"downloads/VIRTUAL_imagenet64_labeled.npz"}
     for path in computed:
-        assert chain.makers[path].inputs[1] == "downloads/weights-inception-2015-12-05-6726825d.pth"
+        assert chain.makers[path].files[1] == "downloads/weights-inception-2015-12-05-6726825d.pth"
 
 
 def test_adm_as_published_is_searched_and_measured_against_its_authors_statistics(chain):
     theirs = "downloads/VIRTUAL_imagenet64_labeled.npz"
     for rule in ("evaluate", "search"):
         jobs = of_rule(chain.jobs(), rule)
-        used = {key[1]: {theirs in job.inputs for other, job in jobs.items() if other[:2] == key[:2]}
+        used = {key[1]: {theirs in job.files for other, job in jobs.items() if other[:2] == key[:2]}
                 for key in jobs if key[0] == "imagenet"}  # fmt: skip
         assert used == {"adm-published": {True}, "adm-E": {False}}
 
 
 def test_metrics_that_compare_sets_need_a_reference_that_keeps_its_features(chain):
     experiments = chain.experiments
-    assert files.reference_file(experiments["rehearsal-ffhq"]).endswith("-with-features.npz")  # precision and recall
-    assert "with-features" not in files.reference_file(experiments["rehearsal-afhqv2"])
+    assert paths.reference_file(experiments["rehearsal-ffhq"]).endswith("-with-features.npz")  # precision and recall
+    assert "with-features" not in paths.reference_file(experiments["rehearsal-afhqv2"])
 
 
 def test_further_features_bring_a_reference_and_weights_of_their_own(tmp_path, monkeypatch):
@@ -167,39 +167,39 @@ def test_further_features_bring_a_reference_and_weights_of_their_own(tmp_path, m
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     monkeypatch.chdir(tmp_path)
     chain = Chain(params.load("params.yaml"))
-    inputs = of_rule(chain.jobs(), "evaluate")["digits", "vp-F", "ladder"].inputs
+    inputs = of_rule(chain.jobs(), "evaluate")["digits", "vp-F", "ladder"].files
     assert [path.split("/")[-1].split(".")[0].split("-")[0] for path in inputs[1:4]] == ["digits", "pixels", "dinov2"]
     assert len(set(inputs[1:4])) == 3 and all(chain.makers[path].rule == "reference" for path in inputs[1:4])
-    assert inputs[4:] == (files.classifier("digits"), "downloads/dinov2.pth")
-    assert chain.makers[inputs[1]].inputs == (files.archive("digits"), files.classifier("digits"))
-    assert chain.makers[inputs[2]].inputs == (files.archive("digits"),)
-    assert chain.makers[inputs[3]].inputs == (files.archive("digits"), "downloads/dinov2.pth")
-    others = of_rule(chain.jobs(), "evaluate")["digits-full", "vp-F", "ladder"].inputs  # it extends the first
+    assert inputs[4:] == (paths.classifier("digits"), "downloads/dinov2.pth")
+    assert chain.makers[inputs[1]].files == (paths.archive("digits"), paths.classifier("digits"))
+    assert chain.makers[inputs[2]].files == (paths.archive("digits"),)
+    assert chain.makers[inputs[3]].files == (paths.archive("digits"), "downloads/dinov2.pth")
+    others = of_rule(chain.jobs(), "evaluate")["digits-full", "vp-F", "ladder"].files  # it extends the first
     assert others[1:3] == inputs[1:3]  # the same extractor, with the same weights
-    assert others[3] != inputs[3] and "downloads/other.pth" in chain.makers[others[3]].inputs
+    assert others[3] != inputs[3] and "downloads/other.pth" in chain.makers[others[3]].files
 
 
 def test_pictures_wait_for_what_they_show(chain):
     figures = {job.key[1]: job for job in needed(chain, "paper") if job.rule == "figure"}
-    assert figures["figure1"].inputs == ("data/cifar10.zip",)
-    assert figures["figure3"].inputs == ()  # a closed form
-    assert set(figures["figure7"].inputs) == {f"runs/imagenet/adm-E/sheets/{s}.safetensors" for s in ("ode", "sde")}
-    assert set(figures["figure5a"].inputs) == {
+    assert figures["figure1"].files == ("data/cifar10.zip",)
+    assert figures["figure3"].files == ()  # a closed form
+    assert set(figures["figure7"].files) == {f"runs/imagenet/adm-E/sheets/{s}.safetensors" for s in ("ode", "sde")}
+    assert set(figures["figure5a"].files) == {
         f"models/{experiment}/levels.json"
         for experiment in ("cifar10-cond/vp-F", "ffhq/vp-F", "afhqv2/vp-F", "imagenet/adm-E")
     }
-    assert chain.makers[figures["figure5a"].inputs[0]].rule == "train"
+    assert chain.makers[figures["figure5a"].files[0]].rule == "train"
     digits = {job.key[1]: job for job in needed(chain, "digits") if job.rule == "figure"}
-    assert "data/digits.zip" in digits["figure9"].inputs  # beside the samples
+    assert "data/digits.zip" in digits["figure9"].files  # beside the samples
     leakage = of_rule(needed(chain, "paper/leakage"), "analyse")["cifar10-uncond", "leak", "leakage"]
-    assert "data/cifar10.zip" in leakage.inputs  # clean and augmented images are compared
+    assert "data/cifar10.zip" in leakage.files  # clean and augmented images are compared
 
 
 def test_tracking_comes_last(chain):
     jobs = needed(chain, "digits")
     report = chain.reports["digits"]
     (track,) = (job for job in jobs if job.rule == "track")
-    made = {job.key[1] for path in track.inputs for job in [chain.makers[path]]}
+    made = {job.key[1] for path in track.files for job in [chain.makers[path]]}
     assert made == {*report.tables, *report.figures}
 
 
@@ -221,7 +221,7 @@ def test_what_is_not_there_is_downloaded_and_what_is_there_is_the_users_own(whol
     Path(tarball).write_bytes(b"a copy")
     chain = Chain(whole)
     assert of_rule(needed(chain, "paper"), "download").keys() == fetched.keys() - {(tarball,)}
-    assert tarball in of_rule(chain.jobs(), "prepare")[("cifar10",)].inputs  # still what it is made from
+    assert tarball in of_rule(chain.jobs(), "prepare")[("cifar10",)].files  # still what it is made from
     assert tarball not in chain.makers
 
 
@@ -233,14 +233,14 @@ def test_what_only_a_person_can_fetch_is_a_download_that_says_how(whole, tmp_pat
         assert entry["url"] or entry["note"]
     Path("downloads/images1024x1024").mkdir(parents=True)
     assert ("downloads/images1024x1024",) not in of_rule(Chain(whole).jobs(), "download")
-    assert of_rule(Chain(whole).jobs(), "prepare")[("ffhq",)].inputs == ("downloads/images1024x1024",)
+    assert of_rule(Chain(whole).jobs(), "prepare")[("ffhq",)].files == ("downloads/images1024x1024",)
 
 
 def test_a_folder_of_several_downloads_is_whole_before_it_is_prepared(whole, tmp_path, monkeypatch):
     """MNIST is two files: that the folder is there with one of them does not make do without the other."""
     monkeypatch.chdir(tmp_path)
     both = tuple(f"downloads/mnist/train-{name}-ubyte.gz" for name in ("images-idx3", "labels-idx1"))
-    prepared = lambda: of_rule(Chain(whole).jobs(), "prepare")[("mnist",)].inputs
+    prepared = lambda: of_rule(Chain(whole).jobs(), "prepare")[("mnist",)].files
     fetched = lambda: set(both) & {path for (path,) in of_rule(Chain(whole).jobs(), "download")}
     assert prepared() == both and fetched() == set(both)
     Path("downloads/mnist").mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_made_up_data_are_made_before_they_are_prepared(chain):
     made = of_rule(needed(chain, "rehearsal"), "made_up")
     assert made.keys() == {(f"rehearsal-{name}",) for name in ("cifar10", "ffhq", "afhqv2", "imagenet")}
     for key, job in of_rule(needed(chain, "rehearsal"), "prepare").items():
-        assert job.inputs == made[key].outputs
+        assert job.files == made[key].outputs
     assert not of_rule(needed(chain, "rehearsal"), "download")
 
 
@@ -303,6 +303,6 @@ def test_the_rehearsals_published_files_are_in_the_repository(whole, tmp_path, m
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, path)
     imports = of_rule(needed(Chain(whole), "rehearsal"), "published")
-    assert [job.inputs for job in imports.values()] == [
+    assert [job.files for job in imports.values()] == [
         (f"tests/fixtures/checkpoints/{name}",) for name in ("score_sde-vp.pth", "score_sde-ve.pth", "adm.pt")
     ]

@@ -12,8 +12,10 @@ import pytest
 import edm
 from edm import params
 from edm.analysis.studies import STUDIES
-from edm.chain.jobs import Chain, table_files
-from edm.chain.plan import RK45_NFE, Cost, as_text, make_plan
+from edm.chain.costs import NOTHING, Cost
+from edm.chain.jobs import Chain
+from edm.chain.paths import table_files
+from edm.chain.plan import RK45_NFE, as_text, make_plan
 from edm.chain.provenance import adopt
 from edm.chain.throughput import Measurement, network_digest, record
 from edm.design.preconditioning import EDM
@@ -229,7 +231,7 @@ def test_gpu_hours_are_the_work_over_the_measured_rates(tiny):
     assert hours["evaluate"] == pytest.approx(both((vp / 50 + old / 25) / 3600))
     assert hours["search"] == pytest.approx((7 * 3 * 10 / 50 / 3600, 7 * 3 * 12 / 50 / 3600))
     assert plan.longest == (pytest.approx(120 / 3600), "train tiny vp-A")  # RK45 is 96 s a job
-    assert plan.sources == {"measured: Made-up GPU, fp32"}
+    assert plan.total.sources == {"measured: Made-up GPU, fp32"}
     assert plan.total.hours == pytest.approx([sum(h[i] for h in hours.values()) for i in (0, 1)])
 
 
@@ -245,7 +247,9 @@ def test_twice_the_rate_is_half_the_hours(tiny):
 def test_without_a_measurement_hours_are_labelled_an_estimate(tiny):
     plan = make_plan(tiny, "tiny", "throughput-nowhere.json")
     assert plan.total.hours[0] > 0
-    assert len(plan.sources) == 1 and plan.sources.pop().startswith("estimate: V100 anchor of the paper")
+    assert len(plan.total.sources) == 1 and next(iter(plan.total.sources)).startswith(
+        "estimate: V100 anchor of the paper"
+    )
 
 
 def test_a_foreign_throughput_file_is_named(tiny):
@@ -323,8 +327,8 @@ def test_a_scale_shortens_the_plan_in_proportion(whole, tmp_path, monkeypatch):
 
 
 def test_costs_add_up():
-    one = Cost(1, 2, (3, 4), (5, 6), (7.0, 8.0), 9)
-    assert sum([one, one], Cost()) == Cost(2, 4, (6, 8), (10, 12), (14.0, 16.0), 18)
+    one = Cost(1, 2, (3, 4), (5, 6), (7.0, 8.0), 9, frozenset({"a"}))
+    assert sum([one, one], NOTHING) == Cost(2, 4, (6, 8), (10, 12), (14.0, 16.0), 18, frozenset({"a"}))
 
 
 def test_the_plan_needs_no_torch(tmp_path):

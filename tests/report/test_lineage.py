@@ -11,7 +11,8 @@ import yaml
 
 from edm import params
 from edm.chain import provenance
-from edm.chain.jobs import Chain, archive, search_file
+from edm.chain.jobs import Chain
+from edm.chain.paths import archive, search_file
 from edm.chain.provenance import adopt, start
 from edm.cli import main
 from edm.files.writing import digest, sha256_file
@@ -55,7 +56,7 @@ def written(chain, job):
     if job.rule not in ("evaluate", "search", "choose"):
         return dict.fromkeys(job.outputs, f"made by {job.name}")
     found = {"format": {"evaluate": "edm-distances/2", "search": "edm-search/1", "choose": "edm-choice/1"}[job.rule],
-             "metric": METRIC | {"reference_sha256": sha256_file(job.inputs[1]), "reference_images": 60},
+             "metric": METRIC | {"reference_sha256": sha256_file(job.files[1]), "reference_images": 60},
              "commit": "c" * 40, "dirty": "false"}  # fmt: skip
     if job.rule == "choose":
         found |= {"best": "000000000500.safetensors", "value": 1.5, "confirm_images": 20,
@@ -63,7 +64,7 @@ def written(chain, job):
         return dict(zip(job.outputs, ("the best", json.dumps(found)), strict=True))
     published = {"source": "a file", "licence": "MIT", "source_sha256": "e" * 64}
     about = published if job.key[1] == "old" else {"images": 500}
-    found |= {"model": job.key[1], "checkpoint": {"sha256": sha256_file(job.inputs[0]), **about}}
+    found |= {"model": job.key[1], "checkpoint": {"sha256": sha256_file(job.files[0]), **about}}
     if job.rule == "search":
         found |= {"settings": {"S_churn": 4, "S_noise": 1.007}, "value": 2.5, "evaluations": 4, "converged": True,
                   "method": "coordinate", "images": 10, "run": "tiny/vp-B/search/best"}  # fmt: skip
@@ -151,7 +152,7 @@ def test_the_commands_are_those_of_the_workflow_with_the_settings_of_then(finish
     found, _ = traced()
     words = shlex.split(found["measure_again"][0])
     assert words[:6] == ["edm", "launch", "--", "evaluate", BEST, ".edm/again.json"]
-    assert words[words.index("--ref") + 1] in finished.by_name["evaluate tiny/vp-B/churn"].inputs
+    assert words[words.index("--ref") + 1] in finished.by_name["evaluate tiny/vp-B/churn"].files
     assert words[words.index("--settings") + 1] == "results/tiny/searches/vp-B/best.json"
     assert words[-1] == digest(finished.specification(finished.by_name["evaluate tiny/vp-B/churn"]))
     assert "['points'][1]" in found["measure_again"][1]

@@ -17,7 +17,7 @@ import torch
 
 import edm
 from edm import params
-from edm.chain import jobs as chain
+from edm.chain import paths as chain
 from edm.files.writing import write_json
 from edm.models.checkpoint import save_tensors
 from edm.report import results as results_module

@@ -71,7 +71,7 @@ MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 
 def made_from(rule, *names, key=None):
-    """The inputs of a step by name: `files`, and the `parts` that share its work. Whether it runs, its sidecar tells.
+    """The inputs of a step by name, and the `parts` that share its work. Whether it runs, its sidecar tells.
 
     Times tell nothing, since every checkout changes them: a fresh step takes its inputs whatever their times, a stale
     one takes a marker that is newer than all. Jobs of a cluster read this file again; what they run is decided already.
@@ -83,7 +83,7 @@ def made_from(rule, *names, key=None):
         if why:
             report_stale(job, why)
         taken = list if why else lambda paths: [ancient(path) for path in paths]
-        found = dict(files=taken(job.inputs), stale=[marker(job)] if why else [])
+        found = {name: taken(files) for name, files in job.inputs.items()} | dict(stale=[marker(job)] if why else [])
         if job.parts:
             found |= dict(parts=taken(job.parts), sidecars=taken(f"{part}.json" for part in job.parts))
         return found
@@ -107,7 +107,7 @@ def report_stale(job, why):
 
 
 def marker(job):
-    missing = [path for path in job.inputs if path not in CHAIN.makers and not os.path.exists(path)]
+    missing = [path for path in job.files if path not in CHAIN.makers and not os.path.exists(path)]
     if missing:  # else Snakemake would take the step's old files for sources
         raise WorkflowError(f"{missing[0]}: not there, and {job.name} has to run again")
     return renew_marker([*job.outputs, *(path for path, _ in made(CHAIN, job))])

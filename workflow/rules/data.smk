@@ -82,18 +82,19 @@ rule features:
         mem_mb=1500,
         runtime=30,
     shell:
-        STEP + "-- features {input.files:q} {output:q} --threads {threads} > {log:q} 2>&1"
+        STEP + "-- features {input.dataset:q} {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 def reference(dataset, statistics):
     return f"data/references/{dataset}/{statistics}.npz"
 
 
-def reference_options(wildcards, input):
+def reference_options(wildcards):
     """How statistics are computed: the experiments that use a file agree in that."""
     experiment, features = CHAIN.references[reference(wildcards.dataset, wildcards.statistics)]
-    keep = ["--keep-features", "50000"] if files.keeps_features(experiment, features) else []
-    return ["--features", features, *(["--weights", *input.files[1:]] if len(input.files) > 1 else []), *keep]
+    keep = ["--keep-features", "50000"] if paths.keeps_features(experiment, features) else []
+    weights = paths.weights_of(experiment, features)
+    return ["--features", features, *(["--weights", *weights] if weights else []), *keep]
 
 
 rule reference:
@@ -113,4 +114,4 @@ rule reference:
         runtime=60,
         **machine(lambda e: e.sampling.gpus),
     shell:
-        LAUNCH + " fid-ref {input.files[0]:q} {output:q} {params.options:q} >> {log:q} 2>&1"
+        LAUNCH + " fid-ref {input.dataset:q} {output:q} {params.options:q} >> {log:q} 2>&1"

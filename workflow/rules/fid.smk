@@ -5,7 +5,7 @@
 
 @known
 def evaluation_options(wildcards):
-    return CHAIN.evaluation_options(wildcards.experiment, wildcards.model, wildcards.evaluation)
+    return measuring_options(job_of("evaluate", ["experiment", "model", "evaluation"], wildcards))
 
 
 rule shard:
@@ -30,7 +30,7 @@ rule shard:
         runtime=480,
         **SAMPLING,
     shell:
-        LAUNCH + " evaluate {input.files[0]:q} {output.part:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " evaluate {input.model:q} {output.part:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
         " --shard {params.shard} >> {log:q} 2>&1"
 
@@ -54,7 +54,7 @@ rule evaluate:
         runtime=480,
         **MERGING,
     shell:
-        LAUNCH + " evaluate {input.files[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " evaluate {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
         " --journal runs/{wildcards.experiment:q}/{wildcards.model:q}/distances/{wildcards.evaluation:q}.journal.jsonl"
         " {params.parts:q} >> {log:q} 2>&1"
@@ -69,7 +69,7 @@ rule search:
     output:
         "results/{experiment}/searches/{model}/{search}.json",
     params:
-        weights=lambda w, input: ["--weights", input.files[2]] if len(input.files) > 2 else [],
+        options=lambda w: measuring_options(job_of("search", ["experiment", "model", "search"], w)),
         step=step("search", "experiment", "model", "search"),
         expect=expect("search", "experiment", "model", "search"),
         beside=lambda w: f"runs/{w.experiment}/{w.model}/searches/{w.search}",
@@ -80,7 +80,7 @@ rule search:
         runtime=2880,
         **SAMPLING,
     shell:
-        LAUNCH + " search {input.files[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --search {wildcards.search:q} --ref {input.files[1]:q} {params.weights:q} --expect {params.expect}"
+        LAUNCH + " search {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        " --search {wildcards.search:q} {params.options:q} --expect {params.expect}"
         " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
         " >> {log:q} 2>&1"

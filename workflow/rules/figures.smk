@@ -8,7 +8,7 @@ rule figure:
         unpack(made_from("figure", "report", "figure")),
     output:
         shown("results/{report}/figures/{figure}.png", "Figures", "figure"),
-        [f"results/{{report}}/figures/{{figure}}{suffix}" for suffix in files.FIGURE_FORMATS if suffix != ".png"],
+        [f"results/{{report}}/figures/{{figure}}{suffix}" for suffix in paths.FIGURE_FORMATS if suffix != ".png"],
     params:
         step=step("figure", "report", "figure"),
         expect=expect("figure", "report", "figure"),

@@ -11,7 +11,7 @@ CAPTIONS = config["captions"] = Captions(CHAIN)
 def shown(path, category, kind):
     """An output that the page shows under a category. One label: of two, Snakemake's page would make switches."""
     caption = f"../report/{kind}.rst"
-    if kind in files.ABOUT:
+    if kind in paths.ABOUT:
         labels = {"page": kind.capitalize()}
     else:
         labels = lambda w: {kind: CAPTIONS.title(w.report, w[kind])}

@@ -18,7 +18,7 @@ rule sample:
         runtime=120,
         **ONE_GPU,
     shell:
-        LAUNCH + " sheet {input.files:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " sheet {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --sheet {wildcards.sheet:q} --expect {params.expect} >> {log:q} 2>&1"
 
 
@@ -31,8 +31,8 @@ rule analyse:
         "runs/{experiment}/{model}/analyses/{analysis}.safetensors",
     params:
         options=lambda w, input: [
-            *(["--data", input.files[1]] if len(input.files) > 1 else []),
-            *(["--weights", input.files[2]] if len(input.files) > 2 else []),
+            *(["--data", input.dataset] if "dataset" in input.keys() else []),
+            *(["--weights", input.weights] if "weights" in input.keys() else []),
         ],
         step=step("analyse", "experiment", "model", "analysis"),
         expect=expect("analyse", "experiment", "model", "analysis"),
@@ -43,6 +43,6 @@ rule analyse:
         runtime=480,
         **ONE_GPU,
     shell:
-        LAUNCH + " analyse {input.files[0]:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+        LAUNCH + " analyse {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
         " --analysis {wildcards.analysis:q} {params.options:q} --expect {params.expect}"
         " >> {log:q} 2>&1"

@@ -7,7 +7,7 @@ rule table:
     input:
         unpack(made_from("table", "report", "table")),
     output:
-        [f"results/{{report}}/tables/{{table}}{suffix}" for suffix in files.TABLE_FORMATS if suffix != ".html"],
+        [f"results/{{report}}/tables/{{table}}{suffix}" for suffix in paths.TABLE_FORMATS if suffix != ".html"],
         shown("results/{report}/tables/{table}.html", "Tables", "table"),
     params:
         step=step("table", "report", "table"),
@@ -28,7 +28,7 @@ rule metrics:
     input:
         unpack(made_from("metrics", "report")),
     output:
-        files.metrics_files("{report}"),
+        paths.metrics_files("{report}"),
     params:
         step=step("metrics", "report"),
     log:
@@ -47,7 +47,7 @@ rule about:
     input:
         unpack(made_from("about", "report")),
     output:
-        [shown(path, "How it was made", page) for page, path in zip(files.ABOUT, files.about_files("{report}"))],
+        [shown(path, "How it was made", page) for page, path in zip(paths.ABOUT, paths.about_files("{report}"))],
     params:
         step=step("about", "report"),
     log:

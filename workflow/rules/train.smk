@@ -27,7 +27,7 @@ rule train:
         state_every=lambda w: CHAIN.experiments[w.trained.split("/")[0]].training.state_every,
         **TRAINING,
     shell:
-        LAUNCH + " train {params.names:q} --expect {params.expect} --data {input.files:q} --out {params.out:q}"
+        LAUNCH + " train {params.names:q} --expect {params.expect} --data {input.dataset:q} --out {params.out:q}"
         " --final {params.final:q} --state-every {resources.state_every} >> {log:q} 2>&1"
 
 
@@ -64,7 +64,7 @@ rule choose:
     params:
         names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
         snapshots=lambda w: f"runs/{w.trained}/snapshots",
-        weights=lambda w, input: ["--weights", input.files[2]] if len(input.files) > 2 else [],
+        options=lambda w: measuring_options(job_of("choose", ["trained"], w)),
         step=step("choose", "trained"),
         expect=expect("choose", "trained"),
     log:
@@ -76,4 +76,4 @@ rule choose:
         **SAMPLING,
     shell:
         LAUNCH + " choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
-        " --ref {input.files[1]:q} {params.weights:q} >> {log:q} 2>&1"
+        " {params.options:q} >> {log:q} 2>&1"

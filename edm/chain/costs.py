@@ -1,0 +1,152 @@
+"""What a job costs: images, network evaluations, GPU-hours, disk. The entries of ``RULES`` name these functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edm.chain.job import Job
+from edm.chain.throughput import Throughput
+from edm.config import SamplerConfig, TrainingConfig
+from edm.errors import UserError
+from edm.evaluation.search import choice_cost, cost
+from edm.networks.flops import parameters
+from edm.params import Experiment
+
+if TYPE_CHECKING:
+    from edm.chain.jobs import Chain
+
+FLOAT = 4  # bytes
+
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work of some jobs. Bounds (least, greatest) differ if an outcome decides how much is needed.
+
+    trained: images seen in training; drawn: images sampled; evaluations: of the network in sampling; hours: of one GPU;
+    disk: bytes that stay; sources: where the rates behind the hours come from.
+    """
+
+    jobs: int = 1
+    trained: int = 0
+    drawn: Bounds = (0, 0)
+    evaluations: Bounds = (0, 0)
+    hours: tuple[float, float] = (0.0, 0.0)
+    disk: int = 0
+    sources: frozenset[str] = frozenset()
+
+    def __add__(self, other: "Cost") -> "Cost":
+        pair = lambda a, b: (a[0] + b[0], a[1] + b[1])
+        return Cost(self.jobs + other.jobs, self.trained + other.trained, pair(self.drawn, other.drawn),
+                    pair(self.evaluations, other.evaluations), pair(self.hours, other.hours),
+                    self.disk + other.disk, self.sources | other.sources)  # fmt: skip
+
+
+NOTHING = Cost(jobs=0)
+
+CostOf = Callable[["Chain", Job, Throughput], Cost]
+
+
+def nothing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    return Cost()
+
+
+def training(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    config = chain.experiments[job.key[0]].models[job.key[1]]
+    images = config.steps * config.batch_size
+    rate = rates.training(config)
+    hours = images / rate.per_second / 3600
+    disk = FLOAT * parameters(config) * (1 + len(config.snapshots))
+    return Cost(trained=images, hours=(hours, hours), disk=disk, sources=frozenset({rate.source}))
+
+
+def importing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    return Cost(disk=FLOAT * parameters(_config(chain, job)))
+
+
+def choosing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    experiment, model = _of(chain, job)
+    cheap, full = choice_cost(len(experiment.models[model].snapshots), experiment.choice.confirm)
+    drawn = cheap * experiment.choice.images + full * experiment.sampling.images
+    nfe = experiment.grids[experiment.choice.grid].points[model][0].sampler.expected_nfe
+    disk = FLOAT * parameters(experiment.models[model])
+    return _sampled(chain, job, rates, (drawn, drawn), (drawn * nfe, drawn * nfe), disk)
+
+
+def searching(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    experiment, model = _of(chain, job)
+    search = experiment.searches[job.key[2]]
+    low, high = cost({key: list(values) for key, values in search.over.items()}, search.method, search.max_sweeps)
+    drawn, nfe = (low * search.images, high * search.images), search.samplers[model].expected_nfe
+    return _sampled(chain, job, rates, drawn, (drawn[0] * nfe, drawn[1] * nfe))
+
+
+def evaluating(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    """Of an evaluation in one job; with shards, their results are only merged."""
+    drawn, evaluations = (0, 0) if job.parts else _evaluated(chain, job)
+    return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
+
+
+def sharing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    """A shard's part of an evaluation, as even as counts allow; those of all shards add up to the whole."""
+    number, count = int(job.key[3].partition("-")[0]), chain.experiments[job.key[0]].sampling.shards
+    drawn, evaluations = (n * number // count - n * (number - 1) // count for n in _evaluated(chain, job))
+    return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
+
+
+def sampling(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    experiment, model = _of(chain, job)
+    sheet, config = experiment.sheets[job.key[2]], _config(chain, job)
+    evaluations = sheet.images * sheet.samplers[model].expected_nfe
+    disk = sheet.images * config.channels * config.resolution**2
+    return _sampled(chain, job, rates, (sheet.images, sheet.images), (evaluations, evaluations), disk)
+
+
+def analysing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    analysis = chain.experiments[job.key[0]].analyses[job.key[2]]
+    s = analysis.settings
+    nfe = SamplerConfig(num_steps=s.get("num_steps", 18)).nfe  # of the images that a study starts from
+    if analysis.kind == "truncation":
+        steps = len(s.get("rhos", range(6))) * (s.get("num_steps", 64) - 1)  # without the last step, to 0
+        drawn = s.get("samples", 200)
+        evaluations = drawn * steps * (s.get("substeps", 200) + 3)  # the truth, an Euler step, a Heun step
+    elif analysis.kind == "degradation":
+        drawn, counts = s.get("images", 8), s["repetitions"]
+        levels = len(s["sigmas"]) * len(s.get("S_noise", [1]))
+        evaluations = drawn * (nfe + levels * (2 * max(counts) + len(counts)))
+    else:
+        drawn = s["images"]
+        evaluations = drawn * nfe
+    return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
+
+
+def _sampled(chain: "Chain", job: Job, rates: Throughput, drawn: Bounds, evaluations: Bounds, disk: int = 0) -> Cost:
+    rate = rates.evaluations(_config(chain, job).network(), "fp32")
+    low, high = (count / rate.per_second / 3600 for count in evaluations)
+    return Cost(drawn=drawn, evaluations=evaluations, hours=(low, high), disk=disk, sources=frozenset({rate.source}))
+
+
+def _of(chain: "Chain", job: Job) -> tuple[Experiment, str]:
+    return chain.experiments[job.key[0]], job.key[1]
+
+
+def _evaluated(chain: "Chain", job: Job) -> tuple[int, int]:
+    """Images drawn for an evaluation, and evaluations of the network."""
+    experiment, model = _of(chain, job)
+    draws, images = experiment.evaluation(model, job.key[2]).draws, experiment.sampling.images
+    return images * len(draws), sum(images * point.sampler.expected_nfe for point, _ in draws)
+
+
+def _config(chain: "Chain", job: Job) -> TrainingConfig:
+    """The configuration of a job's model; of a pretrained one, that which params.yaml says it is like."""
+    experiment, model = _of(chain, job)
+    if model in experiment.models:
+        return experiment.models[model]
+    other, _, name = chain.pretrained(experiment.name, model).get("like", "").partition("/")
+    if other not in chain.experiments or name not in chain.experiments[other].models:
+        raise UserError(
+            f"pretrained.{experiment.pretrained[model]}: state `like: EXPERIMENT/MODEL` in params.yaml, a trained "
+            f"model of the same network, to plan {experiment.name}/{model}"
+        )
+    return chain.experiments[other].models[name]

@@ -1,0 +1,41 @@
+"""A job: one rule applied once, with the files it reads by name."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Job:
+    """One rule applied once.
+
+    key: what distinguishes it from the rule's other jobs; first its dataset, experiment or report.
+    inputs: name → paths, such as ``{"model": (…,), "references": (…, …)}``; the rule's command reads them by name.
+    parts: shard files, deleted when the job is done.
+    """
+
+    rule: str
+    key: tuple[str, ...]
+    inputs: Mapping[str, tuple[str, ...]] = field(hash=False)
+    outputs: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Such as "train digits/vp-F"."""
+        return f"{self.rule} {'/'.join(self.key)}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All inputs, in the order of their names."""
+        return tuple(path for paths in self.inputs.values() for path in paths)
+
+    def one(self, name: str) -> str:
+        """The only input of that name."""
+        (path,) = self.inputs[name]
+        return path
+
+
+def named(**inputs: str | Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Inputs by name, one path or several each; a name without paths is left out."""
+    every = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in inputs.items()}
+    return {name: paths for name, paths in every.items() if paths}

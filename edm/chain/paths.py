@@ -1,0 +1,113 @@
+"""Which file holds what: the paths of the chain, relative to the folder of params.yaml.
+
+`data`, `models`, `results` and `steps` hold what is kept; `runs` is the working space of one machine.
+"""
+
+from edm.files.writing import digest
+from edm.metrics import CLASSIFIER, need_reference_features
+from edm.params import Evaluation, Experiment, Report
+
+TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
+FIGURE_FORMATS = (".png", ".svg")
+ABOUT = ("configuration", "environment", "runtime")  # pages on how a report was made
+#: The curves of a report that DVC plots: name → what stands on the axes.
+PLOT_FILES = {"loss": ("images", "loss"), "levels": ("sigma", "error"), "nfe": ("nfe", "distance"),
+              "churn": ("S_churn", "distance")}  # fmt: skip
+
+
+def archive(dataset: str) -> str:
+    return f"data/{dataset}.zip"
+
+
+def classifier(dataset: str) -> str:
+    return f"data/features/{dataset}-classifier.safetensors"
+
+
+def reference_file(experiment: Experiment, features: str | None = None) -> str:
+    """Reference statistics: shared by the experiments that measure one dataset with one extractor and its weights."""
+    features = features or experiment.features
+    if features == experiment.features and experiment.reference is not None:
+        return experiment.reference
+    path = experiment.feature_weights if features == experiment.features else experiment.more_features[features]
+    kept = "-with-features" if keeps_features(experiment, features) else ""
+    weights = f"-{digest(path)[:6]}" if path else ""
+    return f"data/references/{experiment.dataset}/{features}{weights}{kept}.npz"
+
+
+def keeps_features(experiment: Experiment, features: str) -> bool:
+    """Whether a reference must hold the features themselves: some metrics compare sets, not Gaussians."""
+    return features == experiment.features and need_reference_features(experiment.metrics)
+
+
+def weights_of(experiment: Experiment, features: str | None = None) -> list[str]:
+    """The extractor's weights: trained here, a local file, or none (torch-fidelity's own, downloaded once)."""
+    features = features or experiment.features
+    if features == CLASSIFIER:
+        return [classifier(experiment.dataset)]
+    path = experiment.feature_weights if features == experiment.features else experiment.more_features[features]
+    return [path] if path else []
+
+
+def final_model(experiment: Experiment, model: str) -> str:
+    return f"models/{experiment.name}/{model}/model.safetensors"
+
+
+def levels_file(experiment: Experiment, model: str) -> str:
+    return f"models/{experiment.name}/{model}/levels.json"
+
+
+def model_file(experiment: Experiment, model: str) -> str:
+    """What is evaluated: the best snapshot where one is chosen, else the final model."""
+    return f"models/{experiment.name}/{model}/{'best' if experiment.chosen(model) else 'model'}.safetensors"
+
+
+def choice_file(experiment: str, model: str) -> str:
+    return f"models/{experiment}/{model}/choice.json"
+
+
+def evaluation_file(evaluation: Evaluation) -> str:
+    return f"results/{evaluation.experiment}/distances/{evaluation.model}/{evaluation.name}.json"
+
+
+def shard_files(experiment: Experiment, model: str, name: str) -> list[str]:
+    """The parts of an evaluation, in the order of their seeds; none where one job does all of it."""
+    count, folder = experiment.sampling.shards, f"runs/{experiment.name}/{model}/distances/{name}.shards"
+    return [f"{folder}/{number}-of-{count}.safetensors" for number in range(1, count + 1)] if count > 1 else []
+
+
+def search_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"results/{experiment.name}/searches/{model}/{name}.json"
+
+
+def sheet_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"runs/{experiment.name}/{model}/sheets/{name}.safetensors"
+
+
+def analysis_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"runs/{experiment.name}/{model}/analyses/{name}.safetensors"
+
+
+def table_files(report: str, table: str) -> list[str]:
+    return [f"results/{report}/tables/{table}{suffix}" for suffix in TABLE_FORMATS]
+
+
+def figure_files(report: str, figure: str) -> list[str]:
+    return [f"results/{report}/figures/{figure}{suffix}" for suffix in FIGURE_FORMATS]
+
+
+def metrics_files(report: str) -> list[str]:
+    return [f"results/{report}/metrics.json", *(f"results/{report}/plots/{name}.csv" for name in PLOT_FILES)]
+
+
+def about_files(report: str) -> list[str]:
+    return [f"results/{report}/about/{page}.html" for page in ABOUT]
+
+
+def tracking_file(report: str) -> str:
+    return f"results/{report}/tracking.json"
+
+
+def shown_files(report: Report) -> list[str]:
+    """A file of each table and figure of a report."""
+    tables = [table_files(report.name, table)[0] for table in report.tables]
+    return tables + [figure_files(report.name, figure)[0] for figure in report.figures]

@@ -1,0 +1,309 @@
+"""The rules of the chain in one table: which jobs a rule has, what decides their results, what they cost.
+
+Chain, provenance, plan, pages, lineage, command line and ``dvc.yaml`` read the table; ``docs/rules.md`` shows how to
+add a rule. What is kept lies in data, models and results, each folder with files of one kind; runs is the working space
+of one machine. Rules and files:
+
+===========  ==================================================  =============================================
+rule         makes                                               from
+===========  ==================================================  =============================================
+download     a path under ``downloads`` in params.yaml           the network
+made_up      the raw files of a synthetic dataset                nothing
+prepare      data/DATASET.zip                                    its raw files
+features     data/features/DATASET-classifier.safetensors        the dataset
+reference    data/references/DATASET/FEATURES.npz                the dataset, the extractor's weights
+train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
+published    the same, of a pretrained model                     its published file
+choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, the reference
+search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
+shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
+evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards if there are several
+sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
+analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for leakage the dataset
+table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
+figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, trainings
+metrics      results/REPORT/metrics.json, plots/*.csv            evaluations, trainings
+about        results/REPORT/about/*.html                         the tables and figures, sidecars of all steps
+track        results/REPORT/tracking.json                        the tables and figures
+===========  ==================================================  =============================================
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edm.chain import costs, paths
+from edm.chain.job import Job, named
+from edm.metrics import CLASSIFIER
+from edm.params import Experiment, Report
+from edm.params.layouts import Source, figure_datasets, figure_sources, figure_spec, table_layout, table_spec
+
+if TYPE_CHECKING:
+    from edm.chain.jobs import Chain
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the workflow.
+
+    stage: of ``dvc.yaml``, and the folder of its sidecars below ``steps``. jobs: every job of a chain.
+    settings: what decides a job's result beside its inputs, as JSON data; GPUs, nodes, threads and shards do not.
+    code: the version of what the rule computes. Raise it if a change of code changes results: the rule's steps and all
+    that follow run again. A person decides this, since a hash of sources cannot tell a new formula from a new comment.
+    Different rounding, which another torch or processor brings too, is no reason to raise it.
+    computes: whether it runs on GPUs. cost: what a job costs, for ``edm plan``.
+    kept: whether its files stay, with a sidecar below ``steps``; downloads have none, shards are deleted once merged.
+    """
+
+    stage: str
+    jobs: Callable[["Chain"], Iterator[Job]]
+    settings: Callable[["Chain", Job], Any]
+    code: int = 1
+    computes: bool = False
+    cost: costs.CostOf = costs.nothing
+    kept: bool = True
+
+
+def _no_settings(chain: "Chain", job: Job) -> None:
+    return None
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def _download(chain: "Chain") -> Iterator[Job]:
+    for path in chain.absent_downloads():
+        yield Job("download", (path,), {}, (path,))
+
+
+def _made_up(chain: "Chain") -> Iterator[Job]:
+    for name, raw in chain.params.raw["datasets"].items():
+        if raw.get("made_up"):
+            yield Job("made_up", (name,), {}, (raw["path"],))
+
+
+def _prepare(chain: "Chain") -> Iterator[Job]:
+    for name in chain.params.raw["datasets"]:
+        yield Job("prepare", (name,), named(raw=chain.raw_inputs(name)), (paths.archive(name),))
+
+
+def _features(chain: "Chain") -> Iterator[Job]:
+    classified = (e for e in chain.experiments.values() if CLASSIFIER in (e.features, *e.more_features))
+    for dataset in dict.fromkeys(experiment.dataset for experiment in classified):
+        yield Job("features", (dataset,), named(dataset=paths.archive(dataset)), (paths.classifier(dataset),))
+
+
+def _reference(chain: "Chain") -> Iterator[Job]:
+    for path, (experiment, features) in chain.references.items():
+        key = (experiment.dataset, os.path.basename(path).removesuffix(".npz"))
+        inputs = named(dataset=paths.archive(experiment.dataset), weights=paths.weights_of(experiment, features))
+        yield Job("reference", key, inputs, (path,))
+
+
+def _of_dataset(chain: "Chain", job: Job) -> Any:
+    return chain.params.dataset(job.key[0])
+
+
+def _of_reference(chain: "Chain", job: Job) -> Any:
+    experiment, features = chain.references[job.outputs[0]]
+    return {"features": features, "keep": paths.keeps_features(experiment, features)}
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+def _train(chain: "Chain") -> Iterator[Job]:
+    for experiment in chain.experiments.values():
+        for model in experiment.models:
+            outputs = (paths.final_model(experiment, model), paths.levels_file(experiment, model))
+            yield Job("train", (experiment.name, model), named(dataset=paths.archive(experiment.dataset)), outputs)
+
+
+def _published(chain: "Chain") -> Iterator[Job]:
+    for experiment in chain.experiments.values():
+        for model in experiment.pretrained:
+            path = chain.pretrained(experiment.name, model)["path"]
+            inputs = named(file=[path] if chain.obtainable(path) else [])
+            yield Job("published", (experiment.name, model), inputs, (paths.final_model(experiment, model),))
+
+
+def _choose(chain: "Chain") -> Iterator[Job]:
+    for experiment in chain.experiments.values():
+        for model in filter(experiment.chosen, experiment.models):
+            inputs = named(model=paths.final_model(experiment, model), references=paths.reference_file(experiment),
+                           weights=paths.weights_of(experiment))  # fmt: skip
+            outputs = (paths.model_file(experiment, model), paths.choice_file(experiment.name, model))
+            yield Job("choose", (experiment.name, model), inputs, outputs)
+
+
+# Measurements ---------------------------------------------------------------------------------------------------------
+
+
+def _search(chain: "Chain") -> Iterator[Job]:
+    for experiment in chain.experiments.values():
+        for search in experiment.searches.values():
+            for model in search.samplers:
+                inputs = named(model=paths.model_file(experiment, model), references=_reference_of(experiment, model),
+                               weights=paths.weights_of(experiment))  # fmt: skip
+                output = paths.search_file(experiment, model, search.name)
+                yield Job("search", (experiment.name, model, search.name), inputs, (output,))
+
+
+def _reference_of(experiment: Experiment, model: str) -> str:
+    """The statistics that a search measures against: those that a grid of the model names, else the dataset's."""
+    for grid in experiment.grids.values():
+        if model in grid.points and grid.reference:
+            return grid.reference
+    return paths.reference_file(experiment)
+
+
+def _shard(chain: "Chain") -> Iterator[Job]:
+    for evaluation in _evaluate(chain):
+        for shard in evaluation.parts:
+            part = os.path.basename(shard).removesuffix(".safetensors")
+            yield Job("shard", (*evaluation.key, part), evaluation.inputs, (shard,))
+
+
+def _evaluate(chain: "Chain") -> Iterator[Job]:
+    for e in chain.experiments.values():
+        more = [(paths.reference_file(e, features), paths.weights_of(e, features)) for features in e.more_features]
+        for evaluation in e.evaluations():
+            grid, model = e.grids[evaluation.grid], evaluation.model
+            searched = [paths.search_file(e, model, grid.settings_from)] if grid.settings_from else []
+            inputs = named(
+                model=paths.model_file(e, model),
+                references=[grid.reference or paths.reference_file(e), *(reference for reference, _ in more)],
+                weights=paths.weights_of(e),
+                more_weights=[path for _, weights in more for path in weights],
+                settings=searched,
+            )
+            parts = tuple(paths.shard_files(e, model, evaluation.name))
+            key = (e.name, model, evaluation.name)
+            yield Job("evaluate", key, inputs, (paths.evaluation_file(evaluation),), parts)
+
+
+def _of_evaluation(chain: "Chain", job: Job) -> Any:
+    experiment = chain.experiments[job.key[0]]
+    return experiment.evaluation_spec(experiment.evaluation(*job.key[1:3]))
+
+
+def _sample(chain: "Chain") -> Iterator[Job]:
+    for experiment in chain.experiments.values():
+        for sheet in experiment.sheets.values():
+            for model in sheet.samplers:
+                inputs = named(model=paths.model_file(experiment, model))
+                output = paths.sheet_file(experiment, model, sheet.name)
+                yield Job("sample", (experiment.name, model, sheet.name), inputs, (output,))
+
+
+def _analyse(chain: "Chain") -> Iterator[Job]:
+    for e in chain.experiments.values():
+        for analysis in e.analyses.values():
+            measures = analysis.kind == "leakage"  # a distance from the dataset
+            for model in analysis.models:
+                inputs = named(model=paths.model_file(e, model), dataset=[paths.archive(e.dataset)] if measures else [],
+                               weights=paths.weights_of(e) if measures else [])  # fmt: skip
+                output = paths.analysis_file(e, model, analysis.name)
+                yield Job("analyse", (e.name, model, analysis.name), inputs, (output,))
+
+
+def _of_experiment(kind: str) -> Callable[["Chain", Job], Any]:
+    """The settings that ``Experiment.KIND_spec`` gives for the rest of a job's key."""
+    return lambda chain, job: getattr(chain.experiments[job.key[0]], f"{kind}_spec")(*job.key[1:])
+
+
+# Reports --------------------------------------------------------------------------------------------------------------
+
+
+def _table(chain: "Chain") -> Iterator[Job]:
+    for name, report in chain.reports.items():
+        for table in report.tables:
+            inputs = named(results=_made_from(table_layout(report, table).sources()))
+            yield Job("table", (name, table), inputs, tuple(paths.table_files(name, table)))
+
+
+def _figure(chain: "Chain") -> Iterator[Job]:
+    for name, report in chain.reports.items():
+        for figure in report.figures:
+            datasets = [paths.archive(experiment.dataset) for experiment in figure_datasets(report, figure)]
+            inputs = named(results=_made_from(figure_sources(report, figure).values()), datasets=datasets)
+            yield Job("figure", (name, figure), inputs, tuple(paths.figure_files(name, figure)))
+
+
+def _metrics(chain: "Chain") -> Iterator[Job]:
+    for name, report in chain.reports.items():
+        sources = (source for table in report.tables for source in table_layout(report, table).sources())
+        levels = [paths.levels_file(*trained) for trained in trained_models(report)]
+        yield Job("metrics", (name,), named(results=_made_from(sources), levels=levels),
+                  tuple(paths.metrics_files(name)))  # fmt: skip
+
+
+def _of_tables(chain: "Chain", job: Job) -> Any:
+    report = chain.reports[job.key[0]]
+    return [table_spec(report, table) for table in report.tables]
+
+
+def _about(chain: "Chain") -> Iterator[Job]:
+    for name, report in chain.reports.items():  # what is shown, and thereby every step before it
+        inputs = named(shown=[*paths.shown_files(report), paths.metrics_files(name)[0]])
+        yield Job("about", (name,), inputs, tuple(paths.about_files(name)))
+
+
+def _track(chain: "Chain") -> Iterator[Job]:
+    for name, report in chain.reports.items():
+        yield Job("track", (name,), named(shown=paths.shown_files(report)), (paths.tracking_file(name),))
+
+
+def trained_models(report: Report) -> list[tuple[Experiment, str]]:
+    """The models trained here that a report measures."""
+    sources = (source for table in report.tables for source in table_layout(report, table).sources())
+    found = {(s.experiment.name, s.model): s.experiment for s in sources if s.kind == "grid"}
+    return [(experiment, model) for (_, model), experiment in found.items() if model in experiment.models]
+
+
+_FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file}
+
+
+def _made_from(sources: Iterable[Source]) -> list[str]:
+    found: dict[str, None] = {}
+    for source in sources:
+        experiment, model, name = source.experiment, source.model, source.name
+        if source.kind == "grid":
+            found |= dict.fromkeys(paths.evaluation_file(e) for e in experiment.evaluations_of(model, name))
+        elif source.kind == "levels":
+            found[paths.levels_file(experiment, model)] = None
+        elif source.kind != "model":
+            found[_FILES[source.kind](experiment, model, name)] = None
+    return list(found)
+
+
+def measuring_options(job: Job) -> list[str]:
+    """What a job measures with, as options of its command: references, the extractor's weights, a search's outcome."""
+    given = {"--ref": "references", "--weights": "weights", "--settings": "settings"}
+    return [word for option, name in given.items() if name in job.inputs for word in (option, *job.inputs[name])]
+
+
+_EVALUATE = Rule("evaluate", _evaluate, _of_evaluation, computes=True, cost=costs.evaluating)
+
+RULES: dict[str, Rule] = {
+    "download": Rule("data", _download, _no_settings, kept=False),
+    "made_up": Rule("data", _made_up, _of_dataset),
+    "prepare": Rule("data", _prepare, _of_dataset),
+    "features": Rule("data", _features, _no_settings),
+    "reference": Rule("data", _reference, _of_reference, computes=True),
+    "train": Rule("train", _train, _of_experiment("training"), computes=True, cost=costs.training),
+    "published": Rule("train", _published, lambda chain, job: chain.pretrained(*job.key), cost=costs.importing),
+    "choose": Rule("train", _choose, _of_experiment("choice"), computes=True, cost=costs.choosing),
+    "search": Rule("evaluate", _search, _of_experiment("search"), computes=True, cost=costs.searching),
+    "shard": dataclasses.replace(_EVALUATE, jobs=_shard, cost=costs.sharing, kept=False),
+    "evaluate": _EVALUATE,
+    "sample": Rule("sample", _sample, _of_experiment("sheet"), computes=True, cost=costs.sampling),
+    "analyse": Rule("sample", _analyse, _of_experiment("analysis"), computes=True, cost=costs.analysing),
+    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1])),
+    "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1])),
+    "metrics": Rule("tables", _metrics, _of_tables),
+    "about": Rule("tables", _about, _no_settings),
+    "track": Rule("tables", _track, lambda chain, job: {"uri": chain.params.tracking_uri}),
+}  # fmt: skip
