@@ -117,6 +117,15 @@ def parser() -> argparse.ArgumentParser:
     adopt.add_argument("targets", nargs="+", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file")
     _from_params(adopt)
 
+    digests = command(
+        "digests", "launching.digests", "write what the stages of dvc.yaml depend on",
+        "Write steps/digests/STAGE/NAME.json: the digest of every step's specification. DVC runs a stage when its file "
+        "changes.",
+    )  # fmt: skip
+    digests.add_argument("--datasets", nargs="*", default=[], metavar="NAME", help="datasets of the stage `data`")
+    digests.add_argument("--experiments", nargs="*", default=[], metavar="NAME", help="experiments of all other stages")
+    _from_params(digests)
+
     train = command(
         "train", "models.train", "train one configuration",
         "Train one configuration, on a CPU, a GPU, or (started by `edm launch`) on many. An interrupted run continues "

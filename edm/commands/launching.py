@@ -69,6 +69,15 @@ def adopt(args: Namespace) -> None:
     say("\n".join(f"adopted: {job.name}" for job in jobs) or "nothing to adopt: no step with files is stale")
 
 
+def digests(args: Namespace) -> None:
+    """The files that the stages of dvc.yaml depend on."""
+    from edm import params
+    from edm.chain.digests import write_digests
+    from edm.chain.jobs import Chain
+
+    write_digests(Chain(params.load(args.params, whole=True)), args.datasets, args.experiments)
+
+
 def _command_line(command: list[str], args: Namespace) -> list[str]:
     edm, per_node = ["-m", "edm", *command], args.processes // args.nodes
     torchrun = [sys.executable, "-m", "edm.cluster.launch", f"--nproc-per-node={per_node}"]
