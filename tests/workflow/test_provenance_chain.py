@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 DIGITS = load_digits()
+DIGESTS, KEPT = "digests", ("--datasets", "digits", "--experiments", "digits")  # the stage, and what it writes
 RAW = "downloads/pictures"
 ROOT = Path(__file__).parent.parent.parent
 PARTS = ("edm", "workflow", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "dvc.yaml")
@@ -83,7 +84,7 @@ def planned(folder, *targets):
 
 def changed_stages(folder):
     """What `dvc status` names, after the command of the stage `digests`."""
-    run(folder, "edm", "digests", "--datasets", "digits", "--experiments", "digits")
+    run(folder, "edm", "digests", *KEPT)
     return sorted(json.loads(run(folder, "dvc", "status", "--json").partition("\n")[0] or "{}"))
 
 
@@ -126,6 +127,7 @@ def origin(tmp_path_factory):
 def undone(clone):
     yield
     run(clone, "git", "checkout", "-q", "params.yaml", "edm")
+    run(clone, "edm", "digests", *KEPT)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,6 @@ def clone(origin):
     return folder
 
 
-DIGESTS = "digests"
 STAGES = [f"{stage}@digits" for stage in ("data", "evaluate", "sample", "tables", "train")]
 #: The first word of a rule's message → its stage.
 STAGE_OF = {"Prepare": "data", "Reference": "data", "Train": "train", "Choose": "train", "Sample": "sample",
