@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
     launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
     launch.add_argument("--digest", help="of the specification that the step was planned with")
+    launch.add_argument("--fetched", action="append", default=[], metavar="FILE", help="fetched since: not part of it")
     launch.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
     launch.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: -- train --data …")
 

@@ -46,7 +46,7 @@ def _start(args: Namespace) -> "Started | None":
     from edm.chain.jobs import Chain
     from edm.chain.provenance import start
 
-    return start(Chain(params.load(args.params)), args.step, args.digest or None)
+    return start(Chain(params.load(args.params)), args.step, args.digest or None, args.fetched)
 
 
 def _gpu(step: "Started") -> str | None:
