@@ -242,9 +242,9 @@ class Chain:
         """
         rule, (name, *rest) = job.rule, job.key
         if rule in ("prepare", "made_up"):
-            return self.params.dataset(name)
+            return self.params.dataset_spec(name)
         if rule == "published":
-            return self.params.pretrained[self.published_file(*job.key)]
+            return self.params.pretrained_spec(self.published_file(*job.key))
         if rule in ("table", "figure"):
             return {"table": table_spec, "figure": figure_spec}[rule](self.reports[name], *rest)
         if rule == "metrics":

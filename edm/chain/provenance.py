@@ -130,7 +130,8 @@ class Provenance:
         inputs: dict[str, str | None] = {path: self.digest(maker) for path, maker in made(self.chain, job)}
         # Of raw data that are not here, what was known of them when they were used still holds.
         recorded = (self.sidecar(job) or {}).get("specification", {}).get("inputs", {})
-        inputs |= {path: self._content(path) or recorded.get(path) for path in raw(self.chain, job)}
+        labels = raw_labels(self.chain, job)
+        inputs |= {path: self._content(path) or recorded.get(label) for path, label in labels.items()}
         return _specification(self.chain, job, inputs)
 
     def _why_stale(self, job: Job) -> str | None:
@@ -193,7 +194,8 @@ class Provenance:
         def without(job: Job) -> str:
             found = known(job)
             inputs = {**found["inputs"], **{path: without(maker) for path, maker in made(self.chain, job)}}
-            return digest({**found, "inputs": inputs | dict.fromkeys(fetched.intersection(inputs))})
+            open_ = (label for path, label in raw_labels(self.chain, job).items() if path in fetched)
+            return digest({**found, "inputs": inputs | dict.fromkeys(open_)})
 
         return without
 
@@ -208,6 +210,11 @@ def raw(chain: Chain, job: Job) -> list[str]:
     """The inputs of a job that come from outside, be they here or not."""
     own = {path for path, _ in made(chain, job)}
     return [path for path in chain.raw_sources(job) if path not in own]
+
+
+def raw_labels(chain: Chain, job: Job) -> dict[str, str]:
+    """What a specification calls each raw input: moved to another path, equal data are the same."""
+    return {path: f"raw data {number}" for number, path in enumerate(raw(chain, job), 1)}
 
 
 @dataclass
@@ -327,6 +334,8 @@ def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
 
 def _specification(chain: Chain, job: Job, inputs: dict[str, str | None]) -> dict[str, Any]:
     code = CODE["evaluate" if job.rule == "shard" else job.rule]
+    labels = raw_labels(chain, job)
+    inputs = {labels.get(path, path): content for path, content in inputs.items()}
     return {"rule": job.rule, "key": list(job.key), "code": code, "settings": chain.specification(job),
             "inputs": inputs}  # fmt: skip
 
