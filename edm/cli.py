@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
     launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
     launch.add_argument("--digest", help="of the specification that the step was planned with")
+    launch.add_argument("--fetched", action="append", default=[], metavar="FILE", help="fetched since: not part of it")
     launch.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
     launch.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: -- train --data …")
 
@@ -116,6 +117,15 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     adopt.add_argument("targets", nargs="+", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file")
     _from_params(adopt)
+
+    digests = command(
+        "digests", "launching.digests", "write what the stages of dvc.yaml depend on",
+        "Write steps/digests/STAGE/NAME.json: the digest of every step's specification. DVC runs a stage when its file "
+        "changes.",
+    )  # fmt: skip
+    digests.add_argument("--datasets", nargs="*", default=[], metavar="NAME", help="datasets of the stage `data`")
+    digests.add_argument("--experiments", nargs="*", default=[], metavar="NAME", help="experiments of all other stages")
+    _from_params(digests)
 
     train = command(
         "train", "models.train", "train one configuration",

@@ -35,8 +35,16 @@ ELSEWHERE = {
     r"python bench/.*": ("tests/test_bench.py", "bench"),
     r"edm trace .*": ("tests/workflow/test_small_chain.py", "trace"),
     r"snakemake --report .*": ("tests/workflow/test_small_chain.py", "--report"),
-    r"dvc remote add .*": ("tests/workflow/test_provenance_chain.py", "remote"),
-    r"dvc (repro|push|pull|metrics|exp|add)\b.*": ("tests/workflow/test_provenance_chain.py", "dvc"),
+    r"dvc remote add .*": ("tests/workflow/test_provenance_chain.py", '"dvc", "remote", "add"'),
+    r"dvc repro": ("tests/workflow/test_provenance_chain.py", '"dvc", "repro"'),
+    r"dvc push": ("tests/workflow/test_provenance_chain.py", '"dvc", "push"'),
+    r"dvc pull": ("tests/workflow/test_provenance_chain.py", '"dvc", "pull"'),
+    r"dvc add .*": ("tests/workflow/test_provenance_chain.py", '"dvc", "add"'),
+    r"dvc exp run -S experiments.digits.ladder.B.learning_rate=4.0e-3": (
+        "tests/workflow/test_provenance_chain.py",
+        '"experiments.digits.ladder.B.learning_rate=4.0e-3"',
+    ),
+    r"dvc exp show --only-changed": ("tests/workflow/test_provenance_chain.py", '"--only-changed"'),
 }
 
 

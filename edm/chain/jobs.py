@@ -66,7 +66,7 @@ class Chain:
         return {job.name: job for job in self.makers.values()}
 
     def steps(self, stage: str, name: str) -> list[str]:
-        """What a stage makes of a dataset ("data"), an experiment or a report ("train", "sample", "evaluate")."""
+        """The files that a stage makes of a dataset ("data"), or of an experiment or a report (the other stages)."""
         members = dict.fromkeys((name, *(self.members(name) if name in self.reports else ())))
         return [path for member in members for path in self._by_stage.get((stage, member), ())]
 

@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +112,8 @@ class Provenance:
         inputs: dict[str, str | None] = {path: self.digest(maker) for path, maker in made(self.chain, job)}
         # Of raw data that are not here, what was known of them when they were used still holds.
         recorded = (self.sidecar(job) or {}).get("specification", {}).get("inputs", {})
-        inputs |= {path: self._content(path) or recorded.get(path) for path in raw(self.chain, job)}
+        labels = raw_labels(self.chain, job)
+        inputs |= {path: self._content(path) or recorded.get(label) for path, label in labels.items()}
         return _specification(self.chain, job, inputs)
 
     def _why_stale(self, job: Job) -> str | None:
@@ -136,25 +137,49 @@ class Provenance:
                 return f"{path} was made again and is another one"
             if self.why_stale(maker) is not None:
                 return f"{path} is stale"
-        return None
+        return "its last delivery left runs behind" if job.rule == "track" and _left_behind(job) else None
 
-    def to_run(self, targets: Iterable[str]) -> list[Job]:
-        """The jobs that Snakemake would run for some files, makers before users."""
-        targets = list(targets)
-        needed = self.chain.needed(targets)
+    def to_run(self, targets: Iterable[str], forced: Iterable[str] = ()) -> list[Job]:
+        """The jobs that have to run for some files, makers before users; ``forced``: files to make again in any case.
+
+        Those are the stale ones, the makers of what is missing and needed, and all that follow from either: what a
+        step will make is not known beforehand, so its users count even where it may make the same file again.
+        A missing file that nothing needs counts for nothing: a clone may lack samples, models and data.
+        """
+        targets, forced = set(targets), set(forced)
+        needed, makers, found = self.chain.needed(targets), self.chain.makers, set()
+        stale = {job for job in needed if self.why_stale(job) is not None}
         absent = {path for job in needed for path in (*job.files, *job.parts, *job.outputs)
                   if not os.path.exists(path)}  # fmt: skip
-        wanted, found = absent.intersection(targets), set()
-        before = -1
-        while len(found) != before:  # what is made again because it was missing makes its users run, too
+        absent |= {path for job in stale if job.rule == "shard" for path in job.outputs}  # of use to one step alone
+        stale = {job for job in stale if not absent.issuperset(job.outputs)}
+        wanted, before = absent & targets, -1
+        while len(found) != before:
             before = len(found)
-            for job in reversed(needed):
-                stale = RULES[job.rule].kept and self.why_stale(job) is not None and not absent.issuperset(job.outputs)
-                remade = any(path in absent and self.chain.makers.get(path) in found for path in job.files)
-                if stale or remade or wanted.intersection(job.outputs):
+            for job in needed:
+                follows = any(makers.get(path) in found for path in (*job.files, *job.parts))
+                if follows or job in stale or not (wanted | forced).isdisjoint(job.outputs):
                     found.add(job)
                     wanted |= absent.intersection((*job.files, *job.parts))
         return [job for job in needed if job in found]
+
+    def planned(
+        self, fetched: Iterable[str], known: Callable[[Job], dict[str, Any]] | None = None
+    ) -> Callable[[Job], str]:
+        """The digests of specifications without the content of files that are ``fetched`` between plan and step.
+
+        known: the specification of a step, where it is not that of params.yaml and the files as they are now.
+        """
+        known, fetched = known or self.specification, set(fetched)
+
+        @functools.cache
+        def without(job: Job) -> str:
+            found = known(job)
+            inputs = {**found["inputs"], **{path: without(maker) for path, maker in made(self.chain, job)}}
+            open_ = (label for path, label in raw_labels(self.chain, job).items() if path in fetched)
+            return digest({**found, "inputs": inputs | dict.fromkeys(open_)})
+
+        return without
 
 
 def made(chain: Chain, job: Job) -> list[tuple[str, Job]]:
@@ -167,6 +192,11 @@ def raw(chain: Chain, job: Job) -> list[str]:
     """The inputs of a job that come from outside, be they here or not."""
     own = {path for path, _ in made(chain, job)}
     return [path for path in chain.raw_sources(job) if path not in own]
+
+
+def raw_labels(chain: Chain, job: Job) -> dict[str, str]:
+    """What a specification calls each raw input: moved to another path, equal data are the same."""
+    return {path: f"raw data {number}" for number, path in enumerate(raw(chain, job), 1)}
 
 
 @dataclass
@@ -189,6 +219,7 @@ class Started:
         outputs = {path: hashes.of(path) for path in self.job.outputs}
         if missing := [path for path, content in outputs.items() if content is None]:
             raise UserError(f"{missing[0]}: the step {self.job.name} did not make it")
+        _no_older(self.job.outputs, (*self.job.files, *self.job.parts))
         parts = [
             {"job": os.path.basename(path), **_made_by(read_sidecar(f"{path}.json") or {})} for path in self.job.parts
         ]  # their own sidecars go with them
@@ -203,11 +234,12 @@ class Started:
         write_json(self.path, {key: value for key, value in record.items() if value is not None})
 
 
-def start(chain: Chain, name: str, expected: str | None = None) -> Started:
+def start(chain: Chain, name: str, expected: str | None = None, fetched: Iterable[str] = ()) -> Started:
     """What a step ("train digits/vp-F") is about to be made from, by the sidecars of the steps before it.
 
-    expected: the digest of the specification that it was planned with. Raises UserError where it is another one by now,
-    or where nothing tells how an input was made.
+    expected: the digest of the specification that it was planned with, but for the content of ``fetched``: files that
+    were to be fetched first. Raises UserError where it is another one by now, or where nothing tells how an input was
+    made.
     """
     begun, provenance = time.time(), Provenance(chain)
     if name not in chain.by_name:
@@ -221,9 +253,20 @@ def start(chain: Chain, name: str, expected: str | None = None) -> Started:
             raise UserError(f"{path}: nothing tells how it was made; run snakemake again, or `edm adopt {path}`")
         digests[path], inputs[path] = before["digest"], before["outputs"].get(path)
     started = Started(job, sidecar_file(job), _specification(chain, job, digests), inputs, begun)
-    if expected is not None and started.digest != expected:
+    if expected is not None and expected != (_planned(provenance, started, fetched) if fetched else started.digest):
         raise UserError(f"{name}: params.yaml or its data were changed after this was planned; run snakemake again")
     return started
+
+
+def _planned(provenance: Provenance, started: Started, fetched: Iterable[str]) -> str:
+    """The digest that a step which has started was planned with, if all before it was made as planned."""
+
+    def known(job: Job) -> dict[str, Any]:
+        if job == started.job:
+            return started.specification
+        return (provenance.sidecar(job) or {}).get("specification") or provenance.specification(job)
+
+    return provenance.planned(fetched, known)(started.job)
 
 
 def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
@@ -249,20 +292,21 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
     return adopted
 
 
-def renew_marker(stale: Iterable[str]) -> str:
-    """A file that is newer than the ``stale`` ones, with a text that no file had before.
+def _no_older(outputs: Iterable[str], inputs: Iterable[str]) -> None:
+    """Snakemake fails a step whose input seems newer than its output, as where another machine's clock is ahead."""
+    newest = max((os.stat(path).st_mtime_ns for path in inputs if os.path.exists(path)), default=0)
+    for path in outputs:
+        if os.stat(path).st_mtime_ns < newest:
+            os.utime(path, ns=(newest, newest))
 
-    Snakemake, which goes by times, runs again what takes it as an input. Files from the future are set to the present.
-    """
-    marker, now = LOCAL / "stale", time.time()
-    write_text(marker, f"{time.time_ns()} {os.getpid()} {os.urandom(8).hex()}\n")
-    for path in stale:
-        try:
-            if os.stat(path).st_mtime >= now - 1:
-                os.utime(path, (now - 1, now - 1))
-        except OSError:
-            continue
-    return str(marker)
+
+def _left_behind(job: Job) -> bool:
+    """Whether runs that are here are still to be delivered to MLflow."""
+    try:
+        with open(job.outputs[0], encoding="utf-8") as file:
+            return "reason" in json.load(file) and os.path.isdir(f"runs/{job.key[0]}")
+    except (OSError, ValueError):
+        return False
 
 
 def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
@@ -271,6 +315,8 @@ def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
 
 
 def _specification(chain: Chain, job: Job, inputs: dict[str, str | None]) -> dict[str, Any]:
+    labels = raw_labels(chain, job)
+    inputs = {labels.get(path, path): content for path, content in inputs.items()}
     return {"rule": job.rule, "key": list(job.key), "code": RULES[job.rule].code, "settings": chain.specification(job),
             "inputs": inputs}  # fmt: skip
 

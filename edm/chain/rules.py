@@ -103,7 +103,7 @@ def _reference(chain: "Chain") -> Iterator[Job]:
 
 
 def _of_dataset(chain: "Chain", job: Job) -> Any:
-    return chain.params.dataset(job.key[0])
+    return chain.params.dataset_spec(job.key[0])
 
 
 def _of_reference(chain: "Chain", job: Job) -> Any:
@@ -127,6 +127,10 @@ def _published(chain: "Chain") -> Iterator[Job]:
             path = chain.pretrained(experiment.name, model)["path"]
             inputs = named(file=[path] if chain.obtainable(path) else [])
             yield Job("published", (experiment.name, model), inputs, (paths.final_model(experiment, model),))
+
+
+def _of_published(chain: "Chain", job: Job) -> Any:
+    return chain.params.pretrained_spec(chain.published_file(*job.key))
 
 
 def _choose(chain: "Chain") -> Iterator[Job]:
@@ -294,7 +298,7 @@ RULES: dict[str, Rule] = {
     "features": Rule("data", _features, _no_settings),
     "reference": Rule("data", _reference, _of_reference, computes=True),
     "train": Rule("train", _train, _of_experiment("training"), computes=True, cost=costs.training),
-    "published": Rule("train", _published, lambda chain, job: chain.pretrained(*job.key), cost=costs.importing),
+    "published": Rule("train", _published, _of_published, cost=costs.importing),
     "choose": Rule("train", _choose, _of_experiment("choice"), computes=True, cost=costs.choosing),
     "search": Rule("evaluate", _search, _of_experiment("search"), computes=True, cost=costs.searching),
     "shard": dataclasses.replace(_EVALUATE, jobs=_shard, cost=costs.sharing, kept=False),

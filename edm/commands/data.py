@@ -12,8 +12,9 @@ def prepare(args: Namespace) -> None:
     from edm.data.prepare import STATABLE, prepare
 
     if args.dataset:
-        spec = params.load(args.params).dataset(args.dataset)
-        params.check_spec(spec, args.expect, f"dataset {args.dataset}")
+        loaded = params.load(args.params)
+        spec = loaded.dataset(args.dataset)
+        params.check_spec(loaded.dataset_spec(args.dataset), args.expect, f"dataset {args.dataset}")
     else:
         inputs = args.input if args.input is None or len(args.input) > 1 else args.input[0]
         spec = {"source": args.source, "path": inputs, "checksum": args.checksum}
@@ -81,8 +82,9 @@ def made_up(args: Namespace) -> None:
     """A made-up raw source, for rehearsals."""
     from edm.data.prepare.made_up import made_up
 
-    spec = params.load(args.params).dataset(args.dataset)
-    params.check_spec(spec, args.expect, f"dataset {args.dataset}")
+    loaded = params.load(args.params)
+    spec = loaded.dataset(args.dataset)
+    params.check_spec(loaded.dataset_spec(args.dataset), args.expect, f"dataset {args.dataset}")
     if not spec.get("made_up"):
         raise UserError(f"dataset {args.dataset}: params.yaml does not say made_up; its source is real")
     size = {"side": spec["source_size"]} if "source_size" in spec else {}

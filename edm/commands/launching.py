@@ -46,7 +46,7 @@ def _start(args: Namespace) -> "Started | None":
     from edm.chain.jobs import Chain
     from edm.chain.provenance import start
 
-    return start(Chain(params.load(args.params)), args.step, args.digest or None)
+    return start(Chain(params.load(args.params)), args.step, args.digest or None, args.fetched)
 
 
 def _gpu(step: "Started") -> str | None:
@@ -67,6 +67,15 @@ def adopt(args: Namespace) -> None:
     chain = Chain(params.load(args.params, whole=True))
     jobs = adopt_steps(chain, [path for target in args.targets for path in chain.targets(target)])
     say("\n".join(f"adopted: {job.name}" for job in jobs) or "nothing to adopt: no step with files is stale")
+
+
+def digests(args: Namespace) -> None:
+    """The files that the stages of dvc.yaml depend on."""
+    from edm import params
+    from edm.chain.digests import write_digests
+    from edm.chain.jobs import Chain
+
+    write_digests(Chain(params.load(args.params, whole=True)), args.datasets, args.experiments)
 
 
 def _command_line(command: list[str], args: Namespace) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from edm import params
 from edm.cluster import slurm
 from edm.cluster.preemption import Notice
-from edm.commands.common import mapping, origin, say, threads
+from edm.commands.common import mapping, say, threads
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
 from edm.files.lock import exclusive
@@ -27,9 +27,8 @@ def train(args: Namespace) -> None:
         config = TrainingConfig.from_dict(mapping(read_json(args.config), args.config))
     elif experiment and model:
         chosen = params.load(args.params).experiment(experiment)
-        spec, compile = chosen.training_spec(model), chosen.training.compile
-        params.check_spec(spec, args.expect, f"{experiment}/{model}")
-        config = TrainingConfig.from_dict(spec)
+        params.check_spec(chosen.training_spec(model), args.expect, f"{experiment}/{model}")
+        config, compile = chosen.models[model], chosen.training.compile
     else:
         raise UserError("train: name what to train: --experiment and --model of params.yaml, or --config FILE.json")
     if args.dry_run:
@@ -51,7 +50,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
     experiment, model, out = args.experiment, args.model, Path(args.out)
     threads(args.threads)
     dataset = read_archive(args.data)
-    about = {"experiment": experiment, "model": model, **origin()}
+    about = {"experiment": experiment, "model": model}  # no commit: equal weights are to be equal files
     with world(args.device) as place, ExitStack() as stack:
         work = (1 + BACKWARD) * config.steps * config.batch_size
         compiled = options(args.compile or compile, config.network(), work / place.size, place.device)
@@ -113,7 +112,7 @@ def import_published(args: Namespace) -> None:
             there = ", ".join(loaded.pretrained)
             raise UserError(f"{args.published}: not among `pretrained` of {args.params}: {there}")
         spec = loaded.pretrained[args.published]
-        params.check_spec(spec, args.expect, f"pretrained {args.published}")
+        params.check_spec(loaded.pretrained_spec(args.published), args.expect, f"pretrained {args.published}")
         asked = {name: spec.get(name) for name in asked}
         entry = loaded.downloads.get(args.file)
         if not Path(args.file).exists():

@@ -234,7 +234,7 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
         run.metrics(numbers_of(numbers, yardstick.extractor.label), step=about["checkpoint"].get("images") or 0)
     write_json(args.output, {
         "format": "edm-search/1", "experiment": experiment.name, "model": args.model, "search": args.search,
-        "run": run.key, **about, "metric": yardstick.describe(), **spec, "start": start, **best.to_dict(), **origin(),
+        "run": run.key, **about, "metric": yardstick.describe(), **spec, "start": start, **best.to_dict(),
     })  # fmt: skip
     label = yardstick.extractor.label
     say(f"{args.output}: {label} {best.value:.4g} at {best.settings} ({best.evaluations} evaluations)")

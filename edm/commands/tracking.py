@@ -9,6 +9,8 @@ from edm.commands.common import say
 from edm.errors import UserError
 from edm.files.writing import write_json
 
+SHOWN = 10  # lines that are named; the summary file names all
+
 
 def sync(args: Namespace) -> None:
     from edm.tracking.sync import Undelivered
@@ -28,5 +30,10 @@ def sync(args: Namespace) -> None:
     summary = {**asdict(report), "journals": len(journals)}
     if args.output:
         write_json(args.output, summary | ({"reason": reason} if reason else {}))
-    counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in summary.items())
+    for line in report.set_aside[:SHOWN]:
+        say(f"warning: {line}; this line was set aside, the rest was sent")
+    if len(report.set_aside) > SHOWN:
+        say(f"warning: {len(report.set_aside) - SHOWN} more lines of journals were set aside")
+    counts = {name: value for name, value in summary.items() if name != "set_aside"}
+    counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
     say(f"warning: {reason}" if reason else f"{uri.rpartition('@')[2]}: {counts}")

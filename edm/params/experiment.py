@@ -9,6 +9,10 @@ from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import digest
 
+#: Fields of a training that change no weight but by rounding. ``level_samples`` holds for levels.json, which a training
+#: writes at its end: another number is used by the next training and is no reason for one.
+UNDECIDING = ("microbatch", "level_samples")
+
 
 @dataclass(frozen=True)
 class Point:
@@ -223,11 +227,12 @@ class Experiment:
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:
-        """What decides a training, as plain data: fields that differ from the defaults."""
+        """What decides a training, as plain data: fields that differ from the defaults, without ``UNDECIDING``."""
         if model not in self.models:
             hint = "; it is pre-trained" if model in self.pretrained else f"; it has {', '.join(self.models)}"
             raise UserError(f"experiment {self.name}: no model {model!r} to train{hint}")
-        return self.models[model].changes()
+        changes = self.models[model].changes()
+        return {name: value for name, value in changes.items() if name not in UNDECIDING}
 
     def choice_spec(self, model: str) -> dict[str, Any]:
         """What decides which snapshot is chosen."""

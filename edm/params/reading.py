@@ -63,6 +63,14 @@ class Params:
             raise UserError(f"{self.path}: dataset {name!r} is not defined{nearest(name, datasets)}")
         return {"path": None, "images": None, **datasets[name]}
 
+    def dataset_spec(self, name: str) -> dict[str, Any]:
+        """What decides a dataset beside the content of its raw data: where these lie decides nothing."""
+        return {key: value for key, value in self.dataset(name).items() if key != "path"}
+
+    def pretrained_spec(self, name: str) -> dict[str, Any]:
+        """What decides an imported model beside its published file. ``like`` is for the plan alone."""
+        return {key: value for key, value in self.pretrained[name].items() if key not in ("path", "like")}
+
     def experiment(self, name: str) -> Experiment:
         """Raises UserError, naming the place in the file, where the experiment does not fit together."""
         experiments = self.raw["experiments"]

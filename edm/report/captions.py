@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from edm.chain.jobs import Chain
+from edm.chain.jobs import Chain, levels_file
 from edm.errors import UserError
+from edm.files.writing import read_json
 from edm.params import Report
 from edm.params.layouts import Source, figure_datasets, figure_sources, table_layout
 from edm.report.about import done_jobs, duration, in_words
@@ -105,8 +106,7 @@ class Captions:
         one = self.chain.reports[report]
         spec, sources = one.figures[name], list(figure_sources(one, name).values())
         shown = figure_datasets(one, name)
-        details = {"over": _axis(spec), "levels": _counts(s.experiment.models[s.model].level_samples for s in sources
-                                                          if s.kind == "levels"),
+        details = {"over": _axis(spec), "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(_sheet_images(spec, s) for s in sources if s.kind == "sheet"),
                    "real": ", beside real ones" if shown else ""}  # fmt: skip
         words = [_FIGURES[spec["kind"]][1].format(**details), *self._measured(sources)]
@@ -186,6 +186,14 @@ def _sheet_images(spec: dict, source: Source) -> int:
     from edm.report.figures import SHEET_IMAGES
 
     return min(spec.get("images", SHEET_IMAGES), source.experiment.sheets[source.name].images)
+
+
+def _level_samples(source: Source) -> int:
+    """Images per noise level: as measured, or before that as params.yaml asks."""
+    path = Path(levels_file(source.experiment, source.model))
+    return (
+        read_json(path)["after"]["samples"] if path.exists() else source.experiment.models[source.model].level_samples
+    )
 
 
 def _counts(numbers: Iterable[int]) -> str:

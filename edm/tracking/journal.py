@@ -9,6 +9,7 @@ import json
 import math
 import os
 import posixpath
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,8 @@ from typing import Any, NamedTuple, Self
 
 from edm.errors import UserError
 from edm.files.writing import canonical_json, sha256_file
+from edm.tracking.events import STATUSES, read_event
 
-STATUSES = ("FINISHED", "FAILED", "KILLED")
 DEFAULT_EXPERIMENT = "edm"
 _PENDING_LIMIT = 1 << 24  # bytes kept in memory while the file cannot be written
 
@@ -189,26 +190,32 @@ class RunRecord:
     artifacts: dict[str, Artifact] = field(default_factory=dict)  # by the path it is shown as
 
 
-def read_journal(path: str | os.PathLike) -> list[RunRecord]:
-    """The runs in a journal, in the order in which they began. Torn and foreign lines are skipped.
+def read_journal(path: str | os.PathLike, set_aside: list[str] | None = None) -> list[RunRecord]:
+    """The runs in a journal, in the order in which they began.
 
+    Torn and foreign lines are skipped, and ``set_aside`` gets one entry per line: the file, the line, what is wrong.
     Raises UserError where the file cannot be read.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+            raise UserError(f"{path}: journal cannot be read (not a regular file); move it away")
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(f"{path}: journal cannot be read ({error.strerror}); check the path") from error
     records: dict[str, RunRecord] = {}
-    for line in lines:
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
-            _apply(json.loads(line), records)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # a job killed or a disk full in mid-line; the lines around it are whole
+            _apply(read_event(line), records)
+        except (ValueError, RecursionError) as error:
+            if set_aside is not None:
+                set_aside.append(f"{path}:{number}: {error}")
     return list(records.values())
 
 
 def _apply(event: dict, records: dict[str, RunRecord]) -> None:
-    """Merges one event into the records."""
+    """Merges one event into the records. Raises ValueError, and changes nothing, where its run has not begun."""
     key, now = event["key"], int(event["time"])
     if event["event"] == "run":
         record = records.setdefault(key, RunRecord(key=key, start=now, updated=now, name=key))
@@ -220,6 +227,8 @@ def _apply(event: dict, records: dict[str, RunRecord]) -> None:
                 setattr(record, name, event[name])
         record.tags.update(event.get("tags", {}))
         record.status, record.end = "RUNNING", None
+    elif key not in records:
+        raise ValueError(f"run {key!r} has not begun before this line")
     else:
         record = records[key]
         match event["event"]:

@@ -55,7 +55,8 @@ def sync(
     seconds, of waiting for the lock or for the store, no further run is begun; the next sync goes on there.
 
     Raises Undelivered, a UserError, where runs did not arrive: the store cannot be reached, refuses a run, or is too
-    slow, or a journal cannot be read. All other runs have arrived then, if the store took any.
+    slow, or a journal cannot be read. All other runs have arrived then, if the store took any. Single lines that cannot
+    be read are set aside: the report names them, and everything else arrives.
     """
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     deadline = time.monotonic() + limit
@@ -69,7 +70,7 @@ def sync(
         raise _undelivered(tracking_uri, error, report, journal_paths) from error
     try:
         with exclusive(lock_path, deadline - time.monotonic()), _quiet():
-            records, problems = _latest_records(journal_paths)
+            records, problems = _latest_records(journal_paths, report.set_aside)
             report.runs = report.runs_pending = len(records)
             if database:
                 _check_database(database, deadline)
@@ -83,13 +84,18 @@ def sync(
     return report
 
 
-def _latest_records(journal_paths: Iterable[str | os.PathLike]) -> tuple[list[RunRecord], list[str]]:
-    """One record per key, in the order of their beginnings: parents before children; and what could not be read."""
+def _latest_records(
+    journal_paths: Iterable[str | os.PathLike], set_aside: list[str] | None = None
+) -> tuple[list[RunRecord], list[str]]:
+    """One record per key, in the order of their beginnings: parents before children; and the unreadable journals.
+
+    ``set_aside`` gets an entry for each line that could not be read.
+    """
     latest: dict[str, RunRecord] = {}
     problems = []
     for path in journal_paths:
         try:
-            records = read_journal(path)
+            records = read_journal(path, set_aside)
         except UserError as error:
             problems.append(str(error))
             continue

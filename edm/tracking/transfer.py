@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ _PARENT_RUN_TAG = "mlflow.parentRunId"
 class SyncReport:
     """What a sync sent. A replaced run counts as created; ``artifacts_missing`` are gone or changed since recorded.
 
-    ``runs`` are those that the journals tell of, ``runs_pending`` those of them that did not arrive.
+    ``runs`` are those that the journals tell of, ``runs_pending`` those of them that did not arrive; ``set_aside`` are
+    the lines of journals that could not be read, each with its file, number and fault.
     """
 
     runs: int = field(default=0, compare=False)
@@ -35,6 +37,7 @@ class SyncReport:
     metrics_sent: int = 0
     artifacts_sent: int = 0
     artifacts_missing: int = 0
+    set_aside: list[str] = field(default_factory=list, compare=False)
 
 
 class Transfer:
@@ -247,7 +250,8 @@ def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
 
 
 def _unchanged(path: str, sha256: str) -> bool:
+    """Whether a regular file has that hash; nothing else is read: a pipe would never end."""
     try:
-        return sha256_file(path) == sha256
+        return os.path.isfile(path) and sha256_file(path) == sha256
     except OSError:
         return False

@@ -107,6 +107,44 @@ def test_raw_data_are_known_by_their_content(finished):
     assert stale() == set()
 
 
+def test_where_raw_data_lie_decides_nothing_but_their_order_does(finished):
+    Path("elsewhere").mkdir()
+    Path("pictures").rename("elsewhere/photographs")
+    edit(lambda raw: raw["datasets"]["made"].update(path="elsewhere/photographs"))
+    assert stale() == set()
+    Path("elsewhere/photographs/1.png").write_bytes(b"two")
+    assert "prepare made" in stale()
+    for name in "ab":
+        Path(f"{name}.zip").write_text(name)
+    seen = set()
+    for order in (["a.zip", "b.zip"], ["b.zip", "a.zip"]):
+        edit(lambda raw, order=order: raw["datasets"]["made"].update(path=order))
+        found = chain()
+        seen.add(Provenance(found).digest(found.by_name["prepare made"]))
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("change", [{"microbatch": 50}, {"level_samples": 7}])
+def test_what_changes_no_weight_trains_nothing_again(finished, change):
+    edit(lambda raw: raw["experiments"]["tiny"]["base"].update(change))
+    assert stale() == set()
+
+
+def test_what_only_the_plan_reads_and_where_a_published_file_lies_decide_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digests = []
+    raw = yaml.safe_load((Path(edm.__file__).parents[1] / "params.yaml").read_text())
+    for path, like in (("one.pth", "rehearsal-cond/vp-A"), ("moved/two.pth", "rehearsal-cond/vp-B")):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text("weights")
+        raw["pretrained"]["rehearsal-vp"] |= {"path": path, "like": like}
+        Path("params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+        found = chain()
+        known = Provenance(found)
+        digests.append({name: known.digest(job) for name, job in found.by_name.items() if "rehearsal-uncond" in name})
+    assert len(digests[0]) > 50 and digests[0] == digests[1]
+
+
 def test_code_is_told_by_its_number(finished, monkeypatch):
     monkeypatch.setitem(RULES, "evaluate", replace(RULES["evaluate"], code=RULES["evaluate"].code + 1))
     assert {name.split()[0] for name in stale()} == {"shard", "evaluate", "table", "metrics", "about", "track"}

@@ -811,3 +811,21 @@ os.system(":")  # which is heard
     assert control.startswith("heard os.system")
     assert line.startswith("refused params.yaml") and "not valid YAML" in line and len(line) < 300, line
     assert done.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_dvc_changes_one_value_of_the_file_and_keeps_the_rest(tmp_path):
+    """`dvc exp run -S` writes params.yaml with its own YAML writer, which folds lines: docs/versions.md's example."""
+    from dvc.utils.hydra import apply_overrides
+
+    page = (ROOT / "docs" / "versions.md").read_text()
+    (stated,) = re.findall(r"dvc exp run -S '(.*)'", page)
+    copy_of = tmp_path / "params.yaml"
+    copy_of.write_text((ROOT / "params.yaml").read_text())
+    before = params.load(copy_of).raw
+    apply_overrides(copy_of, [stated])
+    after = params.load(copy_of, whole=True).raw
+    ladders = [raw["experiments"]["digits"]["ladder"]["B"] for raw in (before, after)]
+    assert [ladder["learning_rate"] for ladder in ladders] == [6.0e-3, 4.0e-3]
+    for name in ("digits", "digits-full", "cluster"):  # those that extend it
+        after["experiments"][name]["ladder"]["B"]["learning_rate"] = 6.0e-3
+    assert after == before and json.dumps(after) == json.dumps(before)  # and in the same order

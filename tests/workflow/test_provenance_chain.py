@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 DIGITS = load_digits()
+DIGESTS, KEPT = "digests", ("--datasets", "digits", "--experiments", "digits")  # the stage, and what it writes
 RAW = "downloads/pictures"
 ROOT = Path(__file__).parent.parent.parent
 PARTS = ("edm", "workflow", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "dvc.yaml")
@@ -40,14 +41,14 @@ def small_params():
     digits |= {
         "base": {"model_channels": 8, "num_blocks": 1, "attn_resolutions": [4], "duration": 0.00128,
                  "level_samples": 16, "channel_mult": [1, 1]},
-        "ladder": {"A": digits["ladder"]["A"], "F": digits["ladder"]["F"]},
+        "ladder": {"A": digits["ladder"]["A"], "B": digits["ladder"]["B"]},
         "models": {},
         "sampling": {**digits["sampling"], "images": 80, "block": 40},
         "grids": {"ladder": {"models": "all", "num_steps": 2}},
         "sheets": {"samples": {"models": "all", "num_steps": 2, "images": 4}},
         "analyses": {},
         "tables": {"table2": {"kind": "configurations", "title": "Ladder", "grid": "ladder"}},
-        "figures": {"samples": {"kind": "sheets", "panels": ["vp-A:samples", "vp-F:samples"]}},
+        "figures": {"samples": {"kind": "sheets", "panels": ["vp-A:samples", "vp-B:samples"]}},
     }  # fmt: skip
     dataset = {"source": "folder", "path": RAW, "resolution": 8, "channels": 1, "classes": 10}
     return {"run": ["digits"], "tracking": raw["tracking"], "datasets": {"digits": dataset},
@@ -66,6 +67,12 @@ def edit(folder, change):
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
+def merged(base, change):
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    return base | {key: merged(base.get(key), value) for key, value in change.items()}
+
+
 def restore(folder):
     run(folder, "git", "checkout", "-q", "params.yaml", "edm")
 
@@ -76,6 +83,8 @@ def planned(folder, *targets):
 
 
 def changed_stages(folder):
+    """What `dvc status` names, after the command of the stage `digests`."""
+    run(folder, "edm", "digests", *KEPT)
     return sorted(json.loads(run(folder, "dvc", "status", "--json").partition("\n")[0] or "{}"))
 
 
@@ -102,8 +111,7 @@ def origin(tmp_path_factory):
     for number in range(200):
         draw(folder / RAW / str(DIGITS.target[number]) / f"{number}.bmp", number)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())
-    for stage in stages["stages"].values():  # as docs/versions.md asks for raw data
-        stage["do"].setdefault("deps", []).append(RAW)
+    stages["stages"]["digests"]["deps"].append(RAW)  # as docs/versions.md asks for raw data
     (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "add", RAW)
@@ -119,6 +127,7 @@ def origin(tmp_path_factory):
 def undone(clone):
     yield
     run(clone, "git", "checkout", "-q", "params.yaml", "edm")
+    run(clone, "edm", "digests", *KEPT)
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +139,21 @@ def clone(origin):
 
 
 STAGES = [f"{stage}@digits" for stage in ("data", "evaluate", "sample", "tables", "train")]
-OF_F = ["Distances of digits vp-F: ladder", "Figure digits samples", "Headline numbers and curves of digits",
-        "How digits was made", "MLflow: runs of digits", "Sample digits vp-F: samples", "Table digits table2",
-        "Train digits/vp-F"]  # fmt: skip
+#: The first word of a rule's message → its stage.
+STAGE_OF = {"Prepare": "data", "Reference": "data", "Train": "train", "Choose": "train", "Sample": "sample",
+            "Search": "evaluate", "Distances": "evaluate", "Table": "tables", "Figure": "tables",
+            "Headline": "tables", "How": "tables", "MLflow:": "tables"}  # fmt: skip
+OF_B = ["Distances of digits vp-B: ladder", "Figure digits samples", "Headline numbers and curves of digits",
+        "How digits was made", "MLflow: runs of digits", "Sample digits vp-B: samples", "Table digits table2",
+        "Train digits/vp-B"]  # fmt: skip
 OF_DATA = ["Distances of digits vp-A: ladder", "Prepare digits", "Reference statistics of digits (digits-classifier)",
            "Sample digits vp-A: samples", "Train digits/vp-A", "Train the feature classifier of digits"]  # fmt: skip
 
 
 def test_intermediate_files_are_not_in_the_cache(origin, clone):
     assert list((origin / "runs").rglob("*.safetensors")) != [] and not (clone / "runs").exists()
-    assert (clone / "models/digits/vp-F/model.safetensors").read_bytes() == (
-        origin / "models/digits/vp-F/model.safetensors").read_bytes()  # fmt: skip
+    assert (clone / "models/digits/vp-B/model.safetensors").read_bytes() == (
+        origin / "models/digits/vp-B/model.safetensors").read_bytes()  # fmt: skip
 
 
 def test_after_a_pull_there_is_nothing_to_do(clone):
@@ -152,18 +165,18 @@ def test_after_a_pull_there_is_nothing_to_do(clone):
 def test_a_learning_rate_concerns_one_configuration(origin, clone):
     """On a clone the other configuration's sheet is drawn, too: a figure shows both, and samples are not kept."""
     for folder in (origin, clone):
-        edit(folder, lambda raw: raw["experiments"]["digits"]["ladder"]["F"].update(learning_rate=2.0e-3))
-    assert planned(origin) == OF_F and planned(clone) == sorted([*OF_F, "Sample digits vp-A: samples"])
+        edit(folder, lambda raw: raw["experiments"]["digits"]["ladder"]["B"].update(learning_rate=2.0e-3))
+    assert planned(origin) == OF_B and planned(clone) == sorted([*OF_B, "Sample digits vp-A: samples"])
     restore(origin)
     assert planned(origin) == []
-    assert changed_stages(clone) == STAGES[1:]
+    assert changed_stages(clone) == [DIGESTS, *STAGES[1:]]
     restore(clone)
     assert planned(clone) == [] and changed_stages(clone) == []
 
 
 def test_a_dataset_concerns_all_that_used_it(clone):
     edit(clone, lambda raw: raw["datasets"]["digits"].update(images=200))
-    assert planned(clone) == sorted(OF_F + OF_DATA) and changed_stages(clone) == STAGES
+    assert planned(clone) == sorted(OF_B + OF_DATA) and changed_stages(clone) == sorted([DIGESTS, *STAGES])
     restore(clone)
     assert planned(clone) == [] and changed_stages(clone) == []
     picture = next((clone / RAW).rglob("17.bmp"))
@@ -173,7 +186,7 @@ def test_a_dataset_concerns_all_that_used_it(clone):
     assert len(picture.read_bytes()) == len(before)
     found = planned(clone), changed_stages(clone)
     picture.write_bytes(before)
-    assert found == (sorted(OF_F + OF_DATA), sorted([*STAGES, f"{RAW}.dvc"]))
+    assert found == (sorted(OF_B + OF_DATA), sorted([DIGESTS, *STAGES, f"{RAW}.dvc"]))
     assert planned(clone) == [] and changed_stages(clone) == []
 
 
@@ -184,13 +197,13 @@ def test_a_clone_needs_no_raw_data(clone):
 
 
 def test_a_change_of_code_is_told_by_its_number(clone):
-    source = clone / "edm" / "provenance.py"
+    source = clone / "edm" / "chain" / "provenance.py"
     source.write_text(source.read_text() + "# A comment.\n")
-    assert planned(clone) == [] and changed_stages(clone) == []
+    assert planned(clone) == [] and changed_stages(clone) == [DIGESTS]
     source.write_text(source.read_text().replace('"sample": 1', '"sample": 2'))
     assert planned(clone) == ["Figure digits samples", "How digits was made", "MLflow: runs of digits",
-                              "Sample digits vp-A: samples", "Sample digits vp-F: samples"]  # fmt: skip
-    assert changed_stages(clone) == ["sample@digits", "tables@digits"]
+                              "Sample digits vp-A: samples", "Sample digits vp-B: samples"]  # fmt: skip
+    assert changed_stages(clone) == [DIGESTS, "sample@digits", "tables@digits"]
 
 
 def test_what_decides_no_result_runs_nothing(clone):
@@ -199,7 +212,26 @@ def test_what_decides_no_result_runs_nothing(clone):
         raw["experiments"]["digits"]["training"] = {"gpus": 8, "nodes": 2, "state_every": 60}
 
     edit(clone, change)
-    assert planned(clone) == [] and changed_stages(clone) == []
+    assert planned(clone) == [] and changed_stages(clone) == [DIGESTS]
+
+
+@pytest.mark.parametrize(("change", "stages"), [
+    ({"override": {"dropout": 0.2}}, ["evaluate", "sample", "tables", "train"]),
+    ({"sampling": {"precision": "bf16"}}, ["evaluate", "sample", "tables"]),
+    ({"sampling": {"repeats": 2}}, ["evaluate", "tables"]),
+    ({"metrics": ["kid"]}, ["data", "evaluate", "tables"]),
+    ({"base": {"snapshot_every": 0.00064}, "choose": {"grid": "ladder", "images": 40, "confirm": 1}},
+     ["evaluate", "sample", "tables", "train"]),
+    ({"searches": {"s": {"models": ["vp-A"], "num_steps": 2, "images": 40, "over": {"S_churn": [0, 1]}}},
+      "grids": {"ladder": {"settings_from": "s", "models": ["vp-A"]}}}, ["evaluate", "tables"]),
+])  # fmt: skip
+def test_both_engines_see_keys_that_were_not_stated_before(clone, change, stages):
+    """And nothing but a run of the stage `digests` is named where Snakemake plans nothing."""
+    edit(clone, lambda raw: raw["experiments"].update(digits=merged(raw["experiments"]["digits"], change)))
+    seen = set(json.loads(run(clone, "dvc", "status", "--json")))
+    assert seen == {DIGESTS}  # which runs first
+    assert changed_stages(clone) == sorted([DIGESTS, *(f"{stage}@digits" for stage in stages)])
+    assert {STAGE_OF[message.split()[0]] for message in planned(clone)} == set(stages)
 
 
 def test_a_file_that_was_tampered_with_is_made_again(clone):
@@ -215,16 +247,35 @@ def test_a_file_that_was_tampered_with_is_made_again(clone):
 
 
 def test_dvc_runs_what_snakemake_finds_stale_and_records_it(clone):
-    """Only configuration F is trained again, and the results of its new rate are what the lock then holds."""
-    model = {name: clone / f"models/digits/{name}/model.safetensors" for name in ("vp-A", "vp-F")}
+    """Only configuration B is trained again, and the results of its new rate are what the lock then holds."""
+    model = {name: clone / f"models/digits/{name}/model.safetensors" for name in ("vp-A", "vp-B")}
     before = {name: path.read_bytes() for name, path in model.items()}
     shuffle_times(clone, 1)
-    edit(clone, lambda raw: raw["experiments"]["digits"]["ladder"]["F"].update(learning_rate=2.0e-3))
+    edit(clone, lambda raw: raw["experiments"]["digits"]["ladder"]["B"].update(learning_rate=2.0e-3))
     run(clone, "dvc", "repro")
-    assert model["vp-A"].read_bytes() == before["vp-A"] and model["vp-F"].read_bytes() != before["vp-F"]
-    sidecar = json.loads((clone / "steps/train/digits/train/vp-F.json").read_text())
+    assert model["vp-A"].read_bytes() == before["vp-A"] and model["vp-B"].read_bytes() != before["vp-B"]
+    sidecar = json.loads((clone / "steps/train/digits/train/vp-B.json").read_text())
     assert sidecar["specification"]["settings"]["learning_rate"] == 2.0e-3
-    lock = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]["train@digits"]["params"]["params.yaml"]
-    assert lock["experiments.digits.ladder"]["F"]["learning_rate"] == 2.0e-3
+    digests = json.loads((clone / "steps/digests/train/digits.json").read_text())
+    assert digests["train digits/vp-B"] == sidecar["digest"]
     assert planned(clone) == [] and changed_stages(clone) == []
+    assert "didn't change" in run(clone, "dvc", "repro") and "Running" not in run(clone, "dvc", "repro")
     assert "results/digits/metrics.json" in run(clone, "dvc", "metrics", "diff")
+
+
+def test_an_experiment_of_dvc_runs_on_a_pristine_clone(origin):
+    """The command of docs/versions.md: only what a rate concerns runs, and DVC shows what it changed."""
+    folder = origin.parent / "pristine"
+    run(origin, "git", "clone", "-q", str(origin), str(folder))
+    run(folder, "dvc", "pull")
+    model = {name: folder / f"models/digits/{name}/model.safetensors" for name in ("vp-A", "vp-B")}
+    before = {name: path.read_bytes() for name, path in model.items()}
+    told = run(folder, "dvc", "exp", "run", "-S", "experiments.digits.ladder.B.learning_rate=4.0e-3")
+    assert model["vp-A"].read_bytes() == before["vp-A"] and model["vp-B"].read_bytes() != before["vp-B"]
+    assert "Train digits/vp-B" in told and "Train digits/vp-A" not in told and "Prepare" not in told
+    assert planned(folder) == [] and changed_stages(folder) == []
+    rows = json.loads(run(folder, "dvc", "params", "diff", "--json"))
+    assert rows == {"params.yaml": {"experiments.digits.ladder.B.learning_rate": {"old": 0.006, "new": 0.004}}}
+    assert "experiments.digits.ladder.B.learning_rate" in run(folder, "dvc", "exp", "show", "--only-changed", "--csv")
+    for name in ("loss", "nfe"):
+        assert f"results/digits/plots/{name}.csv" in run(folder, "dvc", "plots", "diff", "--json")

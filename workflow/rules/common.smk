@@ -1,8 +1,12 @@
-# Names in paths, what is stale, and how each step is started.
+# Names in paths, what has to run, and how each step is started.
 import atexit
+import functools
 import inspect
+import time
+from pathlib import Path
 
 from edm.chain.provenance import made
+from edm.chain.remaking import check_sources, new_marker, set_aside
 
 atexit.register(PROVENANCE.hashes.save)
 
@@ -71,24 +75,66 @@ MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 
 def made_from(rule, *names, key=None):
-    """The inputs of a step by name, and the `parts` that share its work. Whether it runs, its sidecar tells.
+    """The inputs of a step by name, and the `parts` that share its work. Whether it runs, `to_run` tells.
 
-    Times tell nothing, since every checkout changes them: a fresh step takes its inputs whatever their times, a stale
-    one takes a marker that is newer than all. Jobs of a cluster read this file again; what they run is decided already.
+    Times tell nothing, since every checkout changes them: a step that runs takes a marker that is newer than all, and
+    its inputs plainly, so that it also runs where a step before it does; any other takes them whatever their times.
+    Jobs of a cluster read this file again; what they run is decided already.
     """
 
     def find(wildcards):
         job = job_of(rule, names, wildcards, key)
-        why = PROVENANCE.why_stale(job) if workflow.is_main_process else None
-        if why:
-            report_stale(job, why)
-        taken = list if why else lambda paths: [ancient(path) for path in paths]
-        found = {name: taken(files) for name, files in job.inputs.items()} | dict(stale=[marker(job)] if why else [])
+        runs = job in to_run()
+        if runs:
+            report_stale(job)
+        taken = list if runs else lambda paths: [ancient(path) for path in paths]
+        found = {name: taken(files) for name, files in job.inputs.items()} | dict(stale=[marker()] if runs else [])
         if job.parts:
             found |= dict(parts=taken(job.parts), sidecars=taken(f"{part}.json" for part in job.parts))
         return found
 
     return known(find)
+
+
+@functools.cache
+def to_run():
+    """The steps that this call of Snakemake has to run, in their order; what it was asked for is in its settings."""
+    asked = workflow.dag_settings
+    if not workflow.is_main_process:
+        return {}
+    targets = [*named(asked.targets or [workflow.default_target]), *named(asked.forcerun), *named(asked.until)]
+    forced = [*named(asked.forcerun), *(targets if asked.forcetargets or asked.forceall else ())]
+    by_rule = (job for job in CHAIN.by_name.values() if job.rule in asked.forcerun or asked.forceall)
+    forced += (path for job in by_rule for path in job.outputs)
+    try:
+        found = PROVENANCE.to_run(targets, forced)
+        check_sources(CHAIN, found)
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return dict.fromkeys(found)
+
+
+def named(words):
+    """The files that words of the command line stand for: themselves, or what a rule without wildcards is about."""
+    for word in words:
+        if not workflow.is_rule(word):
+            yield os.path.relpath(word)
+        elif not (rule := workflow.get_rule(word)).has_wildcards():
+            yield from map(str, rule.output or rule.input)
+
+
+@functools.cache
+def marker():
+    path = new_marker(path for job in to_run() for path in job.outputs)
+    atexit.register(Path(path).unlink, missing_ok=True)
+    return path
+
+
+onstart:
+    if to_run() and not workflow.touch:
+        for path, place in set_aside(PROVENANCE, to_run()):
+            print(f"{path}: not as a step of this chain made it; it is kept as {place}", file=sys.stderr)
+        os.utime(marker(), (now := time.time(), now))  # the jobs are chosen: what they make will be newer
 
 
 def job_of(rule, names, wildcards, key=None):
@@ -98,19 +144,20 @@ def job_of(rule, names, wildcards, key=None):
 REPORTED = set()
 
 
-def report_stale(job, why):
+def report_stale(job):
     """Says what was changed, of the first twenty steps; not, that something before them was."""
+    why = PROVENANCE.why_stale(job)
     derived = any(PROVENANCE.why_stale(maker) for _, maker in made(CHAIN, job))
-    if len(REPORTED) < 20 and job not in REPORTED and not derived:
+    if why and len(REPORTED) < 20 and job not in REPORTED and not derived:
         REPORTED.add(job)
         print(f"{job.name}: {why}", file=sys.stderr)
 
 
-def marker(job):
-    missing = [path for path in job.files if path not in CHAIN.makers and not os.path.exists(path)]
-    if missing:  # else Snakemake would take the step's old files for sources
-        raise WorkflowError(f"{missing[0]}: not there, and {job.name} has to run again")
-    return renew_marker([*job.outputs, *(path for path, _ in made(CHAIN, job))])
+@functools.cache
+def plan():
+    """The digest that each step is planned with; and what is fetched before, so that its content is not in it yet."""
+    fetched = [path for job in to_run() if job.rule == "download" for path in job.outputs]
+    return PROVENANCE.planned(fetched), [word for path in fetched for word in ("--fetched", path)]
 
 
 def step(rule, *names, key=None):
@@ -118,7 +165,10 @@ def step(rule, *names, key=None):
 
     def options(wildcards):
         job = job_of(rule, names, wildcards, key)
-        return ["--step", job.name, *(["--digest", PROVENANCE.digest(job)] if workflow.is_main_process else [])]
+        if not workflow.is_main_process:
+            return ["--step", job.name]
+        planned, fetched = plan()
+        return ["--step", job.name, "--digest", planned(job), *fetched]
 
     return known(options)
 

@@ -36,7 +36,7 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
         params:
             dataset=dataset,
             step=step("made_up", key=dataset),
-            expect=digest(PARAMS.dataset(dataset)),
+            expect=digest(PARAMS.dataset_spec(dataset)),
         log:
             f"runs/logs/made-up-{dataset}.log",
         resources:

@@ -1,26 +1,11 @@
 # Journals of all runs → MLflow. Jobs only write journals: tracking cannot delay or fail a training. Nor does a store
 # that is away, locked or full fail the chain: the summary says what is to come, and the next run of Snakemake, or any
 # `edm track sync`, delivers it.
-import json
-
-
-def again(wildcards):
-    """A file that is always new, where the last delivery from here left runs behind."""
-    job = job_of("track", ["report"], wildcards)
-    try:
-        with open(job.outputs[0], encoding="utf-8") as file:
-            left = "reason" in json.load(file)
-    except (OSError, ValueError):
-        left = False
-    return marker(job) if left and os.path.isdir(f"runs/{wildcards.report}") else []
-
-
 rule track:
     message:
         "MLflow: runs of {wildcards.report}"
     input:
         unpack(made_from("track", "report")),
-        again=again,
     output:
         "results/{report}/tracking.json",
     params:

@@ -1,0 +1,41 @@
+"""What DVC compares: per stage and name, one small file with the digest of every step's specification.
+
+A stage of dvc.yaml depends on its file, so DVC and Snakemake see the same changes: the file changes exactly when a
+step's settings, code number, raw data or an earlier step's specification change.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from edm.chain.jobs import Chain
+from edm.chain.provenance import Provenance
+from edm.chain.rules import RULES
+from edm.errors import UserError
+from edm.files.writing import write_json
+
+FOLDER = Path("steps/digests")
+
+
+def write_digests(chain: Chain, datasets: Iterable[str], experiments: Iterable[str], folder: Path = FOLDER) -> None:
+    """Writes FOLDER/STAGE/NAME.json, step → digest, and removes the files of all other names.
+
+    The stage "data" has a file per dataset, every other stage one per experiment. Raises UserError for unknown names.
+    """
+    provenance = Provenance(chain)
+    for name in experiments:
+        if name not in chain.experiments:
+            raise UserError(f"{name}: params.yaml has no such experiment; correct `kept` in dvc.yaml")
+    pairs = [("data", chain.params.dataset(name) and name) for name in datasets]
+    pairs += [
+        (stage, name)
+        for name in experiments
+        for stage in dict.fromkeys(rule.stage for rule in RULES.values())
+        if stage != "data"
+    ]
+    found = {pair: {chain.makers[path] for path in chain.steps(*pair)} for pair in pairs}
+    digests = {pair: {job.name: provenance.digest(job) for job in jobs} for pair, jobs in found.items()}
+    provenance.hashes.save()
+    shutil.rmtree(folder, ignore_errors=True)
+    for (stage, name), steps in digests.items():
+        write_json(folder / stage / f"{name}.json", dict(sorted(steps.items())))

@@ -1,0 +1,63 @@
+"""What Snakemake needs before it makes files again. It goes by times, and removes a step's outputs before it starts.
+
+So it gets a marker that is newer than all that is to be made again; and what the chain did not make is set aside. Torch-free.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+
+from edm.chain.job import Job
+from edm.chain.jobs import Chain
+from edm.chain.provenance import LOCAL, Provenance, raw
+from edm.errors import UserError
+from edm.files.writing import write_text
+
+SET_ASIDE = "runs/set-aside"
+
+
+def new_marker(outputs: Iterable[str]) -> str:
+    """A file of this process that is newer than ``outputs``, be they from the future, as another machine's clock has it.
+
+    Its text was in no file before: Snakemake forgives a newer input whose content it knows.
+    """
+    marker = LOCAL / f"stale-{os.getpid()}"
+    write_text(marker, f"{time.time_ns()} {os.getpid()} {os.urandom(8).hex()}\n")
+    newest = max((os.lstat(path).st_mtime for path in outputs if os.path.lexists(path)), default=0.0)
+    if newest >= (now := time.time()) - 1:
+        os.utime(marker, (now, newest + 1))
+    return str(marker)
+
+
+def check_sources(chain: Chain, jobs: Iterable[Job]) -> None:
+    """Raises UserError where a step whose files are here would lose them: what it is made from is not to be had."""
+    for job in jobs:
+        missing = [path for path in raw(chain, job) if path not in chain.makers and not os.path.exists(path)]
+        if missing and any(map(os.path.exists, job.outputs)):
+            raise UserError(
+                f"{missing[0]}: not there, and {job.name} has to run again; put it there, or keep what is made: "
+                f"`edm adopt {job.outputs[0]}`"
+            )
+
+
+def set_aside(provenance: Provenance, jobs: Iterable[Job]) -> Iterator[tuple[str, str]]:
+    """Moves outputs away that the chain did not make, as far as sidecars tell; yields each with its new place."""
+    for job in jobs:
+        known = (provenance.sidecar(job) or {}).get("outputs", {})
+        for path in job.outputs:
+            content = provenance.hashes.of(path)
+            if content is not None and content != known.get(path):
+                place = _free(os.path.join(SET_ASIDE, path))
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                shutil.move(path, place)
+                yield path, place
+
+
+def _free(place: str) -> str:
+    stem, suffix = os.path.splitext(place)
+    number = 1
+    while os.path.lexists(place):
+        number += 1
+        place = f"{stem}.{number}{suffix}"
+    return place

@@ -1,0 +1,75 @@
+"""The events of a journal as they are read: checked, since anything may stand in a file that outlives its writer."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+STATUSES = ("FINISHED", "FAILED", "KILLED")
+_LATEST = 253_402_300_800_000  # ms; the year 10000
+_DEEPEST = 20  # levels of lists and mappings in a value
+_LARGEST_STEP = 1 << 62
+
+
+def read_event(line: bytes) -> dict[str, Any]:
+    """The event of a line. Raises ValueError or RecursionError, in a few words, for anything that is none."""
+    try:
+        event = json.loads(line)
+        json.dumps(event, ensure_ascii=False, allow_nan=False).encode()  # no infinity, no half of a character
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except ValueError:
+        raise ValueError("not a whole line of JSON") from None
+    if not isinstance(event, dict):
+        raise ValueError("not an event")
+    fields = _FIELDS.get(event.get("event")) if isinstance(event.get("event"), str) else None
+    if fields is None:
+        raise ValueError("not an event that this version knows")
+    for name, fits in {**_ALL, **fields}.items():
+        optional = event["event"] == "run" and name not in _ALL
+        if (name not in event and not optional) or (name in event and not fits(event[name])):
+            raise ValueError(f"an event {event['event']!r} with a missing or wrong {name!r}")
+    return event
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _name(value: Any) -> bool:
+    return _text(value) and bool(value.strip())
+
+
+def _number(value: Any) -> bool:
+    """A number, or as text what JSON has no number for."""
+    try:
+        return not isinstance(value, bool) and isinstance(float(value), float)
+    except (ValueError, TypeError, OverflowError):
+        return False
+
+
+def _time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LATEST
+
+
+def _step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_STEP
+
+
+def _mapping(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(_name(key) and fits(entry) for key, entry in value.items())
+
+
+def _flat(value: Any, left: int = _DEEPEST) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left > 0 and all(_flat(entry, left - 1) for entry in inner)
+
+
+_ALL = {"key": _name, "time": _time}
+#: What each kind of event holds beside ``_ALL``. A run may leave fields out; the other kinds may not.
+_FIELDS = {
+    "run": {"name": _name, "experiment": _name, "parent": _name, "params": _mapping(_flat), "tags": _mapping(_text)},
+    "metrics": {"step": _step, "values": _mapping(_number)},
+    "tag": {"name": _name, "value": _text},
+    "artifact": {"path": _name, "folder": _text, "sha256": _name},
+    "finish": {"status": STATUSES.__contains__},
+}
