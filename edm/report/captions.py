@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from edm.chain.jobs import Chain, levels_file
+from edm.chain.jobs import Chain
+from edm.chain.paths import levels_file
 from edm.errors import UserError
 from edm.files.writing import read_json
 from edm.params import Report
