@@ -1,6 +1,7 @@
 """What Snakemake needs before it makes files again. It goes by times, and removes a step's outputs before it starts.
 
-So it gets a marker that is newer than all that is to be made again; and what the chain did not make is set aside. Torch-free.
+So it gets a marker that is newer than all that is to be made again; and what the chain did not make is set aside.
+Free of torch.
 """
 
 import os
@@ -18,7 +19,7 @@ SET_ASIDE = "runs/set-aside"
 
 
 def new_marker(outputs: Iterable[str]) -> str:
-    """A file of this process that is newer than ``outputs``, be they from the future, as another machine's clock has it.
+    """A file of this process that is newer than ``outputs``, even than those that another clock dates into the future.
 
     Its text was in no file before: Snakemake forgives a newer input whose content it knows.
     """

@@ -1,4 +1,4 @@
-"""docs/rules.md: its three pieces, added to a copy of the project, are a rule that plans, runs and is fresh afterwards."""
+"""docs/rules.md: its three pieces, added to a copy of the project, make a rule that plans, runs and stays fresh."""
 
 import json
 import os
@@ -28,14 +28,15 @@ def project(tmp_path, digits_archive):
     (tmp_path / "workflow" / "rules" / "size.smk").write_text(pieces["snakemake"])
     (tmp_path / "edm" / "commands" / "size.py").write_text(pieces["command"])
     command_line = tmp_path / "edm" / "cli.py"
-    named = command_line.read_text().replace("import data,", "import size, data,").replace("in (data,", "in (size, data,")
-    command_line.write_text(named)
+    text = command_line.read_text().replace("import data,", "import size, data,")
+    command_line.write_text(text.replace("in (data,", "in (size, data,"))
     return tmp_path
 
 
 def run(project, *command):
     environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", *command], cwd=project, env=environment, capture_output=True, text=True)
+    words = [sys.executable, "-m", *command]
+    done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout + done.stderr
 
