@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	  || { echo "error: Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Installing into $(VENV): torch and its companions, several GB, some minutes the first time."
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[slurm,test]'
+	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[workflow,test]'
 	@touch $@
 
 demo: $(READY)

@@ -1,5 +1,9 @@
 """Errors that a user can act on, and the end of a job that is to be continued."""
 
+from importlib import import_module
+
+#: Which extra of edm-pipeline a package comes with, where it is none of those that every installation has.
+EXTRAS = {"matplotlib": "figures", "mlflow": "workflow", "sklearn": "digits", "torch_fidelity": "metrics"}
 #: Exit status of a job that was asked to stop and goes on when it is started again (EX_TEMPFAIL of sysexits.h).
 PREEMPTED = 75
 
@@ -21,3 +25,11 @@ class Preempted(SystemExit):
     def __init__(self, message: str = ""):
         super().__init__(message)
         self.code = PREEMPTED
+
+
+def require(package: str) -> None:
+    """Raises UserError, naming the extra, where a package of ``EXTRAS`` is not installed. Imports it otherwise."""
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; run: pip install 'edm-pipeline[{EXTRAS[package]}]'") from None

@@ -1,4 +1,4 @@
-"""The paper's studies of the ODE, of its samplers and of its data (Figures 1, 3, 5a, 13, 14; Appendix F.2).
+"""The paper's studies of the ODE, of its samplers and of its data (Figures 1, 3, 13, 14; Appendix F.2).
 
 Pure functions of denoisers and images: they know nothing of files, of models on disk or of figures.
 """

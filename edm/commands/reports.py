@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edm import params
 from edm.commands.common import say
-from edm.errors import UserError
+from edm.errors import UserError, require
 from edm.params import Report, layouts
 from edm.tracking import Journal, environment_tags
 
@@ -28,6 +28,7 @@ def tables(args: Namespace) -> None:
 def figures(args: Namespace) -> None:
     from edm.report.figures import Places, write_figure
 
+    require("matplotlib")
     report = params.load(args.params).report(args.report)
     names = _chosen(args, report.figures, "figure")
     places = Places(Path(args.results), Path(args.runs), Path(args.data), Path(args.models))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from edm.errors import UserError
+from edm.errors import UserError, require
 from edm.files.writing import sha256_file
 from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
 from edm.metrics.frechet import FeatureStatistics
@@ -114,6 +114,8 @@ def load_features(
     if name not in EXTRACTORS:
         raise UserError(f"unknown feature extractor {name!r}; choose one of {', '.join(sorted(EXTRACTORS))}")
     entry = EXTRACTORS[name]
+    if name != PIXELS:
+        require("torch_fidelity")
     opened = entry.open(name, None if weights is None else Path(weights))
     device = torch.device(device)
     network = opened.network.to(device)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 
-from edm.errors import UserError
+from edm.errors import UserError, require
 from edm.metrics import METRICS, check_metrics, need_reference_features
 from edm.metrics.extractors import FEATURES, LOGITS, Features
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance, load_reference_features
@@ -45,6 +45,8 @@ class Measuring:
         """
         check_metrics(metrics, extractor.name)
         _check_reference(extractor, reference, metrics)
+        if metrics:
+            require("torch_fidelity")
         self.extractor = extractor
         self.reference = reference
         self.metrics = tuple(name for name in METRICS if name in metrics)

@@ -16,7 +16,6 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 #: Pixels of a tile's results and of its input, along one side.
 RESULTS, INPUTS = 4, 6
@@ -37,26 +36,35 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     outputs, inputs, kernel, _ = weight.shape
     batch, _, height, width = x.shape
     return (
-        x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not _transformed_by_torch()
+        x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not torch.is_autocast_enabled("cpu")
         and min(inputs, outputs) >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
         and batch * height * width >= LEAST_TILES * RESULTS**2
     )  # fmt: skip
 
 
-def _transformed_by_torch() -> bool:
-    """Whether more is asked of operations than to compute and to be differentiated backwards."""
-    return (
-        forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None
-        or torch.is_autocast_enabled("cpu")
-    )  # fmt: skip
-
-
-@torch.library.custom_op("edm::convolve", mutates_args=())
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The convolution of x [B, C, H, W] with weight [C_out, C, 3, 3], padded by one pixel, plus bias [C_out].
 
-    float32 on a CPU, H and W multiples of 4. Returns [B, C_out, H, W] in channels_last. It can be differentiated once.
+    float32 on a CPU, H and W multiples of 4. Returns [B, C_out, H, W] in channels_last. It can be differentiated as
+    often and in such ways as torch's own: backwards, forwards, by torch.func; where it is compiled, once, backwards.
     """
+    function = _Convolution if torch.compiler.is_compiling() else _ConvolutionForwards
+    return function.apply(x, weight, bias)
+
+
+def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient [C_out, C, 3, 3] of weight, where x [B, C, H, W] was convolved; gradient: that of the result."""
+    function = _WeightGradient if torch.compiler.is_compiling() else _WeightGradientForwards
+    return function.apply(x, gradient)
+
+
+def _input_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient [B, C, H, W] of x, which was convolved with weight; gradient: that of the result."""
+    return convolve(gradient, weight.flip(2, 3).transpose(0, 1), gradient.new_zeros(weight.shape[1]))
+
+
+@torch.library.custom_op("edm::convolve", mutates_args=())
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     batch, inputs, height, width = x.shape
     outputs = len(weight)
     filters = weight.permute(2, 3, 1, 0).reshape(9, -1)
@@ -70,8 +78,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("edm::convolve_weight_gradient", mutates_args=())
-def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient [C_out, C, 3, 3] of weight, where x [B, C, H, W] was convolved; gradient: that of the result."""
+def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     inputs, outputs = x.shape[1], gradient.shape[1]
     filters = x.new_zeros(INPUTS**2, inputs, outputs)
     for piece in _pieces(x, outputs):
@@ -81,33 +88,76 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     return (_twice("G").T @ filters.view(INPUTS**2, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1).contiguous()
 
 
-@convolve.register_fake
+@_convolve.register_fake
 def _(x, weight, bias):
     batch, _, height, width = x.shape
     return x.new_empty(batch, height, width, len(weight)).permute(0, 3, 1, 2)
 
 
-@weight_gradient.register_fake
+@_weight_gradient.register_fake
 def _(x, gradient):
     return x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
 
 
-def _keep(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], inputs[1])
+class _Convolution(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return _convolve(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _input_gradient(weight, gradient) if needs_x else None,
+            weight_gradient(x, gradient) if needs_weight else None,
+            gradient.sum((0, 2, 3)) if needs_bias else None,
+        )
 
 
-def _backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-    nothing = gradient.new_zeros(x.shape[1])
-    return (
-        convolve(gradient, weight.flip(2, 3).transpose(0, 1), nothing) if needs_x else None,
-        weight_gradient(x, gradient) if needs_weight else None,
-        gradient.sum((0, 2, 3)) if needs_bias else None,
-    )
+class _WeightGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, gradient: Tensor) -> Tensor:
+        return _weight_gradient(x, gradient)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, change: Tensor) -> tuple[Tensor | None, ...]:
+        x, gradient = ctx.saved_tensors
+        needs_x, needs_gradient = ctx.needs_input_grad
+        return (
+            _input_gradient(change, gradient) if needs_x else None,
+            convolve(x, change, change.new_zeros(len(change))) if needs_gradient else None,
+        )
 
 
-convolve.register_autograd(_backward, setup_context=_keep)
+class _ConvolutionForwards(_Convolution):
+    """Forwards, too, which torch's compiler refuses to read."""
+
+    @staticmethod
+    def jvp(ctx, dx: Tensor, dweight: Tensor, dbias: Tensor) -> Tensor:
+        x, weight = ctx.saved_tensors
+        return convolve(dx, weight, dbias) + convolve(x, dweight, torch.zeros_like(dbias))
+
+
+class _WeightGradientForwards(_WeightGradient):
+    @staticmethod
+    def jvp(ctx, dx: Tensor, dgradient: Tensor) -> Tensor:
+        x, gradient = ctx.saved_tensors
+        return weight_gradient(dx, gradient) + weight_gradient(x, dgradient)
 
 
 @cache

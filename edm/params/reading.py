@@ -18,7 +18,7 @@ from edm.params.layouts import check_report
 from edm.params.resolving import MADE_UP, RESERVED, TARGETS, known, nearest, resolve
 from edm.tracking import DEFAULT_URI
 
-SCHEMA = Path(__file__).parent.parent.parent / "workflow" / "schemas" / "params.schema.json"
+SCHEMA = Path(__file__).with_name("params.schema.json")
 
 MAX_DEPTH, MAX_VALUES = 50, 200_000  # of a params file, aliases written out: ours is 8 deep and has 2,500
 

@@ -74,7 +74,7 @@ def _position(measurement: Measurement, over: str) -> float:
 
 def _levels(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
     """Loss per noise level before and after training, weighted as the EDM loss weights it (Figure 5a)."""
-    from edm.analysis.loss_levels import weighted
+    from edm.training.loss_levels import weighted
 
     before, after = None, {}
     for label, source in figure_sources(report, name).items():

@@ -6,17 +6,19 @@ not even those of the predictor–corrector ("ve-pc"), whose images depend on th
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from edm.config import AUTO, NetworkConfig, SamplerConfig
+from edm.config import ADAPTIVE, AUTO, ORIGINAL, NetworkConfig, SamplerConfig
 from edm.design import draws as noise
 from edm.errors import UserError
 from edm.networks.flops import flops
-from edm.solvers import draw_images
+from edm.sampling.originals import ORIGINAL_SAMPLERS
+from edm.sampling.rk45 import rk45
+from edm.sampling.sampler import Denoiser, solve
 
 DEFAULT_BLOCK = 64
 BLOCK_FLOPS = 2**44  # of an automatic block in one evaluation: about those of 512 images in configuration F at 32x32
@@ -84,3 +86,32 @@ def generate(
         wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
         part = [None if tensor is None else tensor[wanted].cpu() for tensor in (whole, labels, images, nfe)]
         yield Block(*part)
+
+
+def draw_images(
+    net: Denoiser,
+    latents: Tensor,
+    class_labels: Tensor | None,
+    config: SamplerConfig,
+    noise: Callable[[int, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Images float64 [B, C, H, W] by the solver of ``config``, and the evaluations that each took, int64 [B].
+
+    latents: standard-normal draws [B, C, H, W]; ``noise(i, x)`` gives the i-th further draw, shaped as x.
+    """
+    if config.solver == ADAPTIVE:
+        return rk45(
+            net,
+            latents,
+            class_labels,
+            rtol=config.tolerance,
+            atol=config.tolerance,
+            sigma_min=config.sigma_min,
+            sigma_max=config.sigma_max,
+        )
+    if config.solver in ORIGINAL:
+        sampler, _ = ORIGINAL_SAMPLERS[config.solver]
+        images = sampler(net, latents, class_labels, num_steps=config.num_steps, noise=noise)
+    else:
+        images = solve(net, latents, class_labels, config, noise)
+    return images, torch.full((len(images),), config.nfe)

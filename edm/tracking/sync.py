@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edm.errors import UserError
+from edm.errors import UserError, require
 from edm.files.lock import exclusive
 from edm.files.writing import digest
 from edm.tracking import DEFAULT_URI
@@ -64,10 +64,12 @@ def sync(
     lock_path = lock_path or (f"{database}.lock" if database else f"mlruns/sync-{digest(tracking_uri)}.lock")
     journal_paths, report = list(journal_paths), SyncReport()
     try:
-        from mlflow.exceptions import MlflowException  # before the lock: its seconds pass while others work
-        from sqlalchemy.exc import SQLAlchemyError
-    except ImportError as error:
-        raise _undelivered(tracking_uri, error, report, journal_paths) from error
+        require("mlflow")  # before the lock: its seconds pass while others work
+    except UserError as error:
+        raise _undelivered(tracking_uri, error, report, journal_paths) from None
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         with exclusive(lock_path, deadline - time.monotonic()), _quiet():
             records, problems = _latest_records(journal_paths, report.set_aside)

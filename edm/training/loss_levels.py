@@ -1,5 +1,7 @@
 """Loss per noise level, before and after training (Figure 5a)."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import nn
 
@@ -7,6 +9,7 @@ from edm.cluster.processes import World
 from edm.data.archive import Dataset
 from edm.data.pixels import to_float
 from edm.design import draws as noise
+from edm.design.losses import EDM
 
 #: Noise levels at which the loss is measured: 5 a decade from 10^-2.6 to 10^2.
 LEVELS = torch.logspace(-2.6, 2, 24, dtype=torch.float64)
@@ -38,3 +41,13 @@ def error_per_level(
     total, squares = world.sum(sums).cpu()
     deviation = ((squares - total**2 / samples).clamp(min=0) / (samples - 1)).sqrt()
     return {"mean": (total / samples).tolist(), "samples": samples, "sigma": levels, "std": deviation.tolist()}
+
+
+def weighted(curve: Mapping[str, Sequence[float]], sigma_data: float = EDM.sigma_data) -> dict[str, list[float]]:
+    """{"sigma", "mean", "std"} of λ(σ) (D(y + n; σ) − y)² from the same of the unweighted error per pixel.
+
+    λ(σ) = (σ² + σ_data²)/(σ σ_data)² of Table 1, under which a model of the EDM preconditioning starts at 1.
+    """
+    weight = EDM(sigma_data=sigma_data).weight(torch.tensor(curve["sigma"], dtype=torch.float64))
+    scaled = {key: (weight * torch.tensor(curve[key], dtype=torch.float64)).tolist() for key in ("mean", "std")}
+    return {"sigma": list(curve["sigma"]), **scaled}

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
@@ -76,8 +77,7 @@ class TrainingStep:
             group["lr"] = learning_rate_at(config, images)
         self.optimizer.step()
         self._gradients.zero_()
-        with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._parameters, 1 - ema_decay_at(config, images))
+        get_ema_multi_avg_fn(ema_decay_at(config, images))(self._averages, self._parameters, None)
 
 
 def one_vector_of_gradients(parameters: list[nn.Parameter]) -> Tensor:

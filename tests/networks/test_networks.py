@@ -12,7 +12,8 @@ import edm
 from edm.config import NetworkConfig
 from edm.design.preconditioning import EDM, PRECONDITIONINGS
 from edm.foreign.published import to_published
-from edm.networks.unet import UNet, winograd
+from edm.networks import winograd
+from edm.networks.unet import UNet
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 CASES = json.loads((GOLDEN / "index.json").read_text())

@@ -75,10 +75,10 @@ def test_a_layer_uses_it_where_it_pays_and_where_the_margin_is_its_own_not(monke
 
 
 def test_torch_knows_it_as_an_operation_of_its_own():
-    """Shapes without numbers, gradients and what compilers ask for agree with what it does."""
-    x, weight, bias = channels_last(2, 3, 8, 8), torch.randn(5, 3, 3, 3), torch.randn(5)
-    torch.library.opcheck(winograd.convolve, [t.requires_grad_() for t in (x, weight, bias)])
-    torch.library.opcheck(winograd.weight_gradient, (x.detach(), channels_last(2, 5, 8, 8)))
+    """Shapes without numbers, and what compilers ask for, agree with what it does."""
+    x = channels_last(2, 3, 8, 8)
+    torch.library.opcheck(torch.ops.edm.convolve.default, (x, torch.randn(5, 3, 3, 3), torch.randn(5)))
+    torch.library.opcheck(torch.ops.edm.convolve_weight_gradient.default, (x, channels_last(2, 5, 8, 8)))
 
 
 def test_a_compiled_network_keeps_it(everywhere):
@@ -94,18 +94,32 @@ def test_a_compiled_network_keeps_it(everywhere):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # in torch.func.jvp's own first call
-def test_other_ways_to_differentiate_give_what_a_convolution_gives():
-    """Forwards, and by torch.func, which know nothing of operations of ours: torch's own does it there."""
-    conv, x = Conv(128, 128, 3), channels_last(4, 128, 16, 16)
-    assert winograd.pays(x, conv.weight)
-    direction = torch.randn_like(x)
-    expected = F.conv2d(direction, conv.weight, padding=1)
-    assert off(torch.func.jvp(conv, (x,), (direction,))[1], expected) < 2e-5
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap takes image by image, which says so
+@pytest.mark.parametrize("changed", [0, 1, 2], ids=["x", "weight", "bias"])
+@pytest.mark.parametrize("way", [
+    lambda f, at, to: torch.func.jvp(f, (at,), (to,))[1],
+    lambda f, at, to: torch.func.vjp(f, at)[1](f(to))[0],
+    lambda f, at, to: torch.func.vmap(f)(torch.stack((at, to))),
+    lambda f, at, to: torch.func.jvp(torch.func.grad(lambda at: (f(at) ** 3).sum()), (at,), (to,))[1],
+    lambda f, at, to: torch.func.grad(lambda at: (torch.func.grad(lambda at: (f(at) ** 3).sum())(at) * to).sum())(at),
+    lambda f, at, to: dual(f, at, to),
+], ids=["jvp", "vjp", "vmap", "forward over reverse", "reverse over reverse", "dual numbers"])  # fmt: skip
+def test_every_way_to_differentiate_gives_what_a_convolution_gives(way, changed):
+    inputs = [channels_last(2, 3, 8, 8), torch.randn(5, 3, 3, 3), torch.randn(5)]
+    to = torch.randn_like(inputs[changed])
+
+    def by(function, dtype):
+        others = [t.to(dtype) for t in inputs]
+        of_one = lambda at: function(*others[:changed], at, *others[changed + 1 :])
+        return way(of_one, others[changed], to.to(dtype))
+
+    exact = by(lambda x, weight, bias: F.conv2d(x, weight, bias, padding=1), torch.float64)
+    assert off(by(winograd.convolve, torch.float32), exact) < 2e-5
+
+
+def dual(f, at, to):
     with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, direction)
-        assert off(torch.autograd.forward_ad.unpack_dual(conv(dual)).tangent, expected) < 2e-5
-    gradient = torch.func.grad(lambda x: conv(x).square().sum() / 2)(x)
-    assert off(gradient, F.conv_transpose2d(conv(x), conv.weight, padding=1)) < 2e-5
+        return torch.autograd.forward_ad.unpack_dual(f(torch.autograd.forward_ad.make_dual(at, to))).tangent
 
 
 def test_weights_and_images_may_be_of_two_precisions():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edm.analysis.loss_levels import weighted
+from edm.training.loss_levels import weighted
 
 
 def test_an_untrained_network_starts_at_one_at_every_level():

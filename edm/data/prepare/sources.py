@@ -12,7 +12,7 @@ from edm.data.prepare import cifar, idx
 from edm.data.prepare.expected import Expected
 from edm.data.prepare.pictures import Images, shown
 from edm.data.prepare.trees import Tree, open_tree
-from edm.errors import UserError
+from edm.errors import UserError, require
 
 Input = Path | Sequence[Path] | None
 Source = Callable[[Input, Expected, str | bool], Images]
@@ -26,6 +26,7 @@ def digits(path: Input, expected: Expected, checksum: str | bool) -> Images:
     """
     if path is not None:
         raise UserError(f"{path}: the digits come with scikit-learn and take no input file")
+    require("sklearn")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
