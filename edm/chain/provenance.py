@@ -102,7 +102,7 @@ class Provenance:
 
     def __init__(self, chain: Chain, hashes: Hashes | None = None):
         self.chain, self.hashes = chain, hashes or Hashes()
-        self.sidecar = functools.cache(lambda job: read_sidecar(sidecar_file(job)) if job.rule in STAGES else None)
+        self.sidecar = functools.cache(lambda job: read_sidecar(sidecar_file(job)))
         self.digest = functools.cache(lambda job: digest(self.specification(job)))
         self.why_stale = functools.cache(self._why_stale)
         self._content = functools.cache(self.hashes.of)
