@@ -240,7 +240,10 @@ BAD_INPUT = {
         lambda t, m, d, c: ["sample", text_file(t / "in.pkl"), t / "o.png"],
         "not a file of ours",
     ),
-    "zero steps": (lambda t, m, d, c: ["sample", m, t / "o.png", "--steps", "0"], "num_steps is 0; it must be at least 1"),
+    "zero steps": (
+        lambda t, m, d, c: ["sample", m, t / "o.png", "--steps", "0"],
+        "num_steps is 0; it must be at least 1",
+    ),
     "a fixed loss scale below zero": (
         lambda t, m, d, c: ["train", "--config", config(t / "in.json", loss_scale=-1), "--data", d, "--out", t / "o"],
         "in.json: loss_scale is -1; it must be more than 0",

@@ -1,7 +1,7 @@
 """Non-leaky augmentation (Table 6, Appendix F.2): geometric transforms that the network is told about.
 
-The transform is drawn first; its conditioning vector of nine numbers is computed from it, and zeros are "not augmented".
-A vector does not determine its transform: it lacks the sign of the anisotropic scale.
+The transform is drawn first, and its conditioning vector of nine numbers is computed from it; zeros mean "no change".
+The vector does not determine the transform: it lacks the sign of the anisotropic scale.
 """
 
 import math
