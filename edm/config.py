@@ -1,16 +1,11 @@
 """Configurations as data: a network, a training, a sampler. Frozen, checked when made, free of torch."""
 
 import dataclasses
-import functools
 import math
-import numbers
-import operator
-import sys
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
-from edm.errors import UserError
+from edm.checked import Checked, choose, require
 
 #: What sets the three architectures of the paper apart (Table 8); everything else is size.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -92,118 +87,12 @@ LIMITS: dict[str, dict[str, Any]] = {
     "S_noise": _NOT_NEGATIVE,
     "tolerance": _POSITIVE,
 }
-_OF_LISTS = ("minItems", "maxItems")
-_BOUNDS = {
-    "minimum": (operator.ge, "at least {:g}"),
-    "exclusiveMinimum": (operator.gt, "more than {:g}"),
-    "maximum": (operator.le, "at most {:g}"),
-    "exclusiveMaximum": (operator.lt, "less than {:g}"),
-    "multipleOf": (lambda value, of: value % of == 0, "a multiple of {:g}"),
-}
-_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
-_hints = functools.cache(get_type_hints)
 
 
-def _choose(what: str, value: str, allowed) -> None:
-    if value not in allowed:
-        raise UserError(f"{what} {value!r} is unknown; choose one of {', '.join(allowed)}")
+class _Data(Checked):
+    """What the three configurations share: they are held to ``LIMITS``."""
 
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)
-
-
-def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON or YAML is of an annotated type; a list stands for a tuple, an integer for a number."""
-    if isinstance(hint, UnionType):
-        return any(_is_of(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
-    if hint is float:
-        return isinstance(value, numbers.Real) and type(value) is not bool and abs(value) <= sys.float_info.max
-    return isinstance(value, numbers.Integral) and type(value) is not bool if hint is int else type(value) is hint
-
-
-def _in_words(hint: Any) -> str:
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", NoneType: "null"}
-    if isinstance(hint, UnionType):
-        return " or ".join(_in_words(option) for option in get_args(hint))
-    return words.get(hint, "a list of whole numbers")
-
-
-def require_within(name: str, value: Any) -> None:
-    """Raises UserError where the value of a field, or an entry of it, is outside its ``LIMITS``. None is inside."""
-    limits = LIMITS.get(name, {})
-    if "enum" in limits:
-        _choose(name, value, limits["enum"])
-        return
-    entries = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    words = " and ".join(text.format(limits[key]) for key, (_, text) in _BOUNDS.items() if key in limits)
-    for entry in entries:
-        inside = all(holds(entry, limits[key]) for key, (holds, _) in _BOUNDS.items() if key in limits)
-        _require(inside, f"{name} is {entry}; it must be {words}")
-    if isinstance(value, (list, tuple)):
-        least, most = (limits.get(key, otherwise) for key, otherwise in zip(_OF_LISTS, (0, math.inf), strict=True))
-        _require(least <= len(value) <= most, f"{name} has {len(value)} entries; it must have {least} to {most}")
-
-
-class _Data:
-    """What the configurations share: checks, and conversion from and to plain dictionaries."""
-
-    def _check(self) -> None:
-        """Every field for itself: its type and its limits. Lists become tuples."""
-        for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
-            unlimited = field.default == math.inf == value  # S_max
-            right = unlimited or _is_of(value, hint)
-            _require(right, f"{field.name} is {value!r}, which is not {_in_words(hint)}")
-            require_within(field.name, value)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError for a name that is unknown or missing, and for a value that the field cannot take."""
-        fields = dataclasses.fields(cls)
-        for key in values:
-            _choose(f"{cls.__name__} field", key, [field.name for field in fields])
-        for field in fields:
-            needed = field.default is dataclasses.MISSING
-            _require(field.name in values or not needed, f"{cls.__name__} field {field.name!r} is missing")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold: tuples as lists, infinities as None."""
-
-        def plain(value):
-            if isinstance(value, tuple):
-                return list(value)
-            return None if isinstance(value, float) and math.isinf(value) else value
-
-        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-    def changes(self) -> dict[str, Any]:
-        """What differs from the defaults: enough for ``from_dict``, unmoved by fields that later versions add."""
-        values = self.to_dict()
-        return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
-
-    @classmethod
-    def schema(cls) -> dict[str, dict[str, Any]]:
-        """JSON Schema of every field, from its type and its ``LIMITS``."""
-        return {field.name: _schema(field.name, _hints(cls)[field.name]) for field in dataclasses.fields(cls)}
-
-
-def _schema(name: str, hint: Any) -> dict[str, Any]:
-    limits = LIMITS.get(name, {})
-    if "enum" in limits:
-        return {"enum": list(limits["enum"])}
-    own = {key: value for key, value in limits.items() if key in _OF_LISTS}
-    if get_origin(hint) is tuple:
-        entries = {key: value for key, value in limits.items() if key not in own}
-        return {"type": "array", "items": {"type": _TYPES[get_args(hint)[0]], **entries}, **own}
-    types = [_TYPES[option] for option in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
-    return {"type": types if len(types) > 1 else types[0], **limits}
+    limits = LIMITS
 
 
 @dataclass(frozen=True)
@@ -236,20 +125,20 @@ class NetworkConfig(_Data):
     channels_per_head: int | None = None
 
     def __post_init__(self):
-        self._check()
+        self.check()
         side, levels = self.resolution, len(self.channel_mult)
-        _require(side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
-        _require(levels <= side.bit_length(), f"channel_mult has {levels} levels, too many for {side} pixels")
+        require(side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
+        require(levels <= side.bit_length(), f"channel_mult has {levels} levels, too many for {side} pixels")
         taps = self.resample_filter
-        _require(len(taps) % 2 == 0 and sum(taps) > 0, "resample_filter is not an even number of taps with a sum")
+        require(len(taps) % 2 == 0 and sum(taps) > 0, "resample_filter is not an even number of taps with a sum")
         for width in (self.model_channels * m for m in self.channel_mult):
             heads = self.heads(width)
-            _require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
+            require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
 
     @classmethod
     def of(cls, architecture: str, **size) -> Self:
         """The configuration of a named architecture ("ddpmpp", "ncsnpp" or "adm") at a given size."""
-        _choose("architecture", architecture, ARCHITECTURES)
+        choose("architecture", architecture, ARCHITECTURES)
         return cls(**{**ARCHITECTURES[architecture], **size})
 
     @property
@@ -308,8 +197,8 @@ class TrainingConfig(_Data):
     seed: int = 0
 
     def __post_init__(self):
-        self._check()
-        _require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
+        self.check()
+        require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
         self.network()
 
     def network(self) -> NetworkConfig:
@@ -376,12 +265,12 @@ class SamplerConfig(_Data):
     def __post_init__(self):
         if self.S_max is None:
             object.__setattr__(self, "S_max", math.inf)
-        self._check()
+        self.check()
         self._refuse_choices_without_effect()
-        _require(self.S_min <= self.S_max, f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
+        require(self.S_min <= self.S_max, f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
         if self.sigma_min is not None and self.sigma_max is not None:
             ordered = self.sigma_min <= self.sigma_max
-            _require(ordered, f"sigma_min {self.sigma_min:g} is larger than sigma_max {self.sigma_max:g}; swap them")
+            require(ordered, f"sigma_min {self.sigma_min:g} is larger than sigma_max {self.sigma_max:g}; swap them")
 
     def _refuse_choices_without_effect(self) -> None:
         """A choice that the solver does not know would be recorded beside a result that it had no part in."""
@@ -391,7 +280,7 @@ class SamplerConfig(_Data):
             known = {"sigma_min", "sigma_max", "tolerance"} if self.solver == ADAPTIVE else {"num_steps"}
         for field in dataclasses.fields(self):
             idle = field.name not in {*known, "solver"} and getattr(self, field.name) != field.default
-            _require(not idle, f"solver {self.solver} knows no {field.name}; it takes {', '.join(sorted(known))}")
+            require(not idle, f"solver {self.solver} knows no {field.name}; it takes {', '.join(sorted(known))}")
 
     @property
     def expected_nfe(self) -> int:
