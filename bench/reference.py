@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from edm.cluster.processes import World
 from edm.config import TrainingConfig
 from edm.data.archive import Dataset
-from edm.design.augmentation import augment_with, random_labels
+from edm.design.augmentation import augment
 from edm.design.losses import weighted_error
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser
@@ -66,8 +66,8 @@ class Training:
             augment_labels = None
             if config.augment > 0:
                 first = images + round_ * len(y)
-                augment_labels = random_labels(torch.arange(first, first + len(y), device=device), config.augment)
-                y = augment_with(y, augment_labels)
+                seeds = torch.arange(first, first + len(y), device=device)
+                y, augment_labels = augment(y, seeds, config.augment)
             sigma = self.loss.sigma(torch.rand(len(y), device=device).clamp(1e-6, 1 - 1e-6)).to(torch.float32)
             labels = labels if config.conditional else None
             with straightforward():

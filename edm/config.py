@@ -3,10 +3,9 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
-from edm.errors import UserError
+from edm.checked import Checked, choose, require
 
 #: What sets the three architectures of the paper apart (Table 8); everything else is size.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -34,66 +33,66 @@ RK45_NFE = 120  # an adaptive solver decides for itself; the paper's took 93 to 
 AUGMENT_DIM = 9  # Table 6
 MAX_SEED = 2**19 - 1  # of a training: each has 2^44 samples of its own among 64-bit seeds
 
+_COUNT, _POSITIVE, _NOT_NEGATIVE = {"minimum": 1}, {"exclusiveMinimum": 0}, {"minimum": 0}
+#: The values that each field may take, in the words of JSON Schema; for a list, those of its entries and their number.
+#: Every configuration is held to them when it is made, and the schema of params.yaml takes them from here. The largest
+#: sizes are wide of every network that one machine can hold: a wrong or hostile file costs a line, not hours.
+LIMITS: dict[str, dict[str, Any]] = {
+    "resolution": {"minimum": 8, "maximum": 1 << 14},
+    "channels": {"minimum": 1, "maximum": 256},
+    "out_channels": {"minimum": 1, "maximum": 512},
+    "classes": {"minimum": 0, "maximum": 1_000_000},
+    "augment_dim": {"minimum": 0, "maximum": 4096},
+    "model_channels": {"minimum": 4, "maximum": 1 << 14, "multipleOf": 4},
+    "channel_mult": {"minItems": 1, "maxItems": 16, "minimum": 1, "maximum": 64},
+    "num_blocks": {"minimum": 1, "maximum": 64},
+    "attn_resolutions": {"maxItems": 16, "minimum": 1, "maximum": 1 << 14},
+    "dropout": {"minimum": 0, "exclusiveMaximum": 1},
+    "style": {"enum": ("song", "adm")},
+    "embedding": {"enum": ("positional", "fourier")},
+    "channel_mult_noise": {"minimum": 1, "maximum": 64},
+    "resample_filter": {"minItems": 2, "maxItems": 16, "minimum": 0, "maximum": 1 << 20},
+    "channels_per_head": {"minimum": 1, "maximum": 1 << 20},
+    "architecture": {"enum": tuple(ARCHITECTURES)},
+    "preconditioning": {"enum": DESIGNS},
+    "loss": {"enum": DESIGNS},
+    "P_std": _POSITIVE,
+    "sigma_data": _POSITIVE,
+    "augment": {"minimum": 0, "maximum": 1},
+    "duration": _POSITIVE,
+    "batch_size": _COUNT,
+    "microbatch": _COUNT,
+    "learning_rate": _POSITIVE,
+    "lr_rampup": _NOT_NEGATIVE,
+    "ema_halflife": _NOT_NEGATIVE,
+    "ema_rampup": _NOT_NEGATIVE,
+    "clip_norm": _POSITIVE,
+    "precision": {"enum": PRECISIONS},
+    "loss_scale": _POSITIVE,
+    "snapshot_every": _POSITIVE,
+    "level_samples": {"minimum": 2},  # to have a deviation
+    "seed": {"minimum": 0, "maximum": MAX_SEED},
+    "num_steps": _COUNT,
+    "solver": {"enum": (*SOLVERS, ADAPTIVE, *ORIGINAL)},
+    "discretization": {"enum": DESIGNS},
+    "schedule": {"enum": SCHEDULES},
+    "scaling": {"enum": SCALINGS},
+    "alpha": _POSITIVE,
+    "sigma_min": _POSITIVE,
+    "sigma_max": _POSITIVE,
+    "rho": {"minimum": 0.1},
+    "S_churn": _NOT_NEGATIVE,
+    "S_min": _NOT_NEGATIVE,
+    "S_max": _NOT_NEGATIVE,
+    "S_noise": _NOT_NEGATIVE,
+    "tolerance": _POSITIVE,
+}
 
-def _choose(what: str, value: str, allowed) -> None:
-    if value not in allowed:
-        raise UserError(f"{what} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
+class _Data(Checked):
+    """What the three configurations share: they are held to ``LIMITS``."""
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)
-
-
-def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON or YAML is of an annotated type; a list stands for a tuple, an integer for a number."""
-    if isinstance(hint, UnionType):
-        return any(_is_of(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return type(value) is hint
-
-
-def _in_words(hint: Any) -> str:
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", NoneType: "null"}
-    if isinstance(hint, UnionType):
-        return " or ".join(_in_words(option) for option in get_args(hint))
-    return words.get(hint, "a list of whole numbers")
-
-
-class _Data:
-    """What the configurations share: conversion from and to plain dictionaries."""
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError for a name that is unknown or missing, and for a value of the wrong type."""
-        fields = dataclasses.fields(cls)
-        for key in values:
-            _choose(f"{cls.__name__} field", key, [field.name for field in fields])
-        for field in fields:
-            needed = field.default is dataclasses.MISSING
-            _require(field.name in values or not needed, f"{cls.__name__} field {field.name!r} is missing")
-        hints = get_type_hints(cls)
-        for key, value in values.items():
-            _require(_is_of(value, hints[key]), f"{key} is {value!r}, which is not {_in_words(hints[key])}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold: tuples as lists, infinities as None."""
-
-        def plain(value):
-            if isinstance(value, tuple):
-                return list(value)
-            return None if isinstance(value, float) and math.isinf(value) else value
-
-        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-    def changes(self) -> dict[str, Any]:
-        """What differs from the defaults: enough for ``from_dict``, unmoved by fields that later versions add."""
-        values = self.to_dict()
-        return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+    limits = LIMITS
 
 
 @dataclass(frozen=True)
@@ -126,26 +125,20 @@ class NetworkConfig(_Data):
     channels_per_head: int | None = None
 
     def __post_init__(self):
-        for name in ("channel_mult", "attn_resolutions", "resample_filter"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self.check()
         side, levels = self.resolution, len(self.channel_mult)
-        _require(side >= 8 and side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
-        _require(
-            1 <= levels <= side.bit_length(), f"channel_mult has {levels} levels, too many or few for {side} pixels"
-        )
-        _require(self.channels >= 1 and self.num_blocks >= 1, "channels and num_blocks must be at least 1")
-        _require(self.model_channels >= 4 and self.model_channels % 4 == 0, "model_channels must be a multiple of 4")
-        _require(0 <= self.dropout < 1, f"dropout is {self.dropout:g}; it must lie in [0, 1)")
+        require(side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
+        require(levels <= side.bit_length(), f"channel_mult has {levels} levels, too many for {side} pixels")
+        taps = self.resample_filter
+        require(len(taps) % 2 == 0 and sum(taps) > 0, "resample_filter is not an even number of taps with a sum")
         for width in (self.model_channels * m for m in self.channel_mult):
             heads = self.heads(width)
-            _require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
-        _choose("network style", self.style, ("song", "adm"))
-        _choose("embedding", self.embedding, ("positional", "fourier"))
+            require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
 
     @classmethod
     def of(cls, architecture: str, **size) -> Self:
         """The configuration of a named architecture ("ddpmpp", "ncsnpp" or "adm") at a given size."""
-        _choose("architecture", architecture, ARCHITECTURES)
+        choose("architecture", architecture, ARCHITECTURES)
         return cls(**{**ARCHITECTURES[architecture], **size})
 
     @property
@@ -204,20 +197,8 @@ class TrainingConfig(_Data):
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("channel_mult", "attn_resolutions"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _choose("preconditioning", self.preconditioning, DESIGNS)
-        _choose("loss", self.loss, DESIGNS)
-        _choose("precision", self.precision, PRECISIONS)
-        _require(self.duration > 0, f"duration is {self.duration:g} Mimg; it must be positive")
-        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
-        _require(self.microbatch is None or self.microbatch >= 1, "microbatch must be at least 1, or null")
-        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be positive")
-        _require(0 <= self.seed <= MAX_SEED, f"seed is {self.seed}; it must lie in 0 to {MAX_SEED}")
-        _require(self.level_samples >= 2, "level_samples must be at least 2, to have a deviation")
-        _require(0 <= self.augment <= 1, f"augment is {self.augment:g}; a probability lies in [0, 1]")
-        _require(self.lr_rampup >= 0 and self.ema_halflife >= 0, "lr_rampup and ema_halflife must not be negative")
-        _require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
+        self.check()
+        require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
         self.network()
 
     def network(self) -> NetworkConfig:
@@ -284,19 +265,12 @@ class SamplerConfig(_Data):
     def __post_init__(self):
         if self.S_max is None:
             object.__setattr__(self, "S_max", math.inf)
-        _require(self.num_steps >= 1, f"num_steps is {self.num_steps}; a sampler needs at least 1 step")
-        _choose("solver", self.solver, (*SOLVERS, ADAPTIVE, *ORIGINAL))
+        self.check()
         self._refuse_choices_without_effect()
-        _choose("discretization", self.discretization, DESIGNS)
-        _choose("schedule", self.schedule, SCHEDULES)
-        _choose("scaling", self.scaling, SCALINGS)
-        _require(self.alpha > 0, f"alpha is {self.alpha:g}; it must be positive (1 is Heun, 0.5 midpoint)")
-        _require(self.rho >= 0.1, f"rho is {self.rho:g}; it must be at least 0.1 (the paper uses 7)")
-        _require(self.S_min <= self.S_max, f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
-        _require(self.S_churn >= 0 and self.S_noise >= 0, "S_churn and S_noise must not be negative")
-        low, high = self.sigma_min or 1e-300, self.sigma_max or math.inf
-        positive = all(value is None or value > 0 for value in (self.sigma_min, self.sigma_max))
-        _require(positive and low <= high, "sigma_min and sigma_max must satisfy 0 < sigma_min <= sigma_max")
+        require(self.S_min <= self.S_max, f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
+        if self.sigma_min is not None and self.sigma_max is not None:
+            ordered = self.sigma_min <= self.sigma_max
+            require(ordered, f"sigma_min {self.sigma_min:g} is larger than sigma_max {self.sigma_max:g}; swap them")
 
     def _refuse_choices_without_effect(self) -> None:
         """A choice that the solver does not know would be recorded beside a result that it had no part in."""
@@ -306,8 +280,7 @@ class SamplerConfig(_Data):
             known = {"sigma_min", "sigma_max", "tolerance"} if self.solver == ADAPTIVE else {"num_steps"}
         for field in dataclasses.fields(self):
             idle = field.name not in {*known, "solver"} and getattr(self, field.name) != field.default
-            _require(not idle, f"solver {self.solver} knows no {field.name}; it takes {', '.join(sorted(known))}")
-        _require(self.tolerance > 0, f"tolerance is {self.tolerance:g}; it must be positive")
+            require(not idle, f"solver {self.solver} knows no {field.name}; it takes {', '.join(sorted(known))}")
 
     @property
     def expected_nfe(self) -> int:

@@ -105,6 +105,11 @@ def ours(path, header):
     return str(path)
 
 
+def config(path, **values):
+    path.write_text(json.dumps({"resolution": 8, "channels": 1, "classes": 10, **values}))
+    return str(path)
+
+
 def history(path):
     path.write_text('{"format": "edm-search/1", "spec": "abc"}\n')
     return str(path)
@@ -235,7 +240,15 @@ BAD_INPUT = {
         lambda t, m, d, c: ["sample", text_file(t / "in.pkl"), t / "o.png"],
         "not a file of ours",
     ),
-    "zero steps": (lambda t, m, d, c: ["sample", m, t / "o.png", "--steps", "0"], "at least 1 step"),
+    "zero steps": (
+        lambda t, m, d, c: ["sample", m, t / "o.png", "--steps", "0"],
+        "num_steps is 0; it must be at least 1",
+    ),
+    "a fixed loss scale below zero": (
+        lambda t, m, d, c: ["train", "--config", config(t / "in.json", loss_scale=-1), "--data", d, "--out", t / "o"],
+        "in.json: loss_scale is -1; it must be more than 0",
+    ),
+    "churn that is no number": (lambda t, m, d, c: ["sample", m, t / "o.png", "--S-churn", "nan"], "S_churn is nan"),
     "S_min above S_max": (
         lambda t, m, d, c: ["sample", m, t / "o.png", "--S-min", "2", "--S-max", "1"],
         "S_min 2 is larger than S_max 1",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edm.data.pixels import to_float, to_uint8
-from edm.design.augmentation import augment_with, random_labels
+from edm.design.augmentation import augment
 from edm.metrics.frechet import FeatureStatistics, frechet_distance
 
 Features = Callable[[Tensor], Tensor]
@@ -20,7 +20,7 @@ def augmented(images: np.ndarray | Tensor, probability: float = 1.0, first_seed:
     """
     images = torch.as_tensor(images)
     seeds = torch.arange(first_seed, first_seed + len(images), device=images.device)
-    return to_uint8(augment_with(to_float(images), random_labels(seeds, probability)))
+    return to_uint8(augment(to_float(images), seeds, probability)[0])
 
 
 def leakage(

@@ -24,7 +24,11 @@ from edm.tracking import Journal, environment_tags
 def train(args: Namespace) -> None:
     experiment, model, compile = args.experiment, args.model, AUTO
     if args.config:
-        config = TrainingConfig.from_dict(mapping(read_json(args.config), args.config))
+        stated = mapping(read_json(args.config), args.config)
+        try:
+            config = TrainingConfig.from_dict(stated)
+        except UserError as error:
+            raise UserError(f"{args.config}: {error}") from None
     elif experiment and model:
         chosen = params.load(args.params).experiment(experiment)
         params.check_spec(chosen.training_spec(model), args.expect, f"{experiment}/{model}")

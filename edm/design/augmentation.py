@@ -1,9 +1,11 @@
 """Non-leaky augmentation (Table 6, Appendix F.2): geometric transforms that the network is told about.
 
-A transform is described by a conditioning vector of nine numbers; zeros are "not augmented".
+The transform is drawn first, and its conditioning vector of nine numbers is computed from it; zeros mean "no change".
+The vector does not determine the transform: it lacks the sign of the anisotropic scale.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,64 +28,105 @@ _SYM6 = (
 _LOW_PASS = [tap / sum(_SYM6) for tap in _SYM6]
 
 
-def random_labels(seeds: Tensor, probability: float) -> Tensor:
-    """Conditioning vectors [B, 9] of one random transform per seed (Table 6), float32.
+class Transforms(NamedTuple):
+    """One transform per image, as it is drawn; all entries are [B], ``shift`` is [B, 2], 0 where a transform is off.
 
-    The x-flip is a fair coin; each other transform is enabled with ``probability`` and then drawn.
+    flip_x, flip_y: booleans. w_scale, w_aniso: standard normal, with their signs. angle, direction: radians.
+    shift: standard normal, (x, y).
     """
+
+    flip_x: Tensor
+    flip_y: Tensor
+    w_scale: Tensor
+    angle: Tensor
+    w_aniso: Tensor
+    direction: Tensor
+    shift: Tensor
+
+    def labels(self) -> Tensor:
+        """The conditioning vectors [B, 9], float32. (w, r) and (−w, r + π) share one and are inverse transforms."""
+        columns = (self.flip_x, self.flip_y, self.w_scale, self.angle.cos() - 1, self.angle.sin(),
+                   self.w_aniso * self.direction.cos(), self.w_aniso * self.direction.sin(), *self.shift.T)  # fmt: skip
+        return torch.stack([column.to(torch.float32) for column in columns], dim=1)
+
+
+def random_transforms(seeds: Tensor, probability: float) -> Transforms:
+    """One random transform per seed (Table 6): a fair coin for the x-flip, each other one with ``probability``."""
     u = noise.uniform(seeds, 0, 10, noise.AUGMENT)
     w = noise.normal(seeds, 1, (4,), noise.AUGMENT)
     on = u[:, :5] < probability  # y-flip, scale, rotation, anisotropy, translation
-    flip_x = u[:, 5] < 0.5
-    flip_y = on[:, 0] & (u[:, 6] < 0.5)
-    scale = on[:, 1] * w[:, 0]
-    theta = on[:, 2] * math.pi * (2 * u[:, 7] - 1)
-    direction = torch.where(u[:, 8] < 0.5, 0.0, math.pi * (2 * u[:, 9] - 1))
-    aniso = on[:, 3] * w[:, 1]
-    shift = on[:, 4, None] * w[:, 2:4]
-    columns = (flip_x, flip_y, scale, theta.cos() - 1, theta.sin(), aniso * direction.cos(), aniso * direction.sin())
-    return torch.cat((torch.stack([c.to(torch.float64) for c in columns], dim=1), shift), dim=1).to(torch.float32)
+    return Transforms(
+        flip_x=u[:, 5] < 0.5,
+        flip_y=on[:, 0] & (u[:, 6] < 0.5),
+        w_scale=on[:, 1] * w[:, 0],
+        angle=on[:, 2] * math.pi * (2 * u[:, 7] - 1),
+        w_aniso=on[:, 3] * w[:, 1],
+        direction=torch.where(u[:, 8] < 0.5, 0.0, math.pi * (2 * u[:, 9] - 1)),
+        shift=on[:, 4, None] * w[:, 2:4],
+    )
+
+
+def augment(images: Tensor, seeds: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    """Images [B, C, H, W] under one random transform per seed, and their conditioning vectors [B, 9]."""
+    transforms = random_transforms(seeds, probability)
+    return apply(images, transforms), transforms.labels()
 
 
 def augment_with(images: Tensor, labels: Tensor) -> Tensor:
     """Applies to every image the transform that its conditioning vector describes.
 
-    images: [B, C, H, W], any float dtype, H = W; labels: [B, 9], in the order of ``LABELS``. (w, r) and (−w, r + π)
-    share a vector of the anisotropic scale; w = |v| along v is meant. Returns images shaped and typed as the input.
-    Raises UserError where shapes do not fit.
+    images: [B, C, H, W], any float dtype, H = W; labels: [B, 9], in the order of ``LABELS``. Returns images shaped and
+    typed as the input. Raises UserError where shapes do not fit.
+
+    Two transforms share a vector v = (aniso_x, aniso_y). Where aniso_y is exactly 0, as in the half of all draws that
+    have r = 0, aniso_x is w with its sign; elsewhere w is taken as |v|, along v. Training uses :func:`augment` instead,
+    which applies what it drew.
     """
     if labels.ndim != 2 or labels.shape[1] != len(LABELS) or len(labels) != len(images):
         raise UserError(f"augment labels have shape {list(labels.shape)}, expected [{len(images)}, {len(LABELS)}]")
     if images.shape[-1] != images.shape[-2]:
         raise UserError(f"images of shape {list(images.shape)} are not square")
-    flip_x, flip_y = (labels[:, i, None, None, None] > 0.5 for i in (0, 1))
+    v = labels.to(torch.float64)
+    upright = v[:, 6] == 0
+    return apply(images, Transforms(
+        flip_x=v[:, 0] > 0.5,
+        flip_y=v[:, 1] > 0.5,
+        w_scale=v[:, 2],
+        angle=torch.atan2(v[:, 4], v[:, 3] + 1),
+        w_aniso=torch.where(upright, v[:, 5], v[:, 5:7].norm(dim=1)),
+        direction=torch.where(upright, 0.0, torch.atan2(v[:, 6], v[:, 5])),
+        shift=v[:, 7:9],
+    ))  # fmt: skip
+
+
+def apply(images: Tensor, transforms: Transforms) -> Tensor:
+    """Square images [B, C, H, W] under one transform each, shaped and typed as the input."""
+    flip_x, flip_y = (flip[:, None, None, None] for flip in transforms[:2])
     images = torch.where(flip_x, images.flip(3), images)
     images = torch.where(flip_y, images.flip(2), images)
-    moves = (labels[:, 2:] != 0).any(dim=1)
+    moves = (transforms.w_scale != 0) | (transforms.angle != 0) | (transforms.w_aniso != 0)
+    moves = moves | (transforms.shift != 0).any(dim=1)
     if images.device.type != "cpu" or torch.compiler.is_compiling():
         # All are resampled, and what does not move is taken as it was: to learn which these are, a GPU is waited for.
-        warped = _warp(images, _inverse_transform(labels.to(torch.float64), images.shape[-1]))
+        warped = _warp(images, _inverse(transforms, images.shape[-1]))
         return torch.where(moves[:, None, None, None], warped, images)
     moved = moves.nonzero()[:, 0]
     if len(moved) == 0:
         return images
     # Only what moves is resampled: at the paper's probabilities most images are flipped at most.
     out = images.clone()
-    out[moved] = _warp(images[moved], _inverse_transform(labels[moved].to(torch.float64), images.shape[-1]))
+    out[moved] = _warp(images[moved], _inverse(Transforms(*(part[moved] for part in transforms)), images.shape[-1]))
     return out
 
 
-def _inverse_transform(labels: Tensor, side: int) -> Tensor:
-    """Matrices [B, 3, 3] from output to input pixels, both counted from the image's centre."""
-    scale = 2 ** (SCALE_STD * labels[:, 2])
-    theta = torch.atan2(labels[:, 4], labels[:, 3] + 1)
-    stretch = 2 ** (SCALE_STD * labels[:, 5:7].norm(dim=1))
-    direction = torch.atan2(labels[:, 6], labels[:, 5])
-    shift = SHIFT_STD * side * labels[:, 7:9]
-    inverse = _diagonal(1 / scale, 1 / scale) @ _rotation(theta)
+def _inverse(transforms: Transforms, side: int) -> Tensor:
+    """Matrices [B, 3, 3] from output to input pixels, both counted from the image's centre; without the flips."""
+    scale, stretch = 2 ** (SCALE_STD * transforms.w_scale), 2 ** (SCALE_STD * transforms.w_aniso)
+    direction = transforms.direction
+    inverse = _diagonal(1 / scale, 1 / scale) @ _rotation(transforms.angle)
     inverse = inverse @ _rotation(-direction) @ _diagonal(1 / stretch, stretch) @ _rotation(direction)
-    translation = torch.eye(3, dtype=labels.dtype, device=labels.device).repeat(len(labels), 1, 1)
-    translation[:, :2, 2] = -shift
+    translation = torch.eye(3, dtype=scale.dtype, device=scale.device).repeat(len(scale), 1, 1)
+    translation[:, :2, 2] = -SHIFT_STD * side * transforms.shift
     return inverse @ translation
 
 

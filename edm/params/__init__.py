@@ -21,7 +21,7 @@ from edm.params.experiment import (
     Training,
     check_spec,
 )
-from edm.params.reading import SCHEMA, Params, load
+from edm.params.reading import Params, load, schema
 
-__all__ = ["SCHEMA", "Analysis", "Choice", "Evaluation", "Experiment", "Grid", "Params", "Point", "Report", "Sampling",
-           "Search", "Sheet", "Training", "check_spec", "load"]  # fmt: skip
+__all__ = ["Analysis", "Choice", "Evaluation", "Experiment", "Grid", "Params", "Point", "Report", "Sampling",
+           "Search", "Sheet", "Training", "check_spec", "load", "schema"]  # fmt: skip

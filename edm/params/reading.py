@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
+from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import read_json
 from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
 from edm.params.layouts import check_report
-from edm.params.resolving import MADE_UP, RESERVED, TARGETS, known, nearest, resolve
+from edm.params.resolving import MADE_UP, OF_DATASETS, RESERVED, TARGETS, known, nearest, resolve
 from edm.tracking import DEFAULT_URI
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
@@ -259,6 +260,32 @@ def _merged(base: Any, change: Any) -> Any:
     return merged
 
 
+@functools.cache
+def schema() -> dict[str, Any]:
+    """The JSON schema of params.yaml: the file, with the fields of the configurations filled in from edm.config.
+
+    Sampler settings take a number or, in a grid, a list of them.
+    """
+    found = read_json(SCHEMA)
+    defs = found["$defs"]
+    training = {name: field for name, field in TrainingConfig.schema().items() if name not in OF_DATASETS}
+    defs["training"]["properties"] = training
+    defs["model"]["properties"] |= training
+    settings = {name: _swept(field) for name, field in SamplerConfig.schema().items()}
+    for name in ("settings", "grid", "search", "sheet"):
+        defs[name].setdefault("properties", {}).update(settings)
+    return found
+
+
+def _swept(field: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one value of a field, or of a list of them where it is a number; null is no choice here."""
+    if "enum" in field:
+        return field
+    kind = field["type"] if isinstance(field["type"], str) else field["type"][0]
+    one = {**field, "type": kind}
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}]}
+
+
 def _validate(raw: Any, path: Path) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
@@ -270,7 +297,7 @@ def _validate(raw: Any, path: Path) -> None:
         "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
     })  # fmt: skip
     validator = extend(Draft202012Validator, type_checker=types)
-    errors = list(validator(read_json(SCHEMA)).iter_errors(raw))
+    errors = list(validator(schema()).iter_errors(raw))
     if not errors:
         return
     # A mistake shows up in every experiment that extends the one it stands in: name it where it stands.

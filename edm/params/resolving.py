@@ -18,6 +18,8 @@ RESERVED = {"all", "download", "prepare", "features", "reference", "references",
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and kin: parts of an experiment or a report.
 TARGETS = ("train", "sample", "evaluate", "download")
+#: The fields of a training that its dataset states.
+OF_DATASETS = ("resolution", "channels", "classes")
 #: What ``scale`` shortens: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
 
@@ -113,7 +115,7 @@ def _models(
     here: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float
 ) -> tuple[dict[str, TrainingConfig], dict[str, str]]:
     """The trained models by name, and the published files of the pre-trained ones."""
-    size = {key: dataset[key] for key in ("resolution", "channels", "classes")}
+    size = {key: dataset[key] for key in OF_DATASETS}
     fields: dict[str, dict[str, Any]] = {}
     for column, rung in itertools.product(raw["columns"], raw["ladder"]):
         values = {**size, **raw["base"], **raw["columns"][column]}

@@ -13,7 +13,7 @@ from edm.config import MAX_SEED, TrainingConfig
 from edm.data.archive import Dataset
 from edm.data.pixels import to_float
 from edm.design import draws as noise
-from edm.design.augmentation import augment_with, random_labels
+from edm.design.augmentation import augment
 
 _SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds never share a draw
 
@@ -68,8 +68,7 @@ class Batches:
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
         augment_labels = None
         if self.config.augment > 0:
-            augment_labels = random_labels(seeds, self.config.augment)
-            images = augment_with(images, augment_labels)
+            images, augment_labels = augment(images, seeds, self.config.augment)
         draws = noise.normal(seeds, 0, images.shape[1:], noise.NOISE).to(torch.float32)
         return images, augment_labels, noise.uniform(seeds, 0, 1, noise.SIGMA)[:, 0], draws
 

@@ -115,9 +115,12 @@ def clean(gradients: Tensor, config: TrainingConfig) -> Tensor | None:
 
 
 def learning_rate_at(config: TrainingConfig, images: int) -> float:
-    """Ramped linearly over the first ``lr_rampup`` Mimg, then constant (Table 7); of the step after ``images``."""
+    """Of the step that follows ``images``: ramped linearly over ``lr_rampup`` Mimg, then constant (Table 7).
+
+    0 in the first step of a ramp, as in the authors' code: Adam's moments begin, the weights stay.
+    """
     ramp = config.lr_rampup * 1e6
-    return config.learning_rate * min((images + config.batch_size) / ramp, 1.0) if ramp else config.learning_rate
+    return config.learning_rate * min(images / ramp, 1.0) if ramp else config.learning_rate
 
 
 def ema_decay_at(config: TrainingConfig, images: int) -> float:

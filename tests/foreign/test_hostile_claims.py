@@ -128,7 +128,7 @@ def test_modules_that_hold_each_other_without_end_are_refused(tmp_path, refused)
         ({"model_channels": 4096}, "has shape"),
         ({"channel_mult": [1] * 100_000}, "'channel_mult' is not a list"),
         ({"channel_mult": [0, 0]}, "channel_mult outside"),
-        ({"channel_mult": []}, "channel_mult has 0 levels"),
+        ({"channel_mult": []}, "channel_mult has 0 entries"),
         ({"channel_mult": "12"}, "'channel_mult' is not a list"),
         ({"img_resolution": 2**40}, "resolution outside"),
         ({"img_resolution": 24}, "not a power of two"),

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import edm
+from edm import params
 from edm.config import COMPILE, TrainingConfig
 from edm.design import draws as noise
-from edm.design.augmentation import augment_with, random_labels
+from edm.design.augmentation import augment
 from edm.models import checkpoint
 from edm.models.compilation import PAYS, options, prepare
 from edm.networks.flops import flops
@@ -45,12 +46,7 @@ def test_fifty_thousand_images_of_the_paper_are_worth_it_and_a_sheet_is_not():
 
 
 def test_the_schema_knows_the_same_choices():
-    import json
-
-    from edm.params.reading import SCHEMA
-
-    schema = json.loads(SCHEMA.read_text())
-    assert tuple(schema["$defs"]["compile"]["enum"]) == COMPILE
+    assert tuple(params.schema()["$defs"]["compile"]["enum"]) == COMPILE
 
 
 @pytest.fixture
@@ -93,9 +89,9 @@ def test_what_draws_the_inputs_is_one_graph(tiny, digits, monkeypatch):
 def test_augmenting_all_at_once_gives_what_augmenting_the_moved_ones_gives():
     """The way of GPUs and of compiled code: images that do not move are untouched, to the bit."""
     seeds = torch.arange(64)
-    images, labels = noise.normal(seeds, 0, (3, 8, 8)).float(), random_labels(seeds, 0.12)
-    whole = torch.compile(augment_with, backend="eager", fullgraph=True)(images, labels)
-    few = augment_with(images, labels)
+    images = noise.normal(seeds, 0, (3, 8, 8)).float()
+    whole, _ = torch.compile(augment, backend="eager", fullgraph=True)(images, seeds, 0.12)
+    few, labels = augment(images, seeds, 0.12)
     still = (labels[:, 2:] == 0).all(dim=1)
     assert 10 < still.sum() < 60
     assert torch.equal(whole[still], few[still])

@@ -397,7 +397,7 @@ def test_the_rehearsal_has_every_table_and_figure_of_the_paper(whole):
 
 def test_the_schema_knows_every_field():
     """A field that the schema forgets could not be set; one that it invents would fail later, without its place."""
-    schema = json.loads(params.SCHEMA.read_text())["$defs"]
+    schema = params.schema()["$defs"]
     training = {f.name for f in fields(TrainingConfig)} - {"resolution", "channels", "classes"}
     sampler = {f.name for f in fields(SamplerConfig)}
     known = {name: set(entry.get("properties", ())) for name, entry in schema.items()}
@@ -515,6 +515,14 @@ MISTAKES = {
         lambda raw: raw["experiments"]["digits"].update(extends="digits-full"),
         "extends itself",
     ),
+    "steps of which one is none": (
+        lambda raw: digits_of(raw)["grids"]["ladder"].update(num_steps=[8, 0]),
+        "experiments.digits.grids.ladder.num_steps.1: 0 is less than the minimum of 1",
+    ),
+    "a sampler's value out of range": (
+        lambda raw: digits_of(raw)["sheets"]["samples"].update(rho=0),
+        "experiments.digits.sheets.samples.rho: 0 is less than the minimum of 0.1",
+    ),
     "a mistake in an experiment that others extend": (
         lambda raw: raw["experiments"]["cifar10-cond"]["base"].update(duration=0),
         "experiments.cifar10-cond.base.duration: 0 is less than or equal to the minimum of 0",
@@ -585,7 +593,7 @@ MISTAKES = {
     ),
     "a search over a value out of range": (
         lambda raw: uncond_of(raw)["searches"]["table5"]["over"].update(S_churn=[0, -10]),
-        "experiments.cifar10-uncond.searches.table5.over.S_churn: S_churn and S_noise must not be negative",
+        "experiments.cifar10-uncond.searches.table5.over.S_churn: S_churn is -10; it must be at least 0",
     ),
     "a search from several settings": (
         lambda raw: uncond_of(raw)["searches"]["table5"].update(num_steps=[128, 256]),

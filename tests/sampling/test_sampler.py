@@ -134,7 +134,7 @@ def test_the_models_range_clamps_the_samplers():
 @pytest.mark.parametrize(
     "choices, message",
     [
-        ({"num_steps": 0}, "at least 1 step"),
+        ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
         ({"S_min": 2, "S_max": 1}, "S_min 2 is larger than S_max 1"),
         ({"solver": "hein"}, "'hein' is unknown"),
         ({"solver": "vp-ode", "rho": 5}, "solver vp-ode knows no rho; it takes num_steps"),

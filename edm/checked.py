@@ -1,0 +1,130 @@
+"""Dataclasses that hold their fields to types and limits, and say so in JSON Schema. Free of torch."""
+
+import dataclasses
+import functools
+import math
+import numbers
+import operator
+import sys
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+
+from edm.errors import UserError
+
+_OF_LISTS = ("minItems", "maxItems")
+_BOUNDS = {
+    "minimum": (operator.ge, "at least {}"),
+    "exclusiveMinimum": (operator.gt, "more than {}"),
+    "maximum": (operator.le, "at most {}"),
+    "exclusiveMaximum": (operator.lt, "less than {}"),
+    "multipleOf": (lambda value, of: value % of == 0, "a multiple of {}"),
+}
+_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
+_hints = functools.cache(get_type_hints)
+
+
+def choose(what: str, value: str, allowed) -> None:
+    if value not in allowed:
+        raise UserError(f"{what} {value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON or YAML is of an annotated type; a list stands for a tuple, an integer for a number."""
+    if isinstance(hint, UnionType):
+        return any(_is_of(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, numbers.Real) and type(value) is not bool and abs(value) <= sys.float_info.max
+    return isinstance(value, numbers.Integral) and type(value) is not bool if hint is int else type(value) is hint
+
+
+def _in_words(hint: Any) -> str:
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", NoneType: "null"}
+    if isinstance(hint, UnionType):
+        return " or ".join(_in_words(option) for option in get_args(hint))
+    return words.get(hint, "a list of whole numbers")
+
+
+def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
+    """Raises UserError where the value of a field, or an entry of it, is outside its limits. None is inside."""
+    if "enum" in limits:
+        choose(name, value, limits["enum"])
+        return
+    entries = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    words = " and ".join(text.format(limits[key]) for key, (_, text) in _BOUNDS.items() if key in limits)
+    for entry in entries:
+        inside = all(holds(entry, limits[key]) for key, (holds, _) in _BOUNDS.items() if key in limits)
+        require(inside, f"{name} is {entry}; it must be {words}")
+    if isinstance(value, (list, tuple)):
+        least, most = (limits.get(key, otherwise) for key, otherwise in zip(_OF_LISTS, (0, math.inf), strict=True))
+        require(least <= len(value) <= most, f"{name} has {len(value)} entries; it must have {least} to {most}")
+
+
+class Checked:
+    """Base of frozen dataclasses of plain values: checks, and conversion from and to plain dictionaries.
+
+    ``limits``: per field, the values it may take in the words of JSON Schema; for a list, those of its entries and
+    their number. ``__post_init__`` calls :meth:`check`.
+    """
+
+    limits: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def check(self) -> None:
+        """Every field for itself: its type and its limits. Lists become tuples."""
+        for field in dataclasses.fields(self):
+            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
+            unlimited = field.default == math.inf == value  # S_max
+            right = unlimited or _is_of(value, hint)
+            require(right, f"{field.name} is {value!r}, which is not {_in_words(hint)}")
+            _require_within(self.limits.get(field.name, {}), field.name, value)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises UserError for a name that is unknown or missing, and for a value that the field cannot take."""
+        fields = dataclasses.fields(cls)
+        for key in values:
+            choose(f"{cls.__name__} field", key, [field.name for field in fields])
+        for field in fields:
+            needed = field.default is dataclasses.MISSING
+            require(field.name in values or not needed, f"{cls.__name__} field {field.name!r} is missing")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold: tuples as lists, infinities as None."""
+
+        def plain(value):
+            if isinstance(value, tuple):
+                return list(value)
+            return None if isinstance(value, float) and math.isinf(value) else value
+
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the defaults: enough for ``from_dict``, unmoved by fields that later versions add."""
+        values = self.to_dict()
+        return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+
+    @classmethod
+    def schema(cls) -> dict[str, dict[str, Any]]:
+        """JSON Schema of every field, from its type and its limits."""
+        return {field.name: _schema(_hints(cls)[field.name], cls.limits.get(field.name, {}))
+                for field in dataclasses.fields(cls)}  # fmt: skip
+
+
+def _schema(hint: Any, limits: dict[str, Any]) -> dict[str, Any]:
+    if "enum" in limits:
+        return {"enum": list(limits["enum"])}
+    own = {key: value for key, value in limits.items() if key in _OF_LISTS}
+    if get_origin(hint) is tuple:
+        entries = {key: value for key, value in limits.items() if key not in own}
+        return {"type": "array", "items": {"type": _TYPES[get_args(hint)[0]], **entries}, **own}
+    types = [_TYPES[option] for option in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+    return {"type": types if len(types) > 1 else types[0], **limits}
