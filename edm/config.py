@@ -106,6 +106,7 @@ class NetworkConfig(_Data):
     attn_resolutions: resolutions whose blocks hold self-attention. channels_per_head: None for one head.
     style: "song" (DDPM++, NCSN++) or "adm" (Dhariwal and Nichol: adaptive group norm, no √½).
     residual_input: NCSN++'s skip from the downsampled input into every encoder level.
+    norm_groups: of every group norm; None for min(32, C/4). skip_rescale: whether "song" scales its sums by √½.
     """
 
     resolution: int
@@ -124,6 +125,8 @@ class NetworkConfig(_Data):
     residual_input: bool = False
     resample_filter: tuple[int, ...] = (1, 1)
     channels_per_head: int | None = None
+    norm_groups: int | None = None
+    skip_rescale: bool = True
 
     def __post_init__(self):
         for name in ("channel_mult", "attn_resolutions", "resample_filter"):
@@ -139,6 +142,9 @@ class NetworkConfig(_Data):
         for width in (self.model_channels * m for m in self.channel_mult):
             heads = self.heads(width)
             _require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
+        for width in (self.first_channels, *(self.model_channels * m for m in self.channel_mult)):
+            groups = self.norm_groups or 1
+            _require(width % groups == 0, f"{width} channels cannot be normalised in {groups} groups")
         _choose("network style", self.style, ("song", "adm"))
         _choose("embedding", self.embedding, ("positional", "fourier"))
 
@@ -152,6 +158,11 @@ class NetworkConfig(_Data):
     def resolutions(self) -> list[int]:
         """The image side at every level, from the finest."""
         return [self.resolution >> level for level in range(len(self.channel_mult))]
+
+    @property
+    def first_channels(self) -> int:
+        """Outputs of the first convolution."""
+        return self.model_channels * (self.channel_mult[0] if self.style == "adm" else 1)
 
     def heads(self, channels: int) -> int:
         """Attention heads of a block of that many channels; 0 is no attention (ADM below 64 channels)."""

@@ -35,7 +35,7 @@ CODE = {
     "features": 1,
     "reference": 1,
     "train": 1,
-    "published": 1,
+    "published": 2,
     "choose": 1,
     "search": 1,
     "evaluate": 1,

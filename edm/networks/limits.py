@@ -10,7 +10,7 @@ _LIMITS = {
     "resolution": (8, 1 << 14), "channels": (1, 256), "out_channels": (1, 512), "classes": (0, 1_000_000),
     "augment_dim": (0, 4096), "model_channels": (4, 1 << 14), "channel_mult": (1, 64), "num_blocks": (1, 64),
     "attn_resolutions": (1, 1 << 14), "channel_mult_noise": (1, 64), "resample_filter": (0, 1 << 20),
-    "channels_per_head": (1, 1 << 20),
+    "channels_per_head": (1, 1 << 20), "norm_groups": (1, 1 << 10),
 }  # fmt: skip
 _MOST_ENTRIES = 16  # of a list
 
