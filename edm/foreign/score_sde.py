@@ -15,6 +15,7 @@ from torch import Tensor
 from edm.config import NetworkConfig
 from edm.design.preconditioning import VE, Preconditioning, preconditioning_from
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN
+from edm.errors import UserError
 from edm.foreign.asked import Asked
 from edm.foreign.refusals import damaged, refused, shown, unsupported
 from edm.foreign.tensors import Stored, StoredTensors, unwrapped
@@ -202,6 +203,8 @@ def _variance_preserving(asked: Asked, about: dict[str, Any]) -> Preconditioning
     if asked.take("sde", "vp", about) != "vp":
         raise unsupported("a model of the sub-VP SDE", "import one of the VP or the VE SDE")
     low, high = asked.take("beta_min", VP_BETA_MIN, about), asked.take("beta_max", VP_BETA_MIN + VP_BETA_D, about)
+    if low >= high:
+        raise UserError(f"beta_min is {low:g}, which is not below beta_max, {high:g}; give both")
     made = preconditioning_from("vp", {"beta_d": high - low, "beta_min": low})
     about["assumed"] |= {name: made.arguments()[name] for name in ("steps", "epsilon_t")}
     return made
