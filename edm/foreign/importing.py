@@ -119,7 +119,7 @@ def _authors(file: BinaryIO) -> Any:
         return plain(file)
     except UserError:
         file.seek(0)
-        if any(_EDM2 in file.read(1 << 20) for _ in range(2)):
+        if _EDM2 in file.read(4 << 20):
             raise persistent.edm2() from None
         raise
 

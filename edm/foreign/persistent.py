@@ -41,13 +41,13 @@ def recognises(value: Any) -> bool:
 
 
 def is_training_state(value: Any) -> bool:
-    """{net, optimizer_state} of EDM, or EDM2's {state, net, optimizer, …}: weights without their average."""
+    """EDM's {net, optimizer_state}, or EDM2's {state, net, optimizer, …}: weights without their average."""
     return isinstance(value, dict) and "net" in value and not {"optimizer", "optimizer_state"}.isdisjoint(value)
 
 
 def training_state() -> UserError:
-    kind = "the state of a training of the EDM authors' program, without the EMA of the weights"
-    return unsupported(kind, "import the network-snapshot-*.pkl beside it")
+    kind = "the state of a training (network and optimizer), without the EMA of the weights"
+    return unsupported(kind, "import a snapshot of it, such as EDM's network-snapshot-*.pkl")
 
 
 def edm2() -> UserError:

@@ -120,7 +120,8 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
     about["inferred"] |= {name: list(value) if type(value) is tuple else value for name, value in inferred.items()}
     about["assumed"] |= _ASSUMED
     if fourier:
-        about["assumed"]["fir_kernel"] = list(_FIR)  # with another module than Conv2d_0 the pyramid has no filter
+        about["inferred"]["fir"] = True  # without the filter, Conv2d_0 of the pyramid has another name
+        about["assumed"]["fir_kernel"] = list(_FIR)
     filtered = fourier or asked.take("fir", False, about)
     stated = {"resample_filter": _FIR if filtered else (1, 1), "skip_rescale": asked.take("skip_rescale", True, about)}
     require_plausible({**inferred, "resolution": resolution})

@@ -76,7 +76,7 @@ def test_the_state_of_a_training_is_named(tmp_path, refused):
         network = module(class_name, to_published(net), init_kwargs)
         state = {"net": network, "optimizer_state": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{}]}}
         torch.save(state, tmp_path / "a.pt")
-    message = "without the EMA of the weights; import the network-snapshot-.*pkl beside it"
+    message = "state of a training .*, without the EMA of the weights; import a snapshot of it"
     refused(message, tmp_path / "a.pt")
     torch.save({"state": {}, "net": {"x": torch.zeros(1)}, "optimizer": {}}, tmp_path / "b.pt")
     refused(message, tmp_path / "b.pt")
