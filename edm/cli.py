@@ -8,6 +8,7 @@ from edm.cluster.memory import keep_freed
 from edm.config import ADAPTIVE, AUTO, COMPILE, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS
 from edm.data.prepare import SOURCES
 from edm.errors import PREEMPTED, Preempted, UserError
+from edm.foreign.asked import CHOICES
 
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
 
@@ -164,8 +165,22 @@ def parser() -> argparse.ArgumentParser:
     imported.add_argument("output", help="model.safetensors to write")
     imported.add_argument("--published", help="name under `pretrained` in params.yaml, which states what is below")
     imported.add_argument("--lock", default="downloads.lock.json", help="recorded checksums (downloads.lock.json)")
-    imported.add_argument("--resolution", type=int, help="side of the images, where the file does not tell it")
-    imported.add_argument("--channels-per-head", type=int, help="of the attention, where the file does not tell it")
+    says = imported.add_argument_group(
+        "what a file does not say", "Left out, the value of the published files is assumed and printed."
+    )
+    says.add_argument("--resolution", type=int, help="side of the images")
+    says.add_argument("--channels-per-head", type=int, help="of the attention (guided-diffusion)")
+    says.add_argument("--attention-order", choices=CHOICES["attention_order"],
+                      help="new: q, k, v before the heads; old: after, guided-diffusion's default")  # fmt: skip
+    says.add_argument(
+        "--noise-schedule", choices=CHOICES["noise_schedule"], help="linear is guided-diffusion's default"
+    )
+    says.add_argument("--sde", choices=CHOICES["sde"], help="of score_sde's models without Fourier features")
+    says.add_argument("--beta-min", type=float, help="of score_sde's VP SDE")
+    says.add_argument("--beta-max", type=float, help="of score_sde's VP SDE")
+    for name, meaning in (("fir", "resampling with the filter 1, 3, 3, 1"), ("skip-rescale", "sums scaled by √½"),
+                          ("scale-by-sigma", "outputs divided by σ")):  # fmt: skip
+        says.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=f"{meaning} (score_sde)")
     _from_params(imported)
 
     export = command("export", "models.export", "write a checkpoint under the parameter names of the published ones")

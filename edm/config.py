@@ -53,6 +53,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "channel_mult_noise": {"minimum": 1, "maximum": 64},
     "resample_filter": {"minItems": 2, "maxItems": 16, "minimum": 0, "maximum": 1 << 20},
     "channels_per_head": {"minimum": 1, "maximum": 1 << 20},
+    "norm_groups": {"minimum": 1, "maximum": 1 << 10},
     "architecture": {"enum": tuple(ARCHITECTURES)},
     "preconditioning": {"enum": DESIGNS},
     "loss": {"enum": DESIGNS},
@@ -105,6 +106,7 @@ class NetworkConfig(_Data):
     attn_resolutions: resolutions whose blocks hold self-attention. channels_per_head: None for one head.
     style: "song" (DDPM++, NCSN++) or "adm" (Dhariwal and Nichol: adaptive group norm, no √½).
     residual_input: NCSN++'s skip from the downsampled input into every encoder level.
+    norm_groups: of every group norm; None for min(32, C/4). skip_rescale: whether "song" scales its sums by √½.
     """
 
     resolution: int
@@ -123,6 +125,8 @@ class NetworkConfig(_Data):
     residual_input: bool = False
     resample_filter: tuple[int, ...] = (1, 1)
     channels_per_head: int | None = None
+    norm_groups: int | None = None
+    skip_rescale: bool = True
 
     def __post_init__(self):
         self.check()
@@ -134,6 +138,9 @@ class NetworkConfig(_Data):
         for width in (self.model_channels * m for m in self.channel_mult):
             heads = self.heads(width)
             require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
+        for width in (self.first_channels, *(self.model_channels * m for m in self.channel_mult)):
+            groups = self.norm_groups or 1
+            require(width % groups == 0, f"{width} channels cannot be normalised in {groups} groups")
 
     @classmethod
     def of(cls, architecture: str, **size) -> Self:
@@ -145,6 +152,11 @@ class NetworkConfig(_Data):
     def resolutions(self) -> list[int]:
         """The image side at every level, from the finest."""
         return [self.resolution >> level for level in range(len(self.channel_mult))]
+
+    @property
+    def first_channels(self) -> int:
+        """Outputs of the first convolution."""
+        return self.model_channels * (self.channel_mult[0] if self.style == "adm" else 1)
 
     def heads(self, channels: int) -> int:
         """Attention heads of a block of that many channels; 0 is no attention (ADM below 64 channels)."""

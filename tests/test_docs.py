@@ -89,7 +89,9 @@ def made(tmp_path_factory, digits_archive):
         for number in range(3):
             pixels = np.random.default_rng(number).integers(0, 256, (24, 20, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "data" / "raw" / "flowers" / kind / f"{number}.jpg")
-    (folder / "64x64_diffusion.pt").write_bytes((ROOT / "tests/fixtures/checkpoints/adm.pt").read_bytes())
+    for size in (64, 256):
+        published = folder / f"{size}x{size}_diffusion.pt"
+        published.write_bytes((ROOT / "tests/fixtures/checkpoints/adm.pt").read_bytes())
     return folder
 
 

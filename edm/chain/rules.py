@@ -298,7 +298,7 @@ RULES: dict[str, Rule] = {
     "features": Rule("data", _features, _no_settings),
     "reference": Rule("data", _reference, _of_reference, computes=True),
     "train": Rule("train", _train, _of_experiment("training"), code=2, computes=True, cost=costs.training),
-    "published": Rule("train", _published, _of_published, cost=costs.importing),
+    "published": Rule("train", _published, _of_published, code=2, cost=costs.importing),
     "choose": Rule("train", _choose, _of_experiment("choice"), computes=True, cost=costs.choosing),
     "search": Rule("evaluate", _search, _of_experiment("search"), computes=True, cost=costs.searching),
     "shard": dataclasses.replace(_EVALUATE, jobs=_shard, cost=costs.sharing, kept=False),

@@ -108,29 +108,36 @@ def import_published(args: Namespace) -> None:
     from edm.files.download import pin
     from edm.files.writing import sha256_file
     from edm.foreign import convert
+    from edm.foreign.asked import NAMES
 
-    asked = {"resolution": args.resolution, "channels_per_head": args.channels_per_head}
+    asked = {name: value for name in NAMES if (value := getattr(args, name)) is not None}
     if args.published:
+        if asked:
+            raise UserError(f"{next(iter(asked))} is stated in {args.params} where --published is given; leave it out")
         loaded = params.load(args.params)
         if args.published not in loaded.pretrained:
             there = ", ".join(loaded.pretrained)
             raise UserError(f"{args.published}: not among `pretrained` of {args.params}: {there}")
         spec = loaded.pretrained[args.published]
         params.check_spec(loaded.pretrained_spec(args.published), args.expect, f"pretrained {args.published}")
-        asked = {name: spec.get(name) for name in asked}
+        asked = {name: spec[name] for name in NAMES if name in spec}
         entry = loaded.downloads.get(args.file)
         if not Path(args.file).exists():
             where = (entry or {}).get("note") or (entry or {}).get("url") or "get it from its authors"
             raise UserError(f"{args.file}: not there; put {args.published} at that path: {where}")
         if entry is not None:  # a file that changes between two imports is another model
             pin(args.lock, args.file, sha256_file(args.file))
-    imported = convert(args.file, args.output, **{name: value for name, value in asked.items() if value is not None})
-    about = imported.about
+    about = convert(args.file, args.output, **asked).about
     say(f"{args.output}: {about['source']}, licence {about['licence']}, sha256 {about['source_sha256'][:12]}")
+    if about["assumed"]:
+        assumed = ", ".join(f"{name} {json.dumps(value)}" for name, value in about["assumed"].items())
+        say(f"assumed, as the file does not say it: {assumed}")
 
 
 def export(args: Namespace) -> None:
     from edm.foreign import export
 
-    export(args.checkpoint, args.output)
+    differences = export(args.checkpoint, args.output)
     say(f"{args.output}: written under the published names")
+    if differences:
+        say(f"the authors' class cannot load it: {'; '.join(differences)}. This program can")

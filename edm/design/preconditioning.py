@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edm.design.schedules import VP as VPSchedule
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T
-from edm.design.timesteps import IDDPM_C1, IDDPM_C2, IDDPM_STEPS, iddpm_levels
+from edm.design.timesteps import IDDPM_C1, IDDPM_C2, IDDPM_STEPS, iddpm_levels, linear_levels
 from edm.errors import UserError
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -115,6 +115,24 @@ class IDDPM(Preconditioning):
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
 
 
+class LinearIDDPM(IDDPM):
+    """iDDPM's preconditioning over the levels of Ho et al. 2020, guided-diffusion's "linear" schedule.
+
+    beta_first, beta_last: β of the least and the most noisy step for M = 1000; other M divide the same schedule.
+    """
+
+    name = "iddpm-linear"
+
+    def __init__(self, beta_first: float = 1e-4, beta_last: float = 0.02, steps: int = IDDPM_STEPS):
+        super().__init__(steps=steps)
+        self.beta_first, self.beta_last = beta_first, beta_last
+        scale = IDDPM_STEPS / steps
+        self.u = linear_levels(steps, scale * beta_first, scale * beta_last).to(torch.float32)
+
+    def arguments(self) -> dict[str, float | int | None]:
+        return {"beta_first": self.beta_first, "beta_last": self.beta_last, "steps": self.steps}
+
+
 class EDM(Preconditioning):
     """The paper's: unit variance at the network's input and training target, errors amplified least (App. B.6)."""
 
@@ -136,7 +154,7 @@ class EDM(Preconditioning):
         return c_skip, c_out, total.rsqrt(), 0.25 * sigma.log()
 
 
-PRECONDITIONINGS = {kind.name: kind for kind in (VP, VE, IDDPM, EDM)}
+PRECONDITIONINGS = {kind.name: kind for kind in (VP, VE, IDDPM, LinearIDDPM, EDM)}
 _MOST_STEPS = 100_000
 
 

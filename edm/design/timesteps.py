@@ -34,6 +34,12 @@ def iddpm_levels(steps: int = IDDPM_STEPS, c1: float = IDDPM_C1, c2: float = IDD
     return torch.tensor(u[::-1], dtype=torch.float64)
 
 
+def linear_levels(steps: int, beta_first: float, beta_last: float) -> Tensor:
+    """The noise levels of steps whose β rises linearly (Ho et al. 2020), in the form of :func:`iddpm_levels`."""
+    alpha_bar = (1 - torch.linspace(beta_first, beta_last, steps, dtype=torch.float64)).cumprod(0)
+    return torch.cat((((1 - alpha_bar) / alpha_bar).sqrt().flip(0), torch.zeros(1, dtype=torch.float64)))
+
+
 def _fractions(num_steps: int) -> Tensor:
     """i / (N − 1) for i < N; a single step starts at σ_max."""
     return torch.arange(num_steps, dtype=torch.float64) / max(num_steps - 1, 1)

@@ -1,7 +1,8 @@
 """State dicts of guided-diffusion (Dhariwal and Nichol): ADM for ImageNet-64, class-conditional, with learned variance.
 
-A bare dictionary of tensors. Its shapes tell everything but the image's resolution and the number of attention heads;
-both are those of the published model where the shapes are.
+A bare dictionary of tensors. Its shapes tell everything but the image's resolution, the number of attention heads, the
+order of the attention's channels and the noise schedule. Where they are not stated, those of the published model are
+taken: the first two only where the shapes are its own, too.
 """
 
 import re
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import IDDPM
+from edm.design.preconditioning import IDDPM, LinearIDDPM
 from edm.errors import UserError
 from edm.foreign.asked import Asked
-from edm.foreign.refusals import damaged, refused, shown
-from edm.foreign.tensors import Stored, StoredTensors
+from edm.foreign.refusals import damaged, refused, shown, unsupported
+from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible
 from edm.networks.unet import Block, UNet
@@ -27,10 +28,11 @@ _NEEDED = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
 _BLOCK = {"norm0": "in_layers.0", "conv0": "in_layers.2", "affine": "emb_layers.1", "norm1": "out_layers.0",
           "conv1": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
 _DROPOUT = 0.1  # it acts in training alone
+_GROUPS = 32  # of every norm, whatever the width
 
 
 def recognises(value: Any) -> bool:
-    return isinstance(value, dict) and all(name in value for name in _NEEDED)
+    return isinstance(value, dict) and unwrapped(value).keys() >= set(_NEEDED)
 
 
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
@@ -38,31 +40,41 @@ def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoi
     if not all(type(name) is str and isinstance(tensor, Stored) for name, tensor in value.items()):
         raise damaged("an entry of the state dict is no tensor")
     about: dict[str, Any] = {"licence": LICENCE, "inferred": {}, "assumed": {}}
+    value = unwrapped(value)
     config = infer({name: tensor.shape for name, tensor in value.items()}, asked, about)
-    preconditioning = IDDPM()
-    about["assumed"] |= preconditioning.arguments() | {
-        "noise_schedule": "cosine", "attention_order": "q, k, v before heads", "dropout": _DROPOUT,
-    }  # fmt: skip
-    own = _own_tensors(config, StoredTensors(file, value)) | {"preconditioning.u": preconditioning.u}
+    # The larger published models differ in both from that for 64 pixels.
+    large = (config.model_channels, config.num_blocks) == (256, 2)
+    linear = asked.take("noise_schedule", None if large else "cosine", about) == "linear"
+    ordered = any(config.heads(config.model_channels * mult) > 1 for mult in config.channel_mult)
+    old = ordered and asked.take("attention_order", None if large else "new", about) == "old"
+    preconditioning = LinearIDDPM() if linear else IDDPM()
+    about["assumed"] |= preconditioning.arguments() | {"dropout": _DROPOUT}
+    own = _own_tensors(config, StoredTensors(file, value), old) | {"preconditioning.u": preconditioning.u}
     return assemble(config, preconditioning, own, "its network"), about
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, Any]) -> NetworkConfig:
     """The network whose tensors have these shapes; ``about`` notes what was inferred. Raises UserError."""
-    first, last = shapes["input_blocks.0.0.weight"], shapes["out.2.weight"]
+    first, last, time = (shapes[name] for name in ("input_blocks.0.0.weight", "out.2.weight", "time_embed.0.weight"))
+    _refuse_others(shapes)
+    asked.allow("resolution", "channels_per_head", "attention_order", "noise_schedule")
     if len(first) != 4 or len(last) != 4 or first[1] not in (1, 3) or last[0] not in (first[1], 2 * first[1]):
         raise refused("it is no model of guided-diffusion that makes images from noise alone")
-    width, channels = max(first[0], 1), first[1]
+    if len(time) != 2:
+        raise damaged("its time_embed.0.weight is no matrix")
+    width, channels = max(time[1], 1), first[1]
     inputs, outputs = (_count(shapes, group) for group in ("input_blocks", "output_blocks"))
     # An upsampling block ends every level of the decoder but the finest, as a third or second part of its last entry.
     depth = 1 + sum(bool(re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)) for name in shapes)
     num_blocks = outputs // depth - 1
     if num_blocks < 1 or outputs != depth * (num_blocks + 1) or inputs != depth * (num_blocks + 1):
         raise refused("its blocks are not those of ADM (with residual up- and downsampling)")
-    if width == 256 and num_blocks == 2:
-        raise refused("the models for 128, 256 and 512 pixels have another noise schedule, and are not supported")
     ends = [1 + level * (num_blocks + 1) + num_blocks - 1 for level in range(depth)]  # the last block of each level
-    mult = tuple(_outputs(shapes, end) // width for end in ends)
+    widths = [_outputs(shapes, end) for end in ends]
+    if any(number % width or number % _GROUPS for number in widths):
+        raise refused(f"its levels have {', '.join(map(str, widths))} channels, not each a multiple of {width}, its "
+                      f"model_channels, and of {_GROUPS}, the groups of guided-diffusion's norms")  # fmt: skip
+    mult = tuple(number // width for number in widths)
     attends = [f"input_blocks.{end}.1.qkv.weight" in shapes for end in ends]
     label = shapes.get("label_emb.weight", (0,))
     published = (width, mult, num_blocks, attends) == (192, (1, 2, 3, 4), 3, [False, True, True, True])
@@ -80,12 +92,23 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         "channel_mult": mult,
         "num_blocks": num_blocks,
         "attn_resolutions": tuple(resolution >> level for level, attending in enumerate(attends) if attending),
+        "norm_groups": _GROUPS if min(widths) < 4 * _GROUPS else None,  # None is the same where all are as wide
     }
     about["inferred"] |= {name: list(value) if type(value) is tuple else value for name, value in inferred.items()}
     require_plausible({**inferred, "resolution": resolution, "channels_per_head": channels_per_head})
     return NetworkConfig(
         resolution, **inferred, channels_per_head=channels_per_head, style="adm", dropout=_DROPOUT
     )  # fmt: skip
+
+
+def _refuse_others(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError for models whose tensors have the names of guided-diffusion's."""
+    if any(name.endswith(".qkv.weight") and len(shape) == 4 for name, shape in shapes.items()):
+        kind = "one of OpenAI's consistency models, or their EDM of ImageNet-64, with another preconditioning"
+        raise unsupported(kind, "import NVIDIA's EDM of ImageNet-64")
+    if any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) for name in shapes):
+        kind = "a model of improved-diffusion, or of guided-diffusion without resblock_updown"
+        raise unsupported(kind, "import one of guided-diffusion with resblock_updown")
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], group: str) -> int:
@@ -98,7 +121,8 @@ def _outputs(shapes: Mapping[str, tuple[int, ...]], entry: int) -> int:
     return (*shapes.get(f"input_blocks.{entry}.0.out_layers.3.weight", ()), 0)[0]
 
 
-def _own_tensors(config: NetworkConfig, weights: StoredTensors) -> dict[str, Tensor]:
+def _own_tensors(config: NetworkConfig, weights: StoredTensors, old: bool) -> dict[str, Tensor]:
+    """old: the attention has the old order of channels."""
     with torch.device("meta"):
         network = UNet(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
@@ -112,6 +136,8 @@ def _own_tensors(config: NetworkConfig, weights: StoredTensors) -> dict[str, Ten
         elif ".attention." in name and tensor.ndim == 3:
             tensor = tensor[..., None]  # a convolution in one dimension
         require_shape(theirs, tensor, shapes[name], "its network")
+        if old and ".qkv." in name:  # theirs are (head, {q, k, v}, channel); ours ({q, k, v}, head, channel)
+            tensor = tensor.unflatten(0, (config.heads(len(tensor) // 3), 3, -1)).transpose(0, 1).flatten(0, 2)
         own[f"network.{name}"] = tensor
         used.add(theirs)
     if len(used) != len(weights):

@@ -9,9 +9,9 @@ import torch
 from edm.errors import UserError
 from edm.files.writing import atomic_write
 from edm.foreign.asked import Asked
-from edm.foreign.published import constructor_call, from_published, known_arguments, to_published
+from edm.foreign.published import constructor_call, differences, from_published, known_arguments, to_published
 from edm.foreign.refusals import damaged
-from edm.foreign.tensors import Stored, StoredTensors
+from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser
 
@@ -19,26 +19,33 @@ FORMAT = "edm-published/1"
 SOURCE = "an export of this program"
 
 
-def export(checkpoint_path: str | Path, out: str | Path) -> None:
+def export(checkpoint_path: str | Path, out: str | Path) -> list[str]:
     """Writes the weights of one of our checkpoints as a state dict under the published names.
 
     out: ``.safetensors``, with ``class_name`` and ``init_kwargs`` (the published constructor call) in its header, or
     ``.pt``, a dictionary of torch.save with the state dict beside them. :func:`edm.foreign.read` reads both back,
-    exactly. Raises UserError for another ending, and for a network that the published classes cannot describe.
+    exactly. Returns why the authors' class cannot be made with that call: [] where it can, and then loads the state
+    dict and computes the same. Raises UserError for another ending, and for a network that the published classes
+    cannot describe.
     """
     if Path(out).suffix not in (".safetensors", ".pt"):
         raise UserError(f"{out}: choose an ending: .safetensors or .pt")
     denoiser = checkpoint.load(checkpoint_path)
     class_name, init_kwargs = constructor_call(denoiser)
+    found = differences(denoiser, init_kwargs)
+    # iDDPMPrecond has a learned variance always, and no such argument; reading it back takes it off again.
+    without = class_name == "iDDPMPrecond" and denoiser.network.config.out_channels is None
+    own = {"out_channels": init_kwargs.pop("out_channels")} if without else {}
     about = checkpoint.describe(checkpoint_path)["about"]
-    header = {"format": FORMAT, "class_name": class_name, "init_kwargs": init_kwargs, "about": about}
+    header = {"format": FORMAT, "class_name": class_name, "init_kwargs": init_kwargs, "own": own, "about": about}
     tensors = {name: tensor.detach().contiguous() for name, tensor in to_published(denoiser).items()}
     if Path(out).suffix == ".safetensors":
         checkpoint.save_tensors(out, tensors, header)
-        return
+        return found
     with atomic_write(out) as temporary, io.BytesIO() as buffer:
         torch.save({**header, "state_dict": tensors}, buffer)  # to memory: torch writes a file's name into the file
         temporary.write_bytes(buffer.getbuffer())
+    return found
 
 
 def recognises(value: Any) -> bool:
@@ -47,19 +54,19 @@ def recognises(value: Any) -> bool:
 
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
     """The denoiser of an export to ``.pt``, and what is to be said about it. Raises UserError."""
-    asked.refuse("resolution", "channels_per_head")
-    state = value["state_dict"]
-    if type(state) is not dict or not all(isinstance(tensor, Stored) for tensor in state.values()):
+    asked.allow()
+    state = unwrapped(value["state_dict"]) if type(value["state_dict"]) is dict else None
+    if state is None or not all(isinstance(tensor, Stored) for tensor in state.values()):
         raise damaged("its state dict holds something else than tensors")
     return rebuilt({**value, "state_dict": StoredTensors(file, state)})
 
 
 def rebuilt(value: dict[str, Any]) -> tuple[Denoiser, dict[str, Any]]:
     """The denoiser of an export, whose ``state_dict`` is a mapping of tensors. Raises UserError."""
-    class_name, init_kwargs = value.get("class_name"), value.get("init_kwargs")
-    if type(class_name) is not str or type(init_kwargs) is not dict:
+    class_name, init_kwargs, own = value.get("class_name"), value.get("init_kwargs"), value.get("own", {})
+    if type(class_name) is not str or type(init_kwargs) is not dict or type(own) is not dict:
         raise damaged("it names no class and no constructor arguments")
-    known, _ = known_arguments(init_kwargs)
+    known, _ = known_arguments(init_kwargs | own)
     about = {"licence": licence(value.get("about")), "inferred": {"class_name": class_name, "init_kwargs": known},
              "assumed": {}}  # fmt: skip
     return from_published(class_name, known, value["state_dict"]), about

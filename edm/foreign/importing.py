@@ -19,6 +19,7 @@ from edm.models.denoiser import Denoiser
 _LARGEST = 8 << 30  # bytes; the largest published file has 1.2 GB
 _FAMILIES = (persistent, score_sde, adm, exporting)
 _OWN = "a checkpoint of this program"
+_EDM2 = b"MPFourier"  # a class of every network of EDM2, in its source code and by name
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,17 @@ class Imported:
     about: dict[str, Any]
 
 
-def read(path: str | Path, *, resolution: int | None = None, channels_per_head: int | None = None) -> Imported:
+def read(path: str | Path, **stated: Any) -> Imported:
     """The denoiser in a checkpoint of any kind that is known, float32, in evaluation mode, without gradients.
 
     Known are the EDM authors' pickles, score_sde's and guided-diffusion's files of torch.save, exports of this program,
     and its own checkpoints. Nothing that a file holds is ever run.
-    resolution: side of the images; channels_per_head: of the attention. To be given where a file does not tell them and
-    is not of the published model's size. Raises UserError, in one line, for a file that is of no such kind, damaged,
-    hostile or incomplete, and for an argument that has no effect on it.
+    stated: what the file does not say, by the names of :class:`edm.foreign.asked.Asked`. ``resolution`` and
+    ``channels_per_head`` have to be given where the file is not of the published model's size; of the others, the
+    values of the published files are assumed, and listed under ``assumed``. Raises UserError, in one line, for a file
+    that is of no such kind, damaged, hostile or incomplete, and for an argument that has no effect on it.
     """
-    asked = Asked(resolution, channels_per_head)
+    asked = Asked(**stated)
     try:
         if not Path(path).is_file():  # a device or a pipe would never end
             raise UserError("no such file")
@@ -65,17 +67,17 @@ def read(path: str | Path, *, resolution: int | None = None, channels_per_head: 
     return Imported(denoiser, about | ({"asked": asked.given()} if asked.given() else {}))
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", **asked: int | None) -> Denoiser:
+def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) -> Denoiser:
     """The denoiser of :func:`read`, on a device."""
-    return read(path, **asked).denoiser.to(device, memory_format=torch.channels_last)
+    return read(path, **stated).denoiser.to(device, memory_format=torch.channels_last)
 
 
-def convert(path: str | Path, out: str | Path, **asked: int | None) -> Imported:
+def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:
     """Writes the denoiser of :func:`read` as a checkpoint of ours, with what is known about it in the header.
 
     Equal files and arguments give equal bytes. Raises UserError as :func:`read` does, and for a checkpoint of ours.
     """
-    imported = read(path, **asked)
+    imported = read(path, **stated)
     if imported.about["source"] == _OWN:
         raise UserError(f"{path}: is a checkpoint of this program already; use it as it is")
     checkpoint.save(out, imported.denoiser, None, imported.about)
@@ -95,7 +97,7 @@ def _read(path: str | Path, file: BinaryIO, asked: Asked) -> tuple[str, Denoiser
     elif start.startswith(LEGACY_START):
         value = legacy(file)
     elif start.startswith(b"\x80"):
-        value = plain(file)
+        value = _authors(file)
     elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise UserError("is a web page, not a checkpoint; get the file again, with a browser where a page asks first")
     elif not start:
@@ -105,13 +107,26 @@ def _read(path: str | Path, file: BinaryIO, asked: Asked) -> tuple[str, Denoiser
     for family in _FAMILIES:
         if family.recognises(value):
             return family.SOURCE, *family.denoiser(value, file, asked)
+    if persistent.is_training_state(value):
+        raise persistent.training_state()
     keys = ", ".join(shown(key) for key in list(value)[:5]) if isinstance(value, dict) else ""
     raise refused(f"it holds {f'a dictionary of {keys}, …' if keys else shown(value)}, which is no known checkpoint")
 
 
+def _authors(file: BinaryIO) -> Any:
+    """The value of a plain pickle. EDM2's may hold objects beside the network that no pickle of EDM has."""
+    try:
+        return plain(file)
+    except UserError:
+        file.seek(0)
+        if _EDM2 in file.read(4 << 20):
+            raise persistent.edm2() from None
+        raise
+
+
 def _safetensors(path: str | Path, asked: Asked) -> tuple[str, Denoiser, dict[str, Any]]:
     """A checkpoint or an export of this program."""
-    asked.refuse("resolution", "channels_per_head")
+    asked.allow()
     try:
         header = checkpoint.read_header(path, exporting.FORMAT)
     except UserError:

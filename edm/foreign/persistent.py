@@ -7,10 +7,11 @@ arguments and tensors say all that :func:`edm.foreign.published.from_published` 
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from edm.errors import UserError
 from edm.foreign.asked import Asked
 from edm.foreign.pickles import Instance
 from edm.foreign.published import from_published, known_arguments
-from edm.foreign.refusals import damaged, refused, shown
+from edm.foreign.refusals import damaged, refused, shown, unsupported
 from edm.foreign.streams import MODULE_DICT, PERSISTENT
 from edm.foreign.tensors import Stored, StoredTensors
 from edm.models.denoiser import Denoiser
@@ -39,10 +40,26 @@ def recognises(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("ema"), Instance)
 
 
+def is_training_state(value: Any) -> bool:
+    """EDM's {net, optimizer_state}, or EDM2's {state, net, optimizer, …}: weights without their average."""
+    return isinstance(value, dict) and "net" in value and not {"optimizer", "optimizer_state"}.isdisjoint(value)
+
+
+def training_state() -> UserError:
+    kind = "the state of a training (network and optimizer), without the EMA of the weights"
+    return unsupported(kind, "import a snapshot of it, such as EDM's network-snapshot-*.pkl")
+
+
+def edm2() -> UserError:
+    return unsupported("a model of EDM2 (Karras et al. 2024), another network than EDM's", "import a model of EDM")
+
+
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
     """The denoiser of ``ema``, and what is to be said about it. Raises UserError."""
-    asked.refuse("resolution", "channels_per_head")
+    asked.allow()
     ema = _module(value["ema"])
+    if ema.name == "Precond":
+        raise edm2()
     if ema.state.get("_init_args") not in ((), None):
         raise refused(f"{ema.name} was made with positional arguments, as no published model")
     arguments = ema.state.get("_init_kwargs")

@@ -11,6 +11,7 @@ from edm.config import NetworkConfig
 from edm.design.preconditioning import EDM, IDDPM, VE, VP, Preconditioning, preconditioning_from
 from edm.errors import UserError
 from edm.models.denoiser import Denoiser, assemble, require_shape
+from edm.networks.layers import GroupNorm
 from edm.networks.limits import require_plausible
 from edm.networks.unet import Block, UNet
 
@@ -29,7 +30,8 @@ _ADM = {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3, "a
         "dropout": 0.10}  # fmt: skip
 _MODELS = {"SongUNet": _SONG, "DhariwalUNet": _ADM}
 #: Choices that the published classes fix and our networks leave open, under our names.
-_OURS = ("channels_per_head", "out_channels")
+_OURS = ("channels_per_head", "out_channels", "norm_groups")
+_OUTPUTS = ("out_conv.weight", "out_conv.bias")
 _IN_WORDS = {int: "a whole number", float: "a number", str: "text", list: "a list of whole numbers"}
 #: Constructor arguments that describe a network or its preconditioning, and their types.
 _ARGUMENTS: dict[str, type] = {
@@ -87,7 +89,10 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
     for key, name in places.items():
         if key not in state_dict:
             raise UserError(f"{class_name}: tensor {key!r} is missing from the state dict")
-        tensor = state_dict[key]
+        tensor, rows = state_dict[key], shapes[name][0]
+        padded = name in _OUTPUTS and config.out_channels is None and class_name == "iDDPMPrecond"
+        if padded and tensor.shape[:1] == (2 * rows,):
+            tensor = tensor[:rows]  # as to_published writes it
         require_shape(key, tensor, shapes[name], class_name)
         own[f"network.{name}"] = _own_order(name, tensor)
     if isinstance(preconditioning, IDDPM):
@@ -96,8 +101,13 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
 
 
 def to_published(denoiser: Denoiser) -> dict[str, Tensor]:
-    """The state dict of a denoiser under the published names; the inverse of :func:`from_published`, exactly."""
+    """The state dict of a denoiser under the published names; the inverse of :func:`from_published`, exactly.
+
+    iDDPMPrecond has outputs for a learned variance, on which D does not depend: without one they are zeros.
+    """
     own = denoiser.network.state_dict()
+    if isinstance(denoiser.preconditioning, IDDPM) and denoiser.network.config.out_channels is None:
+        own |= {name: torch.cat((own[name], torch.zeros_like(own[name]))) for name in _OUTPUTS}
     state = {f"model.{key}": _published_order(name, own[name]) for name, key in published_names(denoiser.network)}
     for key in _resampling_layers(denoiser.network):
         taps = torch.tensor(denoiser.network.config.resample_filter, dtype=torch.float32)
@@ -110,12 +120,14 @@ def to_published(denoiser: Denoiser) -> dict[str, Tensor]:
 def constructor_call(denoiser: Denoiser) -> tuple[str, dict[str, Any]]:
     """(class name, constructor arguments) by which :func:`from_published` makes the same denoiser; plain values.
 
-    Arguments that the published classes lack (``channels_per_head``, ``out_channels``) appear only where the network
-    differs from theirs. Raises UserError for a network that the published classes cannot describe.
+    Arguments that the published classes lack (``channels_per_head``, ``out_channels``, ``norm_groups``) appear only
+    where the network differs from theirs. Raises UserError for a network that the published classes cannot describe.
     """
     config, preconditioning = denoiser.network.config, denoiser.preconditioning
-    classes = _PRECONDITIONING.items()
-    class_name, arguments = next((name, own) for name, (kind, own) in classes if type(preconditioning) is kind)
+    classes = {kind: (name, arguments) for name, (kind, arguments) in _PRECONDITIONING.items()}
+    if type(preconditioning) not in classes:
+        raise UserError(f"the published classes have no {preconditioning.name} noise levels; it cannot be exported")
+    class_name, arguments = classes[type(preconditioning)]
     values = preconditioning.arguments()
     kwargs = {
         "img_resolution": config.resolution, "img_channels": config.channels, "label_dim": config.classes,
@@ -136,9 +148,27 @@ def constructor_call(denoiser: Denoiser) -> tuple[str, dict[str, Any]]:
         kwargs["channels_per_head"] = config.channels_per_head
     if config.out_channels != usual.out_channels:
         kwargs["out_channels"] = config.out_channels or config.channels
+    if config.norm_groups is not None:
+        kwargs["norm_groups"] = config.norm_groups
     if network_config(class_name, kwargs) != config:
         raise UserError("this network is none that the published classes can describe; it cannot be exported")
     return class_name, kwargs
+
+
+def differences(denoiser: Denoiser, init_kwargs: Mapping[str, Any]) -> list[str]:
+    """Why the authors' class does not compute what a denoiser computes, in words; empty where it does.
+
+    init_kwargs: of :func:`constructor_call`.
+    """
+    found, config = [], denoiser.network.config
+    if "channels_per_head" in init_kwargs:
+        found.append(f"its attention has {config.channels_per_head or 'all'} channels per head")
+    norms = (module for module in denoiser.network.modules() if isinstance(module, GroupNorm))
+    if any(norm.groups != min(32, len(norm.weight) // 4) for norm in norms):
+        found.append("its norms do not have min(32, C/4) groups")
+    if config.out_channels is not None and "out_channels" in init_kwargs:
+        found.append(f"it has {config.out_channels} outputs")
+    return found
 
 
 def network_config(class_name: str, init_kwargs: Mapping[str, Any]) -> NetworkConfig:

@@ -1,4 +1,4 @@
-"""The two ways in which a foreign file fails, each one line however hostile its content."""
+"""The ways in which a foreign file fails, each one line however hostile its content."""
 
 from edm.errors import UserError
 
@@ -11,6 +11,11 @@ _IN_WORDS = {"Instance": "an object", "Name": "a name", "Stored": "a tensor", "S
 def refused(reason: str) -> UserError:
     """A file that is whole but asks for what no checkpoint needs, or is of no kind that is known."""
     return UserError(f"refused: {reason}; get the file from its publisher")
+
+
+def unsupported(kind: str, instead: str) -> UserError:
+    """A file whose kind is known, and which this program cannot use."""
+    return UserError(f"refused: it is {kind}; {instead}")
 
 
 def damaged(reason: str) -> UserError:

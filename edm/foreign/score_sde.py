@@ -13,21 +13,26 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import VE, VP, Preconditioning
+from edm.design.preconditioning import VE, Preconditioning, preconditioning_from
+from edm.design.schedules import VP_BETA_D, VP_BETA_MIN
+from edm.errors import UserError
 from edm.foreign.asked import Asked
-from edm.foreign.refusals import damaged, refused, shown
-from edm.foreign.tensors import Stored, StoredTensors
+from edm.foreign.refusals import damaged, refused, shown, unsupported
+from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible
 from edm.networks.unet import Block, UNet
 
 SOURCE = "a checkpoint of score_sde"
 LICENCE = "Apache-2.0, if published by Song et al."
-_PREFIXES = ("module.all_modules.", "all_modules.")  # with and without torch's DataParallel around the model
+_PREFIX = "all_modules."
 _BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "affine": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1",
           "skip": "Conv_2"}  # fmt: skip
 _MOST_MODULES = 1000  # the published networks have up to 105
-_DROPOUT = 0.1  # of every published configuration; it acts in training alone
+#: What every published file has, and no file says: scale of the images, conditioning on time, activation, and a dropout
+#: that acts in training alone.
+_ASSUMED = {"continuous": True, "nonlinearity": "swish", "dropout": 0.1}
+_FIR = (1, 3, 3, 1)
 
 
 class Kind(NamedTuple):
@@ -41,31 +46,29 @@ class Kind(NamedTuple):
 def recognises(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
         return False
-    return "ema" in value and any(str(name).startswith(_PREFIXES) for name in value["model"])
+    return "ema" in value and any(str(name).startswith(_PREFIX) for name in unwrapped(value["model"]))
 
 
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
     """The denoiser of the EMA weights, and what is to be said about it. Raises UserError."""
     about: dict[str, Any] = {"licence": LICENCE, "inferred": {}, "assumed": {}}
-    asked.refuse("channels_per_head")
     weights, levels = _weights(value)
     config = infer({name: tensor.shape for name, tensor in weights.items()}, asked, about)
-    preconditioning = _preconditioning(config, StoredTensors(file, levels), about)
+    preconditioning = _preconditioning(config, StoredTensors(file, levels), asked, about)
     return assemble(config, preconditioning, _own_tensors(config, StoredTensors(file, weights)), "its EMA"), about
 
 
 def _weights(value: dict[str, Any]) -> tuple[dict[str, Stored], dict[str, Stored]]:
     """(EMA weights by "K.…", or what the file has where a tensor is not trained; the list of noise levels, if any)."""
-    model, ema = value["model"], value["ema"]
+    model, ema = unwrapped(value["model"]), value["ema"]
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
     if not isinstance(shadow, list) or not all(isinstance(tensor, Stored) for tensor in [*shadow, *model.values()]):
         raise damaged("it holds no list of EMA weights (ema.shadow_params), or a parameter that is no tensor")
     weights, levels = {}, {}
     for name, tensor in model.items():
-        prefix = next((prefix for prefix in _PREFIXES if str(name).startswith(prefix)), None)
-        if prefix is not None:
-            weights[name.removeprefix(prefix)] = tensor
-        elif name in ("module.sigmas", "sigmas"):
+        if str(name).startswith(_PREFIX):
+            weights[name.removeprefix(_PREFIX)] = tensor
+        elif name == "sigmas":
             levels["sigmas"] = tensor
         else:
             raise refused(f"its model holds {shown(name)}, which is no part of DDPM++ or NCSN++")
@@ -86,6 +89,9 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
     """The network whose tensors ("K.…") have these shapes; ``about`` notes what was inferred. Raises UserError."""
     kinds = _kinds(shapes)
     fourier = kinds[0].name == "fourier"
+    asked.allow(
+        "resolution", "skip_rescale", "scale_by_sigma", *(() if fourier else ("sde", "beta_min", "beta_max", "fir"))
+    )
     body = kinds[fourier:]
     names = [kind.name for kind in body]
     # Other models of score_sde differ here; NCSN++ with a positional embedding could be VP or VE.
@@ -111,11 +117,15 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         "channel_mult_noise": 2 if fourier else 1,
         "residual_input": fourier,
     }
-    taps = (1, 3, 3, 1) if fourier else (1, 1)
     about["inferred"] |= {name: list(value) if type(value) is tuple else value for name, value in inferred.items()}
-    about["assumed"] |= {"resample_filter": list(taps), "dropout": _DROPOUT}
+    about["assumed"] |= _ASSUMED
+    if fourier:
+        about["inferred"]["fir"] = True  # without the filter, Conv2d_0 of the pyramid has another name
+        about["assumed"]["fir_kernel"] = list(_FIR)
+    filtered = fourier or asked.take("fir", False, about)
+    stated = {"resample_filter": _FIR if filtered else (1, 1), "skip_rescale": asked.take("skip_rescale", True, about)}
     require_plausible({**inferred, "resolution": resolution})
-    return NetworkConfig(resolution, **inferred, resample_filter=taps, dropout=_DROPOUT)
+    return NetworkConfig(resolution, **inferred, **stated, dropout=_ASSUMED["dropout"])
 
 
 def _kinds(shapes: Mapping[str, tuple[int, ...]]) -> list[Kind]:
@@ -167,12 +177,15 @@ def _encoder_levels(kinds: list[Kind], depth: int, num_blocks: int) -> list[list
     return levels
 
 
-def _preconditioning(config: NetworkConfig, levels: StoredTensors, about: dict[str, Any]) -> Preconditioning:
-    if config.embedding != "fourier":
-        preconditioning = VP()
-        about["inferred"]["preconditioning"] = "vp"
-        about["assumed"] |= preconditioning.arguments()
-        return preconditioning
+def _preconditioning(
+    config: NetworkConfig, levels: StoredTensors, asked: Asked, about: dict[str, Any]
+) -> Preconditioning:
+    ve = config.embedding == "fourier"
+    if asked.take("scale_by_sigma", ve, about) != ve:
+        raise unsupported(f"a model with scale_by_sigma {'off' if ve else 'on'}", "import one of the published kinds")
+    about["assumed"]["centered"] = not ve
+    if not ve:
+        return _variance_preserving(asked, about)
     about["inferred"]["preconditioning"] = "ve"
     if "sigmas" not in levels or levels.shape("sigmas") == (0,):
         preconditioning = VE()
@@ -185,6 +198,17 @@ def _preconditioning(config: NetworkConfig, levels: StoredTensors, about: dict[s
         raise damaged("its noise levels (module.sigmas) make no sense")
     about["inferred"] |= {"sigma_min": low, "sigma_max": high}
     return VE(low, high)
+
+
+def _variance_preserving(asked: Asked, about: dict[str, Any]) -> Preconditioning:
+    if asked.take("sde", "vp", about) != "vp":
+        raise unsupported("a model of the sub-VP SDE", "import one of the VP or the VE SDE")
+    low, high = asked.take("beta_min", VP_BETA_MIN, about), asked.take("beta_max", VP_BETA_MIN + VP_BETA_D, about)
+    if low >= high:
+        raise UserError(f"beta_min is {low:g}, which is not below beta_max, {high:g}; give both")
+    made = preconditioning_from("vp", {"beta_d": high - low, "beta_min": low})
+    about["assumed"] |= {name: made.arguments()[name] for name in ("steps", "epsilon_t")}
+    return made
 
 
 # Their tensors under our names ----------------------------------------------------------------------------------------

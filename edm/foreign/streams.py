@@ -18,6 +18,7 @@ from edm.foreign.zips import content, members
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
 _LEGACY_PROTOCOL = 1001
 _MOST_DESCRIPTION = 64 << 20  # bytes of the pickle in an archive
+_LONGEST_NUMBER = 16  # bytes
 _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 
@@ -129,6 +130,14 @@ def _set(*arguments: Any) -> set:
     raise damaged("a set in it is not one of names")
 
 
+def _encoded(*arguments: Any) -> bytes:
+    """Stands for _codecs.encode, by which protocol 2, torch.save's default, writes the bytes of a number."""
+    match arguments:
+        case (str() as text, "latin1") if len(text) <= _LONGEST_NUMBER and all(ord(letter) < 256 for letter in text):
+            return text.encode("latin1")
+    raise damaged("bytes in it are not those of a number")
+
+
 def _numpy_scalar(*arguments: Any) -> Any:
     """Stands for numpy's scalar(dtype, bytes): the number as Python's own."""
     match arguments:
@@ -155,15 +164,17 @@ _NUMPY_NAMES: Names = {
     for name, function in (("scalar", _numpy_scalar), ("dtype", _instance_of("numpy.dtype")))
     if (module == "numpy") == (name == "dtype")
 }
-_TORCH_NAMES: Names = {**_TENSOR_NAMES, **_NUMPY_NAMES, **dict.fromkeys(DTYPES)}
 #: Objects of the authors' classes carry their source code (module_src); it stays a text among others.
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 MODULE_DICT = "torch.nn.modules.container.ModuleDict"
 _PLAIN_NAMES: Names = {
     **_TENSOR_NAMES,
     **_NUMPY_NAMES,
+    Name("_codecs", "encode"): _encoded,
     Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _instance_of(PERSISTENT),
     Name("torch.nn.modules.container", "ModuleDict"): _instance_of(MODULE_DICT),
     Name("dnnlib.util", "EasyDict"): _ordered_dict,
     Name("builtins", "set"): _set,
+    Name("__builtin__", "set"): _set,
 }
+_TORCH_NAMES: Names = {**_PLAIN_NAMES, **dict.fromkeys(DTYPES)}

@@ -13,6 +13,7 @@ from edm.foreign.pickles import Name
 from edm.foreign.refusals import damaged, refused, shown
 
 _MOST_DIMENSIONS = 8
+_WRAPPER = "module."
 _MOST_EMPTY = 128  # size of a dimension of a tensor without numbers: 8 of them together still fit torch's integers
 
 #: torch's name of a typed storage → its element
@@ -86,6 +87,13 @@ def rebuild_parameter(*arguments: Any) -> Stored:
     if not arguments or not isinstance(arguments[0], Stored):
         raise damaged("a parameter holds no tensor")
     return arguments[0]
+
+
+def unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
+    """A state dict without the prefix that torch's DataParallel and DistributedDataParallel give to all its names."""
+    if state and all(type(name) is str and name.startswith(_WRAPPER) for name in state):
+        return {name.removeprefix(_WRAPPER): value for name, value in state.items()}
+    return state
 
 
 def storage_claim(persistent_id: Any) -> tuple[str, Storage]:

@@ -50,7 +50,7 @@ class _Count:
         levels = list(zip(config.resolutions, widths, strict=True))
         self.embedding()
 
-        x = self.conv(config.channels, config.model_channels, 3, config.resolution)
+        x = self.conv(config.channels, config.first_channels, 3, config.resolution)
         kept, pyramid = [x], config.channels
         for side, width in levels:
             if side != config.resolution:

@@ -60,11 +60,11 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over min(32, C/4) groups, or the next smaller number that divides C."""
+    """Group normalisation over ``groups``; None for min(32, C/4), or the next smaller number that divides C."""
 
-    def __init__(self, channels: int, eps: float):
+    def __init__(self, channels: int, eps: float, groups: int | None = None):
         super().__init__()
-        self.groups = next(g for g in range(min(32, channels // 4), 0, -1) if channels % g == 0)
+        self.groups = groups or next(g for g in range(min(32, channels // 4), 0, -1) if channels % g == 0)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -150,11 +150,11 @@ class Attention(nn.Module):
     steps. So it is kept, for published files have one, and not trained.
     """
 
-    def __init__(self, channels: int, heads: int, eps: float, mode: str, gain: float, zero_gain: float,
+    def __init__(self, channels: int, heads: int, norm: GroupNorm, mode: str, gain: float, zero_gain: float,
                  bias_gain: float):  # fmt: skip
         super().__init__()
         self.heads = heads
-        self.norm = GroupNorm(channels, eps)
+        self.norm = norm
         self.qkv = Conv(channels, 3 * channels, 1, mode, gain, bias_gain)
         self.proj = Conv(channels, channels, 1, mode, zero_gain)
 

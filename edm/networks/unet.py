@@ -26,16 +26,19 @@ from edm.networks.layers import (
 class Style:
     """What differs between the two families inside a block, and how their weights start (notes to Table 8)."""
 
-    def __init__(self, name: str):
-        adm = name == "adm"
+    def __init__(self, config: NetworkConfig):
+        adm = config.style == "adm"
         self.adaptive = adm  # the embedding scales and shifts the norm; otherwise it is added before it
-        self.skip_scale = 1.0 if adm else math.sqrt(0.5)
-        self.eps = 1e-5 if adm else 1e-6
+        self.skip_scale = 1.0 if adm or not config.skip_rescale else math.sqrt(0.5)
+        self.eps, self.groups = 1e-5 if adm else 1e-6, config.norm_groups
         self.mode = KAIMING if adm else XAVIER
         self.gain = math.sqrt(1 / 3) if adm else 1.0
         self.bias_gain = math.sqrt(1 / 3) if adm else 0.0
         self.zero_gain = 0.0 if adm else 1e-5  # of layers that start as (almost) nothing
         self.qkv_gain = math.sqrt(1 / 3) if adm else math.sqrt(0.2)
+
+    def norm(self, channels: int) -> GroupNorm:
+        return GroupNorm(channels, self.eps, self.groups)
 
 
 class Block(nn.Module):
@@ -50,11 +53,11 @@ class Block(nn.Module):
         self.style, self.dropout = style, config.dropout
         s = style
         self.resample = None if resample is None else Resample(config.resample_filter, up=resample == "up")
-        self.norm0 = GroupNorm(inputs, s.eps)
+        self.norm0 = s.norm(inputs)
         self.conv0 = Conv(inputs, outputs, 3, s.mode, s.gain, s.bias_gain)
         emb = config.model_channels * 4
         self.affine = Linear(emb, outputs * (2 if s.adaptive else 1), True, s.mode, s.gain, s.bias_gain)
-        self.norm1 = GroupNorm(outputs, s.eps)
+        self.norm1 = s.norm(outputs)
         self.conv1 = Conv(outputs, outputs, 3, s.mode, s.zero_gain)
         self.skip = None
         if inputs != outputs or (resample is not None and not s.adaptive):
@@ -62,7 +65,7 @@ class Block(nn.Module):
         heads = config.heads(outputs) if attention else 0
         self.attention = None
         if heads:
-            self.attention = Attention(outputs, heads, s.eps, s.mode, s.qkv_gain, s.zero_gain, s.bias_gain)
+            self.attention = Attention(outputs, heads, s.norm(outputs), s.mode, s.qkv_gain, s.zero_gain, s.bias_gain)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = silu(self.norm0(x))
@@ -126,7 +129,7 @@ class UNet(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
-        style = Style(config.style)
+        style = Style(config)
         self.skip_scale = style.skip_scale
         self.embedding = Embedding(config, style)
         widths = [config.model_channels * m for m in config.channel_mult]
@@ -136,7 +139,7 @@ class UNet(nn.Module):
         kept, last, pyramid = [], config.channels, config.channels
         for level, (resolution, width) in levels:
             if level == 0:
-                last = config.model_channels
+                last = config.first_channels
                 self.encoder.append(Conv(config.channels, last, 3, style.mode, style.gain, style.bias_gain))
             else:
                 if config.residual_input:
@@ -163,7 +166,7 @@ class UNet(nn.Module):
                 )
                 self._decode(Block(last + kept.pop(), width, config, style, attention=attention), joins=True)
                 last = width
-        self.out_norm = GroupNorm(last, style.eps)
+        self.out_norm = style.norm(last)
         self.out_conv = Conv(last, config.out_channels or config.channels, 3, style.mode, style.zero_gain)
 
     def _decode(self, block: Block, joins: bool) -> None:

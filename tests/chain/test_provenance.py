@@ -19,6 +19,7 @@ from edm.chain.jobs import Chain
 from edm.chain.provenance import FORMAT, Hashes, Provenance, adopt, sidecar_file, start
 from edm.chain.rules import RULES
 from edm.cli import main
+from edm.foreign.asked import NAMES
 
 TINY = """
 run: [tiny]
@@ -92,6 +93,22 @@ def test_a_setting_concerns_what_follows_from_it_and_undone_nothing(finished):
     assert Provenance(found).why_stale(found.by_name["train tiny/vp-B"]) == "changed: learning_rate"
     edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(learning_rate=2.0e-3))
     assert stale() == set()
+
+
+def test_what_is_stated_of_a_published_file_decides_its_import():
+    """Every name that `edm import` takes is part of the specification, from which the digest is made."""
+    raw = yaml.safe_load(TINY)
+    raw["experiments"]["tiny"]["models"] = {"old": {"pretrained": "found"}}
+
+    def digest(**stated):
+        raw["pretrained"] = {"found": {"path": "found.pt", "like": "tiny/vp-A", **stated}}
+        found = Chain(params.Params("params.yaml", raw))
+        return Provenance(found).digest(found.by_name["published tiny/old"])
+
+    values = dict.fromkeys(NAMES, 16) | {"attention_order": "old", "noise_schedule": "linear", "sde": "vp"}
+    values |= dict.fromkeys(("fir", "skip_rescale", "scale_by_sigma"), True)
+    digests = [digest(), *(digest(**{name: value}) for name, value in values.items())]
+    assert len(set(digests)) == len(digests) == len(NAMES) + 1
 
 
 def test_raw_data_are_known_by_their_content(finished):

@@ -43,6 +43,7 @@ PIECES = [
     b"B\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 8, b"C\x04test", b"cos\nsystem\n", b"cbuiltins\neval\n",
     b"c__builtin__\nexec\n", b"\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R", b"\x82\xf0", b"i", b"o",
     b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch.storage\n_load_from_bytes\n",
+    b"c_codecs\nencode\n", b"X\x01\0\0\0xX\x06\0\0\0latin1\x86R", b"c__builtin__\nset\n",
 ]  # fmt: skip
 NUMBERS = [b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\x7f", b"\xff" * 4, b"\xff" * 8, b"\0" * 8, b"\1\0\0\0"]
 

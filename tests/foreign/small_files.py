@@ -38,6 +38,12 @@ def make(architecture, preconditioning, seed=0, **size):
     return denoiser.eval().requires_grad_(False)
 
 
+def guided(preconditioning=None, **size):
+    """A denoiser as guided-diffusion makes them: 32 groups in every norm, whatever the width."""
+    size = {"model_channels": 32, "norm_groups": 32, "channels_per_head": 16, "out_channels": 6, **size}
+    return make("adm", preconditioning or IDDPM(), **size)
+
+
 def outputs(denoiser, sigmas=(0.05, 0.7, 9.0)):
     """D at fixed inputs, and the same for the classes that there are."""
     config = denoiser.network.config
@@ -164,13 +170,20 @@ def score_sde_file(path, denoiser, legacy=False, change=lambda content: content)
     return path
 
 
-def adm_file(path, denoiser, change=lambda content: content):
-    """Writes the state dict, with the attribute that torch gives to those of modules."""
+def adm_file(path, denoiser, change=lambda content: content, old=False):
+    """Writes the state dict, with the attribute that torch gives to those of modules.
+
+    old: with the attention's channels in the order of guided-diffusion's default.
+    """
     own = denoiser.network.state_dict()
     state = OrderedDict()
     for name, theirs in adm.places(denoiser.network):
         tensor = own[name].contiguous()
         tensor = tensor.T.contiguous() if name == "embedding.label.weight" else tensor
+        if old and ".qkv." in name:  # (q, k, v; head; channel) to (head; q, k, v; channel)
+            size = denoiser.network.config.channels_per_head
+            heads = range(0, len(tensor) // 3, size)
+            tensor = torch.cat([part[h : h + size] for h in heads for part in tensor.chunk(3)])
         state[theirs] = tensor[..., 0] if ".attention." in name and tensor.ndim == 4 else tensor
     state._metadata = OrderedDict({"": {"version": 1}})
     torch.save(change(state), path)
@@ -185,12 +198,12 @@ _TINY = {"resolution": 8, "channels": 1, "model_channels": 4, "channel_mult": (1
 def tiny_files(folder):
     """path → the arguments that it needs, of one small file per kind and container."""
     vp, ve = make("ddpmpp", VP(), **_TINY), make("ncsnpp", VE(), **{**_TINY, "channel_mult": (1, 1)})
-    cosine = make("adm", IDDPM(steps=20), **{**_TINY, "channels_per_head": 4, "out_channels": 2, "classes": 2})
+    cosine = guided(IDDPM(steps=20), **{**_TINY, "model_channels": 32, "out_channels": 2, "classes": 2})
     files = {
         authors_pickle(folder / "authors.pkl", vp): {},
         score_sde_file(folder / "score-vp.pth", vp): {"resolution": 8},
         score_sde_file(folder / "score-ve.pth", ve, legacy=True): {"resolution": 8},
-        adm_file(folder / "adm.pt", cosine): {"resolution": 8, "channels_per_head": 4},
+        adm_file(folder / "adm.pt", cosine): {"resolution": 8, "channels_per_head": 16},
         folder / "own.safetensors": {},
         folder / "trained.safetensors": {},
         folder / "export.pt": {},

@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_files import authors_pickle, equal, make, outputs, score_sde_file
+from small_files import authors_pickle, equal, guided, make, outputs, score_sde_file
 
 import edm
 from edm import foreign
-from edm.design.preconditioning import EDM, IDDPM, VE, VP
+from edm.cli import main
+from edm.design.preconditioning import EDM, IDDPM, VE, VP, LinearIDDPM
 from edm.foreign.published import constructor_call, from_published, to_published
 from edm.models import checkpoint
 
@@ -120,6 +121,51 @@ def test_a_checkpoint_of_a_training_is_exported_too(tmp_path, tiny):
     imported = foreign.read(tmp_path / "out.safetensors")
     assert equal(imported.denoiser, net)
     assert imported.about["inferred"]["init_kwargs"]["out_channels"] == 1  # the published class would have 2
+
+
+def test_an_export_of_iddpm_loads_in_the_authors_class(tmp_path):
+    """Which has outputs for a learned variance always: names and shapes are those of the golden iDDPMPrecond."""
+    case = next(case for case in GOLDEN if case["class_name"] == "iDDPMPrecond")
+    _, state = golden_denoiser(case)
+    net = make("adm", IDDPM(), model_channels=32, attn_resolutions=(16, 8), classes=10)  # the same without variance
+    checkpoint.save(tmp_path / "a.safetensors", net, None, {})
+    for ending in (".safetensors", ".pt"):
+        assert foreign.export(tmp_path / "a.safetensors", tmp_path / f"b{ending}") == []
+        assert equal(foreign.read(tmp_path / f"b{ending}").denoiser, net)
+    exported = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert {name: t.shape for name, t in exported["state_dict"].items()} == {name: t.shape for name, t in state.items()}
+    assert case["init_kwargs"].items() <= exported["init_kwargs"].items()
+    assert "out_channels" not in exported["init_kwargs"]  # which the class does not take
+    theirs = from_published(exported["class_name"], exported["init_kwargs"], exported["state_dict"])
+    assert theirs.learned_variance and torch.equal(outputs(theirs), outputs(net))
+
+
+@pytest.mark.parametrize(
+    "net, found",
+    [
+        (guided(channels_per_head=64), "its norms do not have min(32, C/4) groups"),
+        (guided(norm_groups=None), "its attention has 16 channels per head"),
+        (make("ddpmpp", VP(), channels_per_head=4), "its attention has 4 channels per head"),
+        (make("adm", EDM(), out_channels=6), "it has 6 outputs"),
+        (guided(model_channels=132, norm_groups=None, channels_per_head=64), "its norms do not have"),
+        (guided(model_channels=128, channels_per_head=64), None),
+    ],
+)
+def test_an_export_says_what_the_authors_class_cannot_be(tmp_path, capsys, net, found):
+    """Where it differs below a shape, the call names an argument that the class does not take."""
+    checkpoint.save(tmp_path / "a.safetensors", net, None, {})
+    assert main(["export", str(tmp_path / "a.safetensors"), str(tmp_path / "b.pt")]) == 0
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert [found in line for line in lines] == ([True] if found else [])
+    assert equal(foreign.read(tmp_path / "b.pt").denoiser, net)
+
+
+def test_networks_of_no_published_class_are_not_exported(tmp_path):
+    for number, net in enumerate((guided(LinearIDDPM()), make("ddpmpp", VP(), skip_rescale=False))):
+        checkpoint.save(tmp_path / "a.safetensors", net, None, {})
+        with pytest.raises(edm.UserError, match="cannot be exported"):
+            foreign.export(tmp_path / "a.safetensors", tmp_path / f"{number}.pt")
+        assert not (tmp_path / f"{number}.pt").exists()
 
 
 def test_our_own_checkpoints_are_read_and_not_converted(tmp_path, tiny):

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_files import adm_file, make, tiny_files
+from small_files import adm_file, guided, tiny_files
 
 import edm
 from edm import foreign
-from edm.design.preconditioning import IDDPM
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_a_bit_that_flips_is_refused_or_moves_a_weight(tmp_path, files):
 
 
 def test_every_flipped_bit_of_a_weight_in_an_archive_is_found(tmp_path, refused):
-    net = make("adm", IDDPM(), out_channels=6, channels_per_head=16)
+    net = guided()
     path = adm_file(tmp_path / "a.pt", net)
     weight = net.network.out_conv.weight.contiguous().numpy().tobytes()
     data = path.read_bytes()
@@ -127,7 +126,7 @@ def test_a_name_twice_is_refused(tmp_path, refused):
 
 def test_archives_with_64_bit_records_open_as_those_without(tmp_path):
     """torch writes the wide records always; a plain zip of the same members has none."""
-    net = make("adm", IDDPM(), out_channels=6, channels_per_head=16)
+    net = guided()
     wide = adm_file(tmp_path / "a.pt", net)
     with zipfile.ZipFile(wide) as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
         for name in old.namelist():

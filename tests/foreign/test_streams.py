@@ -60,7 +60,7 @@ def test_pickled_tensors_are_read_as_python_reads_them():
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_numbers_of_numpy_become_pythons(protocol):
     numbers = [np.float64(0.1), np.float32(0.5), np.float16(2), np.int64(-5), np.int8(3), np.uint8(255), np.bool_(True)]
     value = plain(io.BytesIO(pickle.dumps(numbers, protocol)))

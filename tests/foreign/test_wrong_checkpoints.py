@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_files import adm_file, authors_pickle, make, score_sde_file, tiny_files
+from small_files import adm_file, authors_pickle, guided, make, score_sde_file, tiny_files
 
 import edm
 from edm import foreign
-from edm.design.preconditioning import EDM, IDDPM, VE, VP
+from edm.design.preconditioning import EDM, VE, VP
 
 # What is no checkpoint ------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def without(*path):
         (without("ema", "shadow_params"), "holds no list of EMA weights"),
         (without("ema"), "no known checkpoint"),
         (lambda c: c["ema"]["shadow_params"].reverse() or c, "has another size than the parameter"),
-        (lambda c: c["model"].update({"module.extra": torch.zeros(1)}) or c, "holds module.extra, which is no part"),
+        (lambda c: c["model"].update({"module.extra": torch.zeros(1)}) or c, "holds extra, which is no part"),
         (lambda c: c["model"].update({"module.all_modules.99.weight": torch.zeros(1)}) or c, "EMA weights for"),
         (lambda c: c["model"].update({"module.all_modules.3.Conv_0.weight": 3}) or c, "a parameter that is no tensor"),
     ],
@@ -111,7 +111,7 @@ def test_other_models_of_score_sde_are_told_from_those_of_the_tables(tmp_path, r
 
 
 def test_adm_files_that_do_not_fit_are_told(tmp_path, refused):
-    net = make("adm", IDDPM(), out_channels=6, channels_per_head=16, classes=3)
+    net = guided(classes=3)
 
     def edited(message, resolution=16, channels_per_head=16, **change):
         def apply(state):
@@ -128,15 +128,11 @@ def test_adm_files_that_do_not_fit_are_told(tmp_path, refused):
     edited("an entry of the state dict is no tensor", **{"out.2.bias": 5})
     edited("makes images from noise alone", **{"input_blocks.0.0.weight": torch.zeros(16, 6, 3, 3)})
     edited("makes images from noise alone", **{"out.2.weight": torch.zeros(16)})
-    edited("another noise schedule", **{"input_blocks.0.0.weight": torch.zeros(256, 3, 3, 3)} | two_blocks())
-    edited("channels_per_head 12 does not divide the 32 channels", channels_per_head=12)
+    edited("time_embed.0.weight is no matrix", **{"time_embed.0.weight": torch.zeros(16)})
+    edited("levels have 32, 64 channels, not each a multiple of 24", **{"time_embed.0.weight": torch.zeros(96, 24)})
+    edited("of 32, the groups of", **{"input_blocks.1.0.out_layers.3.weight": torch.zeros(48, 1)})
+    edited("channels_per_head 12 does not divide the 64 channels", channels_per_head=12)
     edited("resolution 24 is not a power of two", resolution=24)
-
-
-def two_blocks():
-    """Names that make the encoder and decoder of the small ADM look like two blocks per level."""
-    names = [f"input_blocks.{i}.0.x" for i in range(4, 6)] + [f"output_blocks.{i}.0.x" for i in range(4, 6)]
-    return {name: torch.zeros(1) for name in names}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +162,7 @@ def test_authors_pickles_that_do_not_fit_are_told(tmp_path, refused, change, mes
 def test_what_a_file_does_not_tell_is_asked_for_by_name(tmp_path, refused):
     sde = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()))
     refused("does not tell resolution, and is not the published model; give resolution=", sde)
-    adm = adm_file(tmp_path / "a.pt", make("adm", IDDPM(), out_channels=6, channels_per_head=16))
+    adm = adm_file(tmp_path / "a.pt", guided())
     refused("give resolution=", adm, channels_per_head=16)
     refused("give channels_per_head=", adm, resolution=16)
 

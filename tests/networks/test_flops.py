@@ -34,7 +34,7 @@ SMALL = {
          "augment_dim": 9, "out_channels": 6},
         {"resolution": 32, "model_channels": 8, "channel_mult": (1, 2, 2, 4), "resample_filter": (1, 3, 3, 1)},
         {"resolution": 16, "model_channels": 8, "channel_mult": (1, 2), "attn_resolutions": (), "residual_input": True},
-        {"resolution": 16, "model_channels": 64, "channel_mult": (2, 4), "channels_per_head": 32},
+        {"resolution": 16, "model_channels": 64, "channel_mult": (2, 4), "channels_per_head": 32, "norm_groups": 32},
     ))
 }  # fmt: skip
 
