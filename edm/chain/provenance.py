@@ -31,7 +31,7 @@ from edm.tracking import environment_tags
 #: or processor brings too, is no such change: nobody's GPU-hours are to be spent again for it. DVC reads these, too.
 CODE = {
     "made_up": 1,
-    "prepare": 1,
+    "prepare": 2,
     "features": 1,
     "reference": 1,
     "train": 1,

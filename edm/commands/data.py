@@ -9,6 +9,7 @@ from edm.files.writing import sha256_file
 
 
 def prepare(args: Namespace) -> None:
+    from edm.data.labels import described
     from edm.data.prepare import STATABLE, prepare
 
     if args.dataset:
@@ -24,7 +25,7 @@ def prepare(args: Namespace) -> None:
     result = prepare(spec["source"], args.output, spec["path"], workers=args.workers, **stated)
     say(
         f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "
-        f"{result['classes']} classes, sha256 {result['sha256'][:12]}"
+        f"{described(result['classes'], result['empty_classes'])}, sha256 {result['sha256'][:12]}"
     )
 
 

@@ -8,6 +8,7 @@ import PIL
 from tqdm import tqdm
 
 from edm.data.archive import ArchiveWriter
+from edm.data.labels import count_classes, empty_classes
 from edm.data.prepare.expected import PAPER, SOURCES, Expected
 from edm.data.prepare.pictures import Images
 from edm.data.prepare.sources import READERS
@@ -16,7 +17,7 @@ from edm.errors import UserError
 from edm.files.resumable import resumable
 from edm.files.writing import digest, sha256_file
 
-_VERSION = 1  # of what is made of a source: a change here continues no older work
+_VERSION = 2  # of what is made of a source: a change here continues no older work
 
 
 def prepare(
@@ -32,7 +33,8 @@ def prepare(
     checksum: str | bool = True,
     workers: int | None = None,
 ) -> dict[str, object]:
-    """Writes the archive of a source. Returns its images, resolution, channels, classes and SHA-256.
+    """Writes the archive of a source. Returns its images, resolution, channels, classes, those of them without
+    images, and SHA-256.
 
     source: one of :data:`edm.data.prepare.SOURCES`. path: its input; for images also several zips, as one dataset.
     images, resolution, channels, classes, source_size: what is expected, instead of what the paper used
@@ -71,7 +73,8 @@ def prepare(
         "images": found.count,
         "resolution": work.shape[2],
         "channels": work.shape[0],
-        "classes": 0 if labels is None else len(set(labels)),
+        "classes": count_classes(labels),
+        "empty_classes": empty_classes(labels),
         "sha256": sha256_file(output),
     }
 
@@ -94,9 +97,7 @@ def _checked_labels(found: Images, expected: Expected) -> list[int] | None:
                 "put each class in a folder of its own, add dataset.json, or state classes: 0"
             )
         return None
-    expected.require("classes", len(set(found.labels)), found.where)
-    if expected.classes is not None and max(found.labels) >= expected.classes:
-        raise UserError(f"{found.where}: labels reach {max(found.labels)}; expected 0 to {expected.classes - 1}")
+    expected.require("classes", count_classes(found.labels), f"{found.where} (labels to {max(found.labels)})")
     return found.labels
 
 

@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_read_just_now_loses_nothing(whole, continued, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "_CHUNK_IMAGES", 1)
-        patch.setattr("edm.data.prepare.trees.open", stale, raising=False)
+        patch.setattr("edm.data.trees.open", stale, raising=False)
         with pytest.raises(edm.UserError, match=r"33\.png: cannot be read \(Stale file handle\)"):
             prepare("folder", tmp_path / "out" / "o.zip", tree, resolution=16)
     content, made = continued()
