@@ -88,5 +88,5 @@ def made_up(args: Namespace) -> None:
         raise UserError(f"dataset {args.dataset}: params.yaml does not say made_up; its source is real")
     size = {"side": spec["source_size"]} if "source_size" in spec else {}
     size |= {"classes": spec["classes"]} if spec["source"] in ("imagenet", "folder") else {}
-    made_up(spec["source"], args.output, spec["made_up"], **size)
-    say(f"{args.output}: {spec['made_up']} made-up images")
+    made_up(spec["source"], args.place, spec["made_up"], **size)
+    say(f"{args.place}: {spec['made_up']} made-up images")

@@ -14,6 +14,7 @@ from edm.data.prepare.pictures import Images
 from edm.data.prepare.sources import READERS
 from edm.data.prepare.workers import Work, cores, workshop
 from edm.errors import UserError
+from edm.files.outputs import require_apart
 from edm.files.resumable import resumable
 from edm.files.writing import digest, sha256_file
 
@@ -44,8 +45,8 @@ def prepare(
     workers: processes, by default one per core that this process may use; 1 does everything in this one.
 
     Equal input gives equal bytes. An interrupted run is continued by the next (:mod:`edm.files.resumable`).
-    Raises UserError for an unknown source, input that is damaged, dangerous or not what is expected; nothing is left
-    behind then.
+    Raises UserError for an unknown source, input that is damaged, dangerous or not what is expected, and for an output
+    that is an input or lies in one; nothing is left behind then.
     """
     if source not in SOURCES:
         raise UserError(f"dataset source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
@@ -54,7 +55,9 @@ def prepare(
     expected = PAPER[source].with_stated(
         images=images, resolution=resolution, channels=channels, classes=classes, source_size=source_size
     )
-    found = READERS[source](_paths(path), expected, checksum)
+    paths = _paths(path)
+    require_apart([output], paths if isinstance(paths, list) else [paths] if paths else [])
+    found = READERS[source](paths, expected, checksum)
     labels = _checked_labels(found, expected)
     work = Work(found, expected)
     expected.require("channels", work.shape[0], found.where)
