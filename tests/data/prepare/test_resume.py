@@ -271,7 +271,7 @@ def test_the_old_archive_stays_until_the_new_one_is_whole(interrupt, continued, 
 
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path, tree):
-    with pytest.raises(edm.UserError, match="is a folder; name the archive"):
+    with pytest.raises(edm.UserError, match="is a folder and would be replaced"):
         prepare("folder", tmp_path, tree, resolution=16)
     (tmp_path / "file").write_text("x")
     with pytest.raises(edm.UserError, match="cannot be written"):
