@@ -2,15 +2,23 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 
 from edm.cluster.memory import keep_freed
 from edm.config import ADAPTIVE, AUTO, COMPILE, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS
 from edm.data.prepare import SOURCES
 from edm.errors import PREEMPTED, Preempted, UserError
+from edm.files.outputs import check_outputs
 from edm.foreign.asked import CHOICES
 
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
+
+#: The arguments that name what a command writes (files, folders) and what it reads; the same in all commands.
+_FILES = ("output", "journal", "history", "lock")
+_FOLDERS_WRITTEN = ("out", "final")
+_READ = ("checkpoint", "config", "data", "file", "input", "params", "parts", "ref", "samples", "settings", "snapshots",
+         "throughput", "weights")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if "device" in args:
         keep_freed()
     try:
+        check_outputs(*(_named(args, names) for names in (_FILES, _FOLDERS_WRITTEN, _READ)))
         module, _, function = args.command.partition(".")
         status = getattr(import_module(f"edm.commands.{module}"), function)(args)
     except UserError as error:
@@ -38,6 +47,12 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return status or 0
+
+
+def _named(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """The paths that the arguments of these names give."""
+    values = [getattr(args, name, None) for name in names]
+    return [path for value in values if value for path in (value if isinstance(value, list) else [value])]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     _from_params(download)
 
     made_up = command("made-up", "data.made_up", "make up the raw source of a dataset, for rehearsals")
-    made_up.add_argument("output", help="file or folder to write")
+    made_up.add_argument("place", metavar="output", help="file or folder to write, where nothing is yet")
     made_up.add_argument("--dataset", required=True, help="name in params.yaml")
     _from_params(made_up)
 

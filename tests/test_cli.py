@@ -160,7 +160,7 @@ BAD_INPUT = {
     ),
     "archive without images": (
         lambda t, m, d, c: ["fid-ref", archive_of_text(t / "in.zip"), t / "o.npz"],
-        "holds no PNG image",
+        "holds no images",
     ),
     "not an archive": (lambda t, m, d, c: ["fid-ref", text_file(t / "in.zip"), t / "o.npz"], "not a readable zip"),
     "wrong image size": (

@@ -294,7 +294,7 @@ _EVALUATE = Rule("evaluate", _evaluate, _of_evaluation, computes=True, cost=cost
 RULES: dict[str, Rule] = {
     "download": Rule("data", _download, _no_settings, kept=False),
     "made_up": Rule("data", _made_up, _of_dataset),
-    "prepare": Rule("data", _prepare, _of_dataset),
+    "prepare": Rule("data", _prepare, _of_dataset, code=2),
     "features": Rule("data", _features, _no_settings),
     "reference": Rule("data", _reference, _of_reference, computes=True),
     "train": Rule("train", _train, _of_experiment("training"), code=2, computes=True, cost=costs.training),

@@ -9,6 +9,7 @@ from edm.files.writing import sha256_file
 
 
 def prepare(args: Namespace) -> None:
+    from edm.data.labels import described
     from edm.data.prepare import STATABLE, prepare
 
     if args.dataset:
@@ -25,7 +26,7 @@ def prepare(args: Namespace) -> None:
     result = prepare(spec["source"], args.output, spec["path"], workers=args.workers, **stated)
     say(
         f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "
-        f"{result['classes']} classes, sha256 {result['sha256'][:12]}"
+        f"{described(result['classes'], result['empty_classes'])}, sha256 {result['sha256'][:12]}"
     )
 
 
@@ -89,5 +90,5 @@ def made_up(args: Namespace) -> None:
         raise UserError(f"dataset {args.dataset}: params.yaml does not say made_up; its source is real")
     size = {"side": spec["source_size"]} if "source_size" in spec else {}
     size |= {"classes": spec["classes"]} if spec["source"] in ("imagenet", "folder") else {}
-    made_up(spec["source"], args.output, spec["made_up"], **size)
-    say(f"{args.output}: {spec['made_up']} made-up images")
+    made_up(spec["source"], args.place, spec["made_up"], **size)
+    say(f"{args.place}: {spec['made_up']} made-up images")

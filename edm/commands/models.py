@@ -48,6 +48,7 @@ def train(args: Namespace) -> None:
 def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice) -> None:
     from edm.cluster.processes import world
     from edm.data.archive import read_archive
+    from edm.data.labels import described
     from edm.models.compilation import options
     from edm.training.loop import check, train
 
@@ -59,6 +60,8 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
         work = (1 + BACKWARD) * config.steps * config.batch_size
         compiled = options(args.compile or compile, config.network(), work / place.size, place.device)
         check(config, dataset, place)  # before anything is written
+        if place.is_first and config.conditional and dataset.empty_classes:
+            say(f"warning: {args.data}: {described(dataset.classes, dataset.empty_classes)}; images are drawn of all")
         if place.is_first:  # a job that was taken for dead may live: two would write the same files by turns
             stack.enter_context(exclusive(out / ".training"))
             stack.enter_context(_attempt(out / "attempts.log"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from edm import params
 from edm.commands.common import say
 from edm.errors import UserError
+from edm.files.outputs import require_apart
 from edm.files.writing import write_json
 
 SHOWN = 10  # lines that are named; the summary file names all
@@ -20,6 +21,7 @@ def sync(args: Namespace) -> None:
     journals = sorted(path for folder in args.folders for path in Path(folder).rglob("*journal.jsonl"))
     if not journals:
         raise UserError(f"{', '.join(args.folders)}: no journal there yet; run a training or an evaluation first")
+    require_apart([args.output] if args.output else [], journals)
     reason = None
     try:
         report = send(journals, uri, limit=args.limit)

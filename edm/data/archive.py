@@ -1,14 +1,11 @@
 """Dataset archives: an uncompressed zip of PNG images and ``dataset.json``, interoperable with the authors' tools."""
 
 import io
-import json
 import os
 import struct
-import zipfile
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,10 +13,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from edm.data.decoding import decoded
+from edm.data.labels import LABELS_FILE, class_index, count_classes, empty_classes, read_labels, shown
+from edm.data.trees import Tree, open_tree
 from edm.errors import UserError
 from edm.files.writing import atomic_write, sha256_file
-
-LABELS_FILE = "dataset.json"
 
 # Records of the zip format (APPNOTE 6.3, 4.3.7 to 4.3.16), stored members only. One date for every member, 1980-01-01,
 # so that equal images give equal bytes: those that Python's zipfile writes.
@@ -45,8 +43,13 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """Number of classes, 0 without labels."""
-        return 0 if self.labels is None else int(self.labels.max()) + 1
+        """Number of classes: the largest label + 1, 0 without labels."""
+        return count_classes(self.labels)
+
+    @property
+    def empty_classes(self) -> list[int]:
+        """Classes that no image has: a model learns nothing of them, yet draws images of them as of all."""
+        return empty_classes(self.labels)
 
     def require(self, resolution: int, channels: int, classes: int) -> None:
         """Raises UserError where the archive is not what a configuration expects."""
@@ -58,9 +61,10 @@ class Dataset:
             )
         if classes and self.labels is None:
             raise UserError(f"{self.path}: has no labels, but the configuration is conditional on {classes} classes")
-        if classes and self.classes > classes:
+        if classes and self.classes != classes:
             raise UserError(
-                f"{self.path}: labels reach {self.classes - 1}, but the configuration has {classes} classes"
+                f"{self.path}: has {self.classes} classes (labels to {self.classes - 1}); the configuration is "
+                f"conditional on {classes}"
             )
 
 
@@ -156,16 +160,16 @@ class ArchiveWriter:
 
 def read_archive(path: str | Path) -> Dataset:
     """Reads a whole archive into memory. Raises UserError for a file that is missing, truncated or of another kind."""
-    with _opened(path) as (archive, names):
-        images = _decode(archive, names, Path(path))
-        labels = _labels(archive, names, Path(path))
+    with _opened(path) as tree:
+        labels = _labels(tree)
+        images = _decode(tree, tree.names)
     return Dataset(images, labels, sha256_file(path), str(path))
 
 
 def count_images(path: str | Path) -> int:
     """The number of images in an archive, without reading them. Raises as :func:`read_archive`."""
-    with _opened(path) as (_, names):
-        return len(names)
+    with _opened(path) as tree:
+        return len(tree.names)
 
 
 def some_images(path: str | Path, which: range) -> np.ndarray:
@@ -173,8 +177,8 @@ def some_images(path: str | Path, which: range) -> np.ndarray:
 
     Raises as :func:`read_archive`.
     """
-    with _opened(path) as (archive, names):
-        return _decode(archive, names[which.start : which.stop], Path(path))
+    with _opened(path) as tree:
+        return _decode(tree, tree.names[which.start : which.stop])
 
 
 def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
@@ -182,72 +186,36 @@ def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]
 
     Raises as :func:`read_archive`.
     """
-    with _opened(path) as (archive, names):
-        for start in range(0, len(names), size):
-            yield _decode(archive, names[start : start + size], Path(path))
+    with _opened(path) as tree:
+        for start in range(0, len(tree.names), size):
+            yield _decode(tree, tree.names[start : start + size])
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[zipfile.ZipFile, list[str]]]:
-    """An archive and the names of its images, in order."""
-    path = Path(path)
-    if not path.is_file():
+def _opened(path: str | Path) -> Tree:
+    """The images of an archive, by name. What stands in it is judged as ``prepare`` judges a zip."""
+    if not Path(path).is_file():
         raise UserError(f"{path}: no such dataset; make it with `edm prepare`")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if name.endswith(".png"))
-            if not names:
-                raise UserError(f"{path}: holds no PNG image")
-            yield archive, names
-    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, RuntimeError) as error:
-        raise UserError(f"{path}: not a readable zip archive ({error}); prepare it again") from None
+    return open_tree(Path(path))
 
 
-def _decode(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarray:
+def _decode(tree: Tree, names: Sequence[str]) -> np.ndarray:
     images: np.ndarray | None = None
-    for i, (name, image) in enumerate(_images(archive, names, path)):
-        check_image(image, f"{path}: {name}", None if images is None else images.shape[1:])
+    for i, name in enumerate(names):
+        where = f"{tree.where}: {shown(name)}"
+        pixels = np.asarray(decoded(tree.read(name), where))
+        image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        check_image(image, where, None if images is None else images.shape[1:])
         if images is None:
             images = np.empty((len(names), *image.shape), dtype=np.uint8)
         images[i] = image
     return images
 
 
-def _images(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    for name in names:
-        try:
-            with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as image:
-                pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise UserError(f"{path}: {name} is not a readable PNG image ({error})") from None
-        yield name, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _labels(archive: zipfile.ZipFile, names: list[str], path: Path) -> np.ndarray | None:
-    if LABELS_FILE not in archive.namelist():
-        raise UserError(f'{path}: {LABELS_FILE} is missing; an archive without labels has {{"labels": null}}')
-    try:
-        entries = json.loads(archive.read(LABELS_FILE))["labels"]
-        if entries is None:
-            return None
-        table = {name: int(label) for name, label in entries}
-        labels = np.array([table[name] for name in names], dtype=np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(
-            f'{path}: {LABELS_FILE} is not of the form {{"labels": [[name, label], …]}} ({error})'
-        ) from None
-    except KeyError as error:
-        raise UserError(f"{path}: {LABELS_FILE} has no label for {error}") from None
-    if labels.min() < 0:
-        raise UserError(f"{path}: {LABELS_FILE} has a negative label")
-    return labels
+def _labels(tree: Tree) -> np.ndarray | None:
+    if tree.labels_file is None:
+        raise UserError(f'{tree.where}: {LABELS_FILE} is missing; an archive without labels has {{"labels": null}}')
+    labels = read_labels(tree.labels_file, tree.names, tree.where)
+    return None if labels is None else np.array(labels, dtype=np.int64)
 
 
 def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) -> None:
@@ -274,7 +242,8 @@ def _labels_json(labels: Sequence[int] | None) -> bytes:
         return b'{"labels": null}'
     text = bytearray(b'{"labels": [')
     for i, label in enumerate(labels):
-        text += f'{", " if i else ""}["{image_name(i)}", {int(label)}]'.encode()
+        index = class_index(label, f"the label of image {i}")
+        text += f'{", " if i else ""}["{image_name(i)}", {index}]'.encode()
     return bytes(text + b"]}")
 
 

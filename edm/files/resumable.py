@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edm.errors import UserError
+from edm.files.outputs import require_replaceable
 from edm.files.writing import atomic_write
 
 
@@ -22,11 +23,11 @@ def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
     key: changes with everything that the output depends on, so that only a run of the same kind is continued.
     A UserError removes the file. Anything else, a killed process included, leaves it for the next run to continue,
     and so does StoppedError. What runs with other keys left behind is removed.
-    Raises UserError where another process is at the same work, StoppedError where the disk fails.
+    Raises UserError where another process is at the same work, or something else than a file stands at ``output``;
+    StoppedError where the disk fails.
     """
     partial = output.parent / f".{output.name}.{key}.partial"
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; name the archive to write")
+    require_replaceable(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=1 << 20)

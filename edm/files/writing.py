@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edm.errors import UserError
+from edm.files.outputs import require_replaceable
 
 
 @contextmanager
@@ -16,9 +17,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on success it is synced and renamed to ``path``, on failure removed.
 
     The temporary name keeps the suffix of ``path``, for writers that choose a format by it.
-    Raises UserError where the folder or the file cannot be written.
+    Raises UserError where the folder or the file cannot be written, or something else than a file stands at ``path``.
     """
     path = Path(path)
+    require_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)

@@ -286,7 +286,8 @@ def test_half_precision_trains(tiny, digits, tmp_path, precision):
     [
         ({"channels": 3}, "images are 8x8 with 1 channels; the configuration expects 8x8 with 3"),
         ({"resolution": 16}, "the configuration expects 16x16"),
-        ({"classes": 5}, "labels reach 9, but the configuration has 5 classes"),
+        ({"classes": 5}, r"has 10 classes \(labels to 9\); the configuration is conditional on 5"),
+        ({"classes": 11}, r"has 10 classes \(labels to 9\); the configuration is conditional on 11"),
     ],
 )
 def test_a_dataset_that_does_not_fit_is_refused(tiny, digits, tmp_path, changes, message):

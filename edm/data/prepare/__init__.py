@@ -3,14 +3,15 @@
 =============  =====================================================================
 expected.py    what the paper used of each source, and the checks against it
 sources.py     the sources, by name
-trees.py       folders and zips of images: names, bytes, labels
-pictures.py    image files to pixels: crop, resize, channels
+pictures.py    images as the archive holds them: crop, resize, channels
 cifar.py       the CIFAR-10 python tarball
 idx.py         the files of MNIST
 pipeline.py    ``prepare``: source in, archive out, on all cores
 workers.py     the processes that make the images, in order
-resuming.py    an output that an interruption does not lose
 =============  =====================================================================
+
+The rules for files of images and labels (``decoding.py``, ``labels.py``, ``trees.py``) lie one folder up, for archives
+are read by them, too.
 """
 
 from edm.data.prepare.expected import PAPER, SOURCES, STATABLE

@@ -1,6 +1,5 @@
-"""Image files to pixels. Nothing is decoded before its declared size is known to be harmless."""
+"""Images of a source as an archive holds them: cropped, resized, grey or RGB."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,14 +7,10 @@ import numpy as np
 from PIL import Image
 
 from edm.data.archive import check_image
+from edm.data.decoding import decoded
+from edm.data.labels import shown
 from edm.data.prepare.expected import Expected
 from edm.errors import UserError
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB
-_GREY = ("1", "L", "LA")
-_COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
 
 
 @dataclass(frozen=True)
@@ -38,19 +33,22 @@ class Images:
         return f"{self.where}: {shown(self.names[i]) if self.names else f'image {i}'}"
 
 
-def shown(name: str) -> str:
-    """A file's name as one harmless line."""
-    return name if name.isprintable() else ascii(name)
-
-
 def pixels(data: bytes, where: str, expected: Expected) -> np.ndarray:
     """An image file as uint8 [C, H, W]: grey as one channel, anything else as RGB; cropped and resized where asked.
 
     With ``expected.resolution`` the middle square over the short side is cut out and resized by Pillow's Lanczos
     filter, as the authors did (App. F); without it the image is taken as it is.
-    Raises UserError for data that is no such image, has more than 8 bits or too many pixels.
+    Raises UserError for what :func:`edm.data.decoding.decoded` refuses, and for an image of another size than the
+    source is expected to have.
     """
-    image = _decoded(data, where, expected)
+    image = decoded(data, where)
+    size = expected.source_size
+    if size is not None and image.size != (size, size):
+        width, height = image.size
+        accept = f"; state source_size: {width} to accept" if width == height else ""
+        raise UserError(
+            f"{where} is {width}x{height}, {size}x{size} is expected, {expected.why('source_size')}{accept}"
+        )
     if expected.resolution is not None and image.size != (expected.resolution, expected.resolution):
         image = _middle(image).resize((expected.resolution, expected.resolution), Image.Resampling.LANCZOS)
     array = np.asarray(image)
@@ -77,29 +75,6 @@ def _with_channels(image: np.ndarray, channels: int | None, where: str) -> np.nd
     if channels == 1:
         raise UserError(f"{where} is in colour, but channels: 1 is asked; state channels: 3")
     return np.repeat(image, channels, axis=0)
-
-
-def _decoded(data: bytes, where: str, expected: Expected) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(f"{where} declares {width}x{height} pixels; more than {MAX_PIXELS:,} are refused")
-            if image.mode not in (*_GREY, *_COLOUR):
-                raise UserError(f"{where} has pixels of kind {image.mode}; convert it to 8 bits per channel")
-            if expected.source_size is not None and (width, height) != (expected.source_size,) * 2:
-                size, why = expected.source_size, expected.why("source_size")
-                accept = f"; state source_size: {width} to accept" if width == height else ""
-                raise UserError(f"{where} is {width}x{height}, {size}x{size} is expected, {why}{accept}")
-            return image.convert("L" if image.mode in _GREY else "RGB")
-    except UserError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{where} declares too many pixels; more than {MAX_PIXELS:,} are refused") from None
-    except Image.UnidentifiedImageError:
-        raise UserError(f"{where} is not a readable image ({', '.join(FORMATS)})") from None
-    except Exception as error:  # a damaged file may fail in any of Pillow's decoders, each in its own way
-        raise UserError(f"{where} is not a readable image ({' '.join(str(error).split())})") from None
 
 
 def _middle(image: Image.Image) -> Image.Image:

@@ -8,15 +8,17 @@ import PIL
 from tqdm import tqdm
 
 from edm.data.archive import ArchiveWriter
+from edm.data.labels import count_classes, empty_classes
 from edm.data.prepare.expected import PAPER, SOURCES, Expected
 from edm.data.prepare.pictures import Images
 from edm.data.prepare.sources import READERS
 from edm.data.prepare.workers import Work, cores, workshop
 from edm.errors import UserError
+from edm.files.outputs import require_apart
 from edm.files.resumable import resumable
 from edm.files.writing import digest, sha256_file
 
-_VERSION = 1  # of what is made of a source: a change here continues no older work
+_VERSION = 2  # of what is made of a source: a change here continues no older work
 
 
 def prepare(
@@ -32,7 +34,8 @@ def prepare(
     checksum: str | bool = True,
     workers: int | None = None,
 ) -> dict[str, object]:
-    """Writes the archive of a source. Returns its images, resolution, channels, classes and SHA-256.
+    """Writes the archive of a source. Returns its images, resolution, channels, classes, those of them without
+    images, and SHA-256.
 
     source: one of :data:`edm.data.prepare.SOURCES`. path: its input; for images also several zips, as one dataset.
     images, resolution, channels, classes, source_size: what is expected, instead of what the paper used
@@ -42,8 +45,8 @@ def prepare(
     workers: processes, by default one per core that this process may use; 1 does everything in this one.
 
     Equal input gives equal bytes. An interrupted run is continued by the next (:mod:`edm.files.resumable`).
-    Raises UserError for an unknown source, input that is damaged, dangerous or not what is expected; nothing is left
-    behind then.
+    Raises UserError for an unknown source, input that is damaged, dangerous or not what is expected, and for an output
+    that is an input or lies in one; nothing is left behind then.
     """
     if source not in SOURCES:
         raise UserError(f"dataset source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
@@ -52,7 +55,9 @@ def prepare(
     expected = PAPER[source].with_stated(
         images=images, resolution=resolution, channels=channels, classes=classes, source_size=source_size
     )
-    found = READERS[source](_paths(path), expected, checksum)
+    paths = _paths(path)
+    require_apart([output], paths if isinstance(paths, list) else [paths] if paths else [])
+    found = READERS[source](paths, expected, checksum)
     labels = _checked_labels(found, expected)
     work = Work(found, expected)
     expected.require("channels", work.shape[0], found.where)
@@ -71,7 +76,8 @@ def prepare(
         "images": found.count,
         "resolution": work.shape[2],
         "channels": work.shape[0],
-        "classes": 0 if labels is None else len(set(labels)),
+        "classes": count_classes(labels),
+        "empty_classes": empty_classes(labels),
         "sha256": sha256_file(output),
     }
 
@@ -94,9 +100,7 @@ def _checked_labels(found: Images, expected: Expected) -> list[int] | None:
                 "put each class in a folder of its own, add dataset.json, or state classes: 0"
             )
         return None
-    expected.require("classes", len(set(found.labels)), found.where)
-    if expected.classes is not None and max(found.labels) >= expected.classes:
-        raise UserError(f"{found.where}: labels reach {max(found.labels)}; expected 0 to {expected.classes - 1}")
+    expected.require("classes", count_classes(found.labels), f"{found.where} (labels to {max(found.labels)})")
     return found.labels
 
 

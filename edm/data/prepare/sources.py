@@ -1,17 +1,16 @@
 """The sources by name. Each is a function of its input and of what is expected that gives images and labels."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edm.data.archive import LABELS_FILE
+from edm.data.labels import LABELS_FILE, read_labels, shown
 from edm.data.prepare import cifar, idx
 from edm.data.prepare.expected import Expected
-from edm.data.prepare.pictures import Images, shown
-from edm.data.prepare.trees import Tree, open_tree
+from edm.data.prepare.pictures import Images
+from edm.data.trees import Tree, open_tree
 from edm.errors import UserError, require
 
 Input = Path | Sequence[Path] | None
@@ -67,7 +66,9 @@ def folder(path: Input, expected: Expected, checksum: str | bool) -> Images:
     tree = _tree(path, "a folder or zip of images")
     if expected.classes == 0:
         return _images(tree, None)
-    return _images(tree, _labels_in_file(tree) if tree.labels_file is not None else _labels_by_folder(tree))
+    if tree.labels_file is None:
+        return _images(tree, _labels_by_folder(tree))
+    return _images(tree, read_labels(tree.labels_file, tree.names, tree.where))
 
 
 #: Every source by its name, in the order of :data:`edm.data.prepare.SOURCES`.
@@ -108,25 +109,3 @@ def _labels_by_folder(tree: Tree) -> list[int] | None:
         )
     ranks = {name: rank for rank, name in enumerate(sorted(classes))}
     return [ranks[name] for name in folders]
-
-
-def _labels_in_file(tree: Tree) -> list[int] | None:
-    where = f"{tree.where}: {LABELS_FILE}"
-    try:
-        entries = json.loads(tree.labels_file)["labels"]
-        table = None if entries is None else {name: label for name, label in entries}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(f'{where} is not of the form {{"labels": [[name, label], …]}}') from None
-    if table is None:
-        return None
-    unlabelled = next((name for name in tree.names if name not in table), None)
-    if unlabelled is not None:
-        raise UserError(f"{where} has no label for {shown(unlabelled)}")
-    if len(table) != len(tree.names):
-        absent = next(iter(table.keys() - set(tree.names)))
-        raise UserError(f"{where} names {shown(str(absent))}, which is not there")
-    labels = [table[name] for name in tree.names]
-    wrong = next((i for i, label in enumerate(labels) if type(label) is not int or label < 0), None)
-    if wrong is not None:
-        raise UserError(f"{where}: the label of {shown(tree.names[wrong])} is not a class index from 0")
-    return labels

@@ -14,6 +14,7 @@ import pytest
 from made_up import idx_file, labels_file, picture, write_folder, write_mnist, write_zip
 
 import edm
+from edm.data.archive import read_archive
 from edm.data.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("cheap")
@@ -22,12 +23,29 @@ pytestmark = pytest.mark.usefixtures("cheap")
 # Folders and zips -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/a.png", "a/../../b.png", "..\\a.png", "C:/a.png", "a//b.png", ".."])
-def test_names_that_lead_out_of_a_zip_are_refused(tmp_path, refused, classes, name):
-    path = write_zip(tmp_path / "a.zip", classes)
+LEADS_OUT = "is a name that leads out of the archive"
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("../a.png", LEADS_OUT),
+        ("/a.png", LEADS_OUT),
+        ("a/../../b.png", LEADS_OUT),
+        ("..", LEADS_OUT),
+        ("..\\a.png", "has a backslash in its name"),
+        ("C:/a.png", "has a colon in 'C:'"),
+        ("rose: red/1.png", "has a colon in 'rose: red', .*; rename that"),
+        ("a//b.png", "has a folder without a name in its path"),
+    ],
+)
+def test_a_name_that_a_zip_should_not_hold_is_refused_with_what_is_wrong(tmp_path, refused, classes, name, message):
+    path = write_zip(tmp_path / "a.zip", classes | {"dataset.json": labels_file(None)})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo(name), picture(1))
-    refused("is a name that leads out of the archive", "zip", path)
+    refused(message, "zip", path)
+    with pytest.raises(edm.UserError, match=message):
+        read_archive(path)
 
 
 def edited(path, **fields):
@@ -131,7 +149,7 @@ def test_files_that_are_no_harmless_image_are_named(tmp_path, refused, content, 
     refused(f"{place[0]}.png {message}", "folder", write_folder(tmp_path / "in", files), resolution=8, channels=3)
 
 
-@pytest.mark.parametrize("name", ["cat/notes.txt", "dog/movie.gif", "archive.tar", "cat/more.zip", "x\ny.doc"])
+@pytest.mark.parametrize("name", ["cat/notes.txt", "dog/movie.mp4", "archive.tar", "cat/more.zip", "x\ny.doc"])
 def test_files_that_are_not_images_are_named(tmp_path, refused, classes, name):
     refused(f"{ascii(name)[1:-1]}.* is not an image".replace("\\", "\\\\"), "folder",
             write_folder(tmp_path / "in", classes | {name: b"x"}))  # fmt: skip
@@ -168,34 +186,6 @@ def test_missing_labels_are_an_error_where_classes_are_expected(tmp_path, refuse
     path = write_zip(tmp_path / "a.zip", classes | {"dataset.json": labels_file(None)})
     refused("has no labels, but 2 classes", "zip", path, classes=2)
     refused("0.png lies beside class folders", "folder", write_folder(tmp_path / "in", classes | {"0.png": picture(1)}))
-
-
-def labelled(*labels):
-    """A dataset.json that gives these labels in turn to the images of ``classes``."""
-    per_class = max(3, len(labels))
-    return labels_file([[f"{c}/{i}.png", labels[i % len(labels)]] for c in ("cat", "dog") for i in range(per_class)])
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"", "is not of the form"),
-        (b"[1, 2]", "is not of the form"),
-        (b'{"labels": 3}', "is not of the form"),
-        (b'{"labels": [["a"]]}', "is not of the form"),
-        (b'{"labels": [[["a"], 1]]}', "is not of the form"),
-        (b"[" * 4000, "is not of the form"),
-        (labels_file([["cat/0.png", 0]]), r"has no label for cat/1\.png"),
-        (labelled(-1), "not a class index from 0"),
-        (labelled("cat"), "not a class index from 0"),
-        (labelled(True), "not a class index from 0"),
-        (labelled(0, 1, 0, 1), "which is not there"),
-        (labelled(0, 1, 2), "2 classes expected, as stated; 3 classes found"),
-        (labelled(0, 9), "labels reach 9; expected 0 to 1"),
-    ],
-)
-def test_a_damaged_dataset_json_is_one_line(tmp_path, refused, classes, content, message):
-    refused(message, "zip", write_zip(tmp_path / "a.zip", classes | {"dataset.json": content}), classes=2)
 
 
 def test_two_files_of_labels_or_images_outside_are_an_error(tmp_path, refused, classes):

@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_read_just_now_loses_nothing(whole, continued, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "_CHUNK_IMAGES", 1)
-        patch.setattr("edm.data.prepare.trees.open", stale, raising=False)
+        patch.setattr("edm.data.trees.open", stale, raising=False)
         with pytest.raises(edm.UserError, match=r"33\.png: cannot be read \(Stale file handle\)"):
             prepare("folder", tmp_path / "out" / "o.zip", tree, resolution=16)
     content, made = continued()
@@ -271,7 +271,7 @@ def test_the_old_archive_stays_until_the_new_one_is_whole(interrupt, continued, 
 
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path, tree):
-    with pytest.raises(edm.UserError, match="is a folder; name the archive"):
+    with pytest.raises(edm.UserError, match="is a folder and would be replaced"):
         prepare("folder", tmp_path, tree, resolution=16)
     (tmp_path / "file").write_text("x")
     with pytest.raises(edm.UserError, match="cannot be written"):

@@ -69,7 +69,8 @@ def test_our_own_archives_are_a_source(tmp_path, rgb_images):
     write_archive(tmp_path / "a.zip", rgb_images, [1, 0] * 6)
     result = prepare("zip", tmp_path / "b.zip", tmp_path / "a.zip")
     assert (tmp_path / "b.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
-    assert result == {"images": 12, "resolution": 16, "channels": 3, "classes": 2, "sha256": result["sha256"]}
+    assert result == {"images": 12, "resolution": 16, "channels": 3, "classes": 2, "empty_classes": [],
+                      "sha256": result["sha256"]}  # fmt: skip
 
 
 def test_without_folders_or_with_no_classes_asked_there_are_no_labels(tmp_path, classes):
@@ -86,6 +87,33 @@ def test_hidden_files_and_what_systems_leave_behind_are_skipped(tmp_path, classe
     assert clean == prepare("folder", tmp_path / "o3.zip", write_folder(tmp_path / "in", classes | litter))
 
 
+def test_a_class_may_be_named_as_what_is_skipped_among_files(tmp_path):
+    """As for the same tree in a zip: only files are skipped by such names, and only folders of the system's."""
+    names = ("car", "desktop.ini", "LICENSE", "license", "readme.dir", "Thumbs.db")
+    files = {f"{name}/{i}.png": picture(10 * k + i) for k, name in enumerate(names) for i in range(3)}
+    litter = {"LICENSE.md": b"x", "car/readme.txt": b"x", "__MACOSX/car/._0.png": b"x"}
+    folder = prepare("folder", tmp_path / "a.zip", write_folder(tmp_path / "in", files | litter))
+    assert (folder["images"], folder["classes"]) == (18, 6)
+    zipped = prepare("zip", tmp_path / "b.zip", write_zip(tmp_path / "in.zip", files | litter))
+    assert zipped == folder
+    assert read_archive(tmp_path / "a.zip").labels.tolist() == [i for i in range(6) for _ in range(3)]
+
+
+def test_a_folder_of_zips_is_one_only_without_pictures_in_folders(tmp_path, refused, classes):
+    top = write_folder(tmp_path / "in", {"license/0.png": picture(1)})
+    write_zip(top / "a.zip", classes)
+    refused("a.zip is not an image", "folder", top)
+
+
+def test_zips_made_on_a_mac_are_one_dataset(tmp_path, classes):
+    """Each has a .DS_Store of the same name and __MACOSX/._… beside its pictures."""
+    litter = {".DS_Store": b"x", "__MACOSX/._cat": b"x", "__MACOSX/cat/._0.png": b"x", "cat/Icon\r": b""}
+    halves = [dict(list(classes.items())[:2]), dict(list(classes.items())[2:])]
+    paths = [write_zip(tmp_path / f"{i}.zip", half | litter) for i, half in enumerate(halves)]
+    clean = prepare("zip", tmp_path / "o1.zip", write_zip(tmp_path / "a.zip", classes))
+    assert clean == prepare("zip", tmp_path / "o2.zip", paths)
+
+
 @pytest.mark.parametrize("size", [(40, 24), (24, 41), (16, 16), (9, 30)])
 def test_the_middle_square_is_resized_by_pillows_lanczos(tmp_path, size):
     """Cropped first: Lanczos must not see what is cut off."""
@@ -98,11 +126,11 @@ def test_the_middle_square_is_resized_by_pillows_lanczos(tmp_path, size):
     assert (dataset.images[0] == expected.transpose(2, 0, 1)).all()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK"])
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "CMYK"])
 def test_grey_is_repeated_and_every_8_bit_kind_becomes_rgb(tmp_path, mode):
     data = picture(3, mode=mode, format="JPEG" if mode == "CMYK" else "PNG")
     dataset = archive_of(tmp_path, "folder", write_folder(tmp_path / "in", {"a.png": data}), channels=3)
-    grey = mode in ("1", "L", "LA")
+    grey = mode in ("1", "L")
     expected = opened(data, "L")[:, :, None].repeat(3, 2) if grey else opened(data)
     assert (dataset.images[0] == expected.transpose(2, 0, 1)).all()
     dataset = archive_of(tmp_path, "folder", tmp_path / "in")

@@ -8,14 +8,16 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Self
 
-from edm.data.archive import LABELS_FILE
-from edm.data.prepare.pictures import SUFFIXES, shown
+from edm.data.decoding import SUFFIXES
+from edm.data.labels import LABELS_FILE, shown
 from edm.errors import UserError
 from edm.files.resumable import StoppedError
 
 MAX_FILE = 1 << 26  # bytes of one image file
-_SKIPPED = ("thumbs.db", "desktop.ini", "__macosx")
+_LITTER = ("thumbs.db", "desktop.ini", "icon\r")
+_TEXTS = ("LICENSE", "LICENCE", "README")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may claim gigabytes for a dictionary
 
 
@@ -24,6 +26,7 @@ class Tree:
     """Image files below a folder or in zips. ``names``: sorted, relative to the folder that all have in common.
 
     labels_file: content of the dataset.json beside them, or None. identity: hash of all names and versions of files.
+    As a context manager it closes the zips at its end.
     """
 
     where: str
@@ -31,6 +34,14 @@ class Tree:
     labels_file: bytes | None
     identity: str
     _read: Callable[[str], bytes]
+    _files: list[BinaryIO]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
 
     def read(self, name: str) -> bytes:
         """Bytes of one image file; may be called from many threads at once."""
@@ -44,25 +55,29 @@ _Entry = tuple[str, int, int]
 def open_tree(path: Path | Sequence[Path]) -> Tree:
     """Lists a folder, a zip, several zips, or a folder that holds nothing but zips; several zips are one dataset.
 
-    Hidden files, those that systems leave behind and a LICENSE or README are skipped.
-    Raises UserError for anything else that is not an image, for names that lead out of the tree, and for damaged zips.
+    Hidden files and folders (``.name``, ``__MACOSX``), what systems leave behind, and files named LICENSE or README are
+    skipped. Raises UserError for anything else that is not an image, for unsafe names, and for damaged zips.
     """
     paths = list(path) if isinstance(path, Sequence) else [path]
     where = ", ".join(map(str, paths))
     if len(paths) == 1 and paths[0].is_dir():
         zips = _only_zips(paths[0])
         if not zips:
-            return _tree(where, _folder(paths[0]), lambda name: _read_file(os.path.join(paths[0], name)))
+            return _tree(where, _folder(paths[0]), lambda name: _read_file(os.path.join(paths[0], name)), [])
         paths = zips
     members: dict[str, _Member] = {}
-    return _tree(where, _zips(paths, members), lambda name: _read_member(*members[name]))
+    files: list[BinaryIO] = []
+    try:
+        return _tree(where, _zips(paths, members, files), lambda name: _read_member(*members[name]), files)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
 
 
-def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes]) -> Tree:
+def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes], files: list[BinaryIO]) -> Tree:
     names, labels_files, identity = [], {}, hashlib.sha256()
     for name, size, version in entries:
-        if _skipped(name):
-            continue
         identity.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
         if name.rsplit("/", 1)[-1] == LABELS_FILE:
             labels_files[name] = size
@@ -88,14 +103,19 @@ def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes]) -
     if outside is not None:
         raise UserError(f"{where}: {shown(outside)} is outside of {shown(root)}, where {LABELS_FILE} is")
     relative = [name.removeprefix(root) for name in names]
-    return Tree(where, relative, labels, identity.hexdigest(), lambda name: read(root + name))
+    return Tree(where, relative, labels, identity.hexdigest(), lambda name: read(root + name), files)
+
+
+def _hidden(part: str) -> bool:
+    """Whether a folder or a file is hidden by its name."""
+    return part.startswith(".") or part.lower() == "__macosx"
 
 
 def _skipped(name: str) -> bool:
-    parts = name.split("/")
-    if any(part.startswith(".") or part.lower() in _SKIPPED for part in parts):
-        return True
-    return parts[-1].split(".")[0].upper() in ("LICENSE", "README") and not parts[-1].lower().endswith(SUFFIXES)
+    """Whether a file is none of the dataset's. Only files have such names: a class may be called ``license``."""
+    *_, file = parts = name.split("/")
+    text = file.split(".")[0].upper() in _TEXTS and not file.lower().endswith(SUFFIXES)
+    return text or file.lower() in _LITTER or any(map(_hidden, parts))
 
 
 def _common_folder(names: list[str]) -> str:
@@ -116,10 +136,11 @@ def _folder(top: Path) -> Iterator[_Entry]:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
             name = prefix + entry.name
-            if _skipped(entry.name):
-                continue
             if entry.is_dir():
-                yield from walk(entry.path, name + "/", (*above, here))
+                if not _hidden(entry.name):
+                    yield from walk(entry.path, name + "/", (*above, here))
+                continue
+            if _skipped(name):
                 continue
             status = entry.stat()
             if not stat.S_ISREG(status.st_mode):
@@ -143,7 +164,8 @@ def _read_file(path: str) -> bytes:
 def _only_zips(folder: Path) -> list[Path]:
     """The zips of a folder that holds nothing else, sorted; an empty list for any other folder."""
     try:
-        files = sorted(path for path in folder.iterdir() if not _skipped(path.name))
+        skipped = lambda path: _hidden(path.name) if path.is_dir() else _skipped(path.name)
+        files = sorted(path for path in folder.iterdir() if not skipped(path))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return files if files and all(path.suffix.lower() == ".zip" and path.is_file() for path in files) else []
@@ -153,28 +175,31 @@ def _only_zips(folder: Path) -> list[Path]:
 _Member = tuple[Path, zipfile.ZipFile, zipfile.ZipInfo]
 
 
-def _zips(paths: Iterable[Path], members: dict[str, _Member]) -> Iterator[_Entry]:
-    """Everything in some zips; ``members`` is filled on the way."""
+def _zips(paths: Iterable[Path], members: dict[str, _Member], files: list[BinaryIO]) -> Iterator[_Entry]:
+    """Everything in some zips; ``members`` and ``files``, those that were opened, are filled on the way."""
     for path in paths:
-        archive = _open_zip(path)
+        archive = _open_zip(path, files)
         for info in archive.infolist():
             if info.is_dir():
                 continue
             name = _safe_name(info, path)
+            if _skipped(name):
+                continue
             if name in members:
                 raise UserError(f"{path}: holds {shown(name)} a second time")
-            if not _skipped(name) and info.flag_bits & 1:
+            if info.flag_bits & 1:
                 raise UserError(f"{path}: {shown(name)} is encrypted; unpack the zip with its password first")
-            if not _skipped(name) and info.compress_type not in _METHODS:
+            if info.compress_type not in _METHODS:
                 raise UserError(f"{path}: {shown(name)} is compressed by another method than deflate; zip it again")
             members[name] = path, archive, info
             yield name, info.file_size, info.CRC
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def _open_zip(path: Path, files: list[BinaryIO]) -> zipfile.ZipFile:
     try:
         # An open file, not a path: zipfile would count its readers without a lock, and close it at a count of zero.
-        return zipfile.ZipFile(open(path, "rb"))
+        files.append(open(path, "rb"))  # noqa: SIM115 (open as long as the tree)
+        return zipfile.ZipFile(files[-1])
     except FileNotFoundError:
         raise UserError(f"{path}: no such folder or zip") from None
     except OSError as error:
@@ -186,8 +211,17 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
     name = info.filename.removeprefix("./")
     parts = name.split("/")
-    if {"", ".", ".."} & set(parts) or "\\" in name or ":" in parts[0]:
-        raise UserError(f"{path}: {info.filename!a} is a name that leads out of the archive; it is refused")
+    wrong = None
+    if ".." in parts or name.startswith("/"):
+        wrong = "is a name that leads out of the archive; it is refused"
+    elif "\\" in name:
+        wrong = "has a backslash in its name, which some systems take for a folder; zip it again with slashes"
+    elif ":" in parts[0]:
+        wrong = f"has a colon in {parts[0]!a}, which some systems take for a drive; rename that and zip it again"
+    elif "" in parts or "." in parts:
+        wrong = "has a folder without a name in its path; zip it again"
+    if wrong:
+        raise UserError(f"{path}: {info.filename!a} {wrong}")
     return name
 
 

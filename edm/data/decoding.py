@@ -1,0 +1,87 @@
+"""Image files to pixels, by one set of rules for raw data and for archives (docs/dataset.md states them).
+
+Nothing is decoded before its declared size is known to be harmless.
+"""
+
+import io
+import warnings
+
+from PIL import ExifTags, Image
+
+from edm.errors import UserError
+
+FORMATS = {
+    "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}  # fmt: skip
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB
+_GREY = ("1", "L", "LA", "La")
+_COLOUR = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr")
+#: What turns an image upright, by its Exif orientation (Exif 3.0, tag 0x0112); 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+def decoded(data: bytes, where: str) -> Image.Image:
+    """An image file as 8-bit grey (mode L) or colour (RGB), turned upright, on white where it is transparent.
+
+    Raises UserError, beginning with ``where``, for data that is no such image, damaged or too large; for more than
+    8 bits per channel, which would have to be scaled by a guess; and for several pictures in one file (an animation,
+    pages), of which all but one would be lost. The previews that phones put behind a JPEG do not count.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(f"{where} declares {width}x{height} pixels; more than {MAX_PIXELS:,} are refused")
+            bits = _bits(image, data)
+            if image.mode not in (*_GREY, *_COLOUR):
+                raise UserError(f"{where} has pixels of kind {image.mode}; convert it to 8 bits per channel")
+            if bits > 8:
+                raise UserError(f"{where} has {bits} bits per channel; convert it to 8 bits per channel")
+            if image.format in ("GIF", "TIFF", "WEBP", "PNG") and image.is_animated:
+                raise UserError(f"{where} holds several pictures (an animation or pages); save each as a file")
+            image.load()
+            return _on_white(_upright(image), bits)
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"{where} declares too many pixels; more than {MAX_PIXELS:,} are refused") from None
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{where} is not a readable image ({', '.join(FORMATS)})") from None
+    except Exception as error:  # a damaged file may fail in any of Pillow's decoders, each in its own way
+        raise UserError(f"{where} is not a readable image ({' '.join(str(error).split())})") from None
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits per channel as the file declares them: Pillow cuts 16 bits of RGB to 8 without a word."""
+    if image.format == "PNG":
+        if data[12:16] != b"IHDR":
+            raise ValueError("its first chunk is not IHDR")
+        return data[24]
+    return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))) if image.format == "TIFF" else 8
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # Pillow turns a TIFF itself
+    except Exception:  # damaged Exif data say nothing, and the pixels are whole
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _on_white(image: Image.Image, bits: int) -> Image.Image:
+    grey = image.mode in _GREY
+    if not image.has_transparency_data:
+        return image.convert("L" if grey else "RGB")
+    if image.mode == "L" and bits < 8 and image.format == "PNG":  # the transparent grey is not scaled to 8 bits
+        image.info["transparency"] *= 255 // ((1 << bits) - 1)
+    layer = image.convert("LA" if grey else "RGBA")
+    page = Image.new("L" if grey else "RGB", image.size, "white")
+    page.paste(layer.convert(page.mode), mask=layer.getchannel("A"))
+    return page

@@ -1,0 +1,86 @@
+"""Class labels: the one reader of dataset.json, and what "classes" means, for archives and raw data alike."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from edm.errors import UserError
+
+LABELS_FILE = "dataset.json"
+MOST_CLASSES = 1_000_000  # of any network
+
+
+def count_classes(labels: Sequence[int] | np.ndarray | None) -> int:
+    """The number of classes: the largest label + 1, as the authors' tools count; 0 without labels.
+
+    >>> count_classes([0, 5, 9])
+    10
+    """
+    return 0 if labels is None else int(np.max(labels)) + 1
+
+
+def empty_classes(labels: Sequence[int] | np.ndarray | None) -> list[int]:
+    """The classes below the largest label that no image has: 1 and 2 of the labels 0, 3."""
+    return [] if labels is None else np.flatnonzero(np.bincount(labels) == 0).tolist()
+
+
+def described(count: int, empty: Sequence[int]) -> str:
+    """A number of classes in words, with those that have no images: "10 classes (7 without images: 1, 2, …)"."""
+    few = ", ".join(map(str, empty[:8])) + ", …" * (len(empty) > 8)
+    return f"{count} class{'es' * (count != 1)}" + (f" ({len(empty)} without images: {few})" if empty else "")
+
+
+def class_index(label: Any, where: str) -> int:
+    """A label as an int. Raises UserError, beginning with ``where``, unless it is a whole number from 0."""
+    whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
+    if not whole or not 0 <= label < MOST_CLASSES:
+        raise UserError(f"{where} is not a class index from 0 to {MOST_CLASSES - 1:,} (a whole number)")
+    return int(label)
+
+
+def read_labels(content: bytes, names: Sequence[str], where: str) -> list[int] | None:
+    """The labels of images, in the order of their names, from a dataset.json; None where it says ``null``.
+
+    content: ``{"labels": [[name, label], …]}``, one entry for each name and no others.
+    Raises UserError, beginning with ``where``, for any other content: a label is a class index, never rounded.
+    """
+    where = f"{where}: {LABELS_FILE}"
+    try:
+        entries = json.loads(content, object_pairs_hook=_unique)["labels"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        entries = ...
+    if entries is None:
+        return None
+    if not (isinstance(entries, list) and all(map(_is_entry, entries))):
+        raise UserError(f'{where} is not of the form {{"labels": [[name, label], …]}}')
+    table = {name: class_index(label, f"{where}: the label of {shown(name)}") for name, label in entries}
+    if len(table) < len(entries):
+        seen = set()
+        twice = next(name for name, _ in entries if name in seen or seen.add(name))
+        raise UserError(f"{where} names {shown(twice)} twice; one image has one label")
+    unlabelled = next((name for name in names if name not in table), None)
+    if unlabelled is not None:
+        raise UserError(f"{where} has no label for {shown(unlabelled)}")
+    if len(table) > len(names):
+        raise UserError(f"{where} names {shown(min(table.keys() - set(names)))}, which is not there")
+    return [table[name] for name in names]
+
+
+def shown(name: str) -> str:
+    """A file's name as one harmless line."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a key stands twice, of which Python would take the last."""
+    pairs = list(pairs)
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key stands twice")
+    return table

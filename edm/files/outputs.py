@@ -1,0 +1,65 @@
+"""What a command may replace: a file of its own, never a device, a folder, a pipe, or what it reads."""
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from edm.errors import UserError
+
+_SYSTEM = tuple(map(Path, ("/proc", "/sys")))
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+
+
+def check_outputs(files: Sequence[str], folders: Sequence[str], inputs: Sequence[str]) -> None:
+    """Raises UserError, before a command begins, where what it writes would replace what it must not.
+
+    files: that it writes; folders: that it writes files in; inputs: files and folders that it reads.
+    """
+    for path in files:
+        require_replaceable(path)
+    for path in folders:
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise UserError(f"{path}: is not a folder; name another place to write to")
+    require_apart([*files, *folders], inputs)
+    for i, path in enumerate(files):
+        if any(_same(path, other) for other in files[:i]):
+            raise UserError(f"{path}: is named for two outputs; name another file for one of them")
+
+
+def require_replaceable(path: str | os.PathLike) -> None:
+    """Raises UserError unless nothing stands at a path, or a file.
+
+    A link to a file is as good as a file: the link is replaced and its target is kept. In /dev, where /dev/stdout may
+    be a link to a file, and in /proc and /sys nothing is ever written.
+    """
+    folder = Path(os.path.realpath(Path(path).parent))
+    if folder == Path("/dev") or any(folder.is_relative_to(system) for system in _SYSTEM):
+        raise UserError(f"{path}: is the system's; name a file to write")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise UserError(f"{path}: is {kind} and would be replaced; name a file to write")
+
+
+def require_apart(outputs: Sequence[str | os.PathLike], inputs: Sequence[str | os.PathLike]) -> None:
+    """Raises UserError where an output is an input, too, by whatever name or link, or lies in a folder that is one."""
+    for output in outputs:
+        for source in inputs:
+            if _same(output, source):
+                raise UserError(f"{output}: is read by this command and would be replaced; name another output")
+            if os.path.isdir(source) and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
+                raise UserError(f"{output}: lies in {source}, which this command reads; name a place outside of it")
+
+
+def _same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there
+        return os.path.realpath(path) == os.path.realpath(other)
