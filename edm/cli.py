@@ -132,6 +132,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--data", help="dataset archive")
     train.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl, states, snapshots")
     train.add_argument("--final", metavar="FOLDER", help="instead for the first two of these (default: --out)")
+    train.add_argument(
+        "--overwrite", action="store_true", help="train even where the folder holds a finished or another training"
+    )
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument(
         "--state-every", type=_seconds, default=300, metavar="S",

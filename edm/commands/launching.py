@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edm.cluster import slurm
 from edm.cluster.gpus import own
 from edm.cluster.preemption import SIGNALS
-from edm.commands.common import say
+from edm.commands.common import MADE_FROM, say
 from edm.errors import PREEMPTED, UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def launch(args: Namespace) -> int:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
     with nullcontext([]) if args.gpus is None or args.nodes > 1 else own(args.gpus) as handles:
         step = _start(args)  # when it has what it needs
-        status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes), handles)
+        threads = max(1, args.threads * args.nodes // args.processes)
+        status = _run(_command_line(command, args), threads, handles, step.made_from if step else "")
         if status == 0 and step is not None:
             step.finish(processes=args.processes, gpu=_gpu(step))
     if status == PREEMPTED and slurm.job() is not None:
@@ -79,12 +80,12 @@ def _command_line(command: list[str], args: Namespace) -> list[str]:
     return [sys.executable, *edm]
 
 
-def _run(command: list[str], threads: int, handles: list[int]) -> int:
+def _run(command: list[str], threads: int, handles: list[int], made_from: str) -> int:
     """The status of a command that gets every signal that this process gets; 128 + the signal that ended it.
 
-    handles: open files that it is to keep open, should it outlive this process.
+    handles: open files that it is to keep open, should it outlive this process. made_from: of its step, or "".
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), MADE_FROM: made_from}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is someone to pass them on to
     hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     process = subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles)

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from edm.commands.common import made_from
 from edm.metrics import INCEPTION
 from edm.tracking import Journal, Run, environment_tags
+
+_RULES = {"evaluation": "evaluate", "choice": "choose", "search": "search", "sheet": "sample"}  # by the kind of a run
 
 
 def numbers_of(measured: dict[str, Any], label: str) -> dict[str, float]:
@@ -28,4 +31,4 @@ def run_below(journal: Journal, experiment: str, model: str, key: str, name: str
     tags |= {"kind": kind, "model": model, **environment_tags()}
     tags |= {name: value for name, value in hashes.items() if value}
     return journal.run(f"{experiment}/{model}/{key}", name=name, experiment=experiment, params=details, tags=tags,
-                       parent=f"{experiment}/{model}")  # fmt: skip
+                       parent=f"{experiment}/{model}", made_from=made_from(_RULES[kind]))  # fmt: skip

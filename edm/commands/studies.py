@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm import params
-from edm.commands.common import origin, processes, say, threads
+from edm.commands.common import made_from, origin, processes, say, threads
 from edm.commands.recording import numbers_of, run_below
 from edm.config import SamplerConfig
 from edm.errors import UserError
@@ -46,7 +46,7 @@ def evaluate(args: Namespace) -> None:
         about = _about(args) | {"settings": {"path": args.settings, **found} if args.settings else None}
         draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
                       for point, repeat in evaluation.draws)  # fmt: skip
-        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest(spec),
+        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest([spec, made_from("evaluate")]),
               "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
         yardsticks = _yardsticks(args, experiment, place.device, sum(len(draw.seeds) for draw in draws))
         block = block_of(experiment.sampling.block, checkpoint.network_of(args.checkpoint))
@@ -146,7 +146,8 @@ def _choose(
 
     # By their content: another training leaves snapshots of the same names. Only the first process keeps the history.
     hashes = {name: sha256_file(folder / name) for name in snapshots} if place.is_first else {}
-    identity = {**spec, "snapshots": hashes, "metric": yardstick.describe()}
+    identity = {**spec, "sampler": sampler.to_dict(), "snapshots": hashes, "metric": yardstick.describe(),
+                "made_from": made_from("choose")}  # fmt: skip
     history = SearchHistory(folder.with_name("choice.history.jsonl"), identity, place)
 
     def chosen() -> Choice:
@@ -212,7 +213,8 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
         return evaluate(denoiser, sampler(settings), seeds, block, [yardstick], name, place)["distance"]
 
     fixed = {key: value for key, value in spec.items() if key not in ("over", "method", "max_sweeps")}
-    identity = {**fixed, "checkpoint": about["checkpoint"]["sha256"], "metric": yardstick.describe()}
+    identity = {**fixed, "sampler": base.to_dict(), "checkpoint": about["checkpoint"]["sha256"],
+                "metric": yardstick.describe(), "made_from": made_from("search")}  # fmt: skip
     history = SearchHistory(args.history or f"{args.output}.history.jsonl", identity, place)
     start = {key: min(values, key=lambda value, key=key: abs((value or 0) - (getattr(base, key) or 0)))
              for key, values in spec["over"].items()}  # fmt: skip
