@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     launch = command(
         "launch", "launching.launch", "start one of these commands, as several processes",
         "Start a command as several processes that share its work, on this machine or on the nodes of a job of Slurm. "
-        "Signals reach all of them; where the command stops because it was asked to (status 75), a job of Slurm goes "
-        "back to the queue and continues later.",
+        "Signals reach all of them. In a job that `snakemake --profile slurm` submitted, where the command stops because "
+        "it was asked to (status 75), the job goes back to the queue and continues later.",
     )  # fmt: skip
     processes = launch.add_mutually_exclusive_group()
     processes.add_argument("--processes", type=_count, default=1, help="on all nodes together (default 1)")
@@ -104,6 +104,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     launch.add_argument("--nodes", type=_count, default=1, help="nodes of the job of Slurm (default 1)")
     launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
+    launch.add_argument(
+        "--requeue", action="store_true",
+        help="where the command stops because it was asked to, by other means than Ctrl-C, put the job of Slurm that "
+        "this runs in back into the queue; only for a job that runs nothing else",
+    )  # fmt: skip
     launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
     launch.add_argument("--digest", help="of the specification that the step was planned with")
     launch.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")

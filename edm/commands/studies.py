@@ -43,10 +43,11 @@ def evaluate(args: Namespace) -> None:
 
         if args.parts and not place.is_first:
             return
-        about = _about(args) | {"settings": {"path": args.settings, **found} if args.settings else None}
+        source, about = made_from("evaluate"), _about(args)
+        about |= {"settings": {"path": args.settings, **found} if args.settings else None}
         draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
                       for point, repeat in evaluation.draws)  # fmt: skip
-        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest([spec, made_from("evaluate")]),
+        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest([spec, source]),
               "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
         yardsticks = _yardsticks(args, experiment, place.device, sum(len(draw.seeds) for draw in draws))
         block = block_of(experiment.sampling.block, checkpoint.network_of(args.checkpoint))
@@ -165,9 +166,10 @@ def _choose(
                     f"{args.model} choice", "choice", details | {"model": args.model}, {})  # fmt: skip
     with run:
         choice = chosen()
-        for name, value in (choice.cheap | choice.full).items():  # where both are there, that of more images
-            if value is not None:
-                run.metrics(numbers_of({"distance": value}, yardstick.extractor.label), step=seen[name])
+        for images, values in ((spec["images"], choice.cheap), (spec["confirm_images"], choice.full)):
+            for name, value in values.items():
+                if value is not None:
+                    run.metrics(numbers_of({"distance": value}, yardstick.extractor.label, images), step=seen[name])
         run.tag("snapshot", choice.best)
     with atomic_write(args.output) as temporary:
         shutil.copyfile(folder / choice.best, temporary)
@@ -233,12 +235,12 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
         started = time.monotonic()
         best = found()
         numbers = {"distance": best.value, "evaluations": best.evaluations, "seconds": time.monotonic() - started}
-        run.metrics(numbers_of(numbers, yardstick.extractor.label), step=about["checkpoint"].get("images") or 0)
+        label = yardstick.extractor.label
+        run.metrics(numbers_of(numbers, label, spec["images"]), step=about["checkpoint"].get("images") or 0)
     write_json(args.output, {
         "format": "edm-search/1", "experiment": experiment.name, "model": args.model, "search": args.search,
         "run": run.key, **about, "metric": yardstick.describe(), **spec, "start": start, **best.to_dict(), **origin(),
     })  # fmt: skip
-    label = yardstick.extractor.label
     say(f"{args.output}: {label} {best.value:.4g} at {best.settings} ({best.evaluations} evaluations)")
 
 

@@ -97,7 +97,8 @@ def train(
         started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
         tick_time, tick_images = time.monotonic(), images
         sums = state.sums  # since the last row of the log
-        overflowing = Overflows(out, config, state.overflowing, world.is_first)
+        parameters = sum(parameter.numel() for parameter in step.net.parameters())
+        overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
         bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
         system = SystemMetrics()
         notice.hold()
@@ -116,7 +117,7 @@ def train(
                         f"{out}: the loss became {mean} after {images:,} images; the last good state ({state.images:,} "
                         "images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
                     )
-                overflowing.look(int(overflows), round(seen) // config.batch_size, images)
+                overflowing.look(int(overflows), int(nonfinite), round(seen) // config.batch_size, images)
                 state.overflowing = overflowing.in_a_row
                 now = time.monotonic()
                 row = {

@@ -104,7 +104,7 @@ class TrainingState:
         fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
         self.images, self.seconds, self.before = 0, 0.0, None
-        self.overflowing = 0  # steps in a row whose gradients overflowed, of loop.Overflows
+        self.overflowing = 0  # steps in a row, of :class:`edm.training.overflows.Overflows`
         #: This process's sums since the last row of the log, as :class:`edm.training.step.TrainingStep` adds them up.
         self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
         self._next = 0  # the slot to write: that of the older state
