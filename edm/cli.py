@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     launch = command(
         "launch", "launching.launch", "start one of these commands, as several processes",
         "Start a command as several processes that share its work, on this machine or on the nodes of a job of Slurm. "
-        "Signals reach all of them. In a job that `snakemake --profile slurm` submitted, where the command stops because "
-        "it was asked to (status 75), the job goes back to the queue and continues later.",
+        "Signals reach all of them. A job that `snakemake --profile slurm` submitted goes back to the queue where the "
+        "command stops because it was asked to (status 75), and continues later.",
     )  # fmt: skip
     processes = launch.add_mutually_exclusive_group()
     processes.add_argument("--processes", type=_count, default=1, help="on all nodes together (default 1)")
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     train = command(
         "train", "models.train", "train one configuration",
         "Train one configuration, on a CPU, a GPU, or (started by `edm launch`) on many. An interrupted run continues "
-        "from its last state to the same weights.",
+        "from its last state to the same weights; a finished one is left as it is.",
     )  # fmt: skip
     train.epilog = (
         "SIGTERM, SIGUSR1, Ctrl-C and the end of the time limit save the state after the present step and end the run "

@@ -203,7 +203,7 @@ class Started:
 
     @property
     def made_from(self) -> str:
-        """Digest of what decides the outcome beside the step's own settings: its code, and all steps and data before it.
+        """Digest of what decides the outcome beside the step's own settings: its code, all steps and data before it.
 
         What outlives an interruption carries it. The settings are compared where they are used: a state may be
         continued for a longer training, and what was measured for one grid of a search is true in another. An

@@ -43,12 +43,12 @@ def evaluate(args: Namespace) -> None:
 
         if args.parts and not place.is_first:
             return
-        source, about = made_from("evaluate"), _about(args)
-        about |= {"settings": {"path": args.settings, **found} if args.settings else None}
+        about = _about(args) | {"settings": {"path": args.settings, **found} if args.settings else None}
         draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
                       for point, repeat in evaluation.draws)  # fmt: skip
-        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest([spec, source]),
-              "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
+        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name,
+              "spec": digest([spec, made_from("evaluate")]), "checkpoint": about["checkpoint"]["sha256"],
+              "settings": found.get("sha256")}  # fmt: skip
         yardsticks = _yardsticks(args, experiment, place.device, sum(len(draw.seeds) for draw in draws))
         block = block_of(experiment.sampling.block, checkpoint.network_of(args.checkpoint))
         whole = Whole(draws, block, yardsticks, of)
