@@ -36,8 +36,9 @@ from typing import Any
 from edm.errors import UserError
 from edm.files.writing import digest
 from edm.metrics import CLASSIFIER, need_reference_features
-from edm.params import Evaluation, Experiment, Params, Report
-from edm.params.layouts import Source, figure_datasets, figure_sources, figure_spec, table_layout, table_spec
+from edm.params import Evaluation, Experiment, Params
+from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
+from edm.params.sources import Source
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
@@ -162,13 +163,6 @@ def about_files(report: str) -> list[str]:
     return [f"results/{report}/about/{page}.html" for page in ABOUT]
 
 
-def trained_models(report: Report) -> list[tuple[Experiment, str]]:
-    """The models trained here that a report measures."""
-    sources = (source for table in report.tables for source in table_layout(report, table).sources())
-    found = {(s.experiment.name, s.model): s.experiment for s in sources if s.kind == "grid"}
-    return [(experiment, model) for (_, model), experiment in found.items() if model in experiment.models]
-
-
 class Chain:
     """All jobs of a params file."""
 
@@ -248,7 +242,11 @@ class Chain:
         if rule in ("table", "figure"):
             return {"table": table_spec, "figure": figure_spec}[rule](self.reports[name], *rest)
         if rule == "metrics":
-            return [table_spec(self.reports[name], table) for table in self.reports[name].tables]
+            return metrics_spec(self.reports[name])
+        if rule == "about":
+            from edm.chain.choices import choices
+
+            return {"title": self.reports[name].title, "choices": choices(self, self.reports[name])}
         if rule == "track":
             return {"uri": self.params.tracking_uri}
         if rule == "reference":
@@ -415,14 +413,10 @@ class Chain:
         return self._made_from(table_layout(self.reports[report], table).sources())
 
     def figure_inputs(self, report: str, figure: str) -> list[str]:
-        r = self.reports[report]
-        datasets = [archive(experiment.dataset) for experiment in figure_datasets(r, figure)]
-        return [*self._made_from(figure_sources(r, figure).values()), *datasets]
+        return self._made_from(figure_layout(self.reports[report], figure).sources())
 
     def metrics_inputs(self, report: str) -> list[str]:
-        r = self.reports[report]
-        sources = (source for table in r.tables for source in table_layout(r, table).sources())
-        return [*self._made_from(sources), *(levels_file(*trained) for trained in trained_models(r))]
+        return self._made_from(metrics_layout(self.reports[report]).sources())
 
     def about_inputs(self, report: str) -> list[str]:
         """What is shown, and thereby every step before it."""
@@ -438,6 +432,8 @@ class Chain:
             experiment, model, name = source.experiment, source.model, source.name
             if source.kind == "grid":
                 paths |= dict.fromkeys(evaluation_file(e) for e in experiment.evaluations_of(model, name))
+            elif source.kind == "dataset":
+                paths[archive(experiment.dataset)] = None
             elif source.kind != "model":
                 file = {"search": search_file, "sheet": sheet_file, "analysis": analysis_file}.get(source.kind)
                 paths[file(experiment, model, name) if file else levels_file(experiment, model)] = None

@@ -12,13 +12,13 @@ from edm import params
 from edm.config import TrainingConfig
 from edm.networks.flops import parameters
 from edm.params.layouts import table_layout
-from edm.report.paper import published
+from edm.params.paper import published
 from edm.report.results import Results
 from edm.report.tables import build_table
 from edm.report.writers import as_csv, as_html, as_latex, as_markdown
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "edm" / "report" / "paper.yaml").read_text(encoding="utf-8")
+TEXT = (ROOT / "edm" / "params" / "paper.yaml").read_text(encoding="utf-8")
 RUNGS = "ABCDEF"
 DATASETS = ("cond", "uncond", "ffhq", "afhqv2")  # the column pairs of Table 2
 

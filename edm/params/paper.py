@@ -10,21 +10,26 @@ import yaml
 from edm.errors import UserError
 
 FILE = Path(__file__).with_name("paper.yaml")
-_ENTRY = re.compile(r"(?P<text>.*?)\s*(?:\((?P<nfe>\d+)\))?\*?(?P<doubt>°)?")
+_ENTRY = re.compile(r"(?P<about>about )?(?P<text>.*?)\s*(?:\((?P<nfe>\d+)\))?\*?(?P<doubt>°)?")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A number of the paper as printed, with its NFE where given. verified: False until checked against the PDF."""
+    """A number of the paper as printed, with its NFE where the paper gives one.
+
+    verified: False for a value that no source states. approximate: whether the paper gives it as a whole number only.
+    """
 
     text: str
     value: float | None
     nfe: int | None
     verified: bool
+    approximate: bool = False
 
     def shown(self) -> str:
-        """As the tables of the report show it: ° marks what is not verified."""
-        return f"{self.text}{f' ({self.nfe})' if self.nfe else ''}{'' if self.verified else '°'}"
+        """The text in the tables of a report: ° marks a value that is not verified."""
+        about, nfe = "about " * self.approximate, f" ({self.nfe})" if self.nfe else ""
+        return f"{about}{self.text}{nfe}{'' if self.verified else '°'}"
 
 
 def published(table: str, row: str, column: str) -> Published | None:
@@ -33,8 +38,9 @@ def published(table: str, row: str, column: str) -> Published | None:
     if table not in tables:
         raise UserError(f"paper: {table!r} is none of {', '.join(tables)}")
     entry = tables[table]
-    if row not in entry["rows"] or column not in entry["columns"]:
-        raise UserError(f"paper: {table} has no row {row!r} with a column {column!r}")
+    for what, name, known in (("row", row, entry["rows"]), ("column", column, entry["columns"])):
+        if name not in known:
+            raise UserError(f"paper: {table} has no {what} {name!r}; it has {'; '.join(known)}")
     return _parsed(entry["rows"][row][entry["columns"].index(column)])
 
 
@@ -46,7 +52,8 @@ def _parsed(text: str | None) -> Published | None:
         value = float(match["text"])
     except ValueError:
         value = None
-    return Published(match["text"], value, int(match["nfe"]) if match["nfe"] else None, match["doubt"] is None)
+    nfe = int(match["nfe"]) if match["nfe"] else None
+    return Published(match["text"], value, nfe, match["doubt"] is None, match["about"] is not None)
 
 
 @functools.cache
