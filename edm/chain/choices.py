@@ -18,9 +18,9 @@ def choices(chain: Chain, report: Report) -> list[dict[str, Any]]:
 
     Of each experiment only the models, samplers and studies that the tables and figures need.
     """
-    jobs, sections = chain.needed(chain.about_inputs(report.name)), []
-    for experiment in report.experiments.values():
-        own = [job for job in jobs if job.key[0] == experiment.name]
+    needed, sections = set(chain.needed(chain.about_inputs(report.name))), []
+    for experiment in report.experiments.values():  # in the order of params.yaml, whatever that of the tables
+        own = [job for job in chain.by_name.values() if job.key[0] == experiment.name and job in needed]
         sections += [_section(f"Experiment {experiment.name}", [_experiment(experiment)])]
         sections += [*_models(chain, experiment, own), *_samplers(experiment, own), *_studies(experiment, own)]
     defaults = [(name, _shown(value)) for name, value in _fields(SamplerConfig()).items()]

@@ -47,6 +47,8 @@ def published(table: str, row: str, column: str) -> Published | None:
 def _parsed(text: str | None) -> Published | None:
     if text is None:
         return None
+    if not isinstance(text, str):
+        raise UserError(f"{FILE}: {text!r} is not text; put every entry in quotes, to keep its digits")
     match = _ENTRY.fullmatch(text)
     try:
         value = float(match["text"])
@@ -58,4 +60,8 @@ def _parsed(text: str | None) -> Published | None:
 
 @functools.cache
 def _tables() -> dict:
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    try:
+        return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{FILE}{f':{mark.line + 1}' if mark else ''}: not valid YAML") from None
