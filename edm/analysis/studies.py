@@ -32,13 +32,17 @@ def truncation(denoiser: Denoiser, **settings: Any) -> tuple[dict[str, Tensor], 
 def degradation(
     denoiser: Denoiser,
     *,
-    sigmas: Sequence[float],
+    sigmas: Sequence[float | str],
     repetitions: Sequence[int],
     S_noise: Sequence[float] = (1.0,),
     images: int = 8,
     num_steps: int = 18,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Figure 14: the model's own images under repeated churn, as float32, per S_noise."""
+    """Figure 14: the model's own images under repeated churn, as float32, per S_noise.
+
+    sigmas: "smallest" is the least noise level that the model supports. Raises UserError where it supports any.
+    """
+    sigmas = [denoiser.sigma_min if sigma == "smallest" else sigma for sigma in sigmas]
     classes = denoiser.network.config.classes
     clean = to_float(_drawn(denoiser, images, num_steps)).to(denoiser.device)
     labels = class_labels(torch.arange(images, device=denoiser.device), classes) if classes else None
@@ -46,7 +50,7 @@ def degradation(
     with float32_as():
         degraded = {noise: degrade(denoiser, clean, sigmas, S_noise=noise, **choices) for noise in S_noise}
     shown = {named(noise): images.float() for noise, images in degraded.items()}
-    return shown, {"sigmas": list(sigmas), "repetitions": list(repetitions), "S_noise": list(S_noise)}
+    return shown, {"sigmas": sigmas, "repetitions": list(repetitions), "S_noise": list(S_noise)}
 
 
 def leaked(

@@ -35,10 +35,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edm.chain import costs, paths
+from edm.chain.choices import choices
 from edm.chain.job import Job, named
 from edm.metrics import CLASSIFIER
-from edm.params import Experiment, Report
-from edm.params.layouts import Source, figure_datasets, figure_sources, figure_spec, table_layout, table_spec
+from edm.params import Experiment
+from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
+from edm.params.sources import Source
 
 if TYPE_CHECKING:
     from edm.chain.jobs import Chain
@@ -231,22 +233,19 @@ def _table(chain: "Chain") -> Iterator[Job]:
 def _figure(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
         for figure in report.figures:
-            datasets = [paths.archive(experiment.dataset) for experiment in figure_datasets(report, figure)]
-            inputs = named(results=_made_from(figure_sources(report, figure).values()), datasets=datasets)
+            inputs = named(results=_made_from(figure_layout(report, figure).sources()))
             yield Job("figure", (name, figure), inputs, tuple(paths.figure_files(name, figure)))
 
 
 def _metrics(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
-        sources = (source for table in report.tables for source in table_layout(report, table).sources())
-        levels = [paths.levels_file(*trained) for trained in trained_models(report)]
-        yield Job("metrics", (name,), named(results=_made_from(sources), levels=levels),
-                  tuple(paths.metrics_files(name)))  # fmt: skip
+        inputs = named(results=_made_from(metrics_layout(report).sources()))
+        yield Job("metrics", (name,), inputs, tuple(paths.metrics_files(name)))
 
 
-def _of_tables(chain: "Chain", job: Job) -> Any:
+def _of_pages(chain: "Chain", job: Job) -> Any:
     report = chain.reports[job.key[0]]
-    return [table_spec(report, table) for table in report.tables]
+    return {"title": report.title, "choices": choices(chain, report)}
 
 
 def _about(chain: "Chain") -> Iterator[Job]:
@@ -260,13 +259,6 @@ def _track(chain: "Chain") -> Iterator[Job]:
         yield Job("track", (name,), named(shown=paths.shown_files(report)), (paths.tracking_file(name),))
 
 
-def trained_models(report: Report) -> list[tuple[Experiment, str]]:
-    """The models trained here that a report measures."""
-    sources = (source for table in report.tables for source in table_layout(report, table).sources())
-    found = {(s.experiment.name, s.model): s.experiment for s in sources if s.kind == "grid"}
-    return [(experiment, model) for (_, model), experiment in found.items() if model in experiment.models]
-
-
 _FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file}
 
 
@@ -278,6 +270,8 @@ def _made_from(sources: Iterable[Source]) -> list[str]:
             found |= dict.fromkeys(paths.evaluation_file(e) for e in experiment.evaluations_of(model, name))
         elif source.kind == "levels":
             found[paths.levels_file(experiment, model)] = None
+        elif source.kind == "dataset":
+            found[paths.archive(experiment.dataset)] = None
         elif source.kind != "model":
             found[_FILES[source.kind](experiment, model, name)] = None
     return list(found)
@@ -289,7 +283,7 @@ def measuring_options(job: Job) -> list[str]:
     return [word for option, name in given.items() if name in job.inputs for word in (option, *job.inputs[name])]
 
 
-_EVALUATE = Rule("evaluate", _evaluate, _of_evaluation, computes=True, cost=costs.evaluating)
+_EVALUATE = Rule("evaluate", _evaluate, _of_evaluation, code=2, computes=True, cost=costs.evaluating)
 
 RULES: dict[str, Rule] = {
     "download": Rule("data", _download, _no_settings, kept=False),
@@ -305,9 +299,9 @@ RULES: dict[str, Rule] = {
     "evaluate": _EVALUATE,
     "sample": Rule("sample", _sample, _of_experiment("sheet"), computes=True, cost=costs.sampling),
     "analyse": Rule("sample", _analyse, _of_experiment("analysis"), code=2, computes=True, cost=costs.analysing),
-    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1])),
-    "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1])),
-    "metrics": Rule("tables", _metrics, _of_tables),
-    "about": Rule("tables", _about, _no_settings),
+    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=2),
+    "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=2),
+    "metrics": Rule("tables", _metrics, lambda chain, job: metrics_spec(chain.reports[job.key[0]])),
+    "about": Rule("tables", _about, _of_pages),
     "track": Rule("tables", _track, lambda chain, job: {"uri": chain.params.tracking_uri}),
 }  # fmt: skip

@@ -21,6 +21,9 @@ class Loss(Protocol):
     def sigma(self, u: Tensor) -> Tensor:
         """The noise level at quantile u in (0, 1), elementwise."""
 
+    def density(self, sigma: Tensor) -> Tensor:
+        """The density of ln σ under p_train, elementwise; 0 outside of what training sees."""
+
     def weight(self, sigma: Tensor) -> Tensor:
         """λ(σ), elementwise."""
 
@@ -39,6 +42,12 @@ class VP:
 
     def sigma(self, u: Tensor) -> Tensor:
         return VPSchedule(self.beta_d, self.beta_min).sigma(self.epsilon_t + u * (1 - self.epsilon_t))
+
+    def density(self, sigma: Tensor) -> Tensor:
+        # t is uniform: p(ln σ) = p(t) dt/d ln σ = σ/(σ̇(t) (1 − ε_t)).
+        schedule = VPSchedule(self.beta_d, self.beta_min)
+        found = sigma / (schedule.sigma_dot(schedule.inverse(sigma)) * (1 - self.epsilon_t))
+        return _inside(found, sigma, self.sigma_range)
 
     def weight(self, sigma: Tensor) -> Tensor:
         return 1 / sigma**2
@@ -59,6 +68,10 @@ class VE:
     def sigma(self, u: Tensor) -> Tensor:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** u
 
+    def density(self, sigma: Tensor) -> Tensor:
+        found = torch.full_like(sigma, 1 / math.log(self.sigma_max / self.sigma_min))
+        return _inside(found, sigma, self.sigma_range)
+
     def weight(self, sigma: Tensor) -> Tensor:
         return 1 / sigma**2
 
@@ -77,6 +90,16 @@ class IDDPM:
         # Reversed, so that a quantile function grows: u_{M−1} is the smallest level.
         levels = iddpm_levels(self.steps)[: self.steps].flip(0).to(u)
         return levels[(u * self.steps).long().clamp(max=self.steps - 1)]
+
+    def density(self, sigma: Tensor) -> Tensor:
+        # Discrete: each level's 1/M, spread evenly over ln σ between the midpoints to its neighbours.
+        levels = iddpm_levels(self.steps)[: self.steps].flip(0).log()
+        middles = (levels[1:] + levels[:-1]) / 2
+        edges = torch.cat((2 * levels[:1] - middles[:1], middles, 2 * levels[-1:] - middles[-1:]))
+        place = torch.searchsorted(edges, sigma.log().to(edges)) - 1
+        inside = (place >= 0) & (place < self.steps)
+        found = 1 / (self.steps * edges.diff())[place.clamp(0, self.steps - 1)]
+        return torch.where(inside, found, 0).to(sigma)
 
     def weight(self, sigma: Tensor) -> Tensor:
         return 1 / sigma**2
@@ -98,12 +121,20 @@ class EDM:
     def sigma(self, u: Tensor) -> Tensor:
         return (self.P_mean + self.P_std * torch.special.ndtri(u)).exp()
 
+    def density(self, sigma: Tensor) -> Tensor:
+        z = (sigma.log() - self.P_mean) / self.P_std
+        return (-(z**2) / 2).exp() / (self.P_std * math.sqrt(2 * math.pi))
+
     def weight(self, sigma: Tensor) -> Tensor:
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         return 0.0, math.inf
+
+
+def _inside(density: Tensor, sigma: Tensor, limits: tuple[float, float]) -> Tensor:
+    return torch.where((sigma >= limits[0]) & (sigma <= limits[1]), density, 0)
 
 
 LOSSES = {"vp": VP, "ve": VE, "iddpm": IDDPM, "edm": EDM}

@@ -20,7 +20,7 @@ class Denoiser(nn.Module):
     class_labels: class indices [B] (integers) or one-hot rows [B, classes]; None is the unconditional input of zeros;
     augment_labels: conditioning vectors [B, 9] of Table 6; None means not augmented.
     ``sigma_min``, ``sigma_max`` and ``round_sigma`` tell samplers which levels the model supports.
-    ``precision`` (a key of :data:`edm.networks.precision.DTYPES`) is that of convolutions and attention. On GPUs "tf32"
+    ``precision`` (a key of :data:`edm.networks.precision.DTYPES`) is that of convolutions. On GPUs "tf32"
     holds only inside :func:`edm.networks.precision.float32_as`, which is torch's global switch.
     ``learned_variance`` tells whether the network also predicts the variance of a sampling step (iDDPM, ADM), which
     :meth:`with_variance` gives from the same evaluation.

@@ -8,8 +8,8 @@ import torch
 # Recurrent layers too, though we have none: torch's older switch refuses to be read where the two of cuDNN differ.
 _PLACES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
 
-#: Names in params.yaml and what convolutions and attention compute in. Half precision holds for them alone:
-#: embeddings, preconditioning and what becomes of the result stay in float32.
+#: Names in params.yaml and what convolutions compute in. Half precision holds for them alone: embeddings, the products
+#: and the softmax of attention, preconditioning and what becomes of the result stay in float32.
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

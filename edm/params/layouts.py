@@ -1,74 +1,228 @@
-"""What stands in a table and a figure: which grid of which model, sheet, search or analysis belongs where.
+"""What stands in each table and figure of a report: params.yaml's words resolved into layouts.
 
-One source for the workflow (what must be made first), the plan (what that costs) and the report (what is shown).
+One source for the workflow (what must be made first), the plan (what that costs), the report (what is shown) and the
+specification of each step.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from edm.errors import UserError
+from edm.params.descriptions import HYPERPARAMETERS, NETWORKS, Entries
 from edm.params.experiment import Experiment, Report
+from edm.params.paper import published
 from edm.params.resolving import nearest
+from edm.params.sources import Figure, Layout, Metrics, Source, plain
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a cell, a line or a picture comes from. kind: "grid", "search", "sheet", "analysis", "model" or "levels".
-
-    ``name`` is that of the grid, search, sheet or analysis; empty for the others.
-    """
-
-    kind: str
-    experiment: Experiment
-    model: str
-    name: str = ""
+def table_spec(report: Report, name: str) -> dict[str, Any]:
+    """What decides a table beside the measurements, as plain data."""
+    return plain(table_layout(report, name))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A table's columns, and its rows with a source per column; None where the paper has no such cell either."""
+def figure_spec(report: Report, name: str) -> dict[str, Any]:
+    """What decides a figure beside what it is drawn from, as plain data."""
+    return plain(figure_layout(report, name))
 
-    columns: list[str]
-    rows: dict[str, list[Source | None]]
 
-    def sources(self) -> Iterator[Source]:
-        yield from (source for cells in self.rows.values() for source in cells if source is not None)
+def metrics_spec(report: Report) -> dict[str, Any]:
+    """What decides the headline numbers and curves beside the measurements, as plain data."""
+    return plain(metrics_layout(report))
+
+
+def check_report(report: Report) -> None:
+    """Raises UserError, naming the table or figure, where one names what is not there."""
+    for section, entries, look in (("tables", report.tables, table_layout),
+                                   ("figures", report.figures, figure_layout)):  # fmt: skip
+        for name in entries:
+            try:
+                look(report, name)
+            except UserError as error:
+                raise UserError(f"{section}.{name}: {error}") from None
+
+
+def metrics_layout(report: Report) -> Metrics:
+    """What metrics.json and the plots of a report hold."""
+    tables, levels, grids = {}, {}, {}
+    for name, spec in report.tables.items():
+        layout, stated = table_layout(report, name), spec.get("rows", {})
+        if not any(source.kind == "grid" for source in layout.sources()):
+            continue
+        # A short key where the row is a sentence.
+        short = all(isinstance(grid, str) for grid in stated.values()) and len(set(stated.values())) == len(stated)
+        tables[name] = {
+            (stated.get(row, row) if short else row): {
+                column: source for column, source in zip(layout.columns, cells, strict=True) if source is not None
+            }
+            for row, cells in layout.rows.items()
+        }
+        for source in (source for source in layout.sources() if source.kind == "grid"):
+            role = next(role for role, one in report.experiments.items() if one.name == source.experiment.name)
+            line = f"{role}/{source.model}" if role else source.model
+            grids[f"{line} {source.name}"] = source
+            if source.model in source.experiment.models:
+                levels[line] = Source("levels", source.experiment, source.model)
+    return Metrics(tables, levels, grids)
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def table_layout(report: Report, name: str) -> Layout:
     """What a table shows. Raises UserError where it names what is not there."""
     spec = report.tables[name]
-    return _TABLES[spec["kind"]](report, spec)
+    columns, rows = _TABLES[spec["kind"]](report, spec)
+    layout = Layout(name, spec["kind"], spec["title"], columns, rows, metrics=tuple(spec.get("metrics", ())),
+                    note=spec.get("note", ""))  # fmt: skip
+    if "nfe" in spec:
+        for row in spec.get("nfe_of_rows", {}):
+            if row not in rows:
+                raise UserError(f"nfe_of_rows: row {row!r} is not defined{nearest(row, rows)}")
+        layout = dataclasses.replace(layout, nfe=dict.fromkeys(rows, spec["nfe"]) | spec.get("nfe_of_rows", {}))
+    if "paper" in spec:
+        cells = {row: [published(spec["paper"], row, column) for column in columns] for row in rows}
+        layout = dataclasses.replace(layout, paper=cells)
+    return layout
 
 
-def figure_sources(report: Report, name: str) -> dict[str, Source]:
-    """What a figure shows, by label. Raises UserError where it names what is not there."""
+Content = tuple[list[str], dict[str, list[Source | None]]]
+
+
+def _configurations(report: Report, spec: dict[str, Any]) -> Content:
+    """Rungs by columns, all in one grid (Table 2)."""
+    own = next(iter(report.experiments.values()))
+    columns = _labels(spec.get("columns", list(own.columns)))
+    found = {}
+    for label, reference in columns.items():
+        experiment, column = report.refer(reference)
+        if column not in experiment.columns:
+            there = ", ".join(experiment.columns)
+            raise UserError(f"column {reference!r} is not defined; {experiment.name} has {there}")
+        found[label] = (experiment, column)
+    rungs = list(dict.fromkeys(rung for experiment, _ in found.values() for rung in experiment.rungs))
+    rows = {rung: [_if_there(experiment, f"{column}-{rung}", spec["grid"]) for experiment, column in found.values()]
+            for rung in rungs}  # fmt: skip
+    if not any(source for cells in rows.values() for source in cells):
+        raise UserError(_nowhere(spec["grid"], (experiment for experiment, _ in found.values())))
+    return list(columns), rows
+
+
+def _samplers(report: Report, spec: dict[str, Any]) -> Content:
+    """Grids by models (Tables 3 and 4)."""
+    if "columns" in spec:
+        columns = {label: _model(report, ref) for label, ref in _labels(spec["columns"]).items()}
+    else:
+        columns = {source.model: source for source in _sampled_by_all(report, spec["rows"])}
+    rows = {}
+    for label, grids in spec["rows"].items():
+        grids = grids if isinstance(grids, dict) else dict.fromkeys(columns, grids)
+        for grid in dict.fromkeys(grids.values()):
+            if not any(
+                grid == grids.get(name) and _if_there(c.experiment, c.model, grid) for name, c in columns.items()
+            ):
+                raise UserError(f"row {label!r}: {_nowhere(grid, (c.experiment for c in columns.values()))}")
+        rows[label] = [_if_there(column.experiment, column.model, grids.get(name)) for name, column in columns.items()]
+    return list(columns), rows
+
+
+def _sampled_by_all(report: Report, rows: dict[str, Any]) -> list[Source]:
+    """The models that every row's grid samples, for a table that names no columns."""
+    (experiment,) = report.experiments.values()
+    for label, grid in rows.items():
+        if not isinstance(grid, str):
+            raise UserError(f"row {label!r}: a grid per column needs `columns`")
+        if grid not in experiment.grids:
+            raise UserError(f"row {label!r}: {_nowhere(grid, [experiment])}")
+    found = [m for m in experiment.all_models if all(_if_there(experiment, m, grid) for grid in rows.values())]
+    if not found:
+        raise UserError("no model is sampled by the grids of all of its rows")
+    return [Source("model", experiment, model) for model in found]
+
+
+def _cells(report: Report, spec: dict[str, Any]) -> Content:
+    """Cells named one by one (the ImageNet headline)."""
+    columns = list(dict.fromkeys(column for cells in spec["rows"].values() for column in cells))
+    rows = {
+        label: [_named(report, cells[column], "grid") if column in cells else None for column in columns]
+        for label, cells in spec["rows"].items()
+    }
+    return columns, rows
+
+
+def _settings(report: Report, spec: dict[str, Any]) -> Content:
+    """The outcome of a search per column (Table 5)."""
+    columns = {label: _named(report, ref, "search") for label, ref in _labels(spec["columns"]).items()}
+    over = {label: source.experiment.searches[source.name].over for label, source in columns.items()}
+    names = dict.fromkeys(name for searched in over.values() for name in searched)
+    rows = {name: [source if name in over[label] else None for label, source in columns.items()] for name in names}
+    return list(columns), rows
+
+
+def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
+    """Resolved configurations (Tables 7 and 8): no result is needed."""
+
+    def content(report: Report, spec: dict[str, Any]) -> Content:
+        columns = {label: _trained(report, ref, f"column {label!r}") for label, ref in _labels(spec["columns"]).items()}
+        rows = {}
+        for row, entry in entries.items():
+            texts = [entry(s.experiment.models[s.model], s.experiment.training) for s in columns.values()]
+            rows[row] = [dataclasses.replace(s, text=text) for s, text in zip(columns.values(), texts, strict=True)]
+        return list(columns), rows
+
+    return content
+
+
+_TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "settings": _settings,
+           "hyperparameters": _described(HYPERPARAMETERS), "networks": _described(NETWORKS)}  # fmt: skip
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def figure_layout(report: Report, name: str) -> Figure:
+    """What a figure shows. Raises UserError where it names what is not there."""
     spec = report.figures[name]
-    if spec["kind"] == "curve":
+    options = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
+    rows = spec.get("rows", {"": spec.get("panels", {})})
+    distances = {row: _named(report, reference, "grid") for row, reference in spec.get("distances", {}).items()}
+    for row in distances:
+        if row not in rows:
+            raise UserError(f"distances: row {row!r} is not defined{nearest(row, rows)}")
+    found = {label: _figure_row(report, spec, _labels(panels)) for label, panels in rows.items()}
+    return Figure(name, spec["kind"], _drawn_title(report, spec), found, distances=distances, **options)
+
+
+def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) -> dict[str, Source]:
+    kind = spec["kind"]
+    shown = _dataset(report, spec["dataset"]) if "dataset" in spec and kind in ("noisy", "sheets") else {}
+    if kind == "curve":
         return curve_lines(report, spec)
-    if spec["kind"] == "levels":
+    if kind == "levels":
         chosen = _labels(spec["models"]) if "models" in spec else {
             f"{role}/{model}" if role else model: f"{role}/{model}" if role else model
             for role, experiment in report.experiments.items() for model in experiment.models
         }  # fmt: skip
-        return {label: _model(report, reference, "levels") for label, reference in chosen.items()}
-    if spec["kind"] == "sheets":
-        return {label: _named(report, reference, "sheet") for label, reference in _labels(spec["panels"]).items()}
-    if spec["kind"] in ("truncation", "degradation", "leakage"):
+        return {label: dataclasses.replace(_trained(report, ref, f"model {label!r}"), kind="levels")
+                for label, ref in chosen.items()}  # fmt: skip
+    if kind == "sheets":
+        return shown | {label: _named(report, reference, "sheet") for label, reference in panels.items()}
+    if kind in ("truncation", "degradation", "leakage"):
         return {label: _named(report, reference, "analysis") for label, reference in _labels(spec["of"]).items()}
-    return {}
+    return shown
 
 
-def figure_datasets(report: Report, name: str) -> list[Experiment]:
-    """The experiments whose dataset a figure shows."""
-    spec = report.figures[name]
-    if spec["kind"] not in ("noisy", "sheets") or "dataset" not in spec:
-        return []
-    named = spec["dataset"]
+def _drawn_title(report: Report, spec: dict[str, Any]) -> str:
+    """The title above a figure; a curve of a table has the table's."""
+    title = spec.get("title", report.tables[spec["table"]]["title"] if spec.get("table") in report.tables else "")
+    return f"{title} ({spec['column']})" if "column" in spec and len(report.experiments) > 1 else title
+
+
+def _dataset(report: Report, named: str) -> dict[str, Source]:
+    """The dataset that a figure shows, by its name."""
     for role, experiment in report.experiments.items():
         if named == role or (role == "" and named == experiment.dataset):
-            return [experiment]
+            return {experiment.dataset: Source("dataset", experiment)}
     raise UserError(
         f"dataset {named!r} is not one of {', '.join(r or e.dataset for r, e in report.experiments.items())}"
     )
@@ -87,131 +241,25 @@ def curve_lines(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
     return {row: cells[index] for row, cells in layout.rows.items() if cells[index] is not None}
 
 
-def table_spec(report: Report, name: str) -> dict[str, Any]:
-    """What decides a table beside the measurements, as plain data."""
-    return {"spec": report.tables[name], "sources": _specs(table_layout(report, name).sources())}
-
-
-def figure_spec(report: Report, name: str) -> dict[str, Any]:
-    """What decides a figure beside what it is drawn from, as plain data."""
-    return {"spec": report.figures[name], "sources": _specs(figure_sources(report, name).values())}
-
-
-def _specs(sources: Iterable[Source]) -> list[Any]:
-    """Each source with what tells whether it shows something else than before."""
-    found = {}
-    for source in sources:
-        experiment, details = source.experiment, None
-        if source.kind == "grid":
-            points = experiment.grids[source.name].points[source.model]
-            details = {"points": [point.id for point in points], "repeats": experiment.sampling.repeats}
-        elif source.kind == "model" and source.model in experiment.models:
-            details = experiment.training_spec(source.model)
-        found[(source.kind, experiment.name, source.model, source.name)] = details
-    return [[*key, details] for key, details in found.items()]
-
-
-def check_report(report: Report) -> None:
-    """Raises UserError, naming the table or figure, where one names what is not there."""
-    for section, entries, look in (("tables", report.tables, table_layout),
-                                   ("figures", report.figures, figure_sources)):  # fmt: skip
-        for name in entries:
-            try:
-                look(report, name)
-                if section == "figures":
-                    figure_datasets(report, name)
-            except UserError as error:
-                raise UserError(f"{section}.{name}: {error}") from None
-
-
-def _configurations(report: Report, spec: dict[str, Any]) -> Layout:
-    """Rungs by columns, all in one grid (Table 2)."""
-    own = next(iter(report.experiments.values()))
-    columns = _labels(spec.get("columns", list(own.columns)))
-    found = {}
-    for label, reference in columns.items():
-        experiment, column = report.refer(reference)
-        if column not in experiment.columns:
-            there = ", ".join(experiment.columns)
-            raise UserError(f"column {reference!r} is not defined; {experiment.name} has {there}")
-        found[label] = (experiment, column)
-    rungs = list(dict.fromkeys(rung for experiment, _ in found.values() for rung in experiment.rungs))
-    rows = {rung: [_if_there(experiment, f"{column}-{rung}", spec["grid"]) for experiment, column in found.values()]
-            for rung in rungs}  # fmt: skip
-    return _not_empty(Layout(list(columns), rows), spec["grid"], (experiment for experiment, _ in found.values()))
-
-
-def _samplers(report: Report, spec: dict[str, Any]) -> Layout:
-    """Grids by models (Tables 3 and 4)."""
-    if "columns" in spec:
-        columns = {label: _model(report, ref, "model") for label, ref in _labels(spec["columns"]).items()}
-    else:
-        columns = {source.model: source for source in _sampled_by_all(report, spec["rows"])}
-    rows = {}
-    for label, grids in spec["rows"].items():
-        grids = grids if isinstance(grids, dict) else dict.fromkeys(columns, grids)
-        for grid in dict.fromkeys(grids.values()):
-            if not any(
-                grid == grids.get(name) and _if_there(c.experiment, c.model, grid) for name, c in columns.items()
-            ):
-                raise UserError(f"row {label!r}: {_nowhere(grid, (c.experiment for c in columns.values()))}")
-        rows[label] = [_if_there(column.experiment, column.model, grids.get(name)) for name, column in columns.items()]
-    return Layout(list(columns), rows)
-
-
-def _sampled_by_all(report: Report, rows: dict[str, Any]) -> list[Source]:
-    """The models that every row's grid samples, for a table that names no columns."""
-    (experiment,) = report.experiments.values()
-    for label, grid in rows.items():
-        if not isinstance(grid, str):
-            raise UserError(f"row {label!r}: a grid per column needs `columns`")
-        if grid not in experiment.grids:
-            raise UserError(f"row {label!r}: {_nowhere(grid, [experiment])}")
-    found = [m for m in experiment.all_models if all(_if_there(experiment, m, grid) for grid in rows.values())]
-    if not found:
-        raise UserError("no model is sampled by the grids of all of its rows")
-    return [Source("model", experiment, model) for model in found]
-
-
-def _cells(report: Report, spec: dict[str, Any]) -> Layout:
-    """Cells named one by one (the ImageNet headline)."""
-    columns = list(dict.fromkeys(column for cells in spec["rows"].values() for column in cells))
-    rows = {
-        label: [_named(report, cells[column], "grid") if column in cells else None for column in columns]
-        for label, cells in spec["rows"].items()
-    }
-    return Layout(columns, rows)
-
-
-def _settings(report: Report, spec: dict[str, Any]) -> Layout:
-    """The outcome of a search per column (Table 5); every row reads the same file."""
-    columns = {label: _named(report, ref, "search") for label, ref in _labels(spec["columns"]).items()}
-    names = dict.fromkeys(name for s in columns.values() for name in s.experiment.searches[s.name].over)
-    return Layout(list(columns), {name: list(columns.values()) for name in names})
-
-
-def _descriptions(report: Report, spec: dict[str, Any]) -> Layout:
-    """Resolved configurations (Tables 7 and 8): no result is needed; the rows are the report's to name."""
-    columns = {label: _model(report, ref, "model") for label, ref in _labels(spec["columns"]).items()}
-    for label, source in columns.items():
-        if source.model not in source.experiment.models:
-            raise UserError(f"column {label!r}: {source.model} is pre-trained and has no configuration here")
-    return Layout(list(columns), {"": list(columns.values())})
-
-
-_TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "settings": _settings,
-           "hyperparameters": _descriptions, "networks": _descriptions}  # fmt: skip
+# References -----------------------------------------------------------------------------------------------------------
 
 
 def _labels(references: list[str] | dict[str, str]) -> dict[str, str]:
     return references if isinstance(references, dict) else {reference: reference for reference in references}
 
 
-def _model(report: Report, reference: str, kind: str) -> Source:
+def _model(report: Report, reference: str) -> Source:
     experiment, model = report.refer(reference)
     if model not in experiment.all_models:
         raise UserError(f"model {reference!r} is not defined; {experiment.name} has {', '.join(experiment.all_models)}")
-    return Source(kind, experiment, model)
+    return Source("model", experiment, model)
+
+
+def _trained(report: Report, reference: str, what: str) -> Source:
+    source = _model(report, reference)
+    if source.model not in source.experiment.models:
+        raise UserError(f"{what}: {source.model} is pre-trained and has no configuration here")
+    return source
 
 
 def _named(report: Report, reference: str, kind: str) -> Source:
@@ -230,12 +278,6 @@ def _named(report: Report, reference: str, kind: str) -> Source:
 def _if_there(experiment: Experiment, model: str, grid: str) -> Source | None:
     there = grid in experiment.grids and model in experiment.grids[grid].points
     return Source("grid", experiment, model, grid) if there else None
-
-
-def _not_empty(layout: Layout, grid: str, experiments: Iterable[Experiment]) -> Layout:
-    if not any(layout.sources()):
-        raise UserError(_nowhere(grid, experiments))
-    return layout
 
 
 def _nowhere(grid: str, experiments: Iterable[Experiment]) -> str:

@@ -4,22 +4,21 @@ From params.yaml and the sidecars of the steps.
 """
 
 import dataclasses
-import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from edm.chain.choices import choices, in_words
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.provenance import raw, read_sidecar, sidecar_file
 from edm.chain.rules import RULES
-from edm.config import SamplerConfig, TrainingConfig
 from edm.files.writing import write_text
-from edm.params import Experiment, Report
+from edm.params import Report
 from edm.report.page import grid, heading, page, paragraphs
 
 LONGEST = 20  # jobs that are named one by one
@@ -104,114 +103,13 @@ def _done(rule: str, key: tuple[str, ...], sidecar: dict[str, Any]) -> Done:
     return Done(rule, key, **{name: value for name, value in sidecar.items() if name in known})
 
 
-# Configuration --------------------------------------------------------------------------------------------------------
-
-
 def configuration(chain: Chain, report: Report) -> str:
     """Every model and every sampler that the report rests on, with the value of every choice."""
-    jobs, parts = _needed(chain, report), []
-    for experiment in report.experiments.values():
-        own = [job for job in jobs if job.key[0] == experiment.name]
-        parts += [heading(f"Experiment {experiment.name}"), paragraphs(_experiment(experiment))]
-        parts += [*_models(chain, experiment, own), *_samplers(experiment, own), *_studies(experiment, own)]
-    defaults = [(name, _shown(value)) for name, value in _fields(SamplerConfig()).items()]
-    parts += [heading("What is not named of a sampler"), grid(("choice", "value"), defaults, text=2)]
-    return page(f"Configuration: {report.title}", *parts)
-
-
-def _experiment(experiment: Experiment) -> str:
-    sampling = experiment.sampling
-    repeats = f", {sampling.repeats} times" if sampling.repeats > 1 else ""
-    more = in_words([*experiment.metrics, *experiment.more_features])
-    return (f"Dataset {experiment.dataset}. Each number is measured on {sampling.images:,} images{repeats}, from seed "
-            f"{sampling.first_seed:,} on, in the features of {experiment.features}"
-            f"{f'; beside it {more}' if more else ''}.")  # fmt: skip
-
-
-def _models(chain: Chain, experiment: Experiment, jobs: list[Job]) -> list[str]:
-    names = [job.key[1] for job in jobs if job.rule == "train"]
-    chosen = {job.key[1] for job in jobs if job.rule == "choose"}
-    published = [(job.key[1], chain.published_file(*job.key)) for job in jobs if job.rule == "published"]
     parts = []
-    if names:
-        values = {name: _fields(experiment.models[name]) for name in names}
-        differing = [choice for choice in values[names[0]] if len({str(values[name][choice]) for name in names}) > 1]
-        if differing:
-            rows = [("model", *differing), *((name, *(_shown(values[name][choice]) for choice in differing))
-                                             for name in names)]  # fmt: skip
-            if len(names) <= len(differing):  # the longer side downwards
-                rows = list(zip(*rows, strict=True))
-            parts += [heading("Models: what they differ in"), grid(rows[0], rows[1:])]
-        same = [(choice, _shown(value)) for choice, value in values[names[0]].items() if choice not in differing]
-        title = "Models: what they share" if len(names) > 1 else f"Model {names[0]}"
-        notes = [f"Durations are in millions of images. The best snapshot is used of {in_words(chosen)}." if chosen else
-                 "Durations are in millions of images."]  # fmt: skip
-        parts += [heading(title), paragraphs(*notes), grid(("choice", "value"), same, text=2)]
-    if published:
-        parts += [heading("Imported models"), grid(("model", "published file"), published, text=2)]
-    return parts
-
-
-def _samplers(experiment: Experiment, jobs: list[Job]) -> list[str]:
-    """The grids that were measured and the sheets that were drawn: a row for the models that share the settings."""
-    rows: dict[tuple, list[str]] = {}
-    for job in jobs:
-        if job.rule == "evaluate":
-            grid_name = job.key[2].partition("/")[0]
-            given = experiment.grids[grid_name]
-            settings = tuple(point.sampler for point in given.points[job.key[1]])
-            origin = f"; the rest as found by search {given.settings_from}" if given.settings_from else ""
-            key = ("grid", grid_name, settings, origin, experiment.sampling.images)
-        elif job.rule == "sample":
-            sheet = experiment.sheets[job.key[2]]
-            key = ("sheet", sheet.name, (sheet.samplers[job.key[1]],), "", sheet.images)
-        else:
-            continue
-        models = rows.setdefault(key, [])
-        models += [job.key[1]] if job.key[1] not in models else []
-    if not rows:
-        return []
-    table = [(f"{kind} {name}", ", ".join(models), _settings(settings) + origin, _nfe(settings), f"{images:,}")
-             for (kind, name, settings, origin, images), models in rows.items()]  # fmt: skip
-    return [heading("Samplers"), grid(("grid or sheet", "models", "settings", "NFE", "images"), table, text=3)]
-
-
-def _studies(experiment: Experiment, jobs: list[Job]) -> list[str]:
-    rows = []
-    for job in jobs:
-        if job.rule == "search":
-            search = experiment.searches[job.key[2]]
-            over = "; ".join(f"{name} = {in_words(map(_shown, values))}" for name, values in search.over.items())
-            rows.append((f"search {search.name}", job.key[1], f"{search.method}, {search.images:,} images, {over}"))
-        elif job.rule == "analyse":
-            study = experiment.analyses[job.key[2]]
-            told = ", ".join(f"{name} = {_shown(value)}" for name, value in study.settings.items())
-            name = study.name if study.name == study.kind else f"{study.kind} {study.name}"
-            rows.append((name, job.key[1], told))
-    return [heading("Searches and studies"), grid(("what", "model", "settings"), rows, text=3)] if rows else []
-
-
-def _fields(config: TrainingConfig | SamplerConfig) -> dict[str, Any]:
-    return {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
-
-
-def _settings(samplers: Sequence[SamplerConfig]) -> str:
-    """What is swept, then what else is not the default: "num_steps = 4, 8, 16; S_noise = 1.007"."""
-    default, told = SamplerConfig(), {}
-    for name in _fields(default):
-        values = list(dict.fromkeys(getattr(sampler, name) for sampler in samplers))
-        if name == "num_steps" or values != [getattr(default, name)]:
-            told[name] = in_words(map(_shown, values))
-    if samplers[0].solver == "rk45":
-        del told["num_steps"]
-    return "; ".join(f"{name} = {value}" for name, value in told.items())
-
-
-def _nfe(samplers: Sequence[SamplerConfig]) -> str:
-    counts = {sampler.nfe for sampler in samplers}
-    if None in counts:
-        return "adaptive"
-    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
+    for section in choices(chain, report):
+        parts += [heading(section["title"]), paragraphs(*section["notes"])]
+        parts += [grid(section["head"], section["rows"], text=section["words"])] if section["head"] else []
+    return page(f"Configuration: {report.title}", *parts)
 
 
 # Environment ----------------------------------------------------------------------------------------------------------
@@ -285,17 +183,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes_rest = divmod(minutes, 60)
     return f"{hours:,} h {minutes_rest:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def in_words(items: Iterable[Any]) -> str:
-    return ", ".join(map(str, items))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    if isinstance(value, float):
-        return "∞" if math.isinf(value) else f"{value:g}"
-    return in_words(map(_shown, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -4,13 +4,15 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from edm.chain.choices import in_words
 from edm.chain.jobs import Chain
 from edm.chain.paths import levels_file
 from edm.errors import UserError
 from edm.files.writing import read_json
 from edm.params import Report
-from edm.params.layouts import Source, figure_datasets, figure_sources, table_layout
-from edm.report.about import done_jobs, duration, in_words
+from edm.params.layouts import figure_layout, table_layout
+from edm.params.sources import Source
+from edm.report.about import done_jobs, duration
 from edm.report.results import Results, metric
 
 PAPER = (
@@ -47,9 +49,9 @@ _FIGURES = {
     ),
     "levels": (
         "Loss per noise level",
-        "Mean loss at each noise level σ before and after training, weighted as the EDM loss weights it; the band "
-        "is the standard deviation over images. Measured on {levels} images per level. The dash-dotted curve is the "
-        "distribution of noise levels in training.",
+        "Mean loss at each noise level σ before (dashed) and after training, weighted as each model's training weights "
+        "it; the band is the standard deviation over images. Measured on {levels} images per level. The curves of the "
+        "right axis are the distributions of noise levels in training.",
     ),
     "sheets": (
         "Samples",
@@ -105,13 +107,15 @@ class Captions:
 
     def figure(self, report: str, name: str) -> str:
         one = self.chain.reports[report]
-        spec, sources = one.figures[name], list(figure_sources(one, name).values())
-        shown = figure_datasets(one, name)
-        details = {"over": _axis(spec), "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
-                   "images": _counts(_sheet_images(spec, s) for s in sources if s.kind == "sheet"),
-                   "real": ", beside real ones" if shown else ""}  # fmt: skip
-        words = [_FIGURES[spec["kind"]][1].format(**details), *self._measured(sources)]
-        return self._caption(one, name, words, [e.dataset for e in (*(s.experiment for s in sources), *shown)])
+        layout = figure_layout(one, name)
+        sources = list(layout.sources())
+        details = {"over": _axis(one.figures[name]),
+                   "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
+                   "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
+                                     if s.kind == "sheet"),
+                   "real": ", beside real ones" if any(s.kind == "dataset" for s in sources) else ""}  # fmt: skip
+        words = [_FIGURES[layout.kind][1].format(**details), *self._measured(sources)]
+        return self._caption(one, name, words, [source.experiment.dataset for source in sources])
 
     def front(self, paths: Iterable[str]) -> str:
         """The first page of a report that shows these files."""
@@ -181,12 +185,6 @@ def _number(name: str, pad: str = "") -> str | None:
 
 def _axis(spec: dict) -> str:
     return {"nfe": "network evaluations (NFE)"}.get(spec.get("over"), spec.get("over", ""))
-
-
-def _sheet_images(spec: dict, source: Source) -> int:
-    from edm.report.figures import SHEET_IMAGES
-
-    return min(spec.get("images", SHEET_IMAGES), source.experiment.sheets[source.name].images)
 
 
 def _level_samples(source: Source) -> int:

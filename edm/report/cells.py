@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from edm.report.paper import Published
+from edm.params.paper import Published
 from edm.report.results import Measurement
 
 
@@ -31,12 +31,10 @@ class Cell:
         if self.paper is None or not self.text:
             return ""
         if self.value is None or self.paper.value is None:
-            low, dash, high = self.paper.text.partition("–")
-            if dash and self.value is not None:  # the paper gives whole numbers, from and to
-                return "" if float(low) <= round(self.value) <= float(high) else "differs"
             return "" if self.text == self.paper.text else "differs"
         if self.measured is None:  # a setting, not a measurement
-            return "" if self.value == self.paper.value else f"{self.value - self.paper.value:+g}"
+            same = (round(self.value) if self.paper.approximate else self.value) == self.paper.value
+            return "" if same else f"{self.value - self.paper.value:+.3g}"
         if self.measured.label != "FID":  # the paper's numbers are: another distance has nothing to be compared with
             return ""
         return f"{self.value - self.paper.value:+.2f}"

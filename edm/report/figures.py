@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 
 from edm.chain import paths
-from edm.config import TrainingConfig
+from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files.writing import named, read_json
 from edm.params import Report
-from edm.params.layouts import figure_datasets, figure_sources
+from edm.params.layouts import figure_layout
+from edm.params.sources import Figure, Source
 from edm.report import panels
 from edm.report.results import Measurement, Results, metric
 from edm.report.tables import best, least_nfe
 
-SHEET_IMAGES = 24  # shown of each sheet, unless a figure says otherwise
 MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowest": (best, "lowest")}
+PER_ROW = 4  # sheets side by side, of a figure that states no rows
+LEVELS_TITLE = "Loss per noise level"
 
 
 @dataclass(frozen=True)
@@ -40,77 +42,98 @@ def write_figure(report: Report, name: str, places: Places) -> list[Path]:
     without any point is drawn as such.
     """
     written: list[Path] = []
-    spec = report.figures[name]
-    DRAWING[spec["kind"]](report, name, places, places.results / report.name / "figures" / name, written)
+    layout = figure_layout(report, name)
+    DRAWING[layout.kind](layout, places, places.results / report.name / "figures" / name, written)
     return written
 
 
-def _curve(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Distance over a quantity, one line per source (Figures 2, 4, 5b, 5c, 12, 13c, 15)."""
-    spec, results = report.figures[name], Results(places.results, places.runs)
+    results = Results(places.results, places.runs)
     lines, marked, seen = {}, {}, []
-    mark, mark_label = MARKS.get(spec.get("mark"), (None, ""))
-    for label, source in figure_sources(report, name).items():
+    mark, mark_label = MARKS.get(layout.mark, (None, ""))
+    for label, source in layout.shown.items():
         rows = results.of(source.experiment, source.model, source.name)
         seen += [m for row in rows for m in row.all]
-        x = [_position(row.lowest, spec["over"]) for row in rows]
-        if rows and spec["over"] != "nfe" and len(set(x)) == 1 and len(rows) > 1:
+        x = [_position(row.lowest, layout.over) for row in rows]
+        if rows and layout.over != "nfe" and len(set(x)) == 1 and len(rows) > 1:
             lines[label] = best(rows).lowest.distance  # not swept over this axis: a level to compare with
             continue
         lines[label] = [(at, row.lowest.distance, row.lowest.distance, row.highest.distance)
                         for at, row in zip(x, rows, strict=True)]  # fmt: skip
         if rows and mark is not None:
-            marked[label] = _position(mark(rows).lowest, spec["over"])
+            marked[label] = _position(mark(rows).lowest, layout.over)
     metric(seen)  # raises where results of several kinds would share an axis
     ylabel = next((m.label for m in seen), "distance")
-    title = spec.get("title") or (report.tables[spec["table"]]["title"] if "table" in spec else "")
-    title += f" ({spec['column']})" if "column" in spec and len(report.experiments) > 1 else ""
-    panels.curves(lines, spec["over"], path, written, ylabel=ylabel, title=title, marked=marked, mark_label=mark_label)
+    panels.curves(lines, layout.over, path, written, ylabel=ylabel, title=layout.title, marked=marked,
+                  mark_label=mark_label)  # fmt: skip
 
 
 def _position(measurement: Measurement, over: str) -> float:
     return measurement.nfe if over == "nfe" else measurement.sampler[over]
 
 
-def _levels(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
-    """Loss per noise level before and after training, weighted as the EDM loss weights it (Figure 5a)."""
-    from edm.training.loss_levels import weighted
+def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Loss per noise level before and after training, and noise levels in training, each model's own (Figure 5a)."""
+    from edm.models.checkpoint import loss_of
+    from edm.training.loss_levels import density, weighted
 
-    before, after = None, {}
-    for label, source in figure_sources(report, name).items():
+    before, after, losses = {}, {}, {}
+    for label, source in layout.shown.items():
         file = places.models / Path(paths.levels_file(source.experiment, source.model)).relative_to("models")
         if file.exists():
-            levels = read_json(file)
-            before = before or (weighted(levels["before"]) if levels["before"] else None)
-            after[label] = weighted(levels["after"])
+            levels, losses[label] = read_json(file), loss_of(source.experiment.models[source.model])
+            after[label] = weighted(levels["after"], losses[label])
+            if levels["before"]:
+                before[label] = weighted(levels["before"], losses[label])
     if not after:
         raise UserError(f"{path}: none of its models is trained yet; run snakemake")
-    ylabel = r"$\lambda_{EDM}(\sigma)\,\|D-y\|^2$ per pixel"
-    panels.loss_levels(before, after, path, written, P_mean=TrainingConfig.P_mean, P_std=TrainingConfig.P_std,
-                       ylabel=ylabel, title="Loss per noise level")  # fmt: skip
+    low = min(min(curve["sigma"]) for curve in after.values())
+    high = max(max(curve["sigma"]) for curve in after.values())
+    seen = {label: density(loss, low, high) for label, loss in losses.items()}
+    densities = {}  # models of one distribution share a curve
+    for curve in seen.values():
+        densities[rf"$p_{{train}}(\ln\,\sigma)$: {', '.join(one for one in seen if seen[one] == curve)}"] = curve
+    panels.loss_levels(before, after, densities, path, written, ylabel=r"$\lambda(\sigma)\,\|D-y\|^2$ per pixel",
+                       title=layout.title or LEVELS_TITLE)  # fmt: skip
 
 
-def _sheets(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+def _sheets(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Images of several models or samplers from the same seeds, side by side (Figures 6 to 12)."""
-    spec = report.figures[name]
-    count = spec.get("images", SHEET_IMAGES)
-    cells: dict[str, np.ndarray | None] = {}
-    for experiment in figure_datasets(report, name):
-        file = places.data / f"{experiment.dataset}.zip"
-        cells[experiment.dataset] = _dataset_images(file, count) if file.exists() else None
-    for label, source in figure_sources(report, name).items():
-        file = places.run_file(paths.sheet_file(source.experiment, source.model, source.name))
-        cells[label] = _tensor(file, "images/only", count) if file.exists() else None
-    if not any(images is not None for images in cells.values()):
+    results, drawn, feet = Results(places.results, places.runs), {}, {}
+    for row, sources in layout.rows.items():
+        drawn[row] = {label: _sheet(source, places, layout.images) for label, source in sources.items()}
+        if row in layout.distances:
+            feet[row] = {label: _distance(source, layout.distances[row], results) for label, source in sources.items()}
+    if not any(images is not None for cells in drawn.values() for images in cells.values()):
         raise UserError(f"{path}: none of its sheets is there yet; run snakemake")
-    per_row = 4
-    labels = list(cells)
-    rows = {" " * i: {label: cells[label] for label in labels[i * per_row : (i + 1) * per_row]}
-            for i in range(-(-len(labels) // per_row))}  # fmt: skip
-    panels.sheets({("" if len(rows) == 1 else key): value for key, value in rows.items()}, path, written, columns=4)
+    if list(drawn) == [""]:
+        labels, cells = list(drawn[""]), drawn[""]
+        parts = [labels[start : start + PER_ROW] for start in range(0, len(labels), PER_ROW)]
+        drawn = {" " * (number + (len(parts) > 1)): {label: cells[label] for label in part}
+                 for number, part in enumerate(parts)}  # fmt: skip
+    panels.sheets(drawn, path, written, columns=4, feet=feet)
 
 
-def _noisy(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+def _sheet(source: Source, places: Places, count: int) -> np.ndarray | None:
+    if source.kind == "dataset":
+        file = places.data / f"{source.experiment.dataset}.zip"
+        return _dataset_images(file, count) if file.exists() else None
+    file = places.run_file(paths.sheet_file(source.experiment, source.model, source.name))
+    return _tensor(file, "images/only", count) if file.exists() else None
+
+
+def _distance(sheet: Source, grid: Source, results: Results) -> str:
+    """The lowest distance of the images that a sheet shows some of; empty where none was measured."""
+    sampler = sheet.experiment.sheets[sheet.name].samplers[sheet.model] if sheet.kind == "sheet" else None
+    for repeats in results.of(grid.experiment, grid.model, grid.name):
+        m = repeats.lowest
+        if m.model == sheet.model and sampler is not None and SamplerConfig.from_dict(m.sampler) == sampler:
+            return f"{m.label} {m.distance:.2f}"
+    return ""
+
+
+def _noisy(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Noisy images and the ideal denoiser's outputs (Figure 1)."""
     import torch
 
@@ -118,15 +141,15 @@ def _noisy(report: Report, name: str, places: Places, path: Path, written: list[
     from edm.data.archive import images_in_chunks
     from edm.data.pixels import to_float
 
-    (experiment,) = figure_datasets(report, name)
-    file = places.data / f"{experiment.dataset}.zip"
-    chosen = to_float(torch.from_numpy(_dataset_images(file, report.figures[name]["images"])))
+    (source,) = layout.shown.values()
+    file = places.data / f"{source.experiment.dataset}.zip"
+    chosen = to_float(torch.from_numpy(_dataset_images(file, layout.images)))
     training = (to_float(torch.from_numpy(chunk)) for chunk in images_in_chunks(file))
     noised, denoised = noisy.noisy_and_ideal(chosen, training)
     panels.noisy_grid(noised.numpy(), denoised.numpy(), noisy.SIGMAS, path, written)
 
 
-def _trajectories(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
+def _trajectories(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Solutions of the ODE for two Dirac peaks under three schedules (Figure 3)."""
     from edm.analysis import trajectories as study
 
@@ -138,21 +161,21 @@ def _trajectories(report: Report, name: str, places: Places, path: Path, written
     panels.trajectories(wide, near, path, written)
 
 
-def _truncation(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
-    _, header = _analysis(report, name, places)
+def _truncation(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    _, header = _analysis(layout, places)
     panels.truncation(header["numbers"], path, written)
 
 
-def _degradation(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
-    file, header = _analysis(report, name, places)
+def _degradation(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    file, header = _analysis(layout, places)
     numbers = header["numbers"]
     images = {noise: _tensor(file, named(noise)) for noise in numbers["S_noise"]}
     panels.degradation_grid(images, numbers["sigmas"], numbers["repetitions"], path, written)
 
 
-def _leakage(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
-    file, header = _analysis(report, name, places)
-    shown = {kind: _tensor(file, kind, SHEET_IMAGES) for kind in ("dataset", "augmented", "generated")}
+def _leakage(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    file, header = _analysis(layout, places)
+    shown = {kind: _tensor(file, kind, layout.images) for kind in ("dataset", "augmented", "generated")}
     panels.leakage_sheet(shown["dataset"], shown["augmented"], shown["generated"], header["numbers"]["distances"], path,
                          written, metric=header["numbers"]["metric"], columns=4)  # fmt: skip
 
@@ -161,10 +184,10 @@ DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _nois
            "truncation": _truncation, "degradation": _degradation, "leakage": _leakage}  # fmt: skip
 
 
-def _analysis(report: Report, name: str, places: Places) -> tuple[Path, dict[str, Any]]:
+def _analysis(layout: Figure, places: Places) -> tuple[Path, dict[str, Any]]:
     from edm.models.checkpoint import read_header
 
-    (source,) = figure_sources(report, name).values()
+    (source,) = layout.shown.values()
     file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
     return file, read_header(file, "edm-analysis/1")
 

@@ -19,8 +19,9 @@ from edm.errors import UserError
 from edm.files.writing import digest, read_json
 from edm.params import Experiment, Params, Report
 from edm.params.catalogue import PUBLISHED
-from edm.params.layouts import Source, table_layout
+from edm.params.layouts import table_layout
 from edm.params.resolving import nearest
+from edm.params.sources import Source
 from edm.report.cells import Cell, Table
 from edm.report.results import Measurement, Results
 from edm.report.tables import build_table
@@ -39,8 +40,7 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
     """
     report, shown, column, cell = _find(params, table, row, column)
     place = {"table": table, "row": row, "column": column}
-    sources = table_layout(report, shown.name).rows
-    source = sources.get(row, next(iter(sources.values())))[shown.columns.index(column)]
+    source = table_layout(report, shown.name).rows[row][shown.columns.index(column)]
     if not cell.text:
         raise UserError(f"{table}, {row}, {column}: {_why_empty(cell, source)}")
     place["shown"] = cell.ours()

@@ -1,5 +1,6 @@
-"""Loss per noise level, before and after training (Figure 5a)."""
+"""The loss per noise level before and after training, and the noise levels that a training sees (Figure 5a)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,10 +10,11 @@ from edm.cluster.processes import World
 from edm.data.archive import Dataset
 from edm.data.pixels import to_float
 from edm.design import draws as noise
-from edm.design.losses import EDM
+from edm.design.losses import Loss
 
 #: Noise levels at which the loss is measured: 5 a decade from 10^-2.6 to 10^2.
 LEVELS = torch.logspace(-2.6, 2, 24, dtype=torch.float64)
+POINTS = 801  # of a density: at 5 decades, 160 a decade
 
 
 @torch.inference_mode()
@@ -43,11 +45,17 @@ def error_per_level(
     return {"mean": (total / samples).tolist(), "samples": samples, "sigma": levels, "std": deviation.tolist()}
 
 
-def weighted(curve: Mapping[str, Sequence[float]], sigma_data: float = EDM.sigma_data) -> dict[str, list[float]]:
+def weighted(curve: Mapping[str, Sequence[float]], loss: Loss) -> dict[str, list[float]]:
     """{"sigma", "mean", "std"} of λ(σ) (D(y + n; σ) − y)² from the same of the unweighted error per pixel.
 
-    λ(σ) = (σ² + σ_data²)/(σ σ_data)² of Table 1, under which a model of the EDM preconditioning starts at 1.
+    λ(σ) is that of ``loss``, a row of Table 1.
     """
-    weight = EDM(sigma_data=sigma_data).weight(torch.tensor(curve["sigma"], dtype=torch.float64))
+    weight = loss.weight(torch.tensor(curve["sigma"], dtype=torch.float64))
     scaled = {key: (weight * torch.tensor(curve[key], dtype=torch.float64)).tolist() for key in ("mean", "std")}
     return {"sigma": list(curve["sigma"]), **scaled}
+
+
+def density(loss: Loss, low: float, high: float) -> dict[str, list[float]]:
+    """{"sigma", "density"}: the density of ln σ in training at levels from ``low`` to ``high``, even in ln σ."""
+    sigma = torch.linspace(math.log(low), math.log(high), POINTS, dtype=torch.float64).exp()
+    return {"sigma": sigma.tolist(), "density": loss.density(sigma).tolist()}

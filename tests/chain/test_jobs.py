@@ -274,7 +274,7 @@ def test_targets_are_reports_experiments_parts_and_files(chain):
     assert len(report) == 7 * 4 + 30 * 2 + 5 + 3 + 1  # metrics with four curves, three pages, the tracking
     evaluations = chain.targets("cifar10-cond")  # an experiment without tables of its own: all that is measured
     assert all(path.startswith("results/cifar10-cond/distances/") for path in evaluations)
-    assert len(evaluations) == (12 + 2 * 12) * 3
+    assert len(evaluations) == (12 + 2 * 14) * 3
     assert chain.targets("models/cifar10-cond/vp-F/best.safetensors") == ["models/cifar10-cond/vp-F/best.safetensors"]
     jobs = chain.needed(chain.targets("models/cifar10-cond/vp-F/best.safetensors"))
     assert [job.rule for job in jobs] == ["download", "prepare", "train", "download", "reference", "choose"]

@@ -313,9 +313,9 @@ def test_what_continues_is_told_code_and_upstream_not_the_settings_of_the_step_i
     edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(duration=2.0e-3))
     edit(lambda raw: raw["experiments"]["tiny"]["grids"]["ladder"].update(num_steps=4))
     assert told() == before
-    monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] + 1)
+    monkeypatch.setitem(RULES, "evaluate", replace(RULES["evaluate"], code=RULES["evaluate"].code + 1))
     assert told()[0] == before[0] and told()[1] == told()[2] != before[1]
-    monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] - 1)
+    monkeypatch.setitem(RULES, "evaluate", replace(RULES["evaluate"], code=RULES["evaluate"].code - 1))
     step = start(chain(), "train tiny/vp-B")
     step.finish()  # with its other duration: what is measured of it is measured of another model
     assert told()[0] == before[0] and told()[1] == told()[2] != before[1]

@@ -56,3 +56,34 @@ def test_edm_weight_makes_every_level_start_at_a_loss_of_one():
         with torch.no_grad():
             error = losses.weighted_error(net, losses.EDM(), images, torch.full((2000,), sigma), noise, None)
         assert float(error.mean()) == pytest.approx(1, rel=0.02)
+
+
+# The density of ln σ, in closed form from Table 1 ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [losses.VP(), losses.VE(), losses.IDDPM(), losses.EDM(-0.4, 0.7, 1.0)])
+def test_the_density_is_that_of_the_levels_which_the_quantiles_give(loss):
+    sigma = torch.logspace(-5, 5, 40_001, dtype=torch.float64)
+    density = loss.density(sigma)
+    assert (density >= 0).all() and torch.trapezoid(density, sigma.log()) == pytest.approx(1, abs=2e-3)
+    middles = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    for low, high in ((0.01, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, 100.0)):
+        inside = (sigma >= low) & (sigma <= high)
+        drawn = loss.sigma(middles)
+        share = ((drawn > low) & (drawn <= high)).double().mean()
+        assert torch.trapezoid(density[inside], sigma[inside].log()) == pytest.approx(float(share), abs=3e-3)
+
+
+def test_the_densities_are_the_closed_forms_of_table_1():
+    sigma = torch.tensor([1e-4, 0.03, 1.0, 40.0, 2e4], dtype=torch.float64)
+    # VP: t = (r − β_min)/β_d with r = √(β_min² + 2 β_d ln(1 + σ²)) is uniform; dt/d ln σ = 2σ²/((1 + σ²) r).
+    vp = [2 * s**2 / ((1 + s**2) * math.sqrt(0.01 + 39.8 * math.log1p(s**2))) / (1 - 1e-5) for s in (0.03, 1.0, 40.0)]
+    assert losses.VP().density(sigma).tolist() == pytest.approx([0, *vp, 0])
+    assert losses.VE().density(sigma).tolist() == pytest.approx([0, *[1 / math.log(5000)] * 3, 0])
+    edm = [math.exp(-(((math.log(s) + 0.4) / 0.7) ** 2) / 2) / (0.7 * math.sqrt(2 * math.pi)) for s in sigma.tolist()]
+    assert losses.EDM(-0.4, 0.7).density(sigma).tolist() == pytest.approx(edm)
+    # iDDPM: 1/M over the width of a level's cell, which for 642 (u_1) lies between √(642 · 20291) and √(642 · 321).
+    u = iddpm_levels(1000)[:4].tolist()
+    cell = math.log(math.sqrt(u[0] * u[1]) / math.sqrt(u[1] * u[2]))
+    at = torch.tensor([u[1], 0.9 * u[1], 1e-4], dtype=torch.float64)
+    assert losses.IDDPM().density(at).tolist() == pytest.approx([1e-3 / cell, 1e-3 / cell, 0])

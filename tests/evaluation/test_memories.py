@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import yaml
 
 import edm.evaluation.evaluate
-from edm.chain.provenance import CODE
+from edm.chain.rules import RULES
 from edm.cli import main
 from edm.commands.common import MADE_FROM
 from edm.models import checkpoint
@@ -90,7 +91,7 @@ def test_an_interruption_costs_one_measurement_and_other_code_takes_nothing_over
     if rule == "evaluate":  # what is known goes when the job is done: interrupted once more
         measuring(stop=3)
         assert main(command) == 130
-    monkeypatch.setitem(CODE, rule, CODE[rule] + 1)
+    monkeypatch.setitem(RULES, rule, replace(RULES[rule], code=RULES[rule].code + 1))
     calls = measuring()
     assert main(command) == 0 and len(calls) == 3
     assert distances(output) != before
@@ -114,7 +115,7 @@ def test_a_shard_of_other_code_is_refused(place, monkeypatch, capsys):
         assert main([*command[:2], f"{part}.safetensors", *command[3:], "--shard", f"{part}/2"]) == 0
     merge = [*command, "--parts", "1.safetensors", "2.safetensors"]
     assert main(merge) == 0
-    monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] + 1)
+    monkeypatch.setitem(RULES, "evaluate", replace(RULES["evaluate"], code=RULES["evaluate"].code + 1))
     capsys.readouterr()
     assert main(merge) == 1
     assert capsys.readouterr().err == (

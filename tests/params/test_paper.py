@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -11,14 +11,13 @@ import pytest
 from edm import params
 from edm.config import TrainingConfig
 from edm.networks.flops import parameters
-from edm.params.layouts import table_layout
-from edm.report.paper import published
+from edm.params.layouts import figure_layout, table_layout
 from edm.report.results import Results
 from edm.report.tables import build_table
 from edm.report.writers import as_csv, as_html, as_latex, as_markdown
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "edm" / "report" / "paper.yaml").read_text(encoding="utf-8")
+TEXT = (ROOT / "edm" / "params" / "paper.yaml").read_text(encoding="utf-8")
 RUNGS = "ABCDEF"
 DATASETS = ("cond", "uncond", "ffhq", "afhqv2")  # the column pairs of Table 2
 
@@ -171,15 +170,15 @@ def test_distances_are_of_50_000_images_of_three_seed_ranges_in_fids_features(re
 
 
 @pytest.mark.parametrize(
-    "role, rungs, DDPM, NCSN",  # millions of parameters; in A and B the paper's 62 to 63 and 67 to 68 are the two
-    [("cond", "AB", 62, 63), ("cond", "CDEF", 55.7, 56.4), ("ffhq", "AB", 67, 68), ("ffhq", "CDEF", 61.8, 62.8)],
+    "role, rungs, DDPM, NCSN",  # millions of parameters: the paper's text has 62, 63 and 56, 56 and, at 64x64, 62
+    [("cond", "AB", 62, 63), ("cond", "CDEF", 55.7, 56.4), ("ffhq", "AB", 66.7, 67.8), ("ffhq", "CDEF", 61.8, 62.8)],
 )
-def test_networks_have_as_many_parameters_as_table_8_says(report, role, rungs, DDPM, NCSN):
+def test_networks_have_as_many_parameters_as_the_papers_text_says(report, role, rungs, DDPM, NCSN):
     digits = 1 if isinstance(DDPM, float) else None
     for rung in rungs:
         counts = [parameters(report.experiments[role].models[f"{column}-{rung}"]) / 1e6 for column in ("vp", "ve")]
         assert [round(count, digits) for count in counts] == [DDPM, NCSN]
-    assert 295 <= parameters(report.experiments["imagenet"].models["adm-E"]) / 1e6 <= 296
+    assert round(parameters(report.experiments["imagenet"].models["adm-E"]) / 1e6) == 296
 
 
 # Tables 2 to 5: samplers ----------------------------------------------------------------------------------------------
@@ -311,14 +310,84 @@ def test_the_studies_of_the_figures_are_the_papers(report):
     assert {k: truncation.settings[k] for k in ("num_steps", "substeps", "samples")} == {
         "num_steps": 64, "substeps": 200, "samples": 200,
     }  # fmt: skip
+    assert len(truncation.settings["rhos"]) > 2 and {1, 7} <= set(truncation.settings["rhos"])  # ρ = 1: uniform steps
     for role, noises in (("uncond", [1, 1.007]), ("imagenet", [1, 1.003])):
         settings = experiments[role].analyses["degradation"].settings
         assert settings["S_noise"] == noises and max(settings["repetitions"]) == 10_000
+        assert settings["sigmas"][-4:] == [0.2, 0.1, 0.05, "smallest"]  # the corruption appears below 0.2
     for role, model in PRETRAINED:
-        rhos = grid_of(report, role, "rho", model)
-        assert {7, 1} <= {s.rho for s in rhos} and len({s.num_steps for s in rhos}) == 1
         alphas = [s.alpha for s in grid_of(report, role, "alpha", model)]
         assert alphas == [0.5, pytest.approx(2 / 3), 1, 1.1]  # Appendix D.2
+
+
+def test_figure_13c_is_over_rho_for_different_models_and_for_different_n(report):
+    lines = {label: source.experiment.grids[source.name].points[source.model]
+             for label, source in figure_layout(report, "figure13c").shown.items()}  # fmt: skip
+    steps = {label: {point.sampler.num_steps for point in points} for label, points in lines.items()}
+    assert all(label.endswith(f"N = {next(iter(found))}") and len(found) == 1 for label, found in steps.items())
+    assert {label.partition(",")[0] for label in lines} == {"CIFAR-10 VP", "CIFAR-10 VE", "ImageNet-64"}
+    assert len([label for label in lines if label.startswith("CIFAR-10 VE")]) >= 3
+    for points in lines.values():
+        assert {7, 1} <= {point.sampler.rho for point in points} and len({p.sampler.rho for p in points}) == len(points)
+
+
+#: Sample grids, at the settings of the dots of Figures 2 and 4: figure → panel → (solver, steps, S_churn).
+SHEETS = {
+    "figure6": {"ODE, original": ("ddim", 250, 0), "SDE, original": ("iddpm", 384, 0), "ODE, ours": ("heun", 40, 0),
+                "SDE, ours": ("heun", 256, 80)},
+    "figure7": {"ODE": ("heun", 40, 0), "SDE": ("heun", 256, 40)},
+    "figure8a": {"ODE, original": ("vp-ode", 256, 0), "SDE, original": ("vp-sde", 768, 0), "ODE, ours": ("heun", 18, 0),
+                 "SDE, ours": ("heun", 192, 30)},
+    "figure8b": {"ODE, original": ("ve-ode", 8192, 0), "SDE, original": ("ve-pc", 512, 0), "ODE, ours": ("heun", 14, 0),
+                 "SDE, ours": ("heun", 384, 80)},
+    **{f"figure{n}": dict.fromkeys(("A, VP", "A, VE", "F, VP", "F, VE"), ("heun", steps, 0))
+       for n, steps in (("9", 18), ("10", 18), ("11a", 40), ("11b", 40))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("figure", SHEETS)
+def test_sample_grids_are_drawn_at_the_settings_of_the_dots(report, figure):
+    shown = figure_layout(report, figure).shown
+    samplers = {label: source.experiment.sheets[source.name].samplers[source.model] for label, source in shown.items()}
+    assert {label: (s.solver, s.num_steps, s.S_churn) for label, s in samplers.items()} == SHEETS[figure]
+
+
+def test_figure_12_shows_four_models_at_four_nfe_with_their_distances(report):
+    """The same latents at NFE 13, 19, 35 and 79; below each sheet a distance of the same settings."""
+    layout = figure_layout(report, "figure12a")
+    models = {"ImageNet": ("imagenet", "adm-published"), "CIFAR-10 cond.": ("cond", "vp-F"), "FFHQ": ("ffhq", "vp-F"),
+              "AFHQv2": ("afhqv2", "vp-F")}  # fmt: skip
+    assert list(layout.rows) == list(models) == list(layout.distances)
+    for row, (role, model) in models.items():
+        found = []
+        measured = [point.sampler for point in grid_of_source(layout.distances[row])]
+        for source in layout.rows[row].values():
+            assert (source.experiment, source.model) == (report.experiments[role], model)
+            sampler = source.experiment.sheets[source.name].samplers[model]
+            found.append(sampler.nfe)
+            assert sampler in measured
+        assert found == [13, 19, 35, 79]
+    over = figure_layout(report, "figure12b").shown
+    assert {(s.experiment.name, s.model) for s in over.values()} >= {
+        (report.experiments[role].name, model) for role, model in models.values()
+    }
+
+
+def grid_of_source(source):
+    return source.experiment.grids[source.name].points[source.model]
+
+
+@pytest.mark.parametrize("name, best", [("cifar10", 13), ("ffhq", 5), ("afhqv2", 25)])  # dataset, Table 7's rate
+def test_dropout_is_searched_at_1_percent_increments_for_each_dataset(name, best):
+    whole = params.load(ROOT / "params.yaml")
+    experiment = whole.experiment(f"{name}-dropout")
+    models = [experiment.models[model] for model in experiment.grids["ladder"].models]
+    rates = [round(100 * config.dropout) for config in models]
+    assert experiment.dataset == name and rates == list(range(rates[0], rates[0] + len(rates)))
+    assert rates[0] < best < rates[-1]
+    parent = whole.experiment({"cifar10": "cifar10-cond"}.get(name, name)).models["vp-F"]
+    assert all(replace(config, dropout=parent.dropout) == parent for config in models)
+    assert table_layout(whole.report(f"{name}-dropout"), "dropout").rows["FID"]
 
 
 def test_adm_as_published_is_measured_against_its_authors_statistics_and_ours_against_ours(report):
@@ -346,46 +415,96 @@ def published_cells(report):
                 yield spec["paper"], row, column, cell
 
 
-def test_every_cell_has_its_published_number_and_only_adms_schedule_has_none(report):
+def test_every_cell_has_its_published_number_but_for_two(report):
     without = [(table, row, column) for table, row, column, cell in published_cells(report) if cell.paper is None]
-    assert without == [("table3", "+ our schedule & scaling", "ImageNet-64")]  # – in the paper: the same as above
+    assert without == [
+        ("table3", "+ our schedule & scaling", "ImageNet-64"),  # – in the paper: the same as above
+        ("table8", "parameters (M)", "DDPM++ 64 (A)"),  # in no text
+    ]
     ours = table_layout(report, "table3").rows["+ our schedule & scaling"]
     assert [source is None for source in ours] == [False, False, True]
 
 
-@pytest.mark.parametrize(
-    "table, row, column, value, nfe, verified",  # read in the paper, a few of every table
-    [
-        ("table2", "A", "uncond. VP", 3.01, None, True),
-        ("table2", "C", "FFHQ VE", 41.62, None, True),
-        ("table2", "F", "cond. VE", 1.79, None, True),
-        ("table2", "F", "AFHQv2 VP", 1.96, None, True),
-        ("table3", "Original sampler", "CIFAR-10 VE", 5.45, 8192, True),
-        ("table3", "Our reimplementation", "ImageNet-64", 2.73, 384, False),
-        ("table3", "+ our schedule & scaling", "CIFAR-10 VE", 3.73, 27, True),
-        ("table3", "Black-box RK45", "CIFAR-10 VP", 2.94, 115, False),
-        ("table4", "Algorithm 2, optimal settings", "ImageNet-64", 1.55, 511, True),
-        ("table4", "Algorithm 2, all noise levels", "CIFAR-10 VE", 2.51, 511, False),
-        ("table4", "Previous work", "CIFAR-10 VP", 2.55, 768, False),
-        ("table5", "S_churn", "ImageNet ours", 40, None, True),
-        ("table5", "S_noise", "CIFAR-10 VP", 1.007, None, True),
-        ("table7", "EMA half-life (Mimg)", "FFHQ base VE", 0.0887, None, False),
-        ("table7", "minibatch", "ImageNet ours", 4096, None, True),
-        ("table8", "parameters (M)", "DDPM++ 64", 61.8, None, True),
-        ("imagenet", "Pre-trained ADM, as published", "FID", 2.07, None, True),
-        ("imagenet", "Retrained (config E), deterministic", "FID", 2.22, None, False),
-        ("imagenet", "Retrained (config E), Algorithm 2", "FID", 1.36, None, True),
-    ],
-)
-def test_published_numbers_are_the_papers(table, row, column, value, nfe, verified):
-    cell = published(table, row, column)
-    assert (cell.value, cell.nfe, cell.verified) == (value, nfe, verified)
+#: Tables 2 to 4 and the headline, in their own order of rows and columns: FID or FID (NFE); all are confirmed.
+PRINTED = {
+    "table2": """2.48 3.11 3.01 3.77 3.39 25.95 2.58 18.52
+                 2.18 2.48 2.51 2.94 3.13 22.53 2.43 23.12
+                 2.08 2.52 2.31 2.83 2.78 41.62 2.54 15.04
+                 2.09 2.64 2.29 3.10 2.94 3.39 2.79 3.81
+                 1.88 1.86 2.05 1.99 2.60 2.81 2.29 2.28
+                 1.79 1.79 1.97 1.98 2.39 2.53 1.96 2.16""",
+    "table3": """2.85(256) 5.45(8192) 2.85(250)
+                 2.79(512) 4.78(8192) 2.73(384)
+                 2.88(255) 4.23(191) 2.64(79)
+                 2.93(35) 3.73(27) -
+                 2.94(115) 3.69(93) 2.66(131)""",
+    "table4": """2.93(35) 3.73(27) 2.64(79)
+                 2.69(95) 2.97(383) 1.86(383)
+                 2.54(127) 2.51(511) 1.63(767)
+                 2.52(95) 2.84(191) 1.84(255)
+                 2.27(383) 2.23(767) 1.55(511)
+                 2.55(768) 2.46(1024) 2.01(384)""",
+    "table5": """30 80 80 40
+                 0.01 0.05 0.05 0.05
+                 1 1 50 50
+                 1.007 1.007 1.003 1.003""",
+    "imagenet": "2.07\n2.64\n1.55\n2.22\n1.36",
+}
 
 
-def test_numbers_that_nobody_has_checked_are_marked_in_every_format_and_false_in_csv(report):
+@pytest.mark.parametrize("name", PRINTED)
+def test_published_numbers_are_the_papers_and_verified(report, name):
+    layout = table_layout(report, name)
+    wanted = [line.split() for line in PRINTED[name].splitlines()]
+    found = [[cell.shown().replace(" ", "") if cell else "-" for cell in layout.paper[row]] for row in layout.rows]
+    assert found == wanted and all(cell is None or cell.verified for cells in layout.paper.values() for cell in cells)
+
+
+#: Table 7, its columns: CIFAR-10 base (VP, VE) and ours, FFHQ base (VP, VE) and ours, AFHQv2 ours, ImageNet ours.
+#: Table 8: DDPM++ and NCSN++ in A at 32x32, the same from C on; DDPM++ in A at 64x64, then DDPM++, NCSN++, ADM.
+DESCRIBED = {
+    "table7": {
+        "GPUs": "4 4 8 4 4 8 8 32",
+        "duration (Mimg)": "200 200 200 200 200 200 200 2500",
+        "minibatch": "128 128 512 128 128 256 256 4096",
+        "gradient clipping": "1 1 none 1 1 none none none",
+        "precision": "fp32 fp32 fp32 fp32 fp32 fp32 fp32 fp16",
+        "learning rate": "0.0002 0.0002 0.001 0.0002 0.0002 0.0002 0.0002 0.0001",
+        "LR ramp-up (Mimg)": "0.64 0.64 10 0.64 0.64 10 10 10",
+        "EMA half-life (Mimg)": "0.89 0.9 0.5 0.89 0.9 0.5 0.5 50",
+        "EMA ramp-up ratio": "none° none° 0.05 none° none° 0.05 0.05 0.05",
+        "dropout": "0.1 0.1 0.13 0.1 0.1 0.05 0.25 0.1",
+        "dataset x-flips": "yes yes no yes yes no no no",
+        "augmentation probability": "0 0 0.12 0 0 0.15 0.15 0",
+    },
+    "table8": {
+        "resampling filter": "1-1 1-3-3-1 1-1 1-3-3-1 1-1 1-1 1-3-3-1 1-1",
+        "skip connections in the encoder": "none residual none residual none none residual none",
+        "skip connections in the decoder": "none none none none none none none none",
+        "blocks per resolution": "4 4 4 4 4 4 4 3",
+        "attention at": "16 16 16 16 16 16 16 32-16-8",
+        "attention heads": "1 1 1 1 1 1 1 6-9-12",
+        "attention blocks in the encoder": "4 4 4 4 4 4 4 9",
+        "attention blocks in the decoder": "2 2 2 2 2 2 2 13",
+        "parameters (M)": "about-62 about-63 about-56 about-56 - about-62 about-62 about-296",
+    },
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_tables_7_and_8_print_what_the_paper_prints(report, name):
+    layout = table_layout(report, name)
+    shown = {row: " ".join(cell.shown().replace("about ", "about-") if cell else "-" for cell in cells)
+             for row, cells in layout.paper.items()}  # fmt: skip
+    assert DESCRIBED[name].items() <= shown.items()
+    others = {"table7": {"channels"}, "table8": {"noise embedding", "channels per head"}}[name]
+    assert set(shown) == {*DESCRIBED[name], *others}
+
+
+def test_numbers_that_no_source_states_are_marked_in_every_format_and_false_in_csv(report):
     """° in the file of the paper's numbers, ° in what people read, verified=false in what programs read."""
     doubtful = sum(line.count("°") for line in TEXT.splitlines() if not line.startswith("#"))
-    assert doubtful == 8 + 12 + 2 + 2 + 1  # in Tables 3, 4, 7 and 8, and the headline
+    assert doubtful == 4  # the EMA ramp-up of the base configurations, in Table 7
     shown = {"markdown": 0, "latex": 0, "html": 0, "csv": 0}
     for name in report.tables:
         table = build_table(report, name, Results(Path("nowhere"), Path("nowhere")))
@@ -402,12 +521,30 @@ def test_numbers_that_nobody_has_checked_are_marked_in_every_format_and_false_in
 def test_tables_7_and_8_of_our_configurations_are_the_papers_own(report):
     """Resolved from params.yaml on one side, printed by the paper on the other.
 
-    The one difference: the paper gives one size for both networks of a resolution, which is that of DDPM++.
+    Where they differ: the base configurations are trained on 8 GPUs, which decides no result; the EMA half-lives are
+    those of score_sde's decays; the paper gives one size for both networks at 64x64, which is that of DDPM++.
     """
-    differing = []
+    differing = {}
     for name in ("table7", "table8"):
         table = build_table(report, name, Results(Path("nowhere"), Path("nowhere")))
         assert all(cell.text for cells in table.rows.values() for cell in cells)
-        differing += [(row, column, cell.difference) for row, cells in table.rows.items()
-                      for column, cell in zip(table.columns, cells, strict=True) if cell.difference]  # fmt: skip
-    assert differing == [("parameters (M)", "NCSN++ 32", "+0.7"), ("parameters (M)", "NCSN++ 64", "+1")]
+        differing |= {(row, column): (cell.text, cell.difference) for row, cells in table.rows.items()
+                      for column, cell in zip(table.columns, cells, strict=True) if cell.difference}  # fmt: skip
+    base = [f"{dataset} base {column}" for dataset in ("CIFAR-10", "FFHQ") for column in ("VP", "VE")]
+    halflife = {"VP": ("0.887", "-0.003"), "VE": ("0.0887", "-0.811")}
+    assert differing == {
+        **{("GPUs", column): ("8", "+4") for column in base},
+        **{("EMA half-life (Mimg)", column): halflife[column[-2:]] for column in base},
+        ("parameters (M)", "NCSN++ 64"): ("62.8", "+0.8"),
+    }
+
+
+def test_the_first_row_of_table_4_repeats_table_3(report):
+    """Its NFE by Table 3's rule; the headline's deterministic row likewise."""
+    rules = table_layout(report, "table4").nfe
+    assert rules == {row: "within 3 %" if row == "Deterministic (Algorithm 1)" else "of the best" for row in rules}
+    assert set(table_layout(report, "table3").nfe.values()) == {"within 3 %"}
+    assert [rule for rule in table_layout(report, "imagenet").nfe.values()].count("within 3 %") == 1
+    first, above = (table_layout(report, name).rows[row] for name, row in (
+        ("table4", "Deterministic (Algorithm 1)"), ("table3", "+ our schedule & scaling")))  # fmt: skip
+    assert first[:2] == above[:2] and first[2] == table_layout(report, "table3").rows["+ Heun & our time steps"][2]

@@ -24,6 +24,7 @@ LINES = {
     "baseline": 2.5,
 }
 CURVE = {"sigma": [0.01, 0.1, 1.0, 10.0], "mean": [0.9, 0.5, 0.4, 0.8], "std": [0.2, 0.2, 0.1, 1.0]}
+DENSITY = {"sigma": [0.01, 0.1, 1.0, 10.0], "density": [0.05, 0.2, 0.3, 0.0]}
 TRUNCATION = {
     "num_steps": 4,
     "curves": [
@@ -44,7 +45,7 @@ def paths():
 #: Every kind, drawn from small data: name → function of (path, written).
 KINDS = {
     "curves": lambda *to: panels.curves(LINES, "nfe", *to, marked={"Euler": 32}, mark_label="lowest NFE within 3 %"),
-    "loss_levels": lambda *to: panels.loss_levels(CURVE, {"after training": CURVE}, *to),
+    "loss_levels": lambda *to: panels.loss_levels({"F": CURVE}, {"F": CURVE}, {"all": DENSITY}, *to),
     "trajectories": lambda *to: panels.trajectories(*paths(), *to),
     "truncation": lambda *to: panels.truncation(TRUNCATION, *to),
     "noisy_grid": lambda *to: panels.noisy_grid(GREY[:, 0], GREY[:, 1], (0, 0.5, 20), *to),
@@ -153,28 +154,43 @@ def test_an_axis_of_any_range_names_several_values(figures, tmp_path, low, high)
 
 
 def test_loss_levels_show_the_means_their_bands_and_the_training_density(figures, tmp_path):
-    panels.loss_levels(CURVE, {"F": CURVE}, tmp_path / "f", [], P_mean=-1.2, P_std=1.2)
+    other = {**CURVE, "mean": [1.5, 1.0, 1.0, 2.0]}
+    panels.loss_levels({"F": other}, {"F": CURVE}, {"p of F": DENSITY}, tmp_path / "f", [])
     axes, second = figures[0].axes
-    for label in ("before training", "F"):
-        assert drawn_lines(axes)[label] == (CURVE["sigma"], CURVE["mean"])
-    band = {tuple(vertex) for vertex in axes.collections[0].get_paths()[0].vertices}
+    assert drawn_lines(axes) == {"F, before training": (CURVE["sigma"], other["mean"]),
+                                 "F": (CURVE["sigma"], CURVE["mean"])}  # fmt: skip
+    assert drawn_lines(second) == {"p of F": (DENSITY["sigma"], DENSITY["density"])}
+    band = {tuple(vertex) for vertex in axes.collections[1].get_paths()[0].vertices}
     assert {(0.1, 0.7), (0.1, 0.3)} <= band
     assert min(y for _, y in band) > 0  # mean − std is below 0 at σ = 10
-    sigma, density = (np.array(values) for values in next(iter(drawn_lines(second).values())))
-    assert sigma[density.argmax()] == pytest.approx(np.exp(-1.2), rel=0.05)
-    half = density >= density.max() * np.exp(-0.5)
-    assert np.log(sigma[half]).max() + 1.2 == pytest.approx(1.2, abs=0.05)
     assert axes.get_yscale() == "linear" and axes.get_ylim()[0] == 0
 
 
 def test_loss_levels_of_many_models_keep_every_line_and_one_band(figures, tmp_path):
     after = {f"vp-{rung}": CURVE for rung in "ABCDEF"}
-    steep = {**CURVE, "mean": [1, 1, 100, 1e4]}
-    panels.loss_levels(steep, after, tmp_path / "f", [])
-    axes = figures[0].axes[0]
-    assert list(drawn_lines(axes)) == ["before training", *after]
+    before = {"vp-A": {**CURVE, "mean": [1, 1, 100, 1e4]}, "vp-B": CURVE}
+    densities = {"p of A": DENSITY, "p of B": {**DENSITY, "density": [0.1] * 4}}
+    panels.loss_levels(before, after, densities, tmp_path / "f", [])
+    axes, second = figures[0].axes
+    assert list(drawn_lines(axes)) == ["vp-A, before training", "vp-B, before training", *after]
     assert len(axes.collections) == 1 and axes.get_yscale() == "log"
-    panels.loss_levels(None, {}, tmp_path / "g", [])  # nothing measured: the density stands alone
+    colors = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines}
+    for model in before:  # a model's colour; dashed before training
+        assert colors[f"{model}, before training"] == (colors[model][0], "--") and colors[model][1] == "-"
+    assert len({color for color, _ in colors.values()}) == 6
+    assert len({line._unscaled_dash_pattern for line in second.lines}) == 2
+    panels.loss_levels({}, {}, {}, tmp_path / "g", [])  # nothing measured: empty axes
+
+
+def test_a_foot_stands_below_its_sheet_and_takes_a_line(figures, tmp_path):
+    written = []
+    for feet in ({}, {"VP": {"NFE 13": "FID 2.05"}}):
+        panels.sheets({"VP": {"NFE 13": IMAGES, "NFE 35": IMAGES}}, tmp_path / "f", written, feet=feet)
+    assert "FID 2.05" in names(written[3])
+    plain, with_feet = (figure.get_size_inches()[1] for figure in figures)
+    assert with_feet - plain == pytest.approx(42 / 300)
+    (foot,) = [text for text in figures[1].texts if text.get_text() == "FID 2.05"]
+    assert foot.get_position()[1] < figures[1].axes[0].get_position().y0
 
 
 def test_trajectories_are_drawn_over_t_with_examples_in_black(figures, tmp_path):

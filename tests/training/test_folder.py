@@ -2,11 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from edm.chain.provenance import CODE
+from edm.chain.rules import RULES
 from edm.cli import main
 from edm.commands.common import MADE_FROM
 from edm.errors import UserError
@@ -130,7 +131,7 @@ def test_the_chain_trains_again_what_is_stale(command, tmp_path, monkeypatch, ca
 
 def test_a_finished_training_of_older_code_is_not_thrown_away_unasked(command, tmp_path, monkeypatch, capsys):
     assert command() == 0
-    monkeypatch.setitem(CODE, "train", CODE["train"] + 1)
+    monkeypatch.setitem(RULES, "train", replace(RULES["train"], code=RULES["train"].code + 1))
     capsys.readouterr()
     assert command() == 1
     assert "holds a finished training with another made_from; choose" in capsys.readouterr().err

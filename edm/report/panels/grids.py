@@ -73,13 +73,14 @@ def sheets(
     *,
     columns: int = SHEET_COLUMNS,
     caption: str = "",
+    feet: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Sheets of samples side by side, in labelled rows (Figures 6 to 12).
 
     rows: {row label: {sheet label: uint8 images [n, C, H, W]}}; image k stands at the same place of every sheet. None
     in place of images leaves the sheet's place empty and says so. A label may have several lines; an empty row label
-    takes no room. columns: images per line of a sheet; 1 makes columns of images, as for Figure 12. caption: text below
-    all rows. Raises UserError where there is nothing to draw.
+    takes no room. columns: images per line of a sheet. caption: text below all rows. feet: {row label: {sheet label:
+    text below that sheet}}. Raises UserError where there is nothing to draw.
     """
     drawn = []
     for name, cells in rows.items():
@@ -88,7 +89,8 @@ def sheets(
             for label, images in cells.items()
         }
         if tiles:
-            drawn.append(Row([Block(sheet, label) for label, sheet in tiles.items()], name))
+            below = (feet or {}).get(name, {})
+            drawn.append(Row([Block(sheet, label, foot=below.get(label, "")) for label, sheet in tiles.items()], name))
     compose(drawn, path, written, caption)
 
 

@@ -22,13 +22,14 @@ class Block:
     """A sheet of images with its labels.
 
     sheet: uint8 [h, w, 3], or None for images that are missing, whose place then says so. title: lines of text above.
-    columns, rows: labels and where they stand, in pixels of the sheet.
+    columns, rows: labels and where they stand, in pixels of the sheet. foot: a line of text below.
     """
 
     sheet: np.ndarray | None
     title: str = ""
     columns: Sequence[tuple[float, str]] = ()
     rows: Sequence[tuple[float, str]] = ()
+    foot: str = ""
 
     @property
     def head(self) -> int:
@@ -67,15 +68,16 @@ def compose(rows: Sequence[Row], path: Path, written: list[Path], caption: str =
     )  # fmt: skip
     heads = [max(block.head for block in row.blocks) for row in rows]
     bodies = [max(h for h, _, _ in size) for size in sizes]
+    feet = [LINE * any(block.foot for block in row.blocks) for row in rows]
     lines = textwrap.wrap(caption, max(20, width // CHARACTER))
-    height = 2 * edge + sum(heads) + sum(bodies) + len(rows) * GAP + len(lines) * LINE
+    height = 2 * edge + sum(heads) + sum(bodies) + sum(feet) + len(rows) * GAP + len(lines) * LINE
     with page(path, written, (width + 0.01) / DPI, (height + 0.01) / DPI, dpi=DPI, layout=None) as figure:
 
         def write(x: float, y: float, text: str, **options) -> None:
             figure.text(x / width, 1 - y / height, text, size=SIZE, **options)
 
         top = edge
-        for row, size, head, body in zip(rows, sizes, heads, bodies, strict=True):
+        for row, size, head, body, foot in zip(rows, sizes, heads, bodies, feet, strict=True):
             left, below = edge + side, top + head
             write(edge, below + body / 2, row.name, rotation=90, ha="left", va="center")
             for block, (h, w, zoom) in zip(row.blocks, size, strict=True):
@@ -83,8 +85,10 @@ def compose(rows: Sequence[Row], path: Path, written: list[Path], caption: str =
                 axes = figure.add_axes((left / width, 1 - (below + h) / height, w / width, h / height))
                 _draw(axes, block, zoom)
                 write(left + w / 2, below - 12 - LINE * bool(block.columns), block.title, ha="center", va="bottom")
+                if block.foot:
+                    write(left + w / 2, below + h + 6, block.foot, ha="center", va="top")
                 left += w + GAP
-            top += head + body + GAP
+            top += head + body + foot + GAP
         for number, line in enumerate(lines):
             write(edge, top + number * LINE, line, va="top")
 

@@ -1,6 +1,6 @@
 """Curves of a metric over a quantity (Figures 2, 4, 5b, 5c, 13c, 15) and the loss per noise level (Figure 5a)."""
 
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +14,7 @@ OVER = {
     "alpha": (r"$\alpha$", "linear"),
     "sigma": (r"noise level $\sigma$", "log"),
 }
+DENSITY_DASHES = ((4, 2, 1, 2), (1, 1), (6, 2), (6, 1, 1, 1, 1, 1))  # told apart in black
 #: x, y, and the lowest and the highest of its repeats.
 Point = tuple[float, float, float, float]
 Curve = Mapping[str, Sequence[float]]
@@ -79,59 +80,64 @@ def _line(axes, points: list[Point], style: dict[str, str], label: str) -> None:
 
 
 def loss_levels(
-    before: Curve | None,
+    before: Mapping[str, Curve],
     after: Mapping[str, Curve],
+    densities: Mapping[str, Curve],
     path: Path,
     written: list[Path],
     *,
-    P_mean: float = -1.2,
-    P_std: float = 1.2,
     ylabel: str = "loss",
     title: str = "",
 ) -> None:
     """Loss per noise level before and after training with its standard deviation, and p_train (Figure 5a).
 
-    before, after[label]: {"sigma", "mean", "std"}, of equal lengths, as they are to be shown. Up to three curves have
-    each their band, of more only the last: bands would hide each other. p_train is the density of ln σ ~ N(P_mean,
-    P_std²), on an axis of its own. The loss axis is logarithmic where one mean is above 3, as for preconditionings
-    other than the paper's.
+    before, after: {model: {"sigma", "mean", "std"}} of equal lengths, as they are to be shown; a model has one colour,
+    dashed before training. Of up to three curves each has its band, of more only the last one after training: bands
+    would hide each other. densities: {text: {"sigma", "density"}}, of ln σ in training, on an axis of its own. The loss
+    axis is logarithmic where one mean is above 3, as for preconditionings other than the paper's.
     """
-    named = {**({"before training": before} if before else {}), **after}
+    styles = dict(zip(after, line_styles(), strict=False))
+    count = len(before) + len(after)
     with canvas(path, written, width=5.4, height=3.8) as axes:
-        styles = line_styles()
-        for label, curve in named.items():
-            style = {"color": "0.45", "marker": "", "linestyle": "--"} if curve is before else next(styles)
-            sigma, mean, std = (list(curve[key]) for key in ("sigma", "mean", "std"))
-            axes.plot(sigma, mean, **style, markersize=3, linewidth=1.3, label=label)
-            if len(named) <= 3 or label == list(named)[-1]:
-                low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-                # A band below zero has no place on a logarithmic axis, nor in a loss.
-                low = [max(value, 0.05 * m) for value, m in zip(low, mean, strict=True)]
-                axes.fill_between(sigma, low, high, color=style["color"], alpha=0.18, linewidth=0,
-                                  label=f"{label}, standard deviation" if len(named) > 3 else None)  # fmt: skip
+        for label, curve in before.items():
+            style = {"color": styles[label]["color"], "linestyle": "--"}
+            _loss(axes, curve, f"{label}, before training", style, 1.0, band=count <= 3)
+        for label, curve in after.items():
+            style = styles[label] | {"linestyle": "-"}
+            last = label == list(after)[-1]
+            _loss(axes, curve, label, style, 1.3, band=count <= 3 or last, named=count > 3)
         axes.set(xscale="log", xlabel=OVER["sigma"][0], ylabel=ylabel)
         axes.set_title(title, fontsize="medium", wrap=True)
         axes.xaxis.set_major_formatter("{x:g}")
-        if max((max(curve["mean"]) for curve in named.values()), default=1) > 3:
+        if max((max(curve["mean"]) for curve in (*before.values(), *after.values())), default=1) > 3:
             axes.set_yscale("log")
             log_ticks(axes.yaxis)
         else:
             axes.set_ylim(bottom=0)
-        density = _density_axis(axes, P_mean, P_std)
-        handles, labels = (
-            a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (axes, density)), strict=True)
-        )
+        second = _density_axis(axes, densities)
+        handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (axes, second)), strict=True))
         _legend_below(axes.figure, handles, labels)
 
 
-def _density_axis(axes, P_mean: float, P_std: float):
-    low, high = (math.log(edge) for edge in axes.get_xlim())
-    sigma = [math.exp(low + (high - low) * i / 300) for i in range(301)]
-    density = [math.exp(-(((math.log(s) - P_mean) / P_std) ** 2) / 2) / (P_std * math.sqrt(2 * math.pi)) for s in sigma]
-    second = axes.twinx()
-    second.plot(sigma, density, color="black", linestyle=(0, (4, 2, 1, 2)), linewidth=1.3,
-                label=r"$p_{train}(\ln\,\sigma)$")  # fmt: skip
-    second.set(ylim=(0, 1.6 * max(density)), ylabel=r"density of $\ln\,\sigma$ in training")
+def _loss(axes, curve: Curve, label: str, style: dict[str, str], width: float, band: bool, named: bool = False) -> None:
+    """A curve and its band, which has a place of its own in the legend where it is ``named``."""
+    sigma, mean, std = (list(curve[key]) for key in ("sigma", "mean", "std"))
+    axes.plot(sigma, mean, **style, markersize=3, linewidth=width, label=label)
+    if not band:
+        return
+    low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+    # A band below zero has no place on a logarithmic axis, nor in a loss.
+    low = [max(value, 0.05 * m) for value, m in zip(low, mean, strict=True)]
+    axes.fill_between(sigma, low, high, color=style["color"], alpha=0.18, linewidth=0,
+                      label=f"{label}, standard deviation" if named else None)  # fmt: skip
+
+
+def _density_axis(axes, densities: Mapping[str, Curve]):
+    second, shown = axes.twinx(), axes.get_xlim()
+    for (label, curve), dashes in zip(densities.items(), itertools.cycle(DENSITY_DASHES), strict=False):
+        second.plot(curve["sigma"], curve["density"], color="black", linestyle=(0, dashes), linewidth=1.1, label=label)
+    highest = max((max(curve["density"]) for curve in densities.values()), default=1)
+    second.set(xlim=shown, ylim=(0, 1.6 * highest), ylabel=r"density of $\ln\,\sigma$ in training")
     second.spines["right"].set_visible(True)
     second.grid(False)
     return second

@@ -1,0 +1,144 @@
+"""Every choice behind the numbers of a report, in words.
+
+The page "configuration" shows them, and they are the specification of its step.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edm.chain.job import Job
+from edm.config import SamplerConfig, TrainingConfig
+from edm.params import Experiment, Report
+
+if TYPE_CHECKING:
+    from edm.chain.jobs import Chain
+
+
+def choices(chain: "Chain", report: Report) -> list[dict[str, Any]]:
+    """Sections of a page, as plain data: a title, notes, and a table, whose first ``words`` columns are text.
+
+    Of each experiment only the models, samplers and studies that the tables and figures need.
+    """
+    needed, sections = set(chain.needed(chain.by_name[f"about {report.name}"].files)), []
+    for experiment in report.experiments.values():  # in the order of params.yaml, whatever that of the tables
+        own = [job for job in chain.by_name.values() if job.key[0] == experiment.name and job in needed]
+        sections += [_section(f"Experiment {experiment.name}", [_experiment(experiment)])]
+        sections += [*_models(chain, experiment, own), *_samplers(experiment, own), *_studies(experiment, own)]
+    defaults = [(name, _shown(value)) for name, value in _fields(SamplerConfig()).items()]
+    return [*sections, _section("What is not named of a sampler", [], ("choice", "value"), defaults, 2)]
+
+
+def _section(title: str, notes: Sequence[str], head: Sequence[str] = (), rows: Iterable[Sequence[str]] = (),
+             words: int = 1) -> dict[str, Any]:  # fmt: skip
+    return {"title": title, "notes": list(notes), "head": list(head), "rows": [list(row) for row in rows],
+            "words": words}  # fmt: skip
+
+
+def _experiment(experiment: Experiment) -> str:
+    sampling = experiment.sampling
+    repeats = f", {sampling.repeats} times" if sampling.repeats > 1 else ""
+    more = in_words([*experiment.metrics, *experiment.more_features])
+    return (f"Dataset {experiment.dataset}. Each number is measured on {sampling.images:,} images{repeats}, from seed "
+            f"{sampling.first_seed:,} on, in the features of {experiment.features}"
+            f"{f'; beside it {more}' if more else ''}.")  # fmt: skip
+
+
+def _models(chain: "Chain", experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
+    names = [job.key[1] for job in jobs if job.rule == "train"]
+    chosen = {job.key[1]: None for job in jobs if job.rule == "choose"}
+    published = [(job.key[1], chain.published_file(*job.key)) for job in jobs if job.rule == "published"]
+    sections = []
+    if names:
+        values = {name: _fields(experiment.models[name]) for name in names}
+        differing = [choice for choice in values[names[0]] if len({str(values[name][choice]) for name in names}) > 1]
+        if differing:
+            rows = [("model", *differing), *((name, *(_shown(values[name][choice]) for choice in differing))
+                                             for name in names)]  # fmt: skip
+            if len(names) <= len(differing):  # the longer side downwards
+                rows = list(zip(*rows, strict=True))
+            sections += [_section("Models: what they differ in", [], rows[0], rows[1:])]
+        same = [(choice, _shown(value)) for choice, value in values[names[0]].items() if choice not in differing]
+        title = "Models: what they share" if len(names) > 1 else f"Model {names[0]}"
+        notes = [f"Durations are in millions of images. The best snapshot is used of {in_words(chosen)}." if chosen else
+                 "Durations are in millions of images."]  # fmt: skip
+        sections += [_section(title, notes, ("choice", "value"), same, 2)]
+    if published:
+        sections += [_section("Imported models", [], ("model", "published file"), published, 2)]
+    return sections
+
+
+def _samplers(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
+    """The grids that were measured and the sheets that were drawn: a row for the models that share the settings."""
+    rows: dict[tuple, list[str]] = {}
+    for job in jobs:
+        if job.rule == "evaluate":
+            grid_name = job.key[2].partition("/")[0]
+            given = experiment.grids[grid_name]
+            settings = tuple(point.sampler for point in given.points[job.key[1]])
+            origin = f"; the rest as found by search {given.settings_from}" if given.settings_from else ""
+            key = ("grid", grid_name, settings, origin, experiment.sampling.images)
+        elif job.rule == "sample":
+            sheet = experiment.sheets[job.key[2]]
+            key = ("sheet", sheet.name, (sheet.samplers[job.key[1]],), "", sheet.images)
+        else:
+            continue
+        models = rows.setdefault(key, [])
+        models += [job.key[1]] if job.key[1] not in models else []
+    table = [(f"{kind} {name}", ", ".join(models), _settings(settings) + origin, _nfe(settings), f"{images:,}")
+             for (kind, name, settings, origin, images), models in rows.items()]  # fmt: skip
+    head = ("grid or sheet", "models", "settings", "NFE", "images")
+    return [_section("Samplers", [], head, table, 3)] if rows else []
+
+
+def _studies(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
+    rows = []
+    for job in jobs:
+        if job.rule == "search":
+            search = experiment.searches[job.key[2]]
+            over = "; ".join(f"{name} = {in_words(map(_shown, values))}" for name, values in search.over.items())
+            rows.append((f"search {search.name}", job.key[1], f"{search.method}, {search.images:,} images, {over}"))
+        elif job.rule == "analyse":
+            study = experiment.analyses[job.key[2]]
+            told = ", ".join(f"{name} = {_shown(value)}" for name, value in study.settings.items())
+            name = study.name if study.name == study.kind else f"{study.kind} {study.name}"
+            rows.append((name, job.key[1], told))
+    return [_section("Searches and studies", [], ("what", "model", "settings"), rows, 3)] if rows else []
+
+
+def _fields(config: TrainingConfig | SamplerConfig) -> dict[str, Any]:
+    return {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+
+
+def _settings(samplers: Sequence[SamplerConfig]) -> str:
+    """What is swept, then what else is not the default: "num_steps = 4, 8, 16; S_noise = 1.007"."""
+    default, told = SamplerConfig(), {}
+    for name in _fields(default):
+        values = list(dict.fromkeys(getattr(sampler, name) for sampler in samplers))
+        if name == "num_steps" or values != [getattr(default, name)]:
+            told[name] = in_words(map(_shown, values))
+    if samplers[0].solver == "rk45":
+        del told["num_steps"]
+    return "; ".join(f"{name} = {value}" for name, value in told.items())
+
+
+def _nfe(samplers: Sequence[SamplerConfig]) -> str:
+    counts = {sampler.nfe for sampler in samplers}
+    if None in counts:
+        return "adaptive"
+    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
+
+
+def in_words(items: Iterable[Any]) -> str:
+    return ", ".join(map(str, items))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return "∞" if math.isinf(value) else f"{value:g}"
+    return in_words(map(_shown, value)) if isinstance(value, (list, tuple)) else str(value)

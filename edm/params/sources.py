@@ -1,0 +1,123 @@
+"""Tables and figures as data: labels, published numbers, and where each number and picture comes from.
+
+A layout is all that the code that fills a table or draws a figure is given beside the results, and :func:`plain` of it
+is the specification of the step. So a step cannot show a label or a number that its specification does not hold.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from edm.params.experiment import Experiment
+from edm.params.paper import Published
+
+SHEET_IMAGES = 24  # shown of each sheet, unless a figure states another number
+WITHIN, BEST = "within 3 %", "of the best"  # whose NFE a table shows beside the lowest distance
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a cell, a line or a picture comes from.
+
+    kind: "grid", "search", "sheet", "analysis", "levels" (loss per noise level), "model" (its configuration) or
+    "dataset". name: of the grid, search, sheet or analysis. text: the entry itself, of "model".
+    """
+
+    kind: str
+    experiment: Experiment
+    model: str = ""
+    name: str = ""
+    text: str = ""
+
+    def plain(self) -> list[Any]:
+        """What a reader sees of it, or what decides which results are shown, beside those results."""
+        if self.kind == "model":
+            return [self.kind, self.text]
+        if self.kind == "dataset":
+            return [self.kind, self.experiment.dataset]
+        where = [self.kind, self.experiment.name, self.model, self.name]
+        if self.kind == "grid":
+            points = self.experiment.grids[self.name].points[self.model]
+            return [*where, [point.id for point in points], self.experiment.sampling.repeats]
+        if self.kind == "levels":
+            config = self.experiment.models[self.model]
+            return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data]
+        return where
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table: its columns, and its rows with a source per column; None where the paper has no such cell either.
+
+    nfe: whose NFE each row shows (``WITHIN`` or ``BEST``). paper: the paper's cells by row; empty where the table is
+    not compared. metrics: further columns. note: a sentence below the table.
+    """
+
+    name: str
+    kind: str
+    title: str
+    columns: list[str]
+    rows: dict[str, list[Source | None]]
+    nfe: dict[str, str] = field(default_factory=dict)
+    paper: dict[str, list[Published | None]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    note: str = ""
+
+    def sources(self) -> Iterator[Source]:
+        yield from (source for cells in self.rows.values() for source in cells if source is not None)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: its sources by label, in rows; only sheets have several rows, and those have labels.
+
+    over, mark: of a curve. images: shown of each sheet. distances: by row, the grid whose distance stands under each
+    sheet that was drawn with the same settings.
+    """
+
+    name: str
+    kind: str
+    title: str
+    rows: dict[str, dict[str, Source]]
+    over: str = ""
+    mark: str = ""
+    images: int = SHEET_IMAGES
+    distances: dict[str, Source] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, Source]:
+        """The sources by label, of a figure of one row."""
+        (row,) = self.rows.values()
+        return row
+
+    def sources(self) -> Iterator[Source]:
+        for row in self.rows.values():
+            yield from row.values()
+        yield from self.distances.values()
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The headline numbers: {table: {row: {column: grid}}}; and the curves of DVC's plots by the names of their lines.
+
+    levels: of the models trained here; grids: of everything that the tables measure.
+    """
+
+    tables: dict[str, dict[str, dict[str, Source]]]
+    levels: dict[str, Source]
+    grids: dict[str, Source]
+
+    def sources(self) -> Iterator[Source]:
+        yield from (*self.grids.values(), *self.levels.values())
+
+
+def plain(value: Any) -> Any:
+    """A layout as plain data for a specification: every field; the order of what has labels is shown, so it counts."""
+    if isinstance(value, Source):
+        return value.plain()
+    if dataclasses.is_dataclass(value):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return [[key, plain(inner)] for key, inner in value.items()]
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
