@@ -15,7 +15,7 @@ import edm
 from edm import params
 from edm.chain import provenance
 from edm.chain.jobs import Chain
-from edm.chain.provenance import CODE, FORMAT, Hashes, Provenance, adopt, renew_marker, sidecar_file, start
+from edm.chain.provenance import CODE, FORMAT, Hashes, Provenance, adopt, sidecar_file, start
 from edm.cli import main
 
 TINY = """
@@ -268,18 +268,6 @@ def test_what_is_there_and_cannot_be_read_is_one_line(tmp_path, monkeypatch, pat
     monkeypatch.setattr(provenance, "sha256_file", refuse)
     with pytest.raises(edm.UserError, match=r"file: cannot be read \(Permission denied\)$"):
         Hashes(None).of(path)
-
-
-def test_the_marker_is_newer_than_all_and_never_the_same(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("future").touch()
-    os.utime("future", (4e9, 4e9))
-    texts = set()
-    for _ in range(3):
-        marker = Path(renew_marker(["future", "nowhere"]))
-        texts.add(marker.read_text())
-        assert marker.stat().st_mtime > Path("future").stat().st_mtime
-    assert len(texts) == 3
 
 
 def test_launch_seals_what_has_succeeded_and_nothing_else(finished):
