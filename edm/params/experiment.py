@@ -9,7 +9,6 @@ from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import digest
 
-
 #: Fields of a training that change no weight but by rounding. ``level_samples`` holds for levels.json, which a training
 #: writes at its end: another number is used by the next training and is no reason for one.
 UNDECIDING = ("microbatch", "level_samples")
@@ -224,7 +223,7 @@ class Experiment:
             **self._precision(),
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
-                    "settings_from": grid.settings_from, "reference": grid.reference}  # fmt: skip
+                    "settings_from": grid.settings_from}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:
