@@ -120,7 +120,7 @@ class Provenance:
 
     def __init__(self, chain: Chain, hashes: Hashes | None = None):
         self.chain, self.hashes = chain, hashes or Hashes()
-        self.sidecar = functools.cache(lambda job: read_sidecar(sidecar_file(job)))
+        self.sidecar = functools.cache(lambda job: read_sidecar(sidecar_file(job)) if job.rule in STAGES else None)
         self.digest = functools.cache(lambda job: digest(self.specification(job)))
         self.why_stale = functools.cache(self._why_stale)
         self._content = functools.cache(self.hashes.of)
@@ -137,8 +137,8 @@ class Provenance:
     def _why_stale(self, job: Job) -> str | None:
         """Why a step has to run again, in a few words; None where it is fresh or was never run."""
         found = self.sidecar(job)
-        if found is None:
-            there = [path for path in job.outputs if os.path.exists(path)]
+        if found is None:  # what was fetched is known by its content
+            there = [path for path in job.outputs if job.rule != "download" and os.path.exists(path)]
             return f"nothing tells how {there[0]} was made" if there else None
         if found["digest"] != self.digest(job):
             return f"changed: {', '.join(_differences(found['specification'], self.specification(job)))}"
@@ -237,7 +237,6 @@ class Started:
         outputs = {path: hashes.of(path) for path in self.job.outputs}
         if missing := [path for path, content in outputs.items() if content is None]:
             raise UserError(f"{missing[0]}: the step {self.job.name} did not make it")
-        _no_older(self.job.outputs, (*self.job.inputs, *self.job.parts))
         parts = [
             {"job": os.path.basename(path), **_made_by(read_sidecar(f"{path}.json") or {})} for path in self.job.parts
         ]  # their own sidecars go with them
@@ -308,14 +307,6 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
         started.finish(adopted=datetime.now(UTC).isoformat(timespec="seconds"), **origin)
         adopted.append(job)
     return adopted
-
-
-def _no_older(outputs: Iterable[str], inputs: Iterable[str]) -> None:
-    """Snakemake fails a step whose input seems newer than its output, as where another machine's clock is ahead."""
-    newest = max((os.stat(path).st_mtime_ns for path in inputs if os.path.exists(path)), default=0)
-    for path in outputs:
-        if os.stat(path).st_mtime_ns < newest:
-            os.utime(path, ns=(newest, newest))
 
 
 def _left_behind(job: Job) -> bool:

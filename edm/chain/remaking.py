@@ -1,6 +1,6 @@
-"""What Snakemake needs before it makes files again. It goes by times, and removes a step's outputs before it starts.
+"""What is done before Snakemake makes files again: it goes by times, and removes a step's outputs before it starts.
 
-So it gets a marker that is newer than all that is to be made again; and what the chain did not make is set aside. Torch-free.
+So it gets a marker that is newer than all that is to be made again, and what the chain did not make is set aside.
 """
 
 import os
@@ -14,10 +14,11 @@ from edm.errors import UserError
 from edm.files.writing import write_text
 
 SET_ASIDE = "runs/set-aside"
+AHEAD = 60.0  # seconds by which another machine's clock may be ahead
 
 
 def new_marker(outputs: Iterable[str]) -> str:
-    """A file of this process that is newer than ``outputs``, be they from the future, as another machine's clock has it.
+    """A file of this process that is newer than ``outputs``, even where these come from a clock that is ahead.
 
     Its text was in no file before: Snakemake forgives a newer input whose content it knows.
     """
@@ -29,15 +30,28 @@ def new_marker(outputs: Iterable[str]) -> str:
     return str(marker)
 
 
+def to_present(paths: Iterable[str]) -> None:
+    """Sets files of the chain that come from the future to now: Snakemake fails a step whose input is newer than it."""
+    now = time.time()
+    for path in paths:
+        if os.path.exists(path) and os.stat(path).st_mtime > now:
+            os.utime(path, (now, now))
+
+
 def check_sources(chain: Chain, jobs: Iterable[Job]) -> None:
-    """Raises UserError where a step whose files are here would lose them: what it is made from is not to be had."""
+    """Raises UserError where steps would fail, some after hours, for what they are made from.
+
+    Where it is not to be had and files are here, which Snakemake would remove first; or where it comes from the future.
+    """
     for job in jobs:
-        missing = [path for path in raw(chain, job) if path not in chain.makers and not os.path.exists(path)]
-        if missing and any(map(os.path.exists, job.outputs)):
-            raise UserError(
-                f"{missing[0]}: not there, and {job.name} has to run again; put it there, or keep what is made: "
-                f"`edm adopt {job.outputs[0]}`"
-            )
+        for path in raw(chain, job):
+            if not os.path.exists(path) and path not in chain.makers and any(map(os.path.exists, job.outputs)):
+                raise UserError(
+                    f"{path}: not there, and {job.name} has to run again; put it there, or keep what was made: "
+                    f"`edm adopt {job.outputs[0]}`"
+                )
+            if os.path.exists(path) and os.stat(path).st_mtime > time.time() + AHEAD:
+                raise UserError(f"{path}: its date is in the future, which Snakemake refuses; `touch {path}`")
 
 
 def set_aside(provenance: Provenance, jobs: Iterable[Job]) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from edm.files.writing import read_json
 from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
 from edm.params.layouts import check_report
-from edm.params.resolving import RESERVED, TARGETS, known, nearest, resolve
+from edm.params.resolving import MADE_UP, RESERVED, TARGETS, known, nearest, resolve
 from edm.tracking import DEFAULT_URI
 
 SCHEMA = Path(__file__).parent.parent.parent / "workflow" / "schemas" / "params.schema.json"
@@ -149,6 +150,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
         if name in raw["experiments"] or name in RESERVED:
             raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
     _check_targets(raw, path)
+    _check_made_up(raw, path)
     if whole:
         for name in raw["experiments"]:
             params.experiment(name)
@@ -169,6 +171,18 @@ def _check_targets(raw: dict[str, Any], path: Path) -> None:
         if name in owners:
             raise UserError(
                 f"{path}: {section}.{name}: `snakemake {name}` is a part of {owners[name]!r}; choose another"
+            )
+
+
+def _check_made_up(raw: dict[str, Any], path: Path) -> None:
+    """Raises UserError where made-up data would lie anywhere but in the folder that is theirs alone."""
+    for name, dataset in raw["datasets"].items():
+        place = dataset.get("path")
+        inside = isinstance(place, str) and os.path.normpath(place) == place and place.startswith(f"{MADE_UP}/")
+        if "made_up" in dataset and not inside:
+            raise UserError(
+                f"{path}: datasets.{name}.path: made-up data lie below {MADE_UP}/ alone, where they replace nothing of "
+                f"yours, not at {place!r}; state {MADE_UP}/{name}, or remove made_up"
             )
 
 

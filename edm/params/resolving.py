@@ -13,7 +13,9 @@ from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sam
 #: Names of rules, targets and folders, which experiments cannot have.
 RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
             "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about", "track", "logs",
-            "made-up"}  # fmt: skip
+            "made-up", "set-aside"}  # fmt: skip
+#: Where made-up raw data lie, and nothing else.
+MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and kin: parts of an experiment or a report.
 TARGETS = ("train", "sample", "evaluate", "download")
 #: What ``scale`` shortens: durations in Mimg.

@@ -2,11 +2,10 @@
 import atexit
 import functools
 import inspect
-import time
 from pathlib import Path
 
 from edm.chain.provenance import made
-from edm.chain.remaking import check_sources, new_marker, set_aside
+from edm.chain.remaking import check_sources, new_marker, set_aside, to_present
 
 atexit.register(PROVENANCE.hashes.save)
 
@@ -134,7 +133,8 @@ onstart:
     if to_run() and not workflow.touch:
         for path, place in set_aside(PROVENANCE, to_run()):
             print(f"{path}: not as a step of this chain made it; it is kept as {place}", file=sys.stderr)
-        os.utime(marker(), (now := time.time(), now))  # the jobs are chosen: what they make will be newer
+        # The jobs are chosen: what they make has to be newer than all that they are made from.
+        to_present([marker(), *(path for job in to_run() for path, _ in made(CHAIN, job))])
 
 
 def job_of(rule, names, wildcards, key=None):
