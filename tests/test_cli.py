@@ -18,7 +18,7 @@ from edm.models import checkpoint
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",
             "fid-ref", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics", "about",
-            "launch", "adopt", "trace", "plan", "bench", "track", "check")  # fmt: skip
+            "launch", "adopt", "digests", "trace", "plan", "bench", "track", "check")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,19 @@ def test_the_chain_by_hand(tmp_path, classifier, capsys):
     (point,) = record["points"]
     assert point["images"] == 100 and point["nfe"] == 7 and point["distance"] > 1
     assert record["metric"]["label"] == "FD (digits-classifier)"  # never FID
+
+
+def test_equal_weights_of_two_commits_are_equal_files(tmp_path, digits_archive, tiny, monkeypatch):
+    """What follows from a model is not made again for a commit: the sidecar names it, not the checkpoint."""
+    (tmp_path / "config.json").write_text(json.dumps(tiny(snapshot_every=160e-6).to_dict()))
+    for commit in "ab":
+        tags = lambda commit=commit: {"commit": commit * 40, "dirty": "false"}
+        monkeypatch.setattr("edm.commands.common.environment_tags", tags)
+        monkeypatch.setattr("edm.commands.models.environment_tags", tags)
+        assert main(["train", "--config", str(tmp_path / "config.json"), "--data", str(digits_archive), "--out",
+                     str(tmp_path / commit), "--device", "cpu"]) == 0  # fmt: skip
+    made = [{path.name: path.read_bytes() for path in (tmp_path / commit).rglob("*.safetensors")} for commit in "ab"]
+    assert len(made[0]) == 3 and made[0] == made[1]
 
 
 def test_help_is_quick_and_names_every_command():

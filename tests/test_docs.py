@@ -39,6 +39,7 @@ ELSEWHERE = {
     r"dvc repro": ("tests/workflow/test_provenance_chain.py", '"dvc", "repro"'),
     r"dvc push": ("tests/workflow/test_provenance_chain.py", '"dvc", "push"'),
     r"dvc pull": ("tests/workflow/test_provenance_chain.py", '"dvc", "pull"'),
+    r"dvc metrics show": ("tests/workflow/test_provenance_chain.py", '"dvc", "metrics", "show"'),
     r"dvc add .*": ("tests/workflow/test_provenance_chain.py", '"dvc", "add"'),
     r"dvc exp run -S experiments.digits.ladder.B.learning_rate=4.0e-3": (
         "tests/workflow/test_provenance_chain.py",

@@ -4,12 +4,15 @@ A stage of dvc.yaml depends on its file, so DVC and Snakemake see the same chang
 step's settings, code number, raw data or an earlier step's specification change.
 """
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
+
 from edm.chain.jobs import Chain
-from edm.chain.provenance import Provenance
+from edm.chain.provenance import Provenance, raw
 from edm.chain.rules import RULES
 from edm.errors import UserError
 from edm.files.writing import write_json
@@ -17,10 +20,13 @@ from edm.files.writing import write_json
 FOLDER = Path("steps/digests")
 
 
-def write_digests(chain: Chain, datasets: Iterable[str], experiments: Iterable[str], folder: Path = FOLDER) -> None:
+def write_digests(
+    chain: Chain, datasets: Iterable[str], experiments: Iterable[str], folder: Path = FOLDER
+) -> list[str]:
     """Writes FOLDER/STAGE/NAME.json, step → digest, and removes the files of all other names.
 
-    The stage "data" has a file per dataset, every other stage one per experiment. Raises UserError for unknown names.
+    The stage "data" has a file per dataset, every other stage one per experiment. Returns the raw files and folders
+    that decide the digests and that no download provides. Raises UserError for unknown names.
     """
     provenance = Provenance(chain)
     for name in experiments:
@@ -39,3 +45,15 @@ def write_digests(chain: Chain, datasets: Iterable[str], experiments: Iterable[s
     shutil.rmtree(folder, ignore_errors=True)
     for (stage, name), steps in digests.items():
         write_json(folder / stage / f"{name}.json", dict(sorted(steps.items())))
+    fetched = {path for path, entry in chain.params.downloads.items() if entry.get("url")}
+    used = {path for jobs in found.values() for job in jobs for path in raw(chain, job) if os.path.exists(path)}
+    return sorted(used - fetched)
+
+
+def not_watched(paths: Iterable[str], stages: str | Path = "dvc.yaml") -> list[str]:
+    """Those of the paths that the stage `digests` of dvc.yaml does not depend on: DVC would miss their changes."""
+    try:
+        deps = yaml.safe_load(Path(stages).read_text(encoding="utf-8"))["stages"]["digests"]["deps"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return []  # the stage has another form, or DVC is not in use
+    return [path for path in paths if not any(f"{path}/".startswith(f"{dep}/") for dep in deps)]

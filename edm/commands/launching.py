@@ -78,10 +78,12 @@ def adopt(args: Namespace) -> None:
 def digests(args: Namespace) -> None:
     """The files that the stages of dvc.yaml depend on."""
     from edm import params
-    from edm.chain.digests import write_digests
+    from edm.chain.digests import not_watched, write_digests
     from edm.chain.jobs import Chain
 
-    write_digests(Chain(params.load(args.params, whole=True)), args.datasets, args.experiments)
+    sources = write_digests(Chain(params.load(args.params, whole=True)), args.datasets, args.experiments)
+    for path in not_watched(sources):
+        say(f"warning: {path}: DVC misses changes of it; list it in dvc.yaml under `deps` of the stage `digests`")
 
 
 def _command_line(command: list[str], args: Namespace) -> list[str]:

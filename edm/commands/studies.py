@@ -74,7 +74,8 @@ def _record(args: Namespace, experiment: Experiment, evaluation: Evaluation, who
     """Takes the results of every draw, each a run in the journal, and writes them; the first process does so alone."""
     yardsticks, rows, system = whole.yardsticks, [], SystemMetrics()
     journal = Journal(args.journal or f"{args.output}.journal.jsonl")
-    finished = Finished(Path(journal.path).with_suffix(".finished.json"), whole.describe(), place)
+    known = _measured_before(args, experiment, evaluation) if place.is_first and not args.parts else {}
+    finished = Finished(Path(journal.path).with_suffix(".finished.json"), whole.describe(), place, known)
     for draw in whole.draws:
         mark = f"@{draw.repeat}" if experiment.sampling.repeats > 1 else ""
         name = f"{args.model} {evaluation.grid}{'' if draw.point == 'only' else f' {draw.point}'}{mark}"
@@ -101,6 +102,20 @@ def _record(args: Namespace, experiment: Experiment, evaluation: Evaluation, who
             "more": [yardstick.describe() for yardstick in yardsticks[1:]], "points": rows, **origin(),
         })  # fmt: skip
         finished.remove()
+
+
+def _measured_before(args: Namespace, experiment: Experiment, evaluation: Evaluation) -> dict[str, Any]:
+    """Results that jobs of the other `one_job_per` have left, by draw; none for a file that is not the chain's own."""
+    from edm.chain.jobs import Chain, evaluation_file
+    from edm.chain.reuse import measured_before
+
+    if args.output != evaluation_file(evaluation):
+        return {}
+    chain = Chain(params.load(args.params))
+    found = measured_before(chain, chain.makers[args.output])
+    for file in dict.fromkeys(results["from"] for results in found.values()):
+        say(f"{args.output}: takes points from {file}, measured with the same settings, model and code")
+    return {f"{point}@{repeat}": results for (point, repeat), results in found.items()}
 
 
 def choose(args: Namespace) -> None:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 class Finished:
     """The results of the parts of a job that are done, in a file that goes when the job has written its own.
 
-    of: a JSON value of all that the results depend on; a file of something else is written over. ``take`` is called by
-    all processes of a run with the same names; the first one reads and writes, and tells the others.
+    of: a JSON value of all that the results depend on; a file of something else is written over. known: results that
+    need no work, from elsewhere. ``take`` is called by all processes of a run with the same names; the first one reads
+    and writes, and tells the others.
     """
 
-    def __init__(self, path: Path, of: Any, world: "World"):
+    def __init__(self, path: Path, of: Any, world: "World", known: dict[str, Any] | None = None):
         self.path, self.of, self.world = path, digest(of), world
         self._results: dict[str, Any] = {}
         if world.is_first and path.exists():
@@ -27,6 +28,7 @@ class Finished:
                 self._results = found["results"] if found["of"] == self.of else {}
             except (UserError, KeyError, TypeError):
                 pass  # no file of ours
+        self._results = (known or {}) | self._results
 
     def take(self, name: str, work: Callable[[], Any]) -> Any:
         """The result of that name, a JSON value, worked out only where it is not there yet."""

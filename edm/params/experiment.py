@@ -223,7 +223,7 @@ class Experiment:
             **self._precision(),
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
-                    "settings_from": grid.settings_from, "reference": grid.reference}  # fmt: skip
+                    "settings_from": grid.settings_from}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:

@@ -190,9 +190,8 @@ def _axis(spec: dict) -> str:
 def _level_samples(source: Source) -> int:
     """Images per noise level: as measured, or before that as params.yaml asks."""
     path = Path(levels_file(source.experiment, source.model))
-    return (
-        read_json(path)["after"]["samples"] if path.exists() else source.experiment.models[source.model].level_samples
-    )
+    asked = source.experiment.models[source.model].level_samples
+    return read_json(path)["after"]["samples"] if path.exists() else asked
 
 
 def _counts(numbers: Iterable[int]) -> str:

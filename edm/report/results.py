@@ -148,7 +148,7 @@ def metric(measured: list[Measurement]) -> str:
 
 
 def _measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
-    known = {"id", "repeat", "first_seed", "sampler", "run", "images", "nfe", "distance", "more"}
+    known = {"id", "repeat", "first_seed", "sampler", "run", "images", "nfe", "distance", "more", "from"}
     more = {key: value for key, value in row.items() if key not in known}
     more |= {f"FD ({features})": value for features, value in row.get("more", {}).items()}
     return Measurement(

@@ -147,6 +147,21 @@ def test_what_changes_no_weight_trains_nothing_again(finished, change):
     assert stale() == set()
 
 
+def test_where_published_statistics_lie_decides_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digests = []
+    for path in ("theirs.npz", "moved/theirs.npz"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text("statistics")
+        Path("params.yaml").write_text(TINY)
+        edit(lambda raw, path=path: raw["experiments"]["tiny"]["grids"]["ladder"].update(reference=path))
+        found = chain()
+        digests.append(Provenance(found).digest(found.by_name["evaluate tiny/vp-B/ladder"]))
+    Path(path).write_text("others")
+    digests.append(Provenance(found := chain()).digest(found.by_name["evaluate tiny/vp-B/ladder"]))
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_what_only_the_plan_reads_and_where_a_published_file_lies_decide_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digests = []

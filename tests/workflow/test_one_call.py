@@ -116,7 +116,7 @@ def test_what_is_forced_takes_all_that_follows_with_it(folder, words, rule):
 
 
 def test_forced_trainings_are_evaluated_in_the_same_call(folder):
-    assert [name.split()[0] for name in run(folder, "-R", "train")].count("evaluate") == 4
+    assert [name.split()[0] for name in run(folder, "-R", "train")].count("evaluate") == 3
     assert planned() == [] == dry_run(folder)
 
 

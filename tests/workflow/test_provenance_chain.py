@@ -277,5 +277,6 @@ def test_an_experiment_of_dvc_runs_on_a_pristine_clone(origin):
     rows = json.loads(run(folder, "dvc", "params", "diff", "--json"))
     assert rows == {"params.yaml": {"experiments.digits.ladder.B.learning_rate": {"old": 0.006, "new": 0.004}}}
     assert "experiments.digits.ladder.B.learning_rate" in run(folder, "dvc", "exp", "show", "--only-changed", "--csv")
+    assert "results/digits/metrics.json" in run(folder, "dvc", "metrics", "show")
     for name in ("loss", "nfe"):
         assert f"results/digits/plots/{name}.csv" in run(folder, "dvc", "plots", "diff", "--json")

@@ -1,0 +1,124 @@
+"""`one_job_per` changes which job measures a point, never the number: what one layout has measured the other takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from edm import params
+from edm.chain.jobs import Chain
+from edm.chain.provenance import CODE, start
+from edm.cli import main
+from edm.evaluation import evaluate as evaluation
+from edm.models import checkpoint
+
+PARAMS = """
+run: [tiny]
+datasets: {digits: {source: digits, resolution: 8, channels: 1, classes: 10}}
+experiments:
+  tiny:
+    dataset: digits
+    features: pixels
+    base: {model_channels: 8, num_blocks: 1, attn_resolutions: [], channel_mult: [1]}
+    columns: {vp: {architecture: ddpmpp}}
+    ladder: {A: {duration: 1.0e-3, batch_size: 100}}
+    sampling: {images: 12, block: 4, repeats: 2, gpus: 0}
+    grids: {ladder: {models: all, num_steps: [2, 3]}}
+    tables: {table2: {kind: samplers, title: T, nfe: of the best, columns: [vp-A], rows: {A: ladder}}}
+"""
+FOLDER = Path("results/tiny/distances/vp-A")
+
+
+def step(name, *command):
+    """A step of the chain, as the workflow starts it."""
+    started = start(Chain(params.load("params.yaml")), name)
+    assert main([*command]) == 0
+    started.finish()
+
+
+def measure(name):
+    """An evaluation of the chain: its file."""
+    path = f"{FOLDER}/{name}.json"
+    step(f"evaluate tiny/vp-A/{name}", "evaluate", "models/tiny/vp-A/model.safetensors", path, "--experiment", "tiny",
+         "--model", "vp-A", "--evaluation", name, "--ref", "data/references/digits/pixels.npz", "--device", "cpu",
+         "--journal", f"runs/{name}.journal.jsonl")  # fmt: skip
+    return json.loads(Path(path).read_text())["points"]
+
+
+def edit(**sampling):
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    raw["experiments"]["tiny"]["sampling"] |= sampling
+    Path("params.yaml").write_text(yaml.safe_dump(raw))
+
+
+def train(seed):
+    config = params.load("params.yaml").experiment("tiny").models["vp-A"]
+    started = start(Chain(params.load("params.yaml")), "train tiny/vp-A")
+    torch.manual_seed(seed)
+    checkpoint.save("models/tiny/vp-A/model.safetensors", checkpoint.build(config), config, {"images": 0})
+    Path("models/tiny/vp-A/levels.json").write_text("{}")
+    started.finish()
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch, digits_archive):
+    """The names of the draws that were measured, on a chain whose grid has been."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS)
+    names, real = [], evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda *rest: names.append(rest[5]) or real(*rest))
+    step("prepare digits", "prepare", "data/digits.zip", "--dataset", "digits")
+    step("reference digits/pixels", "fid-ref", "data/digits.zip", "data/references/digits/pixels.npz", "--features",
+         "pixels", "--device", "cpu")  # fmt: skip
+    train(0)
+    return names
+
+
+def by_draw(rows):
+    return {(row["id"], row["repeat"]): (row["distance"], row["nfe"], row["first_seed"], row["run"]) for row in rows}
+
+
+def test_points_are_taken_from_the_file_of_the_grid_and_back(drawn, capsys):
+    grid = measure("ladder")
+    assert len(drawn) == len(grid) == 4
+    edit(one_job_per="point")
+    names = [f"ladder/num_steps={steps}@{repeat}" for steps in (2, 3) for repeat in (0, 1)]
+    points = [row for name in names for row in measure(name)]
+    assert len(drawn) == 4 and by_draw(points) == by_draw(grid)
+    assert {row["from"] for row in points} == {f"{FOLDER}/ladder.json"}
+    assert f"takes points from {FOLDER}/ladder.json" in capsys.readouterr().err
+    edit(one_job_per="grid")
+    (FOLDER / "ladder.json").unlink()
+    assert by_draw(measure("ladder")) == by_draw(grid) and len(drawn) == 4
+
+
+def test_what_is_missing_in_the_other_layout_is_measured(drawn):
+    edit(one_job_per="point")
+    measured = measure("ladder/num_steps=2@1")
+    edit(one_job_per="grid")
+    grid = measure("ladder")
+    assert len(drawn) == 4 and by_draw(measured).items() < by_draw(grid).items()
+
+
+@pytest.mark.parametrize("change", ["settings", "code", "model", "file", "elsewhere"])
+def test_only_what_its_sidecar_vouches_for_is_taken(drawn, monkeypatch, change):
+    measure("ladder")
+    edit(one_job_per="point")
+    if change == "settings":
+        edit(images=13)
+    elif change == "code":
+        monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] + 1)
+    elif change == "model":  # the same settings, other weights, as on GPUs
+        train(1)
+    elif change == "file":
+        path = FOLDER / "ladder.json"
+        path.write_text(path.read_text().replace('"distance": ', '"distance": 9'))
+    if change == "elsewhere":  # as `edm trace` says to measure it again
+        assert main(["evaluate", "models/tiny/vp-A/model.safetensors", "again.json", "--experiment", "tiny", "--model",
+                     "vp-A", "--evaluation", "ladder/num_steps=2@0", "--ref", "data/references/digits/pixels.npz",
+                     "--device", "cpu"]) == 0  # fmt: skip
+    else:
+        measure("ladder/num_steps=2@0")
+    assert len(drawn) == 5
