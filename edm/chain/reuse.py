@@ -27,7 +27,7 @@ def measured_before(chain: Chain, job: Job) -> dict[tuple[str, int], dict[str, A
         if (
             told is None
             or _shared(told["specification"]) != _shared(present)
-            or any(told["inputs"].get(file) != provenance.hashes.of(file) for file in job.inputs)
+            or any(told["inputs"].get(file) != provenance.hashes.of(file) for file in job.files)
             or told["outputs"].get(path) != provenance.hashes.of(path)
         ):
             continue

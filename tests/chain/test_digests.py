@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from edm import params
-from edm.chain.jobs import STAGES, Chain
-from edm.chain.provenance import CODE, Provenance
+from edm.chain.jobs import Chain
+from edm.chain.provenance import Provenance
+from edm.chain.rules import RULES
 from edm.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +39,10 @@ def written(folder):
 def test_every_step_of_an_experiment_stands_in_the_file_of_its_stage(folder):
     found = Chain(params.load("params.yaml"))
     known = Provenance(found)
-    needed = [job for job in found.needed(found.targets("digits")) if job.rule in CODE]
-    wanted = {f"{stage}/digits.json": {} for stage in STAGES.values()}
+    needed = [job for job in found.needed(found.targets("digits")) if RULES[job.rule].kept]
+    wanted = {f"{stage}/digits.json": {} for stage in {rule.stage for rule in RULES.values()}}
     for job in needed:
-        wanted[f"{STAGES[job.rule]}/digits.json"][job.name] = known.digest(job)
+        wanted[f"{RULES[job.rule].stage}/digits.json"][job.name] = known.digest(job)
     assert written(folder) == wanted
 
 

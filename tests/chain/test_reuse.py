@@ -1,6 +1,7 @@
 """`one_job_per` changes which job measures a point, never the number: what one layout has measured the other takes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import yaml
 
 from edm import params
 from edm.chain.jobs import Chain
-from edm.chain.provenance import CODE, start
+from edm.chain.provenance import start
+from edm.chain.rules import RULES
 from edm.cli import main
 from edm.evaluation import evaluate as evaluation
 from edm.models import checkpoint
@@ -109,7 +111,7 @@ def test_only_what_its_sidecar_vouches_for_is_taken(drawn, monkeypatch, change):
     if change == "settings":
         edit(images=13)
     elif change == "code":
-        monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] + 1)
+        monkeypatch.setitem(RULES, "evaluate", replace(RULES["evaluate"], code=RULES["evaluate"].code + 1))
     elif change == "model":  # the same settings, other weights, as on GPUs
         train(1)
     elif change == "file":

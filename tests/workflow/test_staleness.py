@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from pretended import PARAMS, edit, make, planned, run
 
 from edm import params
 from edm.chain.jobs import Chain
-from edm.chain.provenance import CODE, Hashes, Provenance, made, read_sidecar, sidecar_file
+from edm.chain.provenance import Hashes, Provenance, made, read_sidecar, sidecar_file
+from edm.chain.rules import RULES
 
 REPORT = {"table", "figure", "metrics", "about", "track"}
 ADDED, SETTING = {"num_steps": [4, 5, 6]}, {"learning_rate": 1.0e-3}
@@ -127,7 +129,7 @@ def test_a_change_makes_these_steps_run(folder, change):
 @pytest.mark.parametrize("rule", ["prepare", "reference", "train", "choose", "search", "evaluate", "sample", "analyse",
                                   "table", "figure", "metrics", "about", "track"])  # fmt: skip
 def test_the_number_of_a_rules_code_makes_its_steps_run(folder, monkeypatch, rule):
-    monkeypatch.setitem(CODE, rule, CODE[rule] + 1)
+    monkeypatch.setitem(RULES, rule, replace(RULES[rule], code=RULES[rule].code + 1))
     assert planned() == following(*(job.name for job in chain().by_name.values() if job.rule == rule))
 
 
