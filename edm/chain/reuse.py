@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
-from edm.chain.jobs import Chain, Job, evaluation_file
+from edm.chain.job import Job
+from edm.chain.jobs import Chain
+from edm.chain.paths import evaluation_file
 from edm.chain.provenance import Provenance
 from edm.files.writing import canonical_json, read_json
 

@@ -1,6 +1,5 @@
 """Published files: fetched whole or not at all, checked, and pinned to what they were when first used. Torch-free."""
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -16,6 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import lock_descriptor
 from tqdm import tqdm
 
 from edm.errors import UserError
@@ -234,7 +234,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); check the folder and the disk") from None
     try:
         with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_descriptor(handle)
         yield
     finally:
         os.close(handle)

@@ -1,6 +1,5 @@
 """An output that grows in a file beside it, outlives an interruption, and appears under its name only when whole."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edm.errors import UserError
+from edm.files.lock import locked
 from edm.files.outputs import require_replaceable
 from edm.files.writing import atomic_write
 
@@ -54,13 +54,7 @@ def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
 
 def _lock(file: BinaryIO) -> bool:
     """Whether this process now has the file for itself; where a file system knows no locks, it is taken to have."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+    return locked(file.fileno()) is not False
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

@@ -26,7 +26,7 @@ from edm.report.cells import Cell, Table
 from edm.report.results import Measurement, Results
 from edm.report.tables import build_table
 from edm.tracking import environment_tags
-from edm.tracking.lookup import run_id
+from edm.tracking.sync import run_id
 
 AGAIN = str(LOCAL / "again.json")  # where a number that is measured again goes
 

@@ -4,6 +4,7 @@ The journals are the record: a store that was deleted is filled again from them,
 gives way. So runs with a tag ``edm.key`` belong to ``sync``: one deleted by hand comes back while its journal is there.
 """
 
+import functools
 import logging
 import os
 import sqlite3
@@ -11,14 +12,18 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from edm.errors import UserError, require
 from edm.files.lock import exclusive
 from edm.files.writing import digest
-from edm.tracking import DEFAULT_URI
+from edm.tracking import DEFAULT_URI, entries
 from edm.tracking.journal import RunRecord, read_journal
 from edm.tracking.transfer import SyncReport, Transfer
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # MLflow's own defaults would retry a dead server for minutes and print a link per run. What the user has set stays.
 _ENVIRONMENT = {
@@ -58,7 +63,7 @@ def sync(
     slow, or a journal cannot be read. All other runs have arrived then, if the store took any. Single lines that cannot
     be read are set aside: the report names them, and everything else arrives.
     """
-    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    _settle_environment()
     deadline = time.monotonic() + limit
     database = _sqlite_path(tracking_uri)
     lock_path = lock_path or (f"{database}.lock" if database else f"mlruns/sync-{digest(tracking_uri)}.lock")
@@ -84,6 +89,36 @@ def sync(
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise Undelivered(f"{problems[0]}{more}; everything else has arrived", report)
     return report
+
+
+def run_id(tracking_uri: str, key: str) -> str | None:
+    """The id of the run of a key; None where there is none, or the store is no SQLite file that can be read at once."""
+    database = _sqlite_path(tracking_uri)
+    if database is None or not database.exists():
+        return None
+    _settle_environment()
+    try:
+        _check_database(database, time.monotonic() + 1)
+        with _quiet():
+            client = _client(tracking_uri)
+            experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+            condition = f"tags.`{entries.KEY_TAG}` = '{key}'"
+            found = client.search_runs(experiments, condition, max_results=1, order_by=["attributes.start_time DESC"])
+    except Exception:  # an answer that is nice to have
+        return None
+    return found[0].info.run_id if found else None
+
+
+@functools.cache
+def _client(tracking_uri: str) -> "MlflowClient":
+    """A client that is asked several things: opening a store takes a second."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def _settle_environment() -> None:
+    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
 
 
 def _latest_records(

@@ -18,10 +18,10 @@ from edm.files.lock import exclusive
 def no_locks(patch):
     """A file system without locks, and lock files that die young."""
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    patch(lock.fcntl, "flock", refuse)
+    patch(lock, "lock_descriptor", refuse)
     patch(lock, "_BEAT", 0.1)
     patch(lock, "_DEAD", 0.6)
 
@@ -58,7 +58,7 @@ def test_the_lock_file_of_a_dead_process_is_broken_and_that_of_a_living_one_is_n
     with exclusive(tmp_path / "l", patience=5):
         assert time.monotonic() - begun >= 0.6
         second = exclusive(tmp_path / "l", patience=1.5)
-        with pytest.raises(edm.UserError, match=rf"l\.held: held by process {os.getpid()} on ") as caught, second:
+        with pytest.raises(edm.UserError, match=rf"l: held by process {os.getpid()} on ") as caught, second:
             pass
         assert caught.value.__context__ is None  # else a missing lock would be taken for the cause
     assert not dead.exists()
@@ -88,14 +88,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("locks", [True, False], ids=["flock", "lock file"])
-def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path, monkeypatch, locks):
+def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    if not locks:
-        no_locks(monkeypatch.setattr)
     monkeypatch.setattr(lock.os, "write", full)
     second = exclusive(tmp_path / "l", patience=0.1)
     with exclusive(tmp_path / "l"), pytest.raises(edm.UserError, match="held by another process"), second:
         pass
+    no_locks(monkeypatch.setattr)  # a lock file must name its holder
+    with pytest.raises(edm.UserError, match=r"l: cannot be written \(No space left"), exclusive(tmp_path / "l"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["l"]

@@ -297,21 +297,3 @@ def test_an_empty_cell_says_why_it_is_empty(finished, capsys):
     Path(CHURN).unlink()
     line = error_of(capsys, "tiny/table4", "Algorithm 2", "vp-B")
     assert line == f"error: tiny/table4, Algorithm 2, vp-B: not run; it is made by `snakemake {CHURN}`"
-
-
-def test_a_run_is_found_in_a_store_without_mlflow(tmp_path):
-    import sqlite3
-
-    from edm.tracking.lookup import run_id
-
-    uri = f"sqlite:///{tmp_path}/a store.db"
-    assert run_id(uri, "a") is None and not list(tmp_path.iterdir())
-    connection = sqlite3.connect(tmp_path / "a store.db")
-    connection.executescript("""
-        CREATE TABLE runs (run_uuid, lifecycle_stage, start_time); CREATE TABLE tags (key, value, run_uuid);
-        INSERT INTO runs VALUES ('1', 'active', 1), ('2', 'active', 2), ('3', 'deleted', 3);
-        INSERT INTO tags SELECT 'edm.key', 'a', run_uuid FROM runs;""")
-    connection.commit()
-    assert run_id(uri, "a") == "2" and run_id(uri, "b") is None and run_id("http://127.0.0.1:1", "a") is None
-    (tmp_path / "a store.db").write_text("no database")
-    assert run_id(uri, "a") is None

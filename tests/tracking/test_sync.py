@@ -14,7 +14,7 @@ import pytest
 
 from edm.errors import UserError
 from edm.tracking import Journal
-from edm.tracking.sync import sync
+from edm.tracking.sync import run_id, sync
 from edm.tracking.transfer import SyncReport
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ SYNC_TOGETHER = """
 import sys, time
 from pathlib import Path
 from edm.tracking import Journal
-from edm.tracking.sync import sync
+from edm.tracking.sync import run_id, sync
 import mlflow
 folder, uri, me, workers = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 paths = []
@@ -203,3 +203,14 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path):
     (tmp_path / "mlflow.db").write_text("something else entirely, long enough to be read as a header\n" * 20)
     with pytest.raises(UserError, match=r"mlflow\.db: .*file is not a database.*`edm track sync`$"):
         sync([], f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_run_is_found_by_its_key(store, tmp_path):
+    key, nowhere = "tiny/vp-B/churn/num_steps=4@1", tmp_path / "none.db"
+    assert run_id(f"sqlite:///{nowhere}", key) is None and not nowhere.exists()
+    ids = [store.client.create_run("0", tags={"edm.key": key}, start_time=start).info.run_id for start in (2, 3, 1)]
+    assert run_id(store.uri, key) == ids[1] and run_id(store.uri, "another") is None
+    store.client.delete_run(ids[1])
+    assert run_id(store.uri, key) == ids[0]
+    (tmp_path / "text.db").write_text("no database")
+    assert run_id(f"sqlite:///{tmp_path}/text.db", key) is None and run_id("http://127.0.0.1:1", key) is None
