@@ -1,6 +1,5 @@
 """Files that leave out what decides their numbers: what the shapes tell, what is stated, what is assumed and said."""
 
-import json
 import math
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from edm.cli import main
 from edm.design.preconditioning import EDM, VE, VP, LinearIDDPM
 from edm.foreign.asked import NAMES, Asked
 from edm.networks.layers import Attention, GroupNorm
-from edm.params import SCHEMA
+from edm.params import schema
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "checkpoints"
 SMALL = {"resolution": 16, "channels_per_head": 16}
@@ -200,7 +199,7 @@ def test_import_prints_what_it_assumes(tmp_path, capsys):
 
 
 def test_params_states_the_same_by_the_same_names(tmp_path, monkeypatch, capsys):
-    properties = json.loads(SCHEMA.read_text())["$defs"]["pretrained"]["properties"]
+    properties = schema()["$defs"]["pretrained"]["properties"]
     assert properties.keys() == {*NAMES, "path", "like"}
     monkeypatch.chdir(tmp_path)
     entry = {"path": str(FIXTURES / "adm.pt"), "resolution": 16, "channels_per_head": 32, "attention_order": "old",

@@ -732,7 +732,8 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
 
 
 @pytest.mark.parametrize("place", ["downloads/mine", "downloads/mine.tar.gz", "/", "..", "", ".", "/tmp/mine",
-                                   "runs/made-up", "runs/made-up/", "runs/made-up/../../mine", "runs//made-up/mine", "runs/made-up/..",
+                                   "runs/made-up", "runs/made-up/", "runs/made-up/../../mine", "runs//made-up/mine",
+                                  "runs/made-up/..",
                                    None, ["runs/made-up/mine"]])  # fmt: skip
 def test_made_up_data_lie_in_a_folder_of_their_own(tmp_path, place):
     """Snakemake removes what is at the path of an output before it is made."""

@@ -1,8 +1,8 @@
-"""What code alone decides of tables and figures: a change of it asks for another number in CODE.
+"""What code alone decides of tables and figures: a change of it asks for another code number.
 
 Labels and numbers that params.yaml and paper.yaml state are in the specifications. Words, colours and formats of the
-code are not: here they are pinned to the number of their rule. Where a test fails: raise CODE of the rule, so that what
-exists is made again, and renew its digest and number here.
+code are not: here they are pinned to the number of their rule. Where a test fails, raise the rule's code number, so
+that what exists is made again, and renew its digest and number here.
 """
 
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ import pytest
 import test_panels
 from matplotlib.colors import to_hex
 
-from edm.chain.provenance import CODE
+from edm.chain.rules import RULES
 from edm.files.writing import digest
 from edm.params.paper import Published
 from edm.report import page, style
@@ -79,7 +79,7 @@ def about(monkeypatch, folder):
                                                        ("figure", figures, "251763c5e3bc", 2),
                                                        ("about", about, "e6e08eb03aa3", 1)])  # fmt: skip
 def test_the_look_is_pinned_to_the_number_of_its_rule(monkeypatch, tmp_path, rule, look, pinned, since):
-    assert digest(look(monkeypatch, tmp_path)) == pinned and CODE[rule] >= since
+    assert digest(look(monkeypatch, tmp_path)) == pinned and RULES[rule].code >= since
 
 
 def test_another_colour_is_another_look(monkeypatch, tmp_path):
