@@ -1,12 +1,14 @@
-"""What the commands share."""
+"""What the commands share: groups of options, types of arguments, and how a command runs and speaks."""
 
+import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edm.cluster.preemption import Notice
+from edm.config import COMPILE
 from edm.errors import Preempted, UserError
 from edm.tracking import environment_tags
 
@@ -68,3 +70,84 @@ def mapping(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object of configuration fields")
     return value
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+class Commands:
+    """The subcommands of ``edm``: each commands file adds its own, with its options and its function."""
+
+    def __init__(self, top: argparse.ArgumentParser):
+        self._subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def __call__(
+        self, name: str, function: Callable[[argparse.Namespace], int | None], help: str, description: str | None = None
+    ) -> argparse.ArgumentParser:
+        """A new subcommand that calls ``function`` with its arguments. description: of its own help; default: help."""
+        sub = self._subparsers.add_parser(name, help=help, description=description or help)
+        sub.set_defaults(function=function)
+        return sub
+
+
+def from_params(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
+    sub.add_argument("--expect", help=argparse.SUPPRESS)  # digest of the settings that the workflow planned with
+
+
+def features_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--features", default="inception-v3-compat", help="feature extractor (default inception-v3-compat)"
+    )
+    sub.add_argument("--weights", help="file with the extractor's weights (Inception-v3: downloaded once by default)")
+    machine(sub)
+
+
+def machine(sub: argparse.ArgumentParser, device: bool = True) -> None:
+    if device:
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    sub.add_argument("--threads", type=count, help="CPU threads (default: torch's choice)")
+
+
+def compile_option(sub: argparse.ArgumentParser, meaning: str, default: str | None) -> None:
+    sub.add_argument(
+        "--compile", choices=COMPILE, default=default,
+        help=f"compile the network: auto where it pays, graphs with CUDA graphs, yes, no (default: {meaning})",
+    )  # fmt: skip
+
+
+def shard_option(sub: argparse._ActionsContainer, help: str) -> None:
+    sub.add_argument("--shard", type=shard, metavar="K/N", help=help)
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Text "3/8" as (2, 8): the third of eight parts."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 3/8, from 1/8 to 8/8")
+    return int(part) - 1, int(parts)
+
+
+def seed_range(text: str) -> range:
+    """Text "0-63" as range(0, 64); "7" as range(7, 8)."""
+    first, _, last = text.partition("-")
+    last = last or first
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < 2**62):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of seeds such as 0-63")
+    return range(int(first), int(last) + 1)

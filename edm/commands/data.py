@@ -3,9 +3,61 @@
 from argparse import Namespace
 
 from edm import params
-from edm.commands.common import made_from, processes, say, threads
+from edm.commands.common import Commands, features_options, from_params, machine, made_from, processes, say, threads
+from edm.data.prepare import SOURCES
 from edm.errors import UserError
 from edm.files.writing import sha256_file
+
+
+def add(command: Commands) -> None:
+    sub = command(
+        "prepare", prepare, "turn a data source into a dataset archive (zip of PNG images)",
+        "Turn a data source into a dataset archive. What is found is checked against what the paper used of it, or "
+        "against what is stated here. An interrupted run continues.",
+    )  # fmt: skip
+    sub.add_argument("output", help="archive to write, such as data/digits.zip")
+    sub.add_argument("--source", help=f"kind of source: {', '.join(SOURCES)}")
+    sub.add_argument(
+        "--input", nargs="+", metavar="PATH", help="raw file or folder, where the source needs one; or several zips"
+    )
+    sub.add_argument("--dataset", help="instead: name in params.yaml, which states source, path and all below")
+    sub.add_argument("--resolution", type=int, help="crop to the short side and resize to this (Lanczos)")
+    sub.add_argument("--channels", type=int, help="1 (grey) or 3 (grey is repeated to RGB)")
+    sub.add_argument("--images", type=int, help="number of images to expect")
+    sub.add_argument("--classes", type=int, help="number of classes to expect; 0 leaves labels out")
+    sub.add_argument("--source-size", type=int, help="side of the images to expect before they are resized")
+    sub.add_argument(
+        "--checksum", metavar="MD5", help="MD5 of the CIFAR-10 tarball (default: the published one); none: any"
+    )
+    sub.add_argument("--workers", type=int, help="processes to use (default: one per core)")
+    from_params(sub)
+
+    sub = command("download", download, "fetch a file named under `downloads` in params.yaml")
+    sub.add_argument("path", help="the path it is kept at")
+    sub.add_argument("--lock", default="downloads.lock.json", help="recorded checksums (downloads.lock.json)")
+    from_params(sub)
+
+    sub = command("made-up", made_up, "make up the raw source of a dataset, for rehearsals")
+    sub.add_argument("place", metavar="output", help="file or folder to write, where nothing is yet")
+    sub.add_argument("--dataset", required=True, help="name in params.yaml")
+    from_params(sub)
+
+    sub = command("features", features, "train the classifier whose features digits are compared in")
+    sub.add_argument("data", help="dataset archive with labels")
+    sub.add_argument("output", help="weights to write (.safetensors)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
+    machine(sub, device=False)
+
+    sub = command("fid-ref", fid_ref, "feature statistics of a dataset, to measure distances from")
+    sub.add_argument("data", help="dataset archive")
+    sub.add_argument("output", help="statistics to write (.npz with mu and sigma)")
+    sub.add_argument(
+        "--keep-features",
+        type=int,
+        metavar="N",
+        help="keep the features of at most N images too, as KID and precision ask",
+    )
+    features_options(sub)
 
 
 def prepare(args: Namespace) -> None:

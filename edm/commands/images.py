@@ -3,13 +3,79 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from edm.commands.common import origin, processes, say, threads
-from edm.config import SamplerConfig
+from edm.commands.common import (
+    Commands,
+    compile_option,
+    count,
+    features_options,
+    machine,
+    origin,
+    processes,
+    say,
+    seed_range,
+    shard_option,
+    threads,
+)
+from edm.config import ADAPTIVE, AUTO, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS, SamplerConfig
 from edm.errors import UserError
 from edm.files.writing import write_json
 
 if TYPE_CHECKING:
     from edm.sampling.sample_files import Drawn
+
+
+def add(command: Commands) -> None:
+    sub = command(
+        "sample", sample, "draw images from a checkpoint",
+        "Draw images from a checkpoint. Image i depends on seed i alone. Without options: Algorithm 1, 18 steps.",
+    )  # fmt: skip
+    sub.add_argument("checkpoint", help="model.safetensors of a training")
+    sub.add_argument("output", help="*.safetensors (for `edm fid`), *.png (one sheet) or *.zip (dataset archive)")
+    sub.add_argument("--seeds", type=seed_range, default=range(64), metavar="A-B", help="seeds, both included (0-63)")
+    sub.add_argument(
+        "--block", type=lambda text: text if text == AUTO else count(text), default=64, metavar="N",
+        help="seeds per block: the images' batch; auto for as many as keep a large GPU busy (default 64)",
+    )  # fmt: skip
+    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default fp32)")
+    compile_option(sub, AUTO, AUTO)
+    sub.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
+    sub.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
+    sub.add_argument("--solver", help=f"{', '.join((*SOLVERS, ADAPTIVE, *ORIGINAL))} (default heun)")
+    sub.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
+    sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
+    sub.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
+    shard_option(sub, "draw part K of N of the seeds alone, for `edm merge`")
+    for name, text in (
+        ("alpha", "Algorithm 3: 1 is Heun, 0.5 midpoint (default 1)"),
+        ("rho", "exponent of the edm time steps (default 7)"),
+        ("sigma_min", "smallest noise level (default: the discretization's)"),
+        ("sigma_max", "largest noise level (default: the discretization's)"),
+        ("S_churn", "amount of churn, Algorithm 2 (default 0)"),
+        ("S_min", "smallest noise level with churn (default 0)"),
+        ("S_max", "largest noise level with churn (default infinity)"),
+        ("S_noise", "deviation of the added noise (default 1)"),
+        ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
+    ):
+        sub.add_argument(f"--{name.replace('_', '-')}", dest=name, type=float, help=text)
+    machine(sub)
+
+    sub = command(
+        "merge", merge, "put sample files together by their seeds",
+        "Put sample files of one checkpoint and equal settings together by their seeds, such as the parts that "
+        "`edm sample --shard` drew.",
+    )  # fmt: skip
+    sub.add_argument("output", help="*.safetensors to write")
+    sub.add_argument("parts", nargs="+", metavar="PART", help="*.safetensors of `edm sample`, in any order")
+
+    sub = command(
+        "fid", fid, "Fréchet distance of sampled images from a dataset",
+        "Fréchet distance of sampled images from reference statistics: FID in Inception-v3 features, else FD.",
+    )  # fmt: skip
+    sub.add_argument("samples", help="*.safetensors of `edm sample`")
+    sub.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
+    sub.add_argument("--output", help="JSON file to write")
+    sub.add_argument("--metrics", nargs="+", help="what else to measure: kid, precision, recall, inception_score")
+    features_options(sub)
 
 
 def sample(args: Namespace) -> None:

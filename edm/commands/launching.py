@@ -1,5 +1,6 @@
 """One command on one process or on many, on this machine or on the nodes of a job of Slurm."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -11,11 +12,55 @@ from typing import TYPE_CHECKING
 from edm.cluster import slurm
 from edm.cluster.gpus import own
 from edm.cluster.preemption import SIGNALS
-from edm.commands.common import MADE_FROM, say
+from edm.commands.common import MADE_FROM, Commands, count, from_params, say
 from edm.errors import PREEMPTED, UserError
 
 if TYPE_CHECKING:
     from edm.chain.provenance import Started
+
+
+def add(command: Commands) -> None:
+    sub = command(
+        "launch", launch, "start one of these commands, as several processes",
+        "Start a command as several processes that share its work, on this machine or on the nodes of a job of Slurm. "
+        "Signals reach all of them. A job that `snakemake --profile slurm` submitted goes back to the queue where the "
+        "command stops because it was asked to (status 75), and continues later.",
+    )  # fmt: skip
+    processes = sub.add_mutually_exclusive_group()
+    processes.add_argument("--processes", type=count, default=1, help="on all nodes together (default 1)")
+    processes.add_argument(
+        "--gpus", type=lambda text: 0 if text == "0" else count(text), metavar="N",
+        help="instead: a process for each of so many GPUs that no other such command has; waits for them. 0: on CPUs",
+    )  # fmt: skip
+    sub.add_argument("--nodes", type=count, default=1, help="nodes of the job of Slurm (default 1)")
+    sub.add_argument("--threads", type=count, default=1, help="CPUs on each node (default 1)")
+    sub.add_argument(
+        "--requeue", action="store_true",
+        help="where the command stops because it was asked to, by other means than Ctrl-C, put the job of Slurm that "
+        "this runs in back into the queue; only for a job that runs nothing else",
+    )  # fmt: skip
+    sub.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
+    sub.add_argument("--digest", help="of the specification that the step was planned with")
+    sub.add_argument("--fetched", action="append", default=[], metavar="FILE", help="fetched since: not part of it")
+    sub.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
+    sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: -- train --data …")
+
+    sub = command(
+        "adopt", adopt, "keep the files of steps although something about them has changed",
+        "Take the files of stale steps, as far as they are there, for what would be made now: for whoever knows that a "
+        "change makes no difference. What has no files is left as it is.",
+    )  # fmt: skip
+    sub.add_argument("targets", nargs="+", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file")
+    from_params(sub)
+
+    sub = command(
+        "digests", digests, "write what the stages of dvc.yaml depend on",
+        "Write steps/digests/STAGE/NAME.json: the digest of every step's specification. DVC runs a stage when its file "
+        "changes.",
+    )  # fmt: skip
+    sub.add_argument("--datasets", nargs="*", default=[], metavar="NAME", help="datasets of the stage `data`")
+    sub.add_argument("--experiments", nargs="*", default=[], metavar="NAME", help="experiments of all other stages")
+    from_params(sub)
 
 
 def launch(args: Namespace) -> int:

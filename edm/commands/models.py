@@ -1,5 +1,6 @@
 """Models: trained here, or imported."""
 
+import argparse
 import json
 import math
 import os
@@ -13,13 +14,89 @@ from pathlib import Path
 from edm import params
 from edm.cluster import slurm
 from edm.cluster.preemption import Notice
-from edm.commands.common import MADE_FROM, made_from, mapping, say, threads
+from edm.commands.common import (
+    MADE_FROM,
+    Commands,
+    compile_option,
+    from_params,
+    machine,
+    made_from,
+    mapping,
+    say,
+    seconds,
+    threads,
+)
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
 from edm.files.lock import exclusive
 from edm.files.writing import read_json
+from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
 from edm.tracking import Journal, environment_tags
+
+
+def add(command: Commands) -> None:
+    sub = command(
+        "train", train, "train one configuration",
+        "Train one configuration, on a CPU, a GPU, or (started by `edm launch`) on many. An interrupted run continues "
+        "from its last state to the same weights; a finished one is left as it is.",
+    )  # fmt: skip
+    sub.epilog = (
+        "SIGTERM, SIGUSR1, Ctrl-C and the end of the time limit save the state after the present step and end the run "
+        "with status 75: the same command continues it. Other statuses: 0 done, 1 error, 130 Ctrl-C pressed again."
+    )
+    sub.add_argument("--experiment", help="experiment in params.yaml")
+    sub.add_argument("--model", help="model of the experiment, such as vp-F")
+    sub.add_argument("--config", help="instead: a JSON file with the fields that --dry-run prints")
+    sub.add_argument("--data", help="dataset archive")
+    sub.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl, states, snapshots")
+    sub.add_argument("--final", metavar="FOLDER", help="instead for the first two of these (default: --out)")
+    sub.add_argument(
+        "--overwrite", action="store_true", help="train even where the folder holds a finished or another training"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    sub.add_argument(
+        "--state-every", type=seconds, default=300, metavar="S",
+        help="seconds between states; two are kept (default 300)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--time-limit", type=seconds, metavar="S",
+        help="seconds from now by which the run must have stopped; the end of a job of Slurm counts, too",
+    )  # fmt: skip
+    compile_option(sub, "that of the experiment, else auto", None)
+    from_params(sub)
+    machine(sub)
+
+    sub = command(
+        "import", import_published, "turn a published checkpoint into one of ours",
+        "Turn a published checkpoint (EDM's pickles, score_sde's .pth, guided-diffusion's .pt) into one of ours. What "
+        "it is, is told by its content; nothing in it is run.",
+    )  # fmt: skip
+    sub.add_argument("file", help="the published file")
+    sub.add_argument("output", help="model.safetensors to write")
+    sub.add_argument("--published", help="name under `pretrained` in params.yaml, which states what is below")
+    sub.add_argument("--lock", default="downloads.lock.json", help="recorded checksums (downloads.lock.json)")
+    says = sub.add_argument_group(
+        "what a file does not say", "Left out, the value of the published files is assumed and printed."
+    )
+    says.add_argument("--resolution", type=int, help="side of the images")
+    says.add_argument("--channels-per-head", type=int, help="of the attention (guided-diffusion)")
+    says.add_argument("--attention-order", choices=CHOICES["attention_order"],
+                      help="new: q, k, v before the heads; old: after, guided-diffusion's default")  # fmt: skip
+    says.add_argument(
+        "--noise-schedule", choices=CHOICES["noise_schedule"], help="linear is guided-diffusion's default"
+    )
+    says.add_argument("--sde", choices=CHOICES["sde"], help="of score_sde's models without Fourier features")
+    says.add_argument("--beta-min", type=float, help="of score_sde's VP SDE")
+    says.add_argument("--beta-max", type=float, help="of score_sde's VP SDE")
+    for name, meaning in (("fir", "resampling with the filter 1, 3, 3, 1"), ("skip-rescale", "sums scaled by √½"),
+                          ("scale-by-sigma", "outputs divided by σ")):  # fmt: skip
+        says.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=f"{meaning} (score_sde)")
+    from_params(sub)
+
+    sub = command("export", export, "write a checkpoint under the parameter names of the published ones")
+    sub.add_argument("checkpoint", help="model.safetensors of a training or an import")
+    sub.add_argument("output", help="*.safetensors or *.pt to write")
 
 
 def train(args: Namespace) -> None:

@@ -5,10 +5,63 @@ from argparse import Namespace
 from pathlib import Path
 
 from edm import params
-from edm.commands.common import say
+from edm.commands.common import Commands, compile_option, count, from_params, machine, say, seconds
+from edm.config import AUTO
 from edm.errors import UserError, require
 from edm.params import Report, layouts
 from edm.tracking import Journal, environment_tags
+
+_FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
+
+
+def add(command: Commands) -> None:
+    for function, text, *folders in (
+        (tables, "tables of a report, from the results there are", "results", "runs"),
+        (figures, "figures of a report, from the results there are", *_FOLDERS),
+        (metrics, "the headline numbers of a report as JSON, its curves as CSV", "results", "runs", "models"),
+        (about, "pages on how a report was made: configuration, environment, runtime", "results"),
+    ):
+        name = function.__name__
+        sub = command(name, function, text)
+        sub.add_argument("report", help="report or experiment in params.yaml")
+        if name in ("tables", "figures"):
+            sub.add_argument("names", nargs="*", help=f"{name} to make (default: all)")
+        for folder in folders:
+            sub.add_argument(f"--{folder}", default=folder, help=f"folder of {_FOLDERS[folder]} (default {folder})")
+        from_params(sub)
+
+    sub = command(
+        "trace", trace, "where a number of a table comes from, and the commands that give it again",
+        "The chain from a number to commit, data, configuration, snapshot, seeds and run, as recorded when each step "
+        "was made; what is not recorded is said to be unknown.",
+    )  # fmt: skip
+    sub.add_argument("table", metavar="REPORT/TABLE", help="such as digits/table2")
+    sub.add_argument("row", help="label of the row, as the table has it")
+    sub.add_argument("column", nargs="?", help="name of the column; may be left out where there is one")
+    sub.add_argument("--json", action="store_true", help="the same as JSON")
+    from_params(sub)
+
+    sub = command(
+        "plan", plan, "what a target would cost: jobs, images, network evaluations, GPU-hours, disk",
+        "What a target would cost, before anything runs. Counted from the same jobs that the workflow runs.",
+    )  # fmt: skip
+    sub.add_argument("target", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file of the chain")
+    sub.add_argument("--gpus", type=count, default=8, help="GPUs to share the work (default 8)")
+    sub.add_argument("--throughput", default="throughput.json", help="what `edm bench` measured (throughput.json)")
+    sub.add_argument("--all", action="store_true", help="count what is there already, too")
+    from_params(sub)
+
+    sub = command("bench", bench, "measure training and sampling on this machine, for `edm plan`")
+    sub.add_argument("target", help="report or experiment whose networks are measured")
+    sub.add_argument("--output", default="throughput.json", help="file to add to (default throughput.json)")
+    sub.add_argument("--seconds", type=seconds, default=20, help="seconds per measurement (default 20)")
+    sub.add_argument("--batch", type=count, help="images per step (default: chosen for the device)")
+    compile_option(sub, AUTO, AUTO)
+    from_params(sub)
+    machine(sub)
+
+    sub = command("check", check, "check params.yaml and say what it would run")
+    from_params(sub)
 
 
 def tables(args: Namespace) -> None:

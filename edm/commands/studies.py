@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm import params
-from edm.commands.common import made_from, origin, processes, say, threads
+from edm.commands.common import Commands, from_params, machine, made_from, origin, processes, say, shard_option, threads
 from edm.commands.recording import numbers_of, run_below
 from edm.config import SamplerConfig
 from edm.errors import UserError
@@ -26,6 +26,43 @@ if TYPE_CHECKING:
     from edm.evaluation.evaluate import Yardstick
     from edm.evaluation.shards import Draw, Whole
     from edm.models.denoiser import Denoiser
+
+
+def add(command: Commands) -> None:
+    for function, text, what in (
+        (evaluate, "draw the images of an evaluation and measure them", "evaluation"),
+        (choose, "choose the best snapshot of a training", None),
+        (search, "search for the best sampler settings", "search"),
+        (sheet, "draw a sheet of images to look at", "sheet"),
+        (analyse, "study a model: truncation error, degradation, leakage", "analysis"),
+    ):
+        name = function.__name__
+        sub = command(name, function, text)
+        sub.add_argument("snapshots" if name == "choose" else "checkpoint", help="as the training left it")
+        sub.add_argument("output", help="file to write")
+        sub.add_argument("--experiment", required=True, help="experiment in params.yaml")
+        sub.add_argument("--model", required=True, help="model of the experiment, such as vp-F")
+        if what:
+            sub.add_argument(f"--{what}", required=True, help=f"{what} of the experiment")
+        if name in ("evaluate", "choose", "search"):
+            sub.add_argument("--ref", nargs="+", required=True, help="*.npz of the dataset, one per feature extractor")
+        if name == "analyse":
+            sub.add_argument("--data", help="dataset archive, for leakage")
+        if name == "evaluate":
+            sub.add_argument("--settings", help="outcome of a search (JSON) to sample with")
+            split = sub.add_mutually_exclusive_group()
+            shard_option(split, "measure part K of N of the images and write a shard file (.safetensors)")
+            split.add_argument(
+                "--parts", nargs="+", metavar="FILE", help="take the results from the shard files of all parts"
+            )
+        if name != "sheet":
+            sub.add_argument("--weights", help="file with the extractor's weights")
+        if name in ("evaluate", "search"):
+            sub.add_argument("--journal", help="journal for tracking (default: beside the output)")
+        if name == "search":
+            sub.add_argument("--history", help="evaluations so far (default: beside the output)")
+        from_params(sub)
+        machine(sub)
 
 
 def evaluate(args: Namespace) -> None:

@@ -5,12 +5,28 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edm import params
-from edm.commands.common import say
+from edm.commands.common import Commands, from_params, say, seconds
 from edm.errors import UserError
 from edm.files.outputs import require_apart
 from edm.files.writing import write_json
 
 SHOWN = 10  # lines that are named; the summary file names all
+
+
+def add(command: Commands) -> None:
+    sub = command("track", sync, "bring MLflow up to date with the journals of all runs")
+    sub.add_argument("action", choices=["sync"], help="sync: send what is new")
+    sub.add_argument("folders", nargs="*", default=["runs"], help="where to look for journals (default runs)")
+    sub.add_argument("--uri", help="MLflow's address (default: tracking.uri of params.yaml)")
+    sub.add_argument("--output", help="JSON file for a summary")
+    sub.add_argument(
+        "--limit", type=seconds, default=600, metavar="S", help="give up after this many seconds (default 600)"
+    )
+    sub.add_argument(
+        "--or-later", action="store_true",
+        help="end well where MLflow does not take the runs, and say so in the summary: the journals keep them",
+    )  # fmt: skip
+    from_params(sub)
 
 
 def sync(args: Namespace) -> None:
