@@ -1,6 +1,7 @@
 """The analyses of params.yaml: a trained model in, tensors to draw and numbers out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from edm.config import SamplerConfig
 from edm.data.pixels import to_float
 from edm.design.draws import class_labels
 from edm.files.writing import named
+from edm.models.checkpoint import read_header, save_tensors
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import float32_as
 from edm.sampling.sample_files import draw
 
+FORMAT = "edm-analysis/1"
 SHOWN = 64  # images of a kind that are kept to be looked at
 BLOCK = 64
 
@@ -73,3 +76,15 @@ def _drawn(denoiser: Denoiser, images: int, num_steps: int) -> Tensor:
     seeds = range(images)
     block = min(BLOCK, images)
     return torch.cat([pixels for pixels, _ in draw(denoiser, SamplerConfig(num_steps=num_steps), seeds, block)])
+
+
+def save_study(
+    path: str | Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
+    """Writes what a study made; ``about`` says of which model, with which settings."""
+    save_tensors(path, tensors, {"format": FORMAT, **about, "numbers": numbers})
+
+
+def read_study(path: str | Path) -> dict[str, Any]:
+    """The header of a file of :func:`save_study`: "numbers", and what the study was of. Raises UserError."""
+    return read_header(path, FORMAT)

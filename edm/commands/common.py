@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from edm.cluster.preemption import Notice
 from edm.config import COMPILE
 from edm.errors import Preempted, UserError
-from edm.tracking import environment_tags
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
@@ -21,12 +20,6 @@ MADE_FROM = "EDM_MADE_FROM"  # the environment variable by which `edm launch` te
 def say(text: str) -> None:
     """A line for a person, on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def origin() -> dict[str, Any]:
-    """Which code made a result."""
-    tags = environment_tags()
-    return {"commit": tags.get("commit"), "dirty": tags.get("dirty")}
 
 
 def threads(count: int | None) -> None:

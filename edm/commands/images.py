@@ -9,7 +9,6 @@ from edm.commands.common import (
     count,
     features_options,
     machine,
-    origin,
     processes,
     say,
     seed_range,
@@ -19,6 +18,7 @@ from edm.commands.common import (
 from edm.config import ADAPTIVE, AUTO, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS, SamplerConfig
 from edm.errors import UserError
 from edm.files.writing import write_json
+from edm.tracking import origin
 
 if TYPE_CHECKING:
     from edm.sampling.sample_files import Drawn

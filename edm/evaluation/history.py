@@ -16,7 +16,8 @@ from edm.files.writing import canonical_json, digest, write_text
 if TYPE_CHECKING:  # plans are made without torch
     from edm.cluster.processes import World
 
-FORMAT = "edm-search/1"
+FORMAT = "edm-search-history/1"
+_EARLIER = "edm-search/1"  # its name before it was told from that of a search's outcome
 
 
 class SearchHistory:
@@ -81,7 +82,11 @@ class SearchHistory:
                 line = file.readline()
             header = json.loads(line)
             # The spec becomes part of a file's name.
-            if line.endswith("\n") and header["format"] == FORMAT and re.fullmatch("[0-9a-f]+", header["spec"]):
+            if (
+                line.endswith("\n")
+                and header["format"] in (FORMAT, _EARLIER)
+                and re.fullmatch("[0-9a-f]+", header["spec"])
+            ):
                 return header["spec"]
         except FileNotFoundError:
             return None

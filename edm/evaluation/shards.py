@@ -30,6 +30,11 @@ class Draw:
     sampler: SamplerConfig
     seeds: range
 
+    @property
+    def mark(self) -> str:
+        """What tells it from the other draws of an evaluation: "POINT@REPEAT"."""
+        return f"{self.point}@{self.repeat}"
+
 
 @dataclass(frozen=True)
 class Whole:

@@ -185,11 +185,11 @@ DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _nois
 
 
 def _analysis(layout: Figure, places: Places) -> tuple[Path, dict[str, Any]]:
-    from edm.models.checkpoint import read_header
+    from edm.analysis.studies import read_study
 
     (source,) = layout.shown.values()
     file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
-    return file, read_header(file, "edm-analysis/1")
+    return file, read_study(file)
 
 
 def _tensor(file: Path, name: str, count: int | None = None) -> np.ndarray:

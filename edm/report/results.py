@@ -1,44 +1,18 @@
 """The measured distances of a report, as its results files hold them, and why others are not there."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edm.chain.paths import evaluation_file
 from edm.config import SamplerConfig
 from edm.errors import UserError
+from edm.evaluation import records
+from edm.evaluation.records import Measurement
 from edm.files.writing import read_json
 from edm.params import Evaluation, Experiment
 from edm.tracking import read_journal
-
-FORMAT = "edm-distances/2"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One distance: of one repeat of a sampler setting (``point``) of a model, and what it was measured with.
-
-    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name.
-    """
-
-    model: str
-    grid: str
-    point: str
-    repeat: int
-    distance: float
-    nfe: int
-    images: int
-    first_seed: int
-    sampler: dict[str, Any]
-    label: str
-    description: str
-    commit: str | None
-    dirty: str | None
-    checkpoint: str
-    dataset: str | None
-    run: str | None
-    more: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,11 +92,11 @@ class Results:
         if not path.exists():
             return []
         record = read_json(path)
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
+        if not isinstance(record, dict) or record.get("format") != records.FORMAT:
             raise UserError(f"{path}: not a file of distances; delete it and run snakemake again")
         wanted = {(point.id, repeat): point.sampler for point, repeat in evaluation.draws}
         searched = experiment.grids[evaluation.grid].settings_from is not None
-        return [_measurement(record, row) for row in record["points"]
+        return [records.measurement(record, row) for row in record["points"]
                 if _is_of(row, wanted.get((row["id"], row["repeat"])), searched)]  # fmt: skip
 
 
@@ -145,28 +119,3 @@ def metric(measured: list[Measurement]) -> str:
     counts = " or ".join(f"{count:,}" for count in sorted({m.images for m in measured}))
     note = "" if label == "FID" else " This is not FID."
     return f"{label}: Fréchet distance of {counts} images from the dataset; features: {description}.{note}"
-
-
-def _measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
-    known = {"id", "repeat", "first_seed", "sampler", "run", "images", "nfe", "distance", "more", "from"}
-    more = {key: value for key, value in row.items() if key not in known}
-    more |= {f"FD ({features})": value for features, value in row.get("more", {}).items()}
-    return Measurement(
-        model=record["model"],
-        grid=record["grid"],
-        point=row["id"],
-        repeat=row["repeat"],
-        distance=row["distance"],
-        nfe=row["nfe"],
-        images=row["images"],
-        first_seed=row["first_seed"],
-        sampler=row["sampler"],
-        label=record["metric"]["label"],
-        description=record["metric"]["description"],
-        commit=record["commit"],
-        dirty=record["dirty"],
-        checkpoint=record["checkpoint"]["sha256"],
-        dataset=record["checkpoint"].get("dataset_sha256") or record["metric"].get("dataset_sha256"),
-        run=row.get("run"),
-        more=more,
-    )

@@ -4,7 +4,7 @@ A job appends to its own JSONL journal (``Journal``) and imports no tracking lib
 journals to MLflow later, from one process; it is not imported here, because importing MLflow takes seconds.
 """
 
-from edm.tracking.environment import environment_tags
+from edm.tracking.environment import environment_tags, origin
 from edm.tracking.journal import Artifact, Journal, Point, Run, RunRecord, read_journal
 from edm.tracking.system import SystemMetrics
 
@@ -19,5 +19,6 @@ __all__ = [
     "RunRecord",
     "SystemMetrics",
     "environment_tags",
+    "origin",
     "read_journal",
 ]

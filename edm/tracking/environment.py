@@ -28,6 +28,12 @@ def environment_tags() -> dict[str, str]:
     return tags
 
 
+def origin() -> dict[str, str | None]:
+    """Which code makes a result: its commit, and whether that was changed."""
+    tags = environment_tags()
+    return {"commit": tags.get("commit"), "dirty": tags.get("dirty")}
+
+
 def gpu_name() -> str | None:
     """The GPU that torch would choose here, as the driver tells, without loading torch; None for the CPU."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()  # a number or a UUID

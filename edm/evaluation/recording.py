@@ -1,12 +1,9 @@
-"""What the studies of a model tell its journal."""
+"""What evaluations, choices, searches and sheets of a model write into its journal."""
 
 from typing import Any
 
-from edm.commands.common import made_from
 from edm.metrics import INCEPTION
 from edm.tracking import Journal, Run, environment_tags
-
-_RULES = {"evaluation": "evaluate", "choice": "choose", "search": "search", "sheet": "sample"}  # by the kind of a run
 
 
 def numbers_of(measured: dict[str, Any], label: str, images: int | None = None) -> dict[str, float]:
@@ -26,10 +23,14 @@ def numbers_of(measured: dict[str, Any], label: str, images: int | None = None) 
 
 
 def run_below(journal: Journal, experiment: str, model: str, key: str, name: str, kind: str, details: dict[str, Any],
-              checkpoint: dict[str, Any], **tags: str) -> Run:  # fmt: skip
-    """A run below that of the model's training; ``checkpoint`` says what is known of the weights."""
+              checkpoint: dict[str, Any], made_from: str, **tags: str) -> Run:  # fmt: skip
+    """A run below that of the model's training.
+
+    checkpoint: what is known of the weights. made_from: digest of the code number and of all that the step works with;
+    a run of another digest is begun anew.
+    """
     hashes = {"checkpoint_sha256": checkpoint.get("sha256"), "dataset_sha256": checkpoint.get("dataset_sha256")}
     tags |= {"kind": kind, "model": model, **environment_tags()}
     tags |= {name: value for name, value in hashes.items() if value}
     return journal.run(f"{experiment}/{model}/{key}", name=name, experiment=experiment, params=details, tags=tags,
-                       parent=f"{experiment}/{model}", made_from=made_from(_RULES[kind]))  # fmt: skip
+                       parent=f"{experiment}/{model}", made_from=made_from)  # fmt: skip

@@ -1,0 +1,247 @@
+"""The measuring jobs of the workflow: a grid evaluated, a snapshot chosen, sampler settings searched.
+
+Every process of a run calls the same function with its ``world``; the first one writes. ``made_from`` is a digest of
+the code and of the steps before: what an interruption has left is continued only under the same one. ``say`` gets a
+line for every number.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edm.cluster.processes import ALONE, World
+from edm.config import SamplerConfig
+from edm.errors import UserError
+from edm.evaluation.evaluate import Yardstick, evaluate, open_yardstick
+from edm.evaluation.finished import Finished
+from edm.evaluation.recording import numbers_of, run_below
+from edm.evaluation.records import read_search, write_choice, write_results, write_search
+from edm.evaluation.search import Choice, Found, SearchHistory, choose, search
+from edm.evaluation.shards import Draw, Whole, measure_part, merge_parts
+from edm.files.writing import atomic_write, digest, sha256_file
+from edm.models import checkpoint as checkpoints
+from edm.models.compilation import prepare
+from edm.params import Evaluation, Experiment
+from edm.sampling.drawing import block_of
+from edm.tracking import Journal, SystemMetrics, origin
+
+Say = Callable[[str], None]
+
+
+def _quiet(text: str) -> None:
+    """Says nothing."""
+
+
+def evaluate_grid(
+    experiment: Experiment, evaluation: Evaluation, checkpoint: str, output: str, references: Sequence[str], *,
+    weights: str | None = None, settings: str | None = None, shard: tuple[int, int] | None = None,
+    parts: Sequence[str] = (), journal: str | None = None, known: dict[str, dict[str, Any]] | None = None,
+    made_from: str = "", world: World = ALONE, say: Say = _quiet,
+) -> None:  # fmt: skip
+    """Draws the images of an evaluation, measures them, and writes the results file; or a part of that work.
+
+    references: statistics files, one per extractor of the experiment. weights: of the first extractor. settings: the
+    outcome of a search, for what the grid leaves open. shard: (index, count), to measure a part and write a shard file;
+    parts: shard files to take all results from. known: results that need no images, by "POINT@REPEAT".
+    Raises UserError where files do not fit together, or the sampler gives non-finite images.
+    """
+    if shard and not output.endswith(".safetensors"):
+        raise UserError(f"{output}: a part of an evaluation goes into a .safetensors file, for --parts")
+    if parts and not world.is_first:
+        return
+    found = read_search(settings) if settings else {}
+    about = about_checkpoint(checkpoint) | {"settings": {"path": settings, **found} if settings else None}
+    draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
+                  for point, repeat in evaluation.draws)  # fmt: skip
+    of = {"experiment": experiment.name, "model": evaluation.model, "evaluation": evaluation.name,
+          "spec": digest([experiment.evaluation_spec(evaluation), made_from]),
+          "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
+    images = sum(len(draw.seeds) for draw in draws)
+    yardsticks = open_yardsticks(experiment, references, weights, world, images)
+    block = block_of(experiment.sampling.block, checkpoints.network_of(checkpoint))
+    whole = Whole(draws, block, yardsticks, of)
+    take: Callable[[Draw, str], dict[str, Any]]
+    if parts:
+        merged = dict(zip(draws, merge_parts(parts, whole), strict=True))
+        take = lambda draw, name: merged[draw]
+    else:
+        denoiser = checkpoints.load(checkpoint, world.device)
+        evaluations = sum(len(draw.seeds) * draw.sampler.expected_nfe for draw in draws)
+        prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)
+        if shard:
+            count = measure_part(output, denoiser, whole, *shard, world, origin())
+            if world.is_first:
+                say(f"{output}: part {shard[0] + 1} of {shard[1]}, {count} images")
+            return
+        take = lambda draw, name: evaluate(denoiser, draw.sampler, draw.seeds, block, yardsticks, name, world)
+    runs = Journal(journal or f"{output}.journal.jsonl")
+    finished = Finished(Path(runs.path).with_suffix(".finished.json"), whole.describe(), world, known)
+    if not world.is_first:
+        for draw in draws:
+            finished.take(draw.mark, lambda draw=draw: take(draw, ""))
+        return
+    rows, system, label = [], SystemMetrics(), yardsticks[0].extractor.label
+    for draw in draws:
+        place = f"{evaluation.grid}/{draw.point}{f'@{draw.repeat}' if experiment.sampling.repeats > 1 else ''}"
+        name = f"{evaluation.model} {place.replace('/only', '').replace('/', ' ')}"
+        details = {**draw.sampler.to_dict(), "model": evaluation.model, "grid": evaluation.grid,
+                   "features": experiment.features, "images": len(draw.seeds),
+                   "first_seed": draw.seeds.start}  # fmt: skip
+        run = run_below(runs, experiment.name, evaluation.model, place, name, "evaluation", details,
+                        about["checkpoint"], made_from, grid=evaluation.grid)  # fmt: skip
+        with run:
+            results = finished.take(draw.mark, lambda draw=draw, name=name: take(draw, name))
+            run.metrics(numbers_of(results, label) | system.read(), step=about["checkpoint"].get("images") or 0)
+        say(f"{name}: {label} {results['distance']:.4g} (NFE {results['nfe']})")
+        rows.append({"id": draw.point, "repeat": draw.repeat, "first_seed": draw.seeds.start,
+                     "sampler": draw.sampler.to_dict(), "run": run.key, **results})  # fmt: skip
+    names = {"experiment": experiment.name, "model": evaluation.model, "grid": evaluation.grid,
+             "evaluation": evaluation.name}  # fmt: skip
+    write_results(output, names, about, [yardstick.describe() for yardstick in yardsticks], rows)
+    finished.remove()
+
+
+def choose_snapshot(
+    experiment: Experiment, model: str, snapshots: str, output: str, references: Sequence[str], *,
+    weights: str | None = None, made_from: str = "", world: World = ALONE, say: Say = _quiet,
+) -> None:  # fmt: skip
+    """Copies the best snapshot of a training to ``output`` and writes ``choice.json`` beside it.
+
+    snapshots: the training's folder of them. Raises UserError unless it holds exactly those that params.yaml asks for.
+    """
+    spec, folder = experiment.choice_spec(model), Path(snapshots)
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    wanted = [f"{images:012d}.safetensors" for images in experiment.models[model].snapshots]
+    if names != wanted:
+        raise UserError(f"{folder}: {len(names)} snapshots, {len(wanted)} expected; train again to have them all")
+    images_in_all = len(names) * spec["images"] + spec["confirm"] * spec["confirm_images"]
+    (yardstick,) = open_yardsticks(experiment, references, weights, world, images_in_all, more=False)
+    sampler, first = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
+    denoiser = checkpoints.load(folder / names[0], world.device)
+    prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, images_in_all * sampler.expected_nfe)
+    block = block_of(spec["block"], denoiser.network.config)
+
+    def distance(name: str, images: int) -> float:
+        # Into the same denoiser, whose network may be compiled.
+        denoiser.load_state_dict(checkpoints.load(folder / name, world.device).state_dict())
+        seeds = range(first, first + images)
+        value = evaluate(denoiser, sampler, seeds, block, [yardstick], name, world)["distance"]
+        if world.is_first:
+            say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
+        return value
+
+    # By their content: another training leaves snapshots of the same names. Only the first process keeps the history.
+    hashes = {name: sha256_file(folder / name) for name in names} if world.is_first else {}
+    identity = {**spec, "sampler": sampler.to_dict(), "snapshots": hashes, "metric": yardstick.describe(),
+                "made_from": made_from}  # fmt: skip
+    history = SearchHistory(folder.with_name("choice.history.jsonl"), identity, world)
+
+    def chosen() -> Choice:
+        return choose(
+            names, lambda name: distance(name, spec["images"]), lambda name: distance(name, spec["confirm_images"]),
+            spec["confirm"], history,
+        )  # fmt: skip
+
+    if not world.is_first:
+        chosen()
+        return
+    seen = {name: checkpoints.describe(folder / name)["about"].get("images") or 0 for name in names}
+    details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}, "model": model}
+    run = run_below(Journal(folder.with_name("choice.journal.jsonl")), experiment.name, model, "choice",
+                    f"{model} choice", "choice", details, {}, made_from)  # fmt: skip
+    with run:
+        choice = chosen()
+        for images, values in ((spec["images"], choice.cheap), (spec["confirm_images"], choice.full)):
+            for name, value in values.items():
+                if value is not None:
+                    run.metrics(numbers_of({"distance": value}, yardstick.extractor.label, images), step=seen[name])
+        run.tag("snapshot", choice.best)
+    with atomic_write(output) as temporary:
+        shutil.copyfile(folder / choice.best, temporary)
+    write_choice(Path(output).with_name("choice.json"), yardstick.describe(), {**choice.to_dict(), **spec})
+    say(f"{output}: {choice.best}, {yardstick.extractor.label} {choice.value:.4g}")
+
+
+def search_settings(
+    experiment: Experiment, model: str, name: str, checkpoint: str, output: str, references: Sequence[str], *,
+    weights: str | None = None, journal: str | None = None, history: str | None = None, made_from: str = "",
+    world: World = ALONE, say: Say = _quiet,
+) -> None:  # fmt: skip
+    """Searches for the sampler settings of the lowest distance (Table 5); writes them, with all values, to a file."""
+    spec = experiment.search_spec(model, name)
+    about, denoiser = about_checkpoint(checkpoint), checkpoints.load(checkpoint, world.device)
+    base = SamplerConfig.from_dict(spec["sampler"])
+    images_in_all = math.prod(len(values) for values in spec["over"].values()) * spec["images"]
+    (yardstick,) = open_yardsticks(experiment, references, weights, world, images_in_all, more=False)
+    prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, images_in_all * base.expected_nfe)
+    block = block_of(spec["block"], denoiser.network.config)
+    seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
+
+    def sampler(settings: dict[str, Any]) -> SamplerConfig:
+        return SamplerConfig.from_dict({**base.to_dict(), **settings})
+
+    def valid(settings: dict[str, Any]) -> bool:
+        try:
+            return bool(sampler(settings))
+        except UserError:
+            return False
+
+    def distance(settings: dict[str, Any]) -> float:
+        what = ",".join(f"{key}={value}" for key, value in settings.items())
+        return evaluate(denoiser, sampler(settings), seeds, block, [yardstick], what, world)["distance"]
+
+    fixed = {key: value for key, value in spec.items() if key not in ("over", "method", "max_sweeps")}
+    identity = {**fixed, "sampler": base.to_dict(), "checkpoint": about["checkpoint"]["sha256"],
+                "metric": yardstick.describe(), "made_from": made_from}  # fmt: skip
+    measured = SearchHistory(history or f"{output}.history.jsonl", identity, world)
+    start = {key: min(values, key=lambda value, key=key: abs((value or 0) - (getattr(base, key) or 0)))
+             for key, values in spec["over"].items()}  # fmt: skip
+
+    def found() -> Found:
+        return search(distance, spec["over"], start, spec["method"], measured, spec["max_sweeps"], valid)
+
+    if not world.is_first:
+        found()
+        return
+    details = {"model": model, "method": spec["method"], "images": spec["images"], "over": spec["over"]}
+    run = run_below(Journal(journal or f"{output}.journal.jsonl"), experiment.name, model, f"search/{name}",
+                    f"{model} {name}", "search", details, about["checkpoint"], made_from)  # fmt: skip
+    label = yardstick.extractor.label
+    with run:
+        started = time.monotonic()
+        best = found()
+        numbers = {"distance": best.value, "evaluations": best.evaluations, "seconds": time.monotonic() - started}
+        run.metrics(numbers_of(numbers, label, spec["images"]), step=about["checkpoint"].get("images") or 0)
+    write_search(output, {"experiment": experiment.name, "model": model, "search": name, "run": run.key, **about,
+                          "metric": yardstick.describe(), **spec, "start": start, **best.to_dict()})  # fmt: skip
+    say(f"{output}: {label} {best.value:.4g} at {best.settings} ({best.evaluations} evaluations)")
+
+
+def about_checkpoint(path: str) -> dict[str, Any]:
+    """What results say of a model: path, hash, and what its own file tells."""
+    return {"checkpoint": {"path": path, "sha256": sha256_file(path), **checkpoints.describe(path)["about"]}}
+
+
+def open_yardsticks(
+    experiment: Experiment, references: Sequence[str], weights: str | None, world: World, images: int, more: bool = True
+) -> list[Yardstick]:
+    """The experiment's extractors, for so many images, with their references; the first is the one that decides.
+
+    Raises UserError where there are fewer references than extractors.
+    """
+    known = experiment.more_features | {experiment.features: weights or experiment.feature_weights}
+    names = [experiment.features, *experiment.more_features] if more else [experiment.features]
+    if len(references) < len(names):
+        raise UserError(f"--ref: {len(names)} files are needed, one for each of {', '.join(names)}")
+    return [
+        open_yardstick(name, known[name], reference, world.device, experiment.metrics if not i else (), images)
+        for i, (name, reference) in enumerate(zip(names, references, strict=False))
+    ]
+
+
+def _settled(sampler: SamplerConfig, found: dict[str, Any]) -> SamplerConfig:
+    """The sampler with what a search found, where the grid does not say otherwise."""
+    return SamplerConfig.from_dict({**found["settings"], **sampler.changes()}) if found else sampler
