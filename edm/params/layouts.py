@@ -106,7 +106,8 @@ def _specs(sources: Iterable[Source]) -> list[Any]:
             points = experiment.grids[source.name].points[source.model]
             details = {"points": [point.id for point in points], "repeats": experiment.sampling.repeats}
         elif source.kind == "model" and source.model in experiment.models:
-            details = experiment.training_spec(source.model)
+            config = experiment.models[source.model]  # Tables 7 and 8 print defaults, too
+            details = {"training": config.to_dict(), "network": config.network().to_dict()}
         found[(source.kind, experiment.name, source.model, source.name)] = details
     return [[*key, details] for key, details in found.items()]
 
