@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 from edm.errors import UserError
 
 FORMATS = {
-    "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
+    "PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",), "BMP": (".bmp",),
+    "GIF": (".gif",), "TIFF": (".tif", ".tiff"),
 }  # fmt: skip
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB
