@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 from edm.errors import UserError
 
 FORMATS = {
-    "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
+    "PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",), "BMP": (".bmp",),
+    "GIF": (".gif",), "TIFF": (".tif", ".tiff"),
 }  # fmt: skip
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB
@@ -34,7 +34,10 @@ def decoded(data: bytes, where: str) -> Image.Image:
     pages), of which all but one would be lost. The previews that phones put behind a JPEG do not count.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+        with (
+            warnings.catch_warnings(action="ignore", category=UserWarning),  # of damaged Exif data
+            Image.open(io.BytesIO(data), formats=list(FORMATS)) as image,
+        ):
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UserError(f"{where} declares {width}x{height} pixels; more than {MAX_PIXELS:,} are refused")
@@ -68,8 +71,7 @@ def _bits(image: Image.Image, data: bytes) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        with warnings.catch_warnings(action="ignore"):
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # Pillow turns a TIFF itself
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # Pillow turns a TIFF itself
     except Exception:  # damaged Exif data say nothing, and the pixels are whole
         turn = None
     return image if turn is None else image.transpose(turn)

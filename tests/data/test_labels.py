@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-import edm
+import edm.cli
 from edm.data.archive import read_archive, write_archive
 from edm.data.labels import class_index, count_classes, described, empty_classes
 from edm.data.prepare import prepare
@@ -114,6 +114,17 @@ def test_classes_are_counted_to_the_largest_label_everywhere(tmp_path, archive, 
             dataset.require(16, 3, classes)
     assert edm.cli.main(["prepare", str(tmp_path / "o.zip"), "--source", "zip", "--input", str(path)]) == 0
     assert "10 classes (7 without images: 1, 2, 3, 4, 6, 7, 8)" in capsys.readouterr().err
+
+
+def test_training_tells_of_classes_without_images(tmp_path, tiny, capsys):
+    """Once where it is conditional: images are drawn of such a class as of all others."""
+    write_archive(tmp_path / "d.zip", np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8), [0, 2] * 20)
+    for conditional in (True, False):
+        config = tiny(classes=3, conditional=conditional, duration=32e-6, batch_size=16)
+        (tmp_path / "c.json").write_text(json.dumps(config.to_dict()))
+        out = ["--data", str(tmp_path / "d.zip"), "--out", str(tmp_path / f"out{conditional}"), "--device", "cpu"]
+        assert edm.cli.main(["train", "--config", str(tmp_path / "c.json"), *out]) == 0
+        assert ("3 classes (1 without images: 1); images are drawn of all" in capsys.readouterr().err) == conditional
 
 
 def test_the_count_in_words():
