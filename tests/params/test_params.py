@@ -871,8 +871,8 @@ def test_a_leakage_study_knows_its_extractor(tmp_path):
 
         def change(raw, features=features):
             digits_of(raw).update(features=features, metrics=[], more_features={})
-            digits_of(raw)["analyses"] = {"leak": {"kind": "leakage", "models": ["vp-F"], "images": 20},
-                                          "steps": {"kind": "truncation", "models": ["vp-F"]}}  # fmt: skip
+            digits_of(raw)["analyses"] |= {"leak": {"kind": "leakage", "models": ["vp-F"], "images": 20},
+                                           "steps": {"kind": "truncation", "models": ["vp-F"]}}  # fmt: skip
 
         experiment = load_changed(tmp_path, change).experiment("digits")
         assert experiment.analysis_spec("vp-F", "leak")["features"] == features
