@@ -323,7 +323,7 @@ def test_changing_a_setting_changes_the_specification_of_its_jobs_alone(tmp_path
     def change(raw):
         uncond_of(raw)["grids"]["ours"]["rho"] = 6
         uncond_of(raw)["searches"]["table5"]["images"] = 20_000
-        uncond_of(raw)["sheets"]["sde"]["num_steps"] = 128
+        uncond_of(raw)["sheets"]["sde"]["sigma_max"] = 40
         uncond_of(raw)["analyses"]["truncation"]["substeps"] = 100
 
     before, after = few.experiment("cifar10-uncond"), load_changed(tmp_path, change).experiment("cifar10-uncond")
@@ -346,7 +346,7 @@ def test_changing_a_setting_changes_the_specification_of_its_jobs_alone(tmp_path
         (lambda raw: raw["experiments"]["cifar10-cond"]["sampling"].update(repeats=2), {"table2"}, {"rho"}),
         (lambda raw: raw["reports"]["both"]["tables"]["table5"].update(title="U"), {"table5"}, set()),
         (lambda raw: raw["experiments"]["cifar10-cond"]["base"].update(duration=100), {"table7"}, set()),
-        (lambda raw: uncond_of(raw)["sheets"]["sde"].update(num_steps=128), set(), set()),
+        (lambda raw: uncond_of(raw)["sheets"]["sde"].update(sigma_max=40), set(), set()),
     ],
     ids=["points", "repeats", "title", "configuration", "sheet"],
 )
