@@ -731,10 +731,10 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
     assert text.count("params.yaml") == 1, text
 
 
-@pytest.mark.parametrize("place", ["downloads/mine", "downloads/mine.tar.gz", "/", "..", "", ".", "/tmp/mine",
-                                   "runs/made-up", "runs/made-up/", "runs/made-up/../../mine", "runs//made-up/mine",
-                                  "runs/made-up/..",
-                                   None, ["runs/made-up/mine"]])  # fmt: skip
+@pytest.mark.parametrize("place", [
+    "downloads/mine", "downloads/mine.tar.gz", "/", "..", "", ".", "/tmp/mine", "runs/made-up", "runs/made-up/",
+    "runs/made-up/../../mine", "runs//made-up/mine", "runs/made-up/..", None, ["runs/made-up/mine"],
+])  # fmt: skip
 def test_made_up_data_lie_in_a_folder_of_their_own(tmp_path, place):
     """Snakemake removes what is at the path of an output before it is made."""
     with pytest.raises(edm.UserError, match=r"datasets\.digits\.path: made-up data lie below runs/made-up/ alone"):
