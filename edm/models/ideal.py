@@ -1,5 +1,7 @@
 """The ideal denoiser of a finite dataset (Figure 1, Appendix B.3)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -19,28 +21,54 @@ class IdealDenoiser:
     def __init__(self, images: Tensor, labels: Tensor | None = None):
         if len(images) == 0:
             raise UserError("the ideal denoiser needs at least one image")
-        self.shape = tuple(images.shape[1:])
-        self.points = images.to(torch.float64).flatten(1)
-        self.squares = (self.points**2).sum(dim=1)
+        self.images = images.to(torch.float64)
         self.labels = None if labels is None else labels.to(self.device)
 
     @property
     def device(self) -> torch.device:
-        return self.points.device
+        return self.images.device
 
     def __call__(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """x: [B, C, H, W]; sigma: a number or [B]; class_labels: indices [B] or one-hot rows.
 
         Returns float64, shaped as x, on the images' device. Raises UserError for a class without images.
         """
-        flat = x.to(self.device, torch.float64).flatten(1)
-        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=flat.device).reshape(-1, 1)
-        distances = (flat**2).sum(dim=1, keepdim=True) - 2 * flat @ self.points.T + self.squares
-        if class_labels is not None and self.labels is not None:
-            indices = (class_labels if class_labels.ndim == 1 else class_labels.argmax(dim=1)).to(self.device)
-            if not torch.isin(indices, self.labels).all():
-                raise UserError("class_labels: a class is asked for of which the dataset has no image")
-            distances = distances.masked_fill(indices[:, None] != self.labels[None], float("inf"))
-        # At σ = 0 the nearest image has all the weight; a floor of σ gives the same without dividing by zero.
-        weights = torch.softmax(-distances / (2 * sigma.clamp(min=1e-8) ** 2), dim=1)
-        return (weights @ self.points).reshape(len(x), *self.shape)
+        x = x.to(self.device, torch.float64)
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device).reshape(-1).expand(len(x))
+        if class_labels is None or self.labels is None:
+            return ideal_denoised(x, sigma, [self.images])
+        indices = (class_labels if class_labels.ndim == 1 else class_labels.argmax(dim=1)).to(self.device)
+        if not torch.isin(indices, self.labels).all():
+            raise UserError("class_labels: a class is asked for of which the dataset has no image")
+        denoised = torch.empty_like(x)
+        for label in indices.unique():
+            rows = indices == label
+            denoised[rows] = ideal_denoised(x[rows], sigma[rows], [self.images[self.labels == label]])
+        return denoised
+
+
+def ideal_denoised(x: Tensor, sigma: Tensor, training: Iterable[Tensor]) -> Tensor:
+    """D(x; σ) = Σ_i w_i y_i, w = softmax(−‖x − y_i‖²/2σ²), float64 shaped as x, in one pass over the images y_i.
+
+    x: [B, C, H, W]; sigma: [B], σ ≥ 0; training: all training images as chunks [m, C, H, W] in [−1, 1], of any m.
+    One pass serves all of x, and memory holds two chunks in float64. Raises UserError where there is no image, or one
+    of another shape.
+    """
+    flat = x.to(torch.float64).flatten(1)
+    # At σ = 0 the nearest image has all the weight; a floor of σ gives the same without dividing by zero.
+    precision = 0.5 / sigma.to(flat).clamp(min=1e-8)[:, None] ** 2
+    peak = torch.full_like(flat[:, :1], -torch.inf)  # the largest exponent so far; weights are relative to it
+    total, weighted = torch.zeros_like(peak), torch.zeros_like(flat)
+    for chunk in training:
+        if chunk.shape[1:] != x.shape[1:]:
+            raise UserError(f"training images of shape {list(chunk.shape[1:])} beside images of {list(x.shape[1:])}")
+        points = chunk.to(flat).flatten(1)
+        exponents = -precision * ((flat**2).sum(dim=1, keepdim=True) - 2 * flat @ points.T + (points**2).sum(dim=1))
+        highest = torch.maximum(peak, exponents.max(dim=1, keepdim=True).values)
+        shrink, weights = (peak - highest).exp(), (exponents - highest).exp()
+        total = shrink * total + weights.sum(dim=1, keepdim=True)
+        weighted = shrink * weighted + weights @ points
+        peak = highest
+    if torch.isneginf(peak).any():
+        raise UserError("the ideal denoiser needs at least one image")
+    return (weighted / total).reshape(x.shape)

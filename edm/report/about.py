@@ -84,15 +84,6 @@ def told_by(job: Job) -> list[Done]:
     return [*(_done("shard", (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
 
 
-def maker(chain: Chain, path: str) -> Done | None:
-    """The job that made a file, as a sidecar tells; a shard's is that of the evaluation that merged it."""
-    job = chain.makers.get(path.removesuffix(".json") if ".shards/" in path else path)
-    if job is None or job.rule == "download":
-        return None
-    teller = chain.by_name[f"evaluate {'/'.join(job.key[:-1])}"] if job.rule == "shard" else job
-    return next((done for done in told_by(teller) if done.name == job.name and done.created), None)
-
-
 def _needed(chain: Chain, report: Report) -> list[Job]:
     needed = chain.needed(chain.by_name[f"about {report.name}"].files)
     return [job for job in needed if RULES[job.rule].kept]

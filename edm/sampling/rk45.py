@@ -6,6 +6,7 @@ Wanner, "Solving Ordinary Differential Equations I", Section II.4. It integrates
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.sampling.sampler import Denoiser, supported_range
+from edm.sampling.steps import slope
 
 # Coefficients of Dormand and Prince (Hairer et al., Table II.5.2). Stage i is taken at σ + c_i h, x + h Σ_j a_ij k_j.
 # The last row of a is the solution of order 5, so that the last stage is the first of the next step.
@@ -36,15 +38,7 @@ _LEAST_STEP = 10 * torch.finfo(torch.float64).eps  # relative to σ: below, σ +
 DEFAULT_MAX_EVALUATIONS = 20_000
 
 
-@dataclass(frozen=True)
-class _Flow:
-    """dx/dσ = (x − D(x; σ))/σ (Eq. 1 with σ(t) = t), one σ per image."""
-
-    net: Denoiser
-    class_labels: Tensor | None
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return (x - self.net(x, sigma, self.class_labels).to(x)) / _per_image(sigma)
+_Flow = Callable[[Tensor, Tensor], Tensor]  # dx/dσ at x [B, C, H, W], one σ per image
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def rk45(
     """
     if not (math.isfinite(atol) and atol > 0 and math.isfinite(rtol) and rtol >= 0):
         raise UserError(f"rk45: rtol is {rtol:g} and atol is {atol:g}; give finite numbers, rtol >= 0 and atol > 0")
-    tolerance, flow = _Tolerance(rtol, atol), _Flow(net, class_labels)
+    tolerance, flow = _Tolerance(rtol, atol), lambda x, sigma: slope(net, x, sigma, class_labels)
     tolerances = f"rtol {rtol:g} and atol {atol:g}"
     high, low = _ends(net, sigma_min, sigma_max)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import edm
-from edm.analysis.noisy import SIGMAS, ideal_denoised, noisy_and_ideal, noisy_images
+from edm.analysis.noisy import SIGMAS, noisy_and_ideal, noisy_images
 from edm.data.pixels import to_float
+from edm.models.ideal import ideal_denoised
 
 
 @pytest.fixture

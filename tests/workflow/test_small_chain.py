@@ -189,7 +189,6 @@ def test_the_report_tells_the_configuration_that_was_trained(finished, page):
 
 
 def test_the_report_tells_versions_machines_and_times_as_the_sidecars_do(finished, page):
-    """Also on the statistics page, for which Snakemake itself keeps nothing here."""
     environment, runtime, steps = rows(page, "environment"), rows(page, "runtime"), sidecars(finished)
     for sidecar in steps:
         for package, version in sidecar["versions"].items():
@@ -197,14 +196,11 @@ def test_the_report_tells_versions_machines_and_times_as_the_sidecars_do(finishe
         assert environment[sidecar["host"]][-1] == str(len(steps))
     archive = next(sidecar for sidecar in steps if sidecar["rule"] == "prepare")["outputs"]
     assert environment["data/digits.zip"] == ["made by prepare", archive["data/digits.zip"]]
-    points = page[1]["runtimes_spec"]["data"]["values"]
     for rule in {sidecar["rule"] for sidecar in steps}:
         seconds = [sidecar["seconds"] for sidecar in steps if sidecar["rule"] == rule]
         times = (sum(seconds), statistics.median(seconds), max(seconds))
         if max(times) < 60:
             assert runtime[rule][:4] == [str(len(seconds)), *(f"{time:.1f} s" for time in times)]
-        drawn = sorted(point["runtime"] for point in points if point["rule"] == rule)
-        assert drawn == pytest.approx(sorted(seconds), abs=1e-3)
     assert runtime["all"][0] == str(len(steps))
 
 
