@@ -132,7 +132,7 @@ def test_what_is_timed_as_a_training_step_trains(tiny, monkeypatch):
     """A training step moves the weights; an evaluation moves nothing."""
     built, build = [], checkpoint.build
     monkeypatch.setattr(checkpoint, "build", lambda config: built.append(build(config)) or built[-1])
-    train, evaluate = throughput._work(tiny(batch_size=4), torch.device("cpu"), None)
+    train, evaluate = throughput._work(tiny(batch_size=4, lr_rampup=0), torch.device("cpu"), None)
 
     def moved_by(work):
         before = [p.detach().clone() for p in built[0].parameters()]
