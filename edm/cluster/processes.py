@@ -3,9 +3,11 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from edm.errors import Preempted, UserError
 
 CPU = torch.device("cpu")
 LEAVING, STATUS = "leaving", "status"  # in the store: how many processes left early; exit status of the first
+JOINING = 600.0  # seconds for all processes of a run to find each other, as torchrun allows
+QUIET, LOOK = 10.0, 0.2  # seconds of waiting for them before a line says so, and between looks for a signal
 WATCH, GRACE = 1.0, 3.0  # seconds between looks at the store, and for a process to notice by itself
 
 
@@ -96,9 +100,10 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:0")
     if not torch.cuda.is_available():
         raise UserError(f"device {name!r}: this machine has no usable GPU; use --device cpu")
-    if index and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    _, size = _place()
+    if index and size > 1:
         raise UserError(f"device {name!r}: each of several processes takes a GPU of its own; use --device cuda")
-    number = int(index or os.environ.get("LOCAL_RANK", "0"))
+    number = int(index or _number("LOCAL_RANK", 0))
     if number >= torch.cuda.device_count():
         raise UserError(f"device {name!r}: GPU {number} is not there; this machine has {torch.cuda.device_count()}")
     return torch.device("cuda", number)
@@ -115,13 +120,13 @@ def world(device: str = "auto") -> Iterator[World]:
     of the first is raised, and shown by torchrun as the cause.
     """
     place = pick_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    rank, size = _place()
+    if size == 1:
         yield World(device=place)
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    store, rank, size = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore("edm", store)
+    store = dist.PrefixStore("edm", _rendezvous(size))
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     over = threading.Event()
     threading.Thread(target=_watch, args=(store.clone(), over), daemon=True).start()
@@ -134,6 +139,66 @@ def world(device: str = "auto") -> Iterator[World]:
         raise
     over.set()
     dist.destroy_process_group()
+
+
+def _place() -> tuple[int, int]:
+    """This process's rank and the number of processes, by torchrun's variables; 0 and 1 without them.
+
+    Raises UserError where they are incomplete or make no sense: a process of its own would wait for others for ever.
+    """
+    size = _number("WORLD_SIZE", 1, least=1)
+    if size == 1:
+        return 0, 1
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        raise UserError(f"WORLD_SIZE is {size}, but {', '.join(missing)} not set; {_ADVICE}")
+    rank, port = _number("RANK", 0), _number("MASTER_PORT", 0)
+    if rank >= size:
+        raise UserError(f"RANK is {rank} and WORLD_SIZE {size}; ranks are counted from 0; {_ADVICE}")
+    if not 0 < port < 1 << 16:
+        raise UserError(f"MASTER_PORT is {port}; a port lies between 1 and 65535; {_ADVICE}")
+    return rank, size
+
+
+def _number(name: str, default: int, least: int = 0) -> int:
+    """The whole number in an environment variable. Raises UserError where it holds something else."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise UserError(f"{name} is {text!r}; expected a whole number from {least}; {_ADVICE}")
+    return int(text)
+
+
+_ADVICE = "start several processes with `edm launch --gpus N -- COMMAND`, or unset WORLD_SIZE for one"
+
+
+def _rendezvous(size: int) -> dist.Store:
+    """The store by which ``size`` processes find each other, when all have come.
+
+    Python hears no signal inside torch's call, which waits: so a thread makes it. Raises UserError where it fails, or
+    after ``JOINING`` seconds.
+    """
+    found: list[Any] = []
+
+    def join() -> None:
+        try:
+            found.append(next(dist.rendezvous("env://", timeout=timedelta(seconds=JOINING)))[0])
+        except Exception as error:
+            found.append(error)
+
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    thread, begun, told = threading.Thread(target=join, daemon=True), time.monotonic(), False
+    thread.start()
+    while thread.is_alive() and time.monotonic() < begun + JOINING + GRACE:
+        thread.join(LOOK)
+        if not told and thread.is_alive() and time.monotonic() > begun + QUIET:
+            told = True
+            print(f"waiting for all of {size} processes at {address} (WORLD_SIZE is set)", file=sys.stderr, flush=True)
+    store = found[0] if found else TimeoutError()
+    if isinstance(store, Exception):
+        reason = str(store).strip().partition("\n")[0] or f"no answer within {JOINING:g} s"
+        raise UserError(f"the {size} processes did not meet at {address} ({reason}); {_ADVICE}") from None
+    store.set_timeout(dist.distributed_c10d.default_pg_timeout)  # what follows may take as long as torch allows it
+    return store
 
 
 def _leave(store: dist.Store, rank: int, error: BaseException) -> None:
