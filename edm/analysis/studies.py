@@ -12,6 +12,7 @@ from edm.analysis.truncation import truncation_errors
 from edm.config import SamplerConfig
 from edm.data.pixels import to_float
 from edm.design.draws import class_labels
+from edm.files.writing import named
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import float32_as
 from edm.sampling.sample_files import draw
@@ -44,7 +45,7 @@ def degradation(
     choices = {"counts": repetitions, "class_labels": labels}
     with float32_as():
         degraded = {noise: degrade(denoiser, clean, sigmas, S_noise=noise, **choices) for noise in S_noise}
-    shown = {f"{noise:g}": images.float() for noise, images in degraded.items()}
+    shown = {named(noise): images.float() for noise, images in degraded.items()}
     return shown, {"sigmas": list(sigmas), "repetitions": list(repetitions), "S_noise": list(S_noise)}
 
 

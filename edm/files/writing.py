@@ -84,6 +84,12 @@ def canonical_json(value) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def named(number: float) -> str:
+    """A number as part of a name: as short as can be, but no two numbers alike. 40.0 is "40"; 1/3 is written out."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
 def digest(value) -> str:
     """Short hash (12 hex digits) of a JSON value, used to name and compare specifications."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]

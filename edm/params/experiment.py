@@ -254,11 +254,15 @@ class Experiment:
         return {} if self.sampling.precision == "fp32" else {"precision": self.sampling.precision}
 
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
-        """What decides an analysis."""
+        """What decides an analysis: its settings, and the extractor where it measures distances.
+
+        The content of the extractor's weights, where they are a file, is among the inputs of the step.
+        """
         if name not in self.analyses or model not in self.analyses[name].models:
             raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")
         analysis = self.analyses[name]
-        return {"kind": analysis.kind, **analysis.settings}
+        measured = {"features": self.features} if analysis.kind == "leakage" else {}
+        return {"kind": analysis.kind, **analysis.settings, **measured}
 
 
 def _of(known: dict[str, Any], name: str, model: str, what: str, experiment: str) -> Any:

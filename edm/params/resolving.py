@@ -7,6 +7,7 @@ from typing import Any
 
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
+from edm.files.writing import named
 from edm.metrics import EXTRACTORS, check_metrics
 from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sampling, Search, Sheet, Training
 
@@ -199,8 +200,10 @@ def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> 
         settings = []
         for values in itertools.product(*(choices[key] for key in swept)):
             setting = dict(zip(swept, values, strict=True))
-            label = ",".join(f"{key}={value:g}" for key, value in setting.items()) or "only"
+            label = ",".join(f"{key}={named(value)}" for key, value in setting.items()) or "only"
             sampler = _checked(f"{here} ({label})", SamplerConfig.from_dict, {**choices, **setting})
+            if any(sampler == point.sampler for point in settings):
+                raise UserError(f"{here}: {model} has the point {label} twice; leave one out")
             settings.append(Point(label, sampler))
         points[model] = tuple(settings)
     return points

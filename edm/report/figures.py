@@ -9,7 +9,7 @@ import numpy as np
 from edm.chain import jobs as chain
 from edm.config import TrainingConfig
 from edm.errors import UserError
-from edm.files.writing import read_json
+from edm.files.writing import named, read_json
 from edm.params import Report
 from edm.params.layouts import figure_datasets, figure_sources
 from edm.report import panels
@@ -146,7 +146,7 @@ def _truncation(report: Report, name: str, places: Places, path: Path, written: 
 def _degradation(report: Report, name: str, places: Places, path: Path, written: list[Path]) -> None:
     file, header = _analysis(report, name, places)
     numbers = header["numbers"]
-    images = {noise: _tensor(file, f"{noise:g}") for noise in numbers["S_noise"]}
+    images = {noise: _tensor(file, named(noise)) for noise in numbers["S_noise"]}
     panels.degradation_grid(images, numbers["sigmas"], numbers["repetitions"], path, written)
 
 

@@ -811,3 +811,33 @@ os.system(":")  # which is heard
     assert control.startswith("heard os.system")
     assert line.startswith("refused params.yaml") and "not valid YAML" in line and len(line) < 300, line
     assert done.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def grid_of(folder, **settings):
+    change = lambda raw: digits_of(raw)["grids"].update(mine={"models": ["vp-A"], **settings})
+    return load_changed(folder, change).experiment("digits").grids["mine"].points["vp-A"]
+
+
+def test_points_that_differ_in_the_seventh_digit_have_names_of_their_own(tmp_path):
+    """The name is the key under which a point is kept, drawn and shown: two of one name would be one."""
+    values = [1.0, 1.0000001, 1234567.0, 1234568.0, 0.1, 40.0]
+    names = [point.id for point in grid_of(tmp_path, S_churn=values)]
+    assert names == ["S_churn=1", "S_churn=1.0000001", "S_churn=1234567.0", "S_churn=1234568.0", "S_churn=0.1",
+                     "S_churn=40"]  # fmt: skip
+
+
+def test_a_leakage_study_knows_its_extractor(tmp_path):
+    """In other features, its distances are others."""
+    specs = set()
+    for features in ("pixels", "inception-v3-compat", "dinov2-vit-s-14", "dinov2-vit-b-14"):
+
+        def change(raw, features=features):
+            digits_of(raw).update(features=features, metrics=[], more_features={})
+            digits_of(raw)["analyses"] |= {"leak": {"kind": "leakage", "models": ["vp-F"], "images": 20},
+                                           "steps": {"kind": "truncation", "models": ["vp-F"]}}  # fmt: skip
+
+        experiment = load_changed(tmp_path, change).experiment("digits")
+        assert experiment.analysis_spec("vp-F", "leak")["features"] == features
+        assert "features" not in experiment.analysis_spec("vp-F", "steps")
+        specs.add(digest(experiment.analysis_spec("vp-F", "leak")))
+    assert len(specs) == 4
