@@ -64,7 +64,7 @@ def losses(step, config, steps: int, device) -> list[float]:
     """The loss per pixel and image, averaged over a fiftieth of the training."""
     import torch
 
-    sums, points, every = torch.zeros(3, dtype=torch.float64, device=device), [], max(1, steps // 50)
+    sums, points, every = torch.zeros(4, dtype=torch.float64, device=device), [], max(1, steps // 50)
     for number in range(steps):
         step(number * config.batch_size, sums)
         if (number + 1) % every == 0:

@@ -119,7 +119,7 @@ def begin(name: str, config, place, compile: str) -> tuple[float, Callable[[], f
     else:
         compiled = compile_options(compile, config.network(), float("inf"), place.device)
         step = TrainingStep(config, dataset, place, compiled)
-    sums, images = torch.zeros(3, dtype=torch.float64, device=place.device), 0
+    sums, images = torch.zeros(4, dtype=torch.float64, device=place.device), 0
 
     def run() -> float:
         nonlocal images

@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     launch = command(
         "launch", "launching.launch", "start one of these commands, as several processes",
         "Start a command as several processes that share its work, on this machine or on the nodes of a job of Slurm. "
-        "Signals reach all of them; where the command stops because it was asked to (status 75), a job of Slurm goes "
-        "back to the queue and continues later.",
+        "Signals reach all of them. A job that `snakemake --profile slurm` submitted goes back to the queue where the "
+        "command stops because it was asked to (status 75), and continues later.",
     )  # fmt: skip
     processes = launch.add_mutually_exclusive_group()
     processes.add_argument("--processes", type=_count, default=1, help="on all nodes together (default 1)")
@@ -104,6 +104,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     launch.add_argument("--nodes", type=_count, default=1, help="nodes of the job of Slurm (default 1)")
     launch.add_argument("--threads", type=_count, default=1, help="CPUs on each node (default 1)")
+    launch.add_argument(
+        "--requeue", action="store_true",
+        help="where the command stops because it was asked to, by other means than Ctrl-C, put the job of Slurm that "
+        "this runs in back into the queue; only for a job that runs nothing else",
+    )  # fmt: skip
     launch.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
     launch.add_argument("--digest", help="of the specification that the step was planned with")
     launch.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
@@ -120,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     train = command(
         "train", "models.train", "train one configuration",
         "Train one configuration, on a CPU, a GPU, or (started by `edm launch`) on many. An interrupted run continues "
-        "from its last state to the same weights.",
+        "from its last state to the same weights; a finished one is left as it is.",
     )  # fmt: skip
     train.epilog = (
         "SIGTERM, SIGUSR1, Ctrl-C and the end of the time limit save the state after the present step and end the run "
@@ -132,6 +137,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--data", help="dataset archive")
     train.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl, states, snapshots")
     train.add_argument("--final", metavar="FOLDER", help="instead for the first two of these (default: --out)")
+    train.add_argument(
+        "--overwrite", action="store_true", help="train even where the folder holds a finished or another training"
+    )
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     train.add_argument(
         "--state-every", type=_seconds, default=300, metavar="S",

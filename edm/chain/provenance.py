@@ -201,6 +201,17 @@ class Started:
     def digest(self) -> str:
         return digest(self.specification)
 
+    @property
+    def made_from(self) -> str:
+        """Digest of what decides the outcome beside the step's own settings: its code, all steps and data before it.
+
+        What outlives an interruption carries it. The settings are compared where they are used: a state may be
+        continued for a longer training, and what was measured for one grid of a search is true in another. An
+        evaluation and its shards have the same.
+        """
+        own = ("rule", "key", "settings")
+        return digest({part: value for part, value in self.specification.items() if part not in own})
+
     def finish(self, **more: Any) -> None:
         """Seals what the step has made, with what ``more`` is known of it. Raises UserError for a missing output."""
         hashes = Hashes(None)

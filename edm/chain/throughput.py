@@ -217,7 +217,7 @@ def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, st
     labels = rng.integers(0, max(config.classes, 1), len(images))
     dataset = Dataset(images, labels, "made up", "made up")
     step = TrainingStep(config, dataset, World(device=device), compiled)
-    starts, sums = count(step=batch), torch.zeros(3, dtype=torch.float64, device=device)
+    starts, sums = count(step=batch), torch.zeros(4, dtype=torch.float64, device=device)
     inputs = Batches(dataset, config, step.loss, device).draw(0, batch)
     noisy = inputs.noise * inputs.sigma[:, None, None, None]
     if compiled is not None:

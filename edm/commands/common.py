@@ -1,5 +1,6 @@
 """What the commands share."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from edm.tracking import environment_tags
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
+
+MADE_FROM = "EDM_MADE_FROM"  # the environment variable by which `edm launch` tells a command what its step is made from
 
 
 def say(text: str) -> None:
@@ -30,6 +33,18 @@ def threads(count: int | None) -> None:
         import torch
 
         torch.set_num_threads(count)
+
+
+def made_from(rule: str) -> str:
+    """Digest of what a command works with beside its settings; everything that an interruption leaves carries it.
+
+    `edm launch` tells the command of a step: the step's code number and everything upstream. A command that was started
+    by hand knows the code number of its rule alone; the content of its inputs is for it to compare.
+    """
+    from edm.chain.provenance import CODE
+    from edm.files.writing import digest
+
+    return os.environ.get(MADE_FROM) or digest([rule, CODE[rule]])
 
 
 @contextmanager

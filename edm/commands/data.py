@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from edm import params
-from edm.commands.common import processes, say, threads
+from edm.commands.common import made_from, processes, say, threads
 from edm.errors import UserError
 from edm.files.writing import sha256_file
 
@@ -21,7 +21,8 @@ def prepare(args: Namespace) -> None:
     if spec["source"] is None:
         raise UserError("prepare: name a source (such as digits) or a dataset of params.yaml (--dataset)")
     stated = {name: spec[name] for name in (*STATABLE, "checksum") if spec.get(name) is not None}
-    result = prepare(spec["source"], args.output, spec["path"], workers=args.workers, **stated)
+    stated |= {"workers": args.workers, "made_from": made_from("prepare")}
+    result = prepare(spec["source"], args.output, spec["path"], **stated)
     say(
         f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "
         f"{result['classes']} classes, sha256 {result['sha256'][:12]}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edm.cluster import slurm
 from edm.cluster.gpus import own
 from edm.cluster.preemption import SIGNALS
-from edm.commands.common import say
+from edm.commands.common import MADE_FROM, say
 from edm.errors import PREEMPTED, UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def launch(args: Namespace) -> int:
-    """Returns the status of the command, having asked Slurm to continue it where it stopped on request."""
+    """Returns the status of the command, having asked Slurm to continue it where it stopped on request.
+
+    ``--requeue`` says that the job of Slurm is this command's own: the rules give it in the jobs that Snakemake
+    submitted. In any other (an interactive one, the user's own script) more may run than this. Ctrl-C asks for an end.
+    """
     command = [part for part in args.rest if part != "--"] if args.rest[:1] == ["--"] else args.rest
     if not command:
         raise UserError("launch: name the command to start, such as: edm launch --processes 2 -- train …")
@@ -29,10 +33,12 @@ def launch(args: Namespace) -> int:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
     with nullcontext([]) if args.gpus is None or args.nodes > 1 else own(args.gpus) as handles:
         step = _start(args)  # when it has what it needs
-        status = _run(_command_line(command, args), max(1, args.threads * args.nodes // args.processes), handles)
+        threads = max(1, args.threads * args.nodes // args.processes)
+        made_from = step.made_from if step else ""
+        status, heard = _run(_command_line(command, args), threads, handles, made_from)
         if status == 0 and step is not None:
             step.finish(processes=args.processes, gpu=_gpu(step))
-    if status == PREEMPTED and slurm.job() is not None:
+    if status == PREEMPTED and args.requeue and slurm.job() is not None and signal.SIGINT not in heard:
         slurm.requeue()
         say(f"job {slurm.job()} goes back to Slurm's queue, to be continued")
     return status
@@ -79,17 +85,24 @@ def _command_line(command: list[str], args: Namespace) -> list[str]:
     return [sys.executable, *edm]
 
 
-def _run(command: list[str], threads: int, handles: list[int]) -> int:
-    """The status of a command that gets every signal that this process gets; 128 + the signal that ended it.
+def _run(command: list[str], threads: int, handles: list[int], made_from: str) -> tuple[int, set[int]]:
+    """The status of a command that gets every signal that this process gets, and those signals.
 
-    handles: open files that it is to keep open, should it outlive this process.
+    The status is 128 + the signal that ended it, where one did.
+
+    handles: open files that it is to keep open, should it outlive this process. made_from: of its step, or "".
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), MADE_FROM: made_from}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is someone to pass them on to
     hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    process = subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles)
+    process, heard = subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles), set()
+
+    def hear(number: int, frame: object) -> None:
+        heard.add(number)
+        process.send_signal(number)
+
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: process.send_signal(number))
+        signal.signal(number, hear)
     hear_again()
     status = process.wait()
-    return status if status >= 0 else 128 - status
+    return status if status >= 0 else 128 - status, heard

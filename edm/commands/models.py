@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import socket
 from argparse import Namespace
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from edm import params
 from edm.cluster import slurm
 from edm.cluster.preemption import Notice
-from edm.commands.common import mapping, origin, say, threads
+from edm.commands.common import MADE_FROM, made_from, mapping, origin, say, threads
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
 from edm.files.lock import exclusive
@@ -46,9 +47,11 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
     from edm.cluster.processes import world
     from edm.data.archive import read_archive
     from edm.models.compilation import options
+    from edm.training.folder import TrainingFolder
     from edm.training.loop import check, train
 
     experiment, model, out = args.experiment, args.model, Path(args.out)
+    final, source = Path(args.final or out), made_from("train")
     threads(args.threads)
     dataset = read_archive(args.data)
     about = {"experiment": experiment, "model": model, **origin()}
@@ -58,6 +61,14 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
         check(config, dataset, place)  # before anything is written
         if place.is_first:  # a job that was taken for dead may live: two would write the same files by turns
             stack.enter_context(exclusive(out / ".training"))
+        folder = TrainingFolder(out, final, config, dataset, source)
+        if place.share(folder.is_finished() and not args.overwrite if place.is_first else None):
+            if place.is_first:
+                say(f"{final}: this training is finished; nothing is changed (--overwrite trains it again)")
+            return
+        if place.is_first:
+            if not (args.overwrite or os.environ.get(MADE_FROM)):  # the chain trains again what is stale
+                folder.require_own()
             stack.enter_context(_attempt(out / "attempts.log"))
         run = None
         if place.is_first:
@@ -68,11 +79,12 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
                 params=config.to_dict(),
                 tags={"kind": "training", "model": model or out.name, "dataset_sha256": dataset.sha256,
                       **environment_tags()},
+                made_from=source,
             )  # fmt: skip
         try:
             train(
-                config, dataset, out, place, final=Path(args.final or out), run=run, notice=notice,
-                state_every=args.state_every, compiled=compiled, about=about,
+                config, dataset, out, place, final=final, run=run, notice=notice,
+                state_every=args.state_every, compiled=compiled, about=about, made_from=source,
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, Preempted) and run is not None:

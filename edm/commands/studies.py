@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm import params
-from edm.commands.common import origin, processes, say, threads
+from edm.commands.common import made_from, origin, processes, say, threads
 from edm.commands.recording import numbers_of, run_below
 from edm.config import SamplerConfig
 from edm.errors import UserError
@@ -46,8 +46,9 @@ def evaluate(args: Namespace) -> None:
         about = _about(args) | {"settings": {"path": args.settings, **found} if args.settings else None}
         draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
                       for point, repeat in evaluation.draws)  # fmt: skip
-        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name, "spec": digest(spec),
-              "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
+        of = {"experiment": experiment.name, "model": args.model, "evaluation": evaluation.name,
+              "spec": digest([spec, made_from("evaluate")]), "checkpoint": about["checkpoint"]["sha256"],
+              "settings": found.get("sha256")}  # fmt: skip
         yardsticks = _yardsticks(args, experiment, place.device, sum(len(draw.seeds) for draw in draws))
         block = block_of(experiment.sampling.block, checkpoint.network_of(args.checkpoint))
         whole = Whole(draws, block, yardsticks, of)
@@ -146,7 +147,8 @@ def _choose(
 
     # By their content: another training leaves snapshots of the same names. Only the first process keeps the history.
     hashes = {name: sha256_file(folder / name) for name in snapshots} if place.is_first else {}
-    identity = {**spec, "snapshots": hashes, "metric": yardstick.describe()}
+    identity = {**spec, "sampler": sampler.to_dict(), "snapshots": hashes, "metric": yardstick.describe(),
+                "made_from": made_from("choose")}  # fmt: skip
     history = SearchHistory(folder.with_name("choice.history.jsonl"), identity, place)
 
     def chosen() -> Choice:
@@ -164,9 +166,10 @@ def _choose(
                     f"{args.model} choice", "choice", details | {"model": args.model}, {})  # fmt: skip
     with run:
         choice = chosen()
-        for name, value in (choice.cheap | choice.full).items():  # where both are there, that of more images
-            if value is not None:
-                run.metrics(numbers_of({"distance": value}, yardstick.extractor.label), step=seen[name])
+        for images, values in ((spec["images"], choice.cheap), (spec["confirm_images"], choice.full)):
+            for name, value in values.items():
+                if value is not None:
+                    run.metrics(numbers_of({"distance": value}, yardstick.extractor.label, images), step=seen[name])
         run.tag("snapshot", choice.best)
     with atomic_write(args.output) as temporary:
         shutil.copyfile(folder / choice.best, temporary)
@@ -212,7 +215,8 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
         return evaluate(denoiser, sampler(settings), seeds, block, [yardstick], name, place)["distance"]
 
     fixed = {key: value for key, value in spec.items() if key not in ("over", "method", "max_sweeps")}
-    identity = {**fixed, "checkpoint": about["checkpoint"]["sha256"], "metric": yardstick.describe()}
+    identity = {**fixed, "sampler": base.to_dict(), "checkpoint": about["checkpoint"]["sha256"],
+                "metric": yardstick.describe(), "made_from": made_from("search")}  # fmt: skip
     history = SearchHistory(args.history or f"{args.output}.history.jsonl", identity, place)
     start = {key: min(values, key=lambda value, key=key: abs((value or 0) - (getattr(base, key) or 0)))
              for key, values in spec["over"].items()}  # fmt: skip
@@ -231,12 +235,12 @@ def _search(args: Namespace, experiment: Experiment, spec: dict[str, Any], place
         started = time.monotonic()
         best = found()
         numbers = {"distance": best.value, "evaluations": best.evaluations, "seconds": time.monotonic() - started}
-        run.metrics(numbers_of(numbers, yardstick.extractor.label), step=about["checkpoint"].get("images") or 0)
+        label = yardstick.extractor.label
+        run.metrics(numbers_of(numbers, label, spec["images"]), step=about["checkpoint"].get("images") or 0)
     write_json(args.output, {
         "format": "edm-search/1", "experiment": experiment.name, "model": args.model, "search": args.search,
         "run": run.key, **about, "metric": yardstick.describe(), **spec, "start": start, **best.to_dict(), **origin(),
     })  # fmt: skip
-    label = yardstick.extractor.label
     say(f"{args.output}: {label} {best.value:.4g} at {best.settings} ({best.evaluations} evaluations)")
 
 

@@ -47,16 +47,19 @@ class Journal:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
         parent: str | None = None,
+        made_from: str | None = None,
     ) -> "Run":
         """Begins the run ``key``, or continues it where the journal has it already (a resumed job).
 
         ``key`` is unique in the project. What is left out (None) stays as it was; at first the name is the key.
-        Nested ``params`` are flattened (``a: {b: 1}`` is ``a.b``). Other params than before begin the run afresh:
-        what the journal said about it up to here no longer counts. Their hash is the tag ``params_sha256``, by which
+        Nested ``params`` are flattened (``a: {b: 1}`` is ``a.b``). Other params than before begin the run afresh,
+        and so does another ``made_from``, which names code and inputs: what the journal said about it up to here no
+        longer counts. Their hash is the tag ``params_sha256``, by which
         runs of one configuration are found. ``parent`` is the key of a run in any journal.
         """
         with self._shielded():
-            event = {"event": "run", "key": key, "name": name, "experiment": experiment, "parent": parent}
+            event = {"event": "run", "key": key, "name": name, "experiment": experiment, "parent": parent,
+                     "made_from": made_from}  # fmt: skip
             event["params"] = None if params is None else dict(_flattened(params))
             event["tags"] = {str(tag): _text(value) for tag, value in (tags or {}).items()}
             if params is not None:
@@ -181,6 +184,7 @@ class RunRecord:
     name: str
     experiment: str = DEFAULT_EXPERIMENT
     parent: str | None = None
+    made_from: str | None = None
     status: str = "RUNNING"
     end: int | None = None
     params: dict[str, Any] = field(default_factory=dict)
@@ -212,10 +216,11 @@ def _apply(event: dict, records: dict[str, RunRecord]) -> None:
     key, now = event["key"], int(event["time"])
     if event["event"] == "run":
         record = records.setdefault(key, RunRecord(key=key, start=now, updated=now, name=key))
-        if record.params and event.get("params", record.params) != record.params:
+        if record.params and any(event.get(name, getattr(record, name)) != getattr(record, name)
+                                 for name in ("params", "made_from")):  # fmt: skip
             kept = {"name": record.name, "experiment": record.experiment, "parent": record.parent}
             record = records[key] = RunRecord(key=key, start=now, updated=now, **kept)
-        for name in ("name", "experiment", "parent", "params"):
+        for name in ("name", "experiment", "parent", "params", "made_from"):
             if name in event:
                 setattr(record, name, event[name])
         record.tags.update(event.get("tags", {}))

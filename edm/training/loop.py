@@ -22,11 +22,12 @@ from edm.models.denoiser import Denoiser
 from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
 from edm.training import loss_levels as levels
+from edm.training.folder import FINAL, TrainingFolder
+from edm.training.overflows import Overflows
 from edm.training.state import TrainingLog, TrainingState
 from edm.training.step import TrainingStep, learning_rate_at
 
 TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
-FINAL = ("model.safetensors", "levels.json")
 FILES = ("log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
 
 
@@ -42,6 +43,7 @@ def train(
     state_every: float = 300.0,
     compiled: dict[str, str] | None = None,
     about: dict[str, Any] | None = None,
+    made_from: str = "",
 ) -> Denoiser:
     """Trains a configuration on a dataset and returns the averaged (EMA) denoiser; in ``out`` it leaves
 
@@ -52,6 +54,7 @@ def train(
     final: folder for the first two of these, in place of ``out``.
     run: told what is logged, and finished at the end. notice: asks for an early stop. state_every: seconds between two
     states. compiled: of :class:`TrainingStep`. about: entries for the header of the checkpoint.
+    made_from: names the code and the steps before this one; a state made from others is moved aside, not continued.
     Raises Preempted where ``notice`` asked for it, after the state was saved; UserError where the dataset does not fit
     the configuration or the loss stops being finite, and the last good state is kept then.
     """
@@ -65,9 +68,13 @@ def train(
         for path in (*(final / name for name in FINAL), *(out / name for name in FILES)):
             remove_temporaries(path)  # of a process killed while it wrote
     with Background() as background:
-        state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background)
+        state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background,
+                              made_from)  # fmt: skip
         images = state.restore()
         log = TrainingLog(out / "log.jsonl", images, world.is_first)
+        folder = TrainingFolder(out, final, config, dataset, made_from)
+        if world.is_first:
+            folder.note(finished=False)
         if images == 0 and world.is_first:
             shutil.rmtree(out / "snapshots", ignore_errors=True)  # of an earlier run: not ours to be chosen from
 
@@ -89,7 +96,9 @@ def train(
         tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
         started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
         tick_time, tick_images = time.monotonic(), images
-        sums = state.sums  # since the last row of the log: loss, images, non-finite gradient entries
+        sums = state.sums  # since the last row of the log
+        parameters = sum(parameter.numel() for parameter in step.net.parameters())
+        overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
         bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
         system = SystemMetrics()
         notice.hold()
@@ -99,7 +108,7 @@ def train(
             bar.update(config.batch_size)
 
             if images % tick == 0 or images >= total:
-                loss_sum, seen, nonfinite = world.sum(sums).tolist()
+                loss_sum, seen, nonfinite, overflows = world.sum(sums).tolist()
                 sums.zero_()
                 mean = loss_sum / seen / math.prod(dataset.images.shape[1:])
                 if not math.isfinite(mean):
@@ -108,6 +117,8 @@ def train(
                         f"{out}: the loss became {mean} after {images:,} images; the last good state ({state.images:,} "
                         "images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
                     )
+                overflowing.look(int(overflows), int(nonfinite), round(seen) // config.batch_size, images)
+                state.overflowing = overflowing.in_a_row
                 now = time.monotonic()
                 row = {
                     "images": images,
@@ -155,6 +166,7 @@ def train(
         world.wait()
         notice.hold()  # it is done: a stop would be an error now
         if world.is_first:
+            folder.note(finished=True)
             state.remove()  # last: a process killed before continues from it
         return step.ema
 

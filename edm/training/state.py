@@ -23,7 +23,7 @@ STATE_FORMAT = "edm-training-state/2"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 #: Fields that leave the weights after n images as they are: a state may be continued with others.
 IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
-_HEADER = {"identity", "images", "seconds", "before", "checksum"}
+_HEADER = {"identity", "images", "seconds", "before", "overflowing", "checksum"}
 SLOW_DISK = 50e6  # bytes per second; how long saving takes is estimated with it until it is measured
 
 
@@ -95,16 +95,18 @@ class TrainingState:
 
     def __init__(
         self, out: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer, world: World,
-        background: Background,
+        background: Background, made_from: str = "",
     ):  # fmt: skip
+        """made_from: of :func:`edm.training.loop.train`."""
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
         self.background = background
         self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
-        changes = {name: value for name, value in config.changes().items() if name not in IRRELEVANT}
-        self.identity = digest([changes, dataset.sha256])
+        fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
+        self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
         self.images, self.seconds, self.before = 0, 0.0, None
-        #: This process's sums since the last row of the log: loss, images, non-finite gradient entries.
-        self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self.overflowing = 0  # steps in a row, of :class:`edm.training.overflows.Overflows`
+        #: This process's sums since the last row of the log, as :class:`edm.training.step.TrainingStep` adds them up.
+        self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
         self._next = 0  # the slot to write: that of the older state
         size = sum(tensor.nbytes for tensor in net.parameters())
         self.cost = 4 * size / SLOW_DISK  # seconds that saving takes: a guess, then the longest time so far
@@ -143,6 +145,7 @@ class TrainingState:
             step = tensors[f"adam.{index}.step"].to(parameter.device)
             self.optimizer.state[parameter] = {"step": step, **moments}
         self.images, self.seconds, self.before = header["images"], header["seconds"], header["before"]
+        self.overflowing = header["overflowing"]
         return self.images
 
     def save(self, images: int, seconds: float) -> None:
@@ -151,7 +154,7 @@ class TrainingState:
         Where it cannot be written (full disk), a warning says so on stderr. Raises UserError, leaving both, where a
         weight is no longer finite, and what a snapshot raised that is still being written: no state is without it.
         """
-        sums = self.sums.new_zeros(self.world.size, 3)
+        sums = self.sums.new_zeros(self.world.size, len(self.sums))
         sums[self.world.rank] = self.sums
         self.world.sum(sums)
         if not self.world.is_first:
@@ -170,8 +173,8 @@ class TrainingState:
             )
         host = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                 for name, tensor in (tensors | {"sums": sums}).items()}  # fmt: skip
-        header = {"format": STATE_FORMAT, "identity": self.identity, "images": images, "seconds": seconds}
-        header["before"] = self.before
+        header = {"format": STATE_FORMAT, "identity": self.identity, "made_from": self.made_from}
+        header |= {"images": images, "seconds": seconds, "before": self.before, "overflowing": self.overflowing}
         self.background.do(lambda: self._write(host, header, begun))
 
     def _write(self, host: dict[str, Tensor], header: dict[str, Any], begun: float) -> None:
@@ -220,6 +223,8 @@ class TrainingState:
             raise UserError("is not a whole training state")
         if header["identity"] != self.identity:
             raise UserError("belongs to another configuration or dataset")
+        if header.get("made_from") != self.made_from:
+            raise UserError("was made by other code, or from inputs made otherwise (CODE or a step before was changed)")
         return header
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -51,8 +51,8 @@ class TrainingStep:
     def __call__(self, images: int, sums: Tensor) -> None:
         """The minibatch that begins with sample ``images``, this process's share of it in rounds of ``microbatch``.
 
-        Adds to ``sums`` (float64 [3], on the device, which nobody waits for): the loss summed over pixels, images, and
-        gradient entries that were not finite.
+        Adds to ``sums`` (float64 [4], on the device, which nobody waits for): the loss summed over pixels, images,
+        gradient entries that were not finite, and 1 where there were any.
         """
         config, world = self.config, self.world
         if config.dropout > 0:
@@ -72,6 +72,7 @@ class TrainingStep:
         replaced = clean(self._gradients, config)
         if replaced is not None and world.is_first:  # DDP gave every process the same gradients
             sums[2] += replaced
+            sums[3] += replaced > 0
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(config, images)
         self.optimizer.step()

@@ -259,6 +259,37 @@ def test_launch_seals_what_has_succeeded_and_nothing_else(finished):
     assert unknown.returncode == 1 and "params.yaml has no such step any more" in unknown.stderr
 
 
+def test_what_continues_is_told_code_and_upstream_not_the_settings_of_the_step_itself(finished, monkeypatch):
+    """An evaluation and its shards are told the same; a longer search or training goes on with what it has."""
+    names = ("train tiny/vp-B", "evaluate tiny/vp-B/ladder", "shard tiny/vp-B/ladder/1-of-2")
+    told = lambda: [start(chain(), name).made_from for name in names]
+    before = told()
+    assert before[1] == before[2] != before[0]
+    edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(duration=2.0e-3))
+    edit(lambda raw: raw["experiments"]["tiny"]["grids"]["ladder"].update(num_steps=4))
+    assert told() == before
+    monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] + 1)
+    assert told()[0] == before[0] and told()[1] == told()[2] != before[1]
+    monkeypatch.setitem(CODE, "evaluate", CODE["evaluate"] - 1)
+    step = start(chain(), "train tiny/vp-B")
+    step.finish()  # with its other duration: what is measured of it is measured of another model
+    assert told()[0] == before[0] and told()[1] == told()[2] != before[1]
+
+
+def test_launch_tells_the_command_what_its_step_is_made_from(finished):
+    child = "import os; print(os.environ['EDM_MADE_FROM'], flush=True); raise SystemExit(3)"
+    program = (
+        "import sys; from edm.cli import main; from edm.commands import launching;"
+        f"launching._command_line = lambda *_: [sys.executable, '-c', {child!r}]; sys.exit(main(sys.argv[1:]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(edm.__file__).parent.parent), "EDM_MADE_FROM": "left over"}
+    for step in (["--step", "evaluate tiny/vp-B/ladder"], []):
+        done = subprocess.run([sys.executable, "-c", program, "launch", *step, "--", "x"], env=environment,
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 3, done.stderr
+        assert done.stdout.strip() == (start(finished, step[1]).made_from if step else "")
+
+
 def test_every_rule_has_a_number_for_its_code(finished):
     rules = {job.rule for job in finished.jobs()} - {"download"}
     assert rules <= {*CODE, "shard"}

@@ -35,7 +35,7 @@ def choice(tmp_path, digits_archive, monkeypatch):
     def choose(seed):
         Path("params.yaml").write_text(yaml.safe_dump(chain(seed)))
         model = ["--experiment", "tiny", "--model", "vp-A", "--device", "cpu"]
-        assert main(["train", *model, "--data", str(digits_archive), "--out", "run"]) == 0
+        assert main(["train", *model, "--data", str(digits_archive), "--out", "run", "--overwrite"]) == 0
         assert main(["choose", "run/snapshots", "best.safetensors", *model, "--ref", "ref.npz"]) == 0
         return json.loads(Path("choice.json").read_text())
 

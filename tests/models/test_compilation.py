@@ -69,7 +69,7 @@ def captured(monkeypatch):
 def test_a_compiled_training_step_does_the_same(tiny, digits, captured):
     config, weights = tiny(augment=0.5, dropout=0.0), {}
     for name, compiled in (("plain", None), ("compiled", {"mode": "default"})):
-        training, sums = TrainingStep(config, digits, compiled=compiled), torch.zeros(3, dtype=torch.float64)
+        training, sums = TrainingStep(config, digits, compiled=compiled), torch.zeros(4, dtype=torch.float64)
         for number in range(3):
             training(number * config.batch_size, sums)
         weights[name] = [p.detach().clone() for p in training.net.parameters()]
@@ -136,7 +136,7 @@ def test_an_automatic_block_follows_from_the_network_alone():
 
 
 def test_gradients_start_at_zero_in_every_step(tiny, digits):
-    training, sums = TrainingStep(tiny(), digits), torch.zeros(3, dtype=torch.float64)
+    training, sums = TrainingStep(tiny(), digits), torch.zeros(4, dtype=torch.float64)
     training(0, sums)
     assert all((p.grad == 0).all() for p in training.net.parameters())
     assert sums[1] == tiny().batch_size and step.clean(torch.ones(3), tiny()) is None

@@ -149,6 +149,18 @@ def test_other_params_begin_the_run_afresh(tmp_path):
     assert (record.name, record.parent, record.status) == ("n", "p", "RUNNING")
 
 
+def test_another_code_begins_the_run_afresh_and_the_same_continues_it(tmp_path):
+    """Else what a rerun has not reached yet would be shown with what the old code measured."""
+    for made_from, value, steps in (("old", 1.0, [1, 2]), ("old", 2.0, [2, 3]), ("new", 3.0, [1])):
+        run = Journal(tmp_path / "j").run("a", params={"lr": 1}, made_from=made_from)
+        for step in steps:
+            run.metrics({"loss": value}, step)
+        if made_from == "old" and value == 2.0:
+            assert {s: p.value for s, p in only_record(tmp_path / "j").metrics["loss"].items()} == {1: 1, 2: 2, 3: 2}
+    record = only_record(tmp_path / "j")
+    assert {s: p.value for s, p in record.metrics["loss"].items()} == {1: 3.0} and record.params == {"lr": 1}
+
+
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_an_exception_ends_the_run_and_passes_on(tmp_path, error, status):
     with pytest.raises(error), Journal(tmp_path / "a").run("a"):

@@ -19,6 +19,7 @@ from edm.training import step
 from edm.training.batches import Batches
 from edm.training.loop import train
 from edm.training.loss_levels import error_per_level
+from edm.training.overflows import Overflows
 from edm.training.step import ema_decay_at, learning_rate_at
 
 
@@ -293,3 +294,33 @@ def test_a_dataset_that_does_not_fit_is_refused(tiny, digits, tmp_path, changes,
     with pytest.raises(edm.UserError, match=message):
         train(tiny(**changes), digits, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# Overflows in half precision
+
+
+def test_a_training_whose_gradients_all_overflow_ends_with_one_line(tiny, digits, tmp_path):
+    """Ten steps at a loss scale that fp16 cannot hold: every entry is replaced, in every step."""
+    config = tiny(channel_mult=(1,), attn_resolutions=(), level_samples=2, precision="fp16", loss_scale=1e8)
+    message = (r"most gradients overflowed in fp16 in each of the last 10 steps, up to 320 images: nothing is learned; "
+               r"lower loss_scale \(it is 1e\+08\) or set precision: bf16 or fp32$")  # fmt: skip
+    with pytest.raises(edm.UserError, match=message):
+        train(config, digits, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_overflows_are_told_once_when_they_begin_to_matter_and_end_what_cannot_learn(tiny, tmp_path, capsys):
+    """195 steps in a row of the log and 1000 parameters: rows (overflows, entries) and what is said of them."""
+    watch = Overflows(tmp_path, tiny(duration=1.0, precision="fp16", loss_scale=64.0), 1000, 0, active=True)
+    for number, (overflows, entries, said) in enumerate(
+        [(0, 0, 0), (9, 9, 0), (19, 10**5, 0), (20, 20, 1), (195, 195 * 499, 0), (195, 195 * 500, 0), (194, 194000, 0),
+         (195, 195000, 0), (195, 195000, 0)], 1
+    ):  # fmt: skip
+        watch.look(overflows, entries, 195, number)
+        assert capsys.readouterr().err.count("\n") == said, (overflows, entries)
+    with pytest.raises(edm.UserError, match="each of the last 585 steps"):
+        watch.look(195, 195000, 195, 10)
+    later = Overflows(tmp_path, tiny(duration=1.0), 1000, watch.in_a_row - 195, active=False)  # from a state
+    with pytest.raises(edm.UserError, match="each of the last 585 steps"):
+        later.look(195, 195000, 195, 10)
+    assert capsys.readouterr().err == ""

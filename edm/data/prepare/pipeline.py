@@ -16,8 +16,6 @@ from edm.errors import UserError
 from edm.files.resumable import resumable
 from edm.files.writing import digest, sha256_file
 
-_VERSION = 1  # of what is made of a source: a change here continues no older work
-
 
 def prepare(
     source: str,
@@ -31,6 +29,7 @@ def prepare(
     source_size: int | None = None,
     checksum: str | bool = True,
     workers: int | None = None,
+    made_from: str = "",
 ) -> dict[str, object]:
     """Writes the archive of a source. Returns its images, resolution, channels, classes and SHA-256.
 
@@ -40,6 +39,7 @@ def prepare(
     ``classes=0`` leaves labels out.
     checksum: MD5 of the CIFAR-10 tarball; True is the published one, False or "none" none.
     workers: processes, by default one per core that this process may use; 1 does everything in this one.
+    made_from: names code and steps before this one; an archive begun with another is not continued.
 
     Equal input gives equal bytes. An interrupted run is continued by the next (:mod:`edm.files.resumable`).
     Raises UserError for an unknown source, input that is damaged, dangerous or not what is expected; nothing is left
@@ -59,7 +59,7 @@ def prepare(
     expected.require("resolution", work.shape[2], found.where)
     with (
         workshop(min(workers or cores(), found.count)) as shop,
-        resumable(Path(output), _key(source, found, expected)) as file,
+        resumable(Path(output), _key(source, found, expected, made_from)) as file,
     ):
         writer = ArchiveWriter(file)
         with tqdm(total=found.count, initial=writer.count, unit="img", unit_scale=True, disable=None) as bar:
@@ -100,7 +100,7 @@ def _checked_labels(found: Images, expected: Expected) -> list[int] | None:
     return found.labels
 
 
-def _key(source: str, found: Images, expected: Expected) -> str:
+def _key(source: str, found: Images, expected: Expected, made_from: str) -> str:
     """Name of everything that the archive depends on."""
-    return digest([_VERSION, PIL.__version__, source, found.identity, expected.resolution, expected.channels,
+    return digest([made_from, PIL.__version__, source, found.identity, expected.resolution, expected.channels,
                    expected.classes == 0])  # fmt: skip

@@ -34,7 +34,7 @@ def whole(tmp_path, tree):
 def interrupt(tmp_path, tree, monkeypatch):
     """Runs until ``count`` images are written, then fails with an error. Returns the partial file."""
 
-    def run(count, error=KeyboardInterrupt, resolution=16, path=tree):
+    def run(count, error=KeyboardInterrupt, resolution=16, path=tree, made_from=""):
         class Interrupted(ArchiveWriter):
             def add(self, png):
                 if self.count == count:
@@ -44,7 +44,7 @@ def interrupt(tmp_path, tree, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, "ArchiveWriter", Interrupted)
             with pytest.raises(type(error) if isinstance(error, Exception) else error):
-                prepare("folder", tmp_path / "out" / "o.zip", path, resolution=resolution)
+                prepare("folder", tmp_path / "out" / "o.zip", path, resolution=resolution, made_from=made_from)
         (partial,) = (tmp_path / "out").glob(".*")
         return partial
 
@@ -276,3 +276,9 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, tree):
     (tmp_path / "file").write_text("x")
     with pytest.raises(edm.UserError, match="cannot be written"):
         prepare("folder", tmp_path / "file" / "o.zip", tree, resolution=16)
+
+
+def test_what_other_code_began_is_not_continued(interrupt, continued, whole):
+    """As `edm prepare` says: the code number of its rule, or the step's whole upstream."""
+    interrupt(17, made_from="older code")
+    assert continued() == (whole, IMAGES)
