@@ -104,8 +104,8 @@ def test_a_signal_reaches_what_was_launched_and_its_job_is_queued_again(
     in_job("squeue", "UNLIMITED")
     (tmp_path / "config.json").write_text(json.dumps(tiny(duration=10.0).to_dict()))
     process = subprocess.Popen(
-        [sys.executable, "-m", "edm", "launch", "--processes", str(processes), "--", "train", "--device", "cpu",
-         "--config", tmp_path / "config.json", "--data", digits_archive, "--out", tmp_path / "run",
+        [sys.executable, "-m", "edm", "launch", "--requeue", "--processes", str(processes), "--", "train",
+         "--device", "cpu", "--config", tmp_path / "config.json", "--data", digits_archive, "--out", tmp_path / "run",
          "--state-every", "0.5"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -120,3 +120,34 @@ def test_a_signal_reaches_what_was_launched_and_its_job_is_queued_again(
     assert error.count("the state is saved, the same command continues") == 1
     assert [call for call in calls() if call.startswith("scontrol")] == ["scontrol requeue 17"]
     assert error.endswith("job 17 goes back to Slurm's queue, to be continued\n")
+
+
+STOPPING = """
+import signal, sys
+from edm.cli import main
+from edm.commands import launching
+child = (
+    "import signal, sys; [signal.signal(n, lambda *_: sys.exit(75)) for n in (2, 10, 15)];"
+    "print(1, flush=True); signal.pause()"
+)
+launching._command_line = lambda *_: [sys.executable, "-c", child]
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "options, number, requeued",
+    [(["--requeue"], signal.SIGTERM, True), (["--requeue"], signal.SIGINT, False), ([], signal.SIGTERM, False),
+     ([], signal.SIGINT, False)],
+)  # fmt: skip
+def test_only_a_job_of_the_workflows_own_is_queued_again_and_never_for_ctrl_c(in_job, options, number, requeued):
+    """The command ends with 75, as one that saved its state. The job is 17, of an interactive session for example."""
+    calls = in_job("scontrol")
+    process = subprocess.Popen([sys.executable, "-c", STOPPING, "launch", *options, "--", "train"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout.readline() == "1\n"
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == PREEMPTED, error
+    assert calls() == (["scontrol requeue 17"] if requeued else [])
+    assert ("goes back to Slurm's queue" in error) == requeued

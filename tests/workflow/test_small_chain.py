@@ -325,3 +325,12 @@ def test_a_mistake_in_params_stops_before_anything_runs(finished):
     assert "params.yaml: experiments.tiny.ladder.F: unknown key 'augmint'; did you mean 'augment'?" in text
     assert "Traceback" not in text
     write_params(finished)
+
+
+@pytest.mark.parametrize(("mode", "own"), [("default", False), ("remote", True)])
+def test_only_jobs_that_snakemake_submitted_may_put_their_slurm_job_back_into_the_queue(tmp_path, mode, own):
+    """Started in a job of Slurm (a terminal of Jupyter), Snakemake runs steps in a job that is not theirs."""
+    write_params(tmp_path)
+    done = snakemake(tmp_path, "-n", "-p", "--mode", mode, "data/digits.zip", SLURM_JOB_ID="17")
+    assert done.returncode == 0 and "exec edm launch --step 'prepare digits'" in done.stdout + done.stderr
+    assert (" --requeue " in done.stdout + done.stderr) == own

@@ -35,7 +35,9 @@ wildcard_constraints:
 # is run on decides nothing about its result: these are resources, no params, whose change would make a step run again.
 # In profiles they can be changed; CPUs too, which `threads` would limit to those of the machine where Snakemake runs.
 # `exec`: a shell in between would die of the signals that ask a step to stop, and leave it no time.
-STEP = "exec edm launch {params.step:q} "
+# `--requeue`: a job that this workflow submitted runs nothing else, so it may go back to Slurm's queue. Another job, in
+# which Snakemake itself was started (a terminal of Jupyter, a script of yours), is not to be touched.
+STEP = "exec edm launch {params.step:q} " + ("--requeue " if workflow.remote_exec else "")
 LAUNCH = STEP + "--gpus {resources.gpu} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
 
 
