@@ -164,19 +164,19 @@ class Provenance:
         step will make is not known beforehand, so its users count even where it may make the same file again.
         A missing file that nothing needs counts for nothing: a clone may lack samples, models and data.
         """
-        targets, forced = set(targets), set(forced)
+        targets = list(targets)
         needed, makers, found = self.chain.needed(targets), self.chain.makers, set()
         stale = {job for job in needed if self.why_stale(job) is not None}
         absent = {path for job in needed for path in (*job.inputs, *job.parts, *job.outputs)
                   if not os.path.exists(path)}  # fmt: skip
         absent |= {path for job in stale if job.rule == "shard" for path in job.outputs}  # of use to one step alone
         stale = {job for job in stale if not absent.issuperset(job.outputs)}
-        wanted, before = absent & targets, -1
+        wanted, before = absent.intersection(targets).union(forced), -1
         while len(found) != before:
             before = len(found)
             for job in needed:
                 follows = any(makers.get(path) in found for path in (*job.inputs, *job.parts))
-                if follows or job in stale or not (wanted | forced).isdisjoint(job.outputs):
+                if follows or job in stale or not wanted.isdisjoint(job.outputs):
                     found.add(job)
                     wanted |= absent.intersection((*job.inputs, *job.parts))
         return [job for job in needed if job in found]

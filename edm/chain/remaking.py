@@ -59,8 +59,7 @@ def set_aside(provenance: Provenance, jobs: Iterable[Job]) -> Iterator[tuple[str
     for job in jobs:
         known = (provenance.sidecar(job) or {}).get("outputs", {})
         for path in job.outputs:
-            content = provenance.hashes.of(path)
-            if content is not None and content != known.get(path):
+            if os.path.lexists(path) and (path not in known or provenance.hashes.of(path) != known[path]):
                 place = _free(os.path.join(SET_ASIDE, path))
                 os.makedirs(os.path.dirname(place), exist_ok=True)
                 shutil.move(path, place)

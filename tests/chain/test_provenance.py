@@ -15,7 +15,7 @@ import edm
 from edm import params
 from edm.chain import provenance
 from edm.chain.jobs import Chain
-from edm.chain.provenance import CODE, FORMAT, Hashes, Provenance, adopt, sidecar_file, start
+from edm.chain.provenance import CODE, FORMAT, Hashes, Provenance, adopt, read_sidecar, sidecar_file, start
 from edm.cli import main
 
 TINY = """
@@ -208,6 +208,56 @@ def test_a_step_is_sealed_with_what_it_was_started_with(finished):
     assert stale() == OF_B
     with pytest.raises(edm.UserError, match="changed after this was planned"):
         start(chain(), "train tiny/vp-B", planned)
+
+
+def test_the_content_of_a_fetched_file_is_no_part_of_the_plan_and_all_else_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = "downloads/pictures.zip"
+    Path("params.yaml").write_text(TINY.replace("path: pictures", f"path: {file}"))
+    edit(lambda raw: raw.update(downloads={file: {"url": "http://127.0.0.1/pictures.zip"}}))
+    found = chain()
+    planned = Provenance(found).planned([file])
+    digests = {name: planned(found.by_name[name]) for name in ("prepare made", "train tiny/vp-B")}
+    Path("downloads").mkdir()
+    Path(file).write_text("fetched")
+    with pytest.raises(edm.UserError, match="changed after this was planned"):
+        start(chain(), "prepare made", digests["prepare made"])
+    step = start(chain(), "prepare made", digests["prepare made"], [file])
+    Path("data").mkdir()
+    Path("data/made.zip").write_text("prepared")
+    step.finish()
+    assert read_sidecar(step.path)["specification"]["inputs"] == {file: Hashes(None).of(file)}
+    assert start(chain(), "train tiny/vp-B", digests["train tiny/vp-B"], [file]).digest == Provenance(chain()).digest(
+        chain().by_name["train tiny/vp-B"])  # fmt: skip
+    edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(learning_rate=1.0e-3))
+    with pytest.raises(edm.UserError, match="changed after this was planned"):
+        start(chain(), "train tiny/vp-B", digests["train tiny/vp-B"], [file])
+
+
+def test_a_dataset_that_was_prepared_otherwise_than_planned_stops_what_follows(finished):
+    """With a file that is fetched, too, where the sidecars of the steps before are what the plan is held to."""
+    planned = Provenance(finished).planned(["elsewhere"])(finished.by_name["train tiny/vp-B"])
+    assert start(chain(), "train tiny/vp-B", planned, ["elsewhere"])
+    edit(lambda raw: raw["datasets"]["made"].update(images=1))
+    step = start(chain(), "prepare made")
+    step.finish()
+    with pytest.raises(edm.UserError, match="changed after this was planned"):
+        start(chain(), "train tiny/vp-B", planned, ["elsewhere"])
+
+
+def test_what_a_step_remakes_takes_all_that_follows_with_it(finished):
+    """Its file may come out as another one, which is not known beforehand: not only what lacks it runs."""
+    Path("models/tiny/vp-B/levels.json").unlink()
+    found = chain()
+    remade = {job.name for job in Provenance(found).to_run(["models/tiny/vp-B/levels.json", *found.targets("tiny")])}
+    assert stale() < remade and remade == OF_B
+    forced = Provenance(found).to_run(found.targets("tiny"), [MODEL["B"]])
+    assert {job.name for job in forced} == OF_B
+
+
+def test_a_lost_sidecar_takes_all_that_follows_with_it(finished):
+    Path("steps/train/tiny/train/vp-B.json").unlink()
+    assert stale() == OF_B
 
 
 def test_a_sidecar_tells_where_a_result_comes_from(finished):

@@ -723,6 +723,17 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
     assert text.count("params.yaml") == 1, text
 
 
+@pytest.mark.parametrize("place", [
+    "downloads/mine", "downloads/mine.tar.gz", "/", "..", "", ".", "/tmp/mine", "runs/made-up", "runs/made-up/",
+    "runs/made-up/../../mine", "runs//made-up/mine", "runs/made-up/..", None, ["runs/made-up/mine"],
+])  # fmt: skip
+def test_made_up_data_lie_in_a_folder_of_their_own(tmp_path, place):
+    """Snakemake removes what is at the path of an output before it is made."""
+    with pytest.raises(edm.UserError, match=r"datasets\.digits\.path: made-up data lie below runs/made-up/ alone"):
+        load_changed(tmp_path, lambda raw: raw["datasets"]["digits"].update(made_up=5, path=place))
+    load_changed(tmp_path, lambda raw: raw["datasets"]["digits"].update(made_up=5, path="runs/made-up/digits"))
+
+
 def test_a_job_reads_its_own_experiment_whatever_is_wrong_with_another(tmp_path):
     with pytest.raises(edm.UserError):
         load_changed(tmp_path, lambda raw: uncond_of(raw)["grids"]["ours"].update(models=["vp-Z"]))

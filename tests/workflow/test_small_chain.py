@@ -261,6 +261,28 @@ def test_a_number_is_traced_and_measured_again_to_the_last_digit(table, words, r
     assert results.read_bytes() == before
 
 
+def test_no_cell_shows_a_number_that_its_sidecar_does_not_vouch_for(finished, tmp_path):
+    """After an edit of a result by hand and a change of a grid, and one call."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    edited = folder / "results/tiny/distances/vp-A/ladder.json"
+    before = edited.read_text()
+    edited.write_text(re.sub(r'"distance": [\d.]+', '"distance": 1.0', before))
+    write_params(folder, lambda tiny: tiny["grids"]["steps"].update(num_steps=[1, 4]))
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert '"distance": 1.0' in (folder / "runs/set-aside/results/tiny/distances/vp-A/ladder.json").read_text()
+    assert json.loads(edited.read_text())["points"] == json.loads(before)["points"]
+    for table, words, result in (("table2", "A vp", "vp-A/ladder"), ("table2", "F vp", "vp-F/ladder"),
+                                 ("table3", "ours vp-A", "vp-A/steps")):  # fmt: skip
+        found = json.loads(shell(folder, f"edm trace tiny/{table} {words} --json"))
+        points = json.loads((folder / f"results/tiny/distances/{result}.json").read_text())["points"]
+        assert found["cell"]["value"] == min(point["distance"] for point in points)
+        assert f"{found['cell']['value']:.2f}" in (folder / f"results/tiny/tables/{table}.md").read_text()
+        assert {step["now"] for step in found["steps"]} == {"fresh"}
+    assert planned(folder) == []
+
+
 def test_a_second_run_has_nothing_to_do(finished):
     write_params(finished)
     done = snakemake(finished)

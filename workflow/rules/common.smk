@@ -134,7 +134,8 @@ onstart:
         for path, place in set_aside(PROVENANCE, to_run()):
             print(f"{path}: not as a step of this chain made it; it is kept as {place}", file=sys.stderr)
         # The jobs are chosen: what they make has to be newer than all that they are made from.
-        to_present([marker(), *(path for job in to_run() for path, _ in made(CHAIN, job))])
+        inside = (path for job in to_run() for path in (*(path for path, _ in made(CHAIN, job)), *job.parts))
+        to_present([marker(), *inside])
 
 
 def job_of(rule, names, wildcards, key=None):
