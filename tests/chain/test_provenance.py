@@ -245,7 +245,7 @@ def test_the_content_of_a_fetched_file_is_no_part_of_the_plan_and_all_else_is(tm
     Path("data").mkdir()
     Path("data/made.zip").write_text("prepared")
     step.finish()
-    assert read_sidecar(step.path)["specification"]["inputs"] == {file: Hashes(None).of(file)}
+    assert read_sidecar(step.path)["specification"]["inputs"] == {"raw data 1": Hashes(None).of(file)}
     assert start(chain(), "train tiny/vp-B", digests["train tiny/vp-B"], [file]).digest == Provenance(chain()).digest(
         chain().by_name["train tiny/vp-B"])  # fmt: skip
     edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(learning_rate=1.0e-3))
