@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
-from edm.cluster.gpus import own
+from edm.cluster.gpus import gpu_name, own
 from edm.cluster.preemption import SIGNALS
 from edm.commands.common import say
 from edm.errors import PREEMPTED, UserError
@@ -52,7 +52,6 @@ def _start(args: Namespace) -> "Started | None":
 def _gpu(step: "Started") -> str | None:
     """The kind of GPU that the step computed on, one per process; None for a CPU."""
     from edm.chain.jobs import COMPUTING
-    from edm.tracking.environment import gpu_name
 
     merges = bool(step.job.parts)
     return gpu_name() if step.job.rule in COMPUTING and not merges else None

@@ -1,7 +1,6 @@
 """Where a run happens, as tags: which code, which data revision, which job, host and GPU."""
 
 import functools
-import importlib.metadata
 import os
 import platform
 import socket
@@ -26,23 +25,6 @@ def environment_tags() -> dict[str, str]:
         except Exception:
             pass  # a broken driver is not the business of a tag
     return tags
-
-
-def gpu_name() -> str | None:
-    """The GPU that torch would choose here, as the driver tells, without loading torch; None for the CPU."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()  # a number or a UUID
-    if first in ("", "-1"):
-        return None
-    try:
-        if "+cpu" in importlib.metadata.version("torch"):
-            return None
-        import pynvml
-
-        pynvml.nvmlInit()
-        find = pynvml.nvmlDeviceGetHandleByIndex if first.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID
-        return pynvml.nvmlDeviceGetName(find(int(first) if first.isdecimal() else first))
-    except Exception:
-        return None  # no driver, no GPU, or one that does not tell
 
 
 def _slurm_tags() -> dict[str, str]:
