@@ -4,6 +4,7 @@ Slurm gives every job its GPUs. Where Snakemake starts jobs by itself, it goes b
 them would compute on the first GPU.
 """
 
+import importlib.metadata
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 
 from edm.cluster import slurm
 from edm.errors import UserError
@@ -61,12 +63,10 @@ def on_this_machine() -> list[str]:
     if slurm.job() is not None:
         return named or []
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-        uuids = [_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-        kinds = {_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles}
+        driver = _driver()
+        handles = [driver.nvmlDeviceGetHandleByIndex(number) for number in range(driver.nvmlDeviceGetCount())]
+        uuids = [_text(driver.nvmlDeviceGetUUID(handle)) for handle in handles]
+        kinds = {_text(driver.nvmlDeviceGetName(handle)) for handle in handles}
     except Exception:
         return []  # no driver, or one that does not tell
     if named is None:
@@ -74,6 +74,29 @@ def on_this_machine() -> list[str]:
     # CUDA numbers unlike GPUs by their speed, if not told otherwise; the driver, by their place.
     numbered = len(kinds) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     return [_in_full(name, uuids, numbered) for name in named]
+
+
+def gpu_name() -> str | None:
+    """The GPU that torch would choose here, as the driver tells, without loading torch; None for the CPU."""
+    first = os.environ.get(VISIBLE, "0").partition(",")[0].strip()  # a number or a UUID
+    if first in ("", "-1"):
+        return None
+    try:
+        if "+cpu" in importlib.metadata.version("torch"):
+            return None
+        driver = _driver()
+        find = driver.nvmlDeviceGetHandleByIndex if first.isdecimal() else driver.nvmlDeviceGetHandleByUUID
+        return _text(driver.nvmlDeviceGetName(find(int(first) if first.isdecimal() else first)))
+    except Exception:
+        return None  # no driver, no GPU, or one that does not tell
+
+
+def _driver() -> ModuleType:
+    """NVIDIA's library, ready to be asked. Raises an exception of its own where there is none."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml
 
 
 def _text(value: str | bytes) -> str:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
-from edm.cluster.gpus import own
+from edm.cluster.gpus import gpu_name, own
 from edm.cluster.preemption import SIGNALS
 from edm.commands.common import MADE_FROM, Commands, count, from_params, say
 from edm.errors import PREEMPTED, UserError
@@ -103,7 +103,6 @@ def _start(args: Namespace) -> "Started | None":
 def _gpu(step: "Started") -> str | None:
     """The kind of GPU that the step computed on, one per process; None for a CPU."""
     from edm.chain.rules import RULES
-    from edm.tracking.environment import gpu_name
 
     merges = bool(step.job.parts)
     return gpu_name() if RULES[step.job.rule].computes and not merges else None

@@ -15,8 +15,8 @@ from torch import Tensor
 from edm.config import NetworkConfig
 from edm.design.preconditioning import IDDPM, LinearIDDPM
 from edm.errors import UserError
+from edm.files.refusals import damaged, refused, shown, unsupported
 from edm.foreign.asked import Asked
-from edm.foreign.refusals import damaged, refused, shown, unsupported
 from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible

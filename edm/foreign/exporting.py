@@ -7,10 +7,10 @@ from typing import Any, BinaryIO
 import torch
 
 from edm.errors import UserError
+from edm.files.refusals import damaged
 from edm.files.writing import atomic_write
 from edm.foreign.asked import Asked
 from edm.foreign.published import constructor_call, differences, from_published, known_arguments, to_published
-from edm.foreign.refusals import damaged
 from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser

@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 import torch
 
 from edm.errors import UserError
+from edm.files.refusals import printable, refused, shown
 from edm.foreign import adm, exporting, persistent, score_sde
 from edm.foreign.asked import Asked
-from edm.foreign.refusals import printable, refused, shown
 from edm.foreign.streams import LEGACY_START, legacy, plain, zipped
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from edm.errors import UserError
+from edm.files.pickles import Instance
+from edm.files.refusals import damaged, refused, shown, unsupported
 from edm.foreign.asked import Asked
-from edm.foreign.pickles import Instance
 from edm.foreign.published import from_published, known_arguments
-from edm.foreign.refusals import damaged, refused, shown, unsupported
 from edm.foreign.streams import MODULE_DICT, PERSISTENT
 from edm.foreign.tensors import Stored, StoredTensors
 from edm.models.denoiser import Denoiser

@@ -16,8 +16,8 @@ from edm.config import NetworkConfig
 from edm.design.preconditioning import VE, Preconditioning, preconditioning_from
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN
 from edm.errors import UserError
+from edm.files.refusals import damaged, refused, shown, unsupported
 from edm.foreign.asked import Asked
-from edm.foreign.refusals import damaged, refused, shown, unsupported
 from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible

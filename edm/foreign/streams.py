@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from edm.foreign.pickles import Budget, Instance, Name, Names, Span, interpret
-from edm.foreign.refusals import damaged, refused, shown
+from edm.files.pickles import Budget, Instance, Name, Names, Span, interpret
+from edm.files.refusals import damaged, refused, shown
 from edm.foreign.tensors import DTYPES, Storage, rebuild_parameter, rebuild_tensor, storage_claim
 from edm.foreign.zips import content, members
 

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from edm.foreign.pickles import Name
-from edm.foreign.refusals import damaged, refused, shown
+from edm.files.pickles import Name
+from edm.files.refusals import damaged, refused, shown
 
 _MOST_DIMENSIONS = 8
 _WRAPPER = "module."

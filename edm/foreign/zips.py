@@ -8,7 +8,7 @@ import struct
 import zlib
 from typing import BinaryIO, NamedTuple
 
-from edm.foreign.refusals import damaged, refused, shown
+from edm.files.refusals import damaged, refused, shown
 
 _MOST_DIRECTORY = 4 << 20  # bytes; a model of 300 million parameters with its optimiser has 0.5 MB
 _END, _END64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")

@@ -1,7 +1,6 @@
 """Where a run happens, as tags: which code, which data revision, which job, host and GPU."""
 
 import functools
-import importlib.metadata
 import os
 import platform
 import socket
@@ -32,23 +31,6 @@ def origin() -> dict[str, str | None]:
     """Which code makes a result: its commit, and whether that was changed."""
     tags = environment_tags()
     return {"commit": tags.get("commit"), "dirty": tags.get("dirty")}
-
-
-def gpu_name() -> str | None:
-    """The GPU that torch would choose here, as the driver tells, without loading torch; None for the CPU."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()  # a number or a UUID
-    if first in ("", "-1"):
-        return None
-    try:
-        if "+cpu" in importlib.metadata.version("torch"):
-            return None
-        import pynvml
-
-        pynvml.nvmlInit()
-        find = pynvml.nvmlDeviceGetHandleByIndex if first.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID
-        return pynvml.nvmlDeviceGetName(find(int(first) if first.isdecimal() else first))
-    except Exception:
-        return None  # no driver, no GPU, or one that does not tell
 
 
 def _slurm_tags() -> dict[str, str]:

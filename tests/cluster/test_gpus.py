@@ -1,9 +1,11 @@
 """Jobs on one machine share its GPUs: each has its own. There is none here: the driver is stood in for."""
 
+import importlib.metadata
 import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import made_up_gpus
 import pytest
@@ -11,7 +13,7 @@ from made_up_gpus import driver
 
 import edm
 from edm.cli import main
-from edm.cluster.gpus import VISIBLE, on_this_machine, own
+from edm.cluster.gpus import VISIBLE, gpu_name, on_this_machine, own
 from edm.commands import launching
 
 
@@ -221,3 +223,18 @@ def test_processes_are_counted_once(capsys):
     with pytest.raises(SystemExit):
         main(["launch", "--processes", "8", "--gpus", "4", "--", "check"])
     assert "--gpus: not allowed with argument --processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "visible, name", [(None, "A100"), ("1,0", "T4"), ("GPU-c0ffee", "T4"), ("", None), ("-1", None), ("7", None)]
+)
+def test_of_several_gpus_the_driver_names_the_one_that_the_job_sees(monkeypatch, visible, name):
+    gpus = {0: "A100", 1: "T4", "GPU-c0ffee": "T4"}
+    named = SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=gpus.__getitem__,
+                            nvmlDeviceGetHandleByUUID=gpus.__getitem__, nvmlDeviceGetName=str)  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", named)
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "2.9.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_name() == name

@@ -87,21 +87,6 @@ def test_tags_name_the_gpu_of_a_job_that_has_loaded_torch(monkeypatch):
     assert "gpu" not in environment_tags()
 
 
-@pytest.mark.parametrize(
-    "visible, name", [(None, "A100"), ("1,0", "T4"), ("GPU-c0ffee", "T4"), ("", None), ("-1", None), ("7", None)]
-)
-def test_of_several_gpus_the_driver_names_the_one_that_the_job_sees(monkeypatch, visible, name):
-    gpus = {0: "A100", 1: "T4", "GPU-c0ffee": "T4"}
-    driver = SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=gpus.__getitem__,
-                             nvmlDeviceGetHandleByUUID=gpus.__getitem__, nvmlDeviceGetName=str)  # fmt: skip
-    monkeypatch.setitem(sys.modules, "pynvml", driver)
-    monkeypatch.setattr(environment.importlib.metadata, "version", lambda package: "2.9.0")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert environment.gpu_name() == name
-
-
 def test_system_metrics_tell_what_the_process_uses():
     system = SystemMetrics()
     ballast, end = bytearray(os.urandom(1 << 20) * 200), time.process_time() + 0.3

@@ -1,37 +1,29 @@
 """CIFAR-10 (Krizhevsky 2009): the official python tarball, read in memory and without running anything it holds.
 
-Its batches are pickles of {b"data": uint8 [10000, 3072], b"labels": list of int, …}, written by Python 2. A pickle is a
-program; this module runs one only where every instruction is in a list of harmless ones and every name it looks up is
-one of the four that numpy arrays need, and answers those names with stand-ins of its own: numpy sees plain bytes.
+Its batches are pickles of {b"data": uint8 [10000, 3072], b"labels": list of int, …}, by Python 2 in protocol 2.
 """
 
 import gzip
 import hashlib
 import io
 import os
-import pickle
-import pickletools
 import tarfile
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from edm.data.prepare.pictures import Images
 from edm.errors import UserError
+from edm.files.pickles import Budget, Instance, Name, Names, Span, interpret
+from edm.files.refusals import refused, shown
 
 MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz, as its home page prints it
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 _MOST_BYTES = 1 << 28  # of the tarball when decompressed; the real one has 186 MB
 _AGAIN = "get cifar-10-python.tar.gz again"
-
-#: All that a pickle of protocol 2 needs for containers, numbers, text and arrays.
-_INSTRUCTIONS = frozenset({
-    "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET",
-    "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "STRING",
-    "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS",
-})  # fmt: skip
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since numpy 2
 
 
 def cifar10(path: Path, checksum: str | None = MD5) -> Images:
@@ -103,94 +95,63 @@ class _Bounded:
 
 
 def _batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
-    _check_instructions(data, where)
     try:
-        content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # a damaged program may fail at any of its instructions
-        raise UserError(f"{where} is not a batch of CIFAR-10 ({_line(error)}); {_AGAIN}") from None
-    array, labels = (content.get(key) for key in (b"data", b"labels")) if isinstance(content, dict) else (None, None)
-    if not (isinstance(array, _Array) and isinstance(labels, list)):
-        raise UserError(f"{where} is not a batch of CIFAR-10 (no data or no labels); {_AGAIN}")
-    rows = array.shape[0] if len(array.shape) == 2 else 0
-    if array.shape != (rows, 3072) or len(array.content) != rows * 3072 or not rows:
-        raise UserError(f"{where} has data of shape {array.shape}; expected [N, 3072]; {_AGAIN}")
-    if len(labels) != rows or not all(type(label) is int and 0 <= label < 10 for label in labels):
+        budget = Budget(text=len(data), longest=len(data))  # Python 3 writes the pixels, too, as text
+        content = interpret(io.BytesIO(data), _names(len(data)), budget, kind="CIFAR-10 batch")
+    except UserError as error:
+        raise UserError(f"{where} is {error}") from None
+    found = [content.get(key) for key in (b"data", b"labels")] if type(content) is dict else [None, None]
+    match found:
+        case (Instance("numpy.ndarray", _, (_, tuple() as shape, Instance("numpy.dtype"), by_columns, pixels)),
+              list() as labels):  # fmt: skip
+            pass
+        case _:
+            raise UserError(f"{where} is not a batch of CIFAR-10 (no data or no labels); {_AGAIN}")
+    if type(pixels) is Span:
+        pixels = data[pixels.start : pixels.start + pixels.length]
+    rows = len(labels)
+    if shape != (rows, 3072) or type(pixels) is not bytes or len(pixels) != rows * 3072 or not rows:
+        lengths = "×".join(map(shown, shape[:4]))
+        raise UserError(f"{where} has data of shape {lengths} and {rows} labels; expected [N, 3072] and N; {_AGAIN}")
+    if not all(type(label) is int and 0 <= label < 10 for label in labels):
         raise UserError(f"{where} has not one label from 0 to 9 for each of its {rows} images; {_AGAIN}")
-    pixels = np.frombuffer(array.content, np.uint8)
-    return pixels.reshape(3072, rows).T if array.by_columns else pixels.reshape(rows, 3072), labels
+    array = np.frombuffer(pixels, np.uint8)
+    return array.reshape(3072, rows).T if by_columns else array.reshape(rows, 3072), labels
 
 
-def _check_instructions(data: bytes, where: str) -> None:
-    """Raises UserError before anything runs where a pickle has an instruction outside the list, or a distant memo."""
-    try:
-        for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
-            if instruction.name not in _INSTRUCTIONS:
-                raise UserError(f"{where} is refused: its pickle uses {instruction.name}, as no CIFAR-10 batch does")
-            if instruction.name.endswith("PUT") and int(argument) > number:
-                raise UserError(f"{where} is refused: its pickle claims memory it does not use")
-    except UserError:
-        raise
-    except Exception as error:  # genops raises whatever its readers meet
-        raise UserError(f"{where} is not a whole pickle ({_line(error)}); {_AGAIN}") from None
+def _array(*arguments: Any) -> Instance:
+    """Stands for numpy's _reconstruct: an array, whose state tells its shape and its bytes."""
+    return Instance("numpy.ndarray", arguments)
 
 
-class _Dtype:
+def _dtype(*arguments: Any) -> Instance:
     """Stands for numpy.dtype: unsigned bytes and nothing else."""
-
-    __slots__ = ()
-
-    def __init__(self, kind: object, *_: object) -> None:
-        if kind not in ("u1", b"u1"):
-            raise ValueError(f"pixels of kind {kind!r}")
-
-    def __setstate__(self, state: object) -> None:
-        pass  # byte order and alignment, of no meaning for bytes
+    if arguments[:1] not in (("u1",), (b"u1",)):
+        raise refused(f"it holds pixels of kind {', '.join(map(shown, arguments[:1]))}")
+    return Instance("numpy.dtype", arguments)
 
 
-class _Array:
-    """Stands for numpy.ndarray: a shape and its bytes, not yet checked against each other."""
+def _names(left: int) -> Names:
+    """What a batch may name. left: bytes that all its text may be encoded to; a memorised text can be used again."""
 
-    __slots__ = ("by_columns", "content", "shape")
+    def encoded(*arguments: Any) -> bytes:
+        """Stands for _codecs.encode, by which Python 3 writes bytes in protocol 2."""
+        nonlocal left
+        match arguments:
+            case (str() as text, "latin1"):
+                left -= len(text)
+                if left < 0:
+                    raise refused("it encodes its text more than once")
+                with suppress(UnicodeEncodeError):
+                    return text.encode("latin1")
+        raise refused("it encodes text otherwise than in latin1")
 
-    def __init__(self, *_: object) -> None:
-        self.shape, self.content, self.by_columns = (), b"", False
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, kind, by_columns, content = state
-        whole = isinstance(shape, tuple) and all(type(length) is int and length >= 0 for length in shape)
-        if not (whole and isinstance(kind, _Dtype) and isinstance(content, bytes)):
-            raise ValueError("an array that is not of bytes")
-        self.shape, self.content, self.by_columns = shape, content, bool(by_columns)
-
-
-class _Encode:
-    """Stands for _codecs.encode, by which Python 3 writes bytes in protocol 2."""
-
-    __slots__ = ()
-
-    def __new__(cls, text: str, encoding: str) -> bytes:
-        if encoding not in ("latin1", b"latin1"):
-            raise ValueError(f"text in encoding {encoding!r}")
-        return text.encode("latin1")
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a function with a state")
-
-
-_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): None,  # an argument of _reconstruct
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Encode,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in _NAMES:
-            raise pickle.UnpicklingError(f"it asks for {ascii(module)[1:-1]}.{ascii(name)[1:-1]}")
-        return _NAMES[module, name]
+    return {
+        **{Name(module, "_reconstruct"): _array for module in _NUMPY},
+        Name("numpy", "ndarray"): None,  # an argument of _reconstruct
+        Name("numpy", "dtype"): _dtype,
+        Name("_codecs", "encode"): encoded,
+    }
 
 
 def _line(error: Exception) -> str:

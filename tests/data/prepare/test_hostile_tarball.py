@@ -43,7 +43,7 @@ def test_a_pickle_is_never_run(tmp_path, cifar, protocol):
     marker = tmp_path / "ran"
     for call in (Evil(os.mkdir, str(marker)), Evil(eval, f"__import__('os').mkdir({str(marker)!r})"),
                  Evil(getattr, b"", "x"), {b"data": Evil(np.fromfile, "x"), b"labels": []}):  # fmt: skip
-        cifar("data_batch_1 is (refused|not a batch)", pickle.dumps(call, protocol))
+        cifar("data_batch_1 is (refused|damaged|not a batch)", pickle.dumps(call, protocol))
         assert not marker.exists()
 
 
@@ -53,21 +53,33 @@ def test_a_pickle_is_never_run(tmp_path, cifar, protocol):
         (b"\x80\x02cos\nsystem\nU\x04true\x85R.", r"it asks for os\.system"),
         (b"\x80\x02cnumpy\nload\nU\x01x\x85R.", r"it asks for numpy\.load"),
         (b"\x80\x02cnumpy\ndtype.__class__\n.", r"it asks for numpy\.dtype\.__class__"),
-        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "its pickle uses SHORT_BINUNICODE"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", r"it asks for os\.system"),
         (b"\x80\x02(U\x04trueios\nsystem\n.", "its pickle uses INST"),
-        (b"\x80\x02(cos\nsystem\nU\x04trueo.", "its pickle uses OBJ"),
+        (b"\x80\x02(U\x04trueo.", "its pickle uses OBJ"),
         (b"\x80\x02\x82\x01.", "its pickle uses EXT1"),
         (b"\x80\x02Pid\n.", "its pickle uses PERSID"),
-        (b"\x80\x02}r\xff\xff\xff\x7f.", "claims memory it does not use"),  # the memo would take 32 GiB
-        (b"p2000000000\n.", "claims memory it does not use"),
-        (b"\x80\x02T\xff\xff\xff\x7fabc.", "not a whole pickle"),
-        (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.", "text in encoding 'zip'"),
-        (b"\x80\x02cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R.", "pixels of kind b'O8'"),
-        (b"\x80\x02c_codecs\nencode\nN}U\x0c__defaults__K\x01s\x86b.", "a function|missing"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "no data or no labels"),  # a memo of all numbers below would take 32 GiB
+        (b"}p2000000000\n.", "its pickle uses PUT"),
+        (b"\x80\x02T\xff\xff\xff\x7fabc.", "claims 2,147,483,647 bytes where 4 are left"),
+        (b"\x80\x02X\xff\xff\xff\x7fabc.", "more text than any CIFAR-10 batch"),
+        (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.", "otherwise than in latin1"),
+        (
+            b"\x80\x02c_codecs\nencode\nX\x03\x00\x00\x00\xe2\x82\xacX\x06\x00\x00\x00latin1\x86R.",
+            "otherwise than in latin1",
+        ),
+        (
+            b"\x80\x02c_codecs\nencode\nq\x00X\x28\x00\x00\x00"
+            + b"a" * 40
+            + b"X\x06\x00\x00\x00latin1\x86q\x01R"
+            + b"h\x00h\x01R" * 99,
+            "its text more than once",
+        ),
+        (b"\x80\x02cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R.", "pixels of kind a bytes"),
+        (b"\x80\x02c_codecs\nencode\nN}U\x0c__defaults__K\x01s\x86b.", "sets the state of a name"),
         (b"\x80\x02K\x01.", "no data or no labels"),
         (b"\x80\x02]q\x00h\x00a.", "no data or no labels"),
-        (b"", "not a whole pickle"),
-        (b"\x80\x02(((((.", "is not a batch"),
+        (b"", "its pickle ends too early"),
+        (b"\x80\x02(((((.", "leaves no single value"),
     ],
 )
 def test_programs_of_every_instruction_are_refused(cifar, program, message):
@@ -78,8 +90,8 @@ def test_a_batch_that_is_not_pixels_and_labels_is_refused(cifar):
     pixels = np.zeros((4, 3072), np.uint8)
     cifar("data of shape", cifar_batch(pixels[:, :3000], [0] * 4))
     cifar("pixels of kind", cifar_batch(pixels.astype(np.float32), [0] * 4))
-    cifar("pixels of kind 'O8'", cifar_batch(pixels.astype(object), [0] * 4))
-    cifar("one label from 0 to 9 for each of its 4", cifar_batch(pixels, [0] * 3))
+    cifar("pixels of kind O8", cifar_batch(pixels.astype(object), [0] * 4))
+    cifar("data of shape 4×3072 and 3 labels", cifar_batch(pixels, [0] * 3))
     cifar("one label from 0 to 9", cifar_batch(pixels, [0, 1, 2, 10]))
     cifar("one label from 0 to 9", cifar_batch(pixels, [0, 1, 2, -1]))
     cifar("no data or no labels", pickle.dumps({b"data": pixels}, 2))

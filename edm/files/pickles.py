@@ -5,8 +5,9 @@ unpickler lets import and call whatever it names. This machine knows containers,
 a program may use only the names that the caller lists, each answered by a function of the caller's. So it can do no
 more than build plain values, and every claim of it is checked against the bytes that are there.
 
-Instructions that no checkpoint needs do not exist here. Time and memory are bounded: by a number of instructions, which
-bounds containers and memo, and an amount of text. Long byte strings, the weights, are not read but noted as spans.
+Instructions that neither checkpoints nor CIFAR-10 need do not exist here. Time and memory are bounded: by a number of
+instructions, which bounds containers and memo, and an amount of text. Long byte strings, the weights, are not read but
+noted as spans.
 """
 
 import struct
@@ -15,10 +16,9 @@ from dataclasses import dataclass
 from pickletools import code2op
 from typing import Any, BinaryIO, NamedTuple
 
-from edm.foreign.refusals import damaged, refused, shown
+from edm.files.refusals import damaged, refused, shown
 
 _INLINE = 64  # bytes of the longest byte string that is read: a number of numpy's
-_LONGEST_TEXT = 1 << 20  # the source code that the authors' pickles carry has 0.03 MB
 _LONGEST_INTEGER = 16  # bytes
 _LONGEST_NAME = 256  # of a module or a global, in bytes
 _MOST_ARGUMENTS = 16  # of a call: one long tuple that is passed a hundred thousand times would take for ever
@@ -51,30 +51,39 @@ class Instance:
 
 @dataclass
 class Budget:
-    """What all pickles of one file may spend together. The published files need less than a third of it."""
+    """What all pickles of one file may spend together. The published files need less than a third of it.
+
+    longest: characters of one text; the source code that the authors' pickles carry has 0.03 MB.
+    """
 
     instructions: int = 500_000
     text: int = 16 << 20
+    longest: int = 1 << 20
 
 
 Names = Mapping[Name, Callable[..., Any] | None]
 
 
-def interpret(file: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None = None) -> Any:
+def interpret(
+    file: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None = None,
+    kind: str = "checkpoint",
+) -> Any:  # fmt: skip
     """The value of the pickle that starts at the position of ``file``, which is left behind its end.
 
     names: the globals that a program may name; the function of one is called with the arguments where the program calls
         it, and None stands for a name that is only passed on, as a :class:`Name`.
-    persistent: gives the value for a persistent id, where the pickle may have such.
+    persistent: gives the value for a persistent id, where the pickle may have such. kind: what messages call the file.
     Values are None, bool, int, float, str, bytes, tuple, list, dict, set, Name, Span, Instance and what the functions
     return. They may hold themselves. Raises UserError without a file's name.
     """
-    return _Machine(file, names, budget, persistent).run()
+    return _Machine(file, names, budget, persistent, kind).run()
 
 
 class _Machine:
-    def __init__(self, file: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None):
-        self.file, self.names, self.budget, self.persistent = file, names, budget, persistent
+    def __init__(
+        self, file: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None, kind: str
+    ):
+        self.file, self.names, self.budget, self.persistent, self.kind = file, names, budget, persistent, kind
         here = file.tell()
         self.size = file.seek(0, 2)
         file.seek(here)
@@ -87,13 +96,13 @@ class _Machine:
         while (code := read(1)) != b".":
             self.budget.instructions -= 1
             if self.budget.instructions < 0:
-                raise refused("its pickle has more instructions than any checkpoint")
+                raise refused(f"its pickle has more instructions than any {self.kind}")
             action = actions.get(code)
             if action is None:
                 if not code:
                     raise damaged("its pickle ends too early")
                 known = code2op.get(code.decode("latin1"))
-                raise refused(f"its pickle uses {known.name if known else code}, as no checkpoint does")
+                raise refused(f"its pickle uses {known.name if known else code}, as no {self.kind} does")
             action(self)
         if len(self.stack) != 1 or self.below:
             raise damaged("its pickle leaves no single value")
@@ -137,8 +146,8 @@ class _Machine:
     def text(self, layout: str) -> None:
         length = self.number(layout)
         self.budget.text -= length
-        if length > _LONGEST_TEXT or self.budget.text < 0:
-            raise refused("its pickle holds more text than any checkpoint")
+        if length > self.budget.longest or self.budget.text < 0:
+            raise refused(f"its pickle holds more text than any {self.kind}")
         try:
             self.stack.append(self.take(length).decode())
         except UnicodeDecodeError:
@@ -199,7 +208,7 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         known = isinstance(module, str) and isinstance(name, str) and Name(module, name) in self.names
         if not known:
-            raise refused(f"it asks for {shown(module)}.{shown(name)}, which no checkpoint needs")
+            raise refused(f"it asks for {shown(module)}.{shown(name)}, which no {self.kind} needs")
         self.stack.append(Name(module, name))
 
     def lines(self) -> None:
@@ -244,8 +253,8 @@ class _Machine:
 
 
 def _key(key: Any) -> Any:
-    """Text and small integers alone: they hash in time of their length, and differ in their hash."""
-    if type(key) is str or (isinstance(key, int) and abs(key) < _KEYS):
+    """Text, bytes and small integers alone: they hash in time of their length, and differ in their hash."""
+    if type(key) in (str, bytes) or (isinstance(key, int) and abs(key) < _KEYS):
         return key
     raise refused(f"its pickle uses {shown(key)} as a key")
 
@@ -265,6 +274,7 @@ _ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
     b"]": lambda m: m.stack.append([]), b"}": lambda m: m.stack.append({}), b"\x8f": lambda m: m.stack.append(set()),
     b"J": _number("<i"), b"K": _number("<B"), b"M": _number("<H"), b"G": _number(">d"), b"\x8a": _Machine.integer,
     b"\x8c": lambda m: m.text("<B"), b"X": lambda m: m.text("<I"),
+    b"U": lambda m: m.bytes("<B"), b"T": lambda m: m.bytes("<I"),  # by which Python 2 writes text
     b"C": lambda m: m.bytes("<B"), b"B": lambda m: m.bytes("<I"), b"\x8e": lambda m: m.bytes("<Q"),
     b"\x85": lambda m: m.tuple_of(1), b"\x86": lambda m: m.tuple_of(2), b"\x87": lambda m: m.tuple_of(3),
     b"(": _Machine.mark,
