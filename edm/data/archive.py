@@ -18,14 +18,10 @@ from edm.data.labels import LABELS_FILE, class_index, count_classes, empty_class
 from edm.data.trees import Tree, open_tree
 from edm.errors import UserError
 from edm.files.writing import atomic_write, sha256_file
+from edm.files.zip_records import CENTRAL, END, END64, LOCAL, LOCATOR64
 
-# Records of the zip format (APPNOTE 6.3, 4.3.7 to 4.3.16), stored members only. One date for every member, 1980-01-01,
-# so that equal images give equal bytes: those that Python's zipfile writes.
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_END = struct.Struct("<4s4H2LH")
+# Stored members only. One date for every member, 1980-01-01, so that equal images give equal bytes: those that Python's
+# zipfile writes.
 _DATE = 1 << 5 | 1
 _PERMISSIONS = 0o600 << 16
 _LARGEST = (1 << 31) - 1  # beyond, numbers move to zip64 records
@@ -126,7 +122,7 @@ class ArchiveWriter:
         start, position = self._end, 0
         for i, (size, checksum) in enumerate(zip(self._sizes, self._checksums, strict=True)):
             self._write(_central(image_name(i), size, checksum, position))
-            position += _LOCAL.size + len(image_name(i)) + size
+            position += LOCAL.size + len(image_name(i)) + size
         self._write(_central(LABELS_FILE, len(text), zlib.crc32(text), offset))
         self._write(_zip_end(self.count + 1, start, self._end - start))
         self._file.flush()
@@ -143,10 +139,10 @@ class ArchiveWriter:
         self._file.seek(0)
         while True:
             name = image_name(self.count)
-            header = self._file.read(_LOCAL.size + len(name))
-            if len(header) < _LOCAL.size:
+            header = self._file.read(LOCAL.size + len(name))
+            if len(header) < LOCAL.size:
                 break
-            checksum, size = _LOCAL.unpack_from(header)[6:8]
+            checksum, size = LOCAL.unpack_from(header)[6:8]
             if header != _local(name, size, checksum) or self._end + len(header) + size > length:
                 break
             if zlib.crc32(self._file.read(size)) != checksum:
@@ -248,14 +244,14 @@ def _labels_json(labels: Sequence[int] | None) -> bytes:
 
 
 def _local(name: str, size: int, checksum: int) -> bytes:
-    return _LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, _DATE, checksum, size, size, len(name), 0) + name.encode()
+    return LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, _DATE, checksum, size, size, len(name), 0) + name.encode()
 
 
 def _central(name: str, size: int, checksum: int, offset: int) -> bytes:
     far = offset > _LARGEST
     version, extra = (45, struct.pack("<HHQ", 1, 8, offset)) if far else (20, b"")
     return (
-        _CENTRAL.pack(b"PK\1\2", version | 3 << 8, version, 0, 0, 0, _DATE, checksum, size, size, len(name),
+        CENTRAL.pack(b"PK\1\2", version | 3 << 8, version, 0, 0, 0, _DATE, checksum, size, size, len(name),
                       len(extra), 0, 0, 0, _PERMISSIONS, 0xFFFFFFFF if far else offset)
         + name.encode() + extra
     )  # fmt: skip
@@ -265,7 +261,7 @@ def _zip_end(members: int, start: int, length: int) -> bytes:
     """The end of a zip whose central directory begins at ``start``."""
     large = b""
     if members > _MOST_MEMBERS or start > _LARGEST or length > _LARGEST:
-        large = _END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, members, members, length, start)
-        large += _LOCATOR64.pack(b"PK\6\7", 0, start + length, 1)
+        large = END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, members, members, length, start)
+        large += LOCATOR64.pack(b"PK\6\7", 0, start + length, 1)
         members, length, start = min(members, 0xFFFF), min(length, 0xFFFFFFFF), min(start, 0xFFFFFFFF)
-    return large + _END.pack(b"PK\5\6", 0, 0, members, members, length, start, 0)
+    return large + END.pack(b"PK\5\6", 0, 0, members, members, length, start, 0)

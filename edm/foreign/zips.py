@@ -9,10 +9,9 @@ import zlib
 from typing import BinaryIO, NamedTuple
 
 from edm.files.refusals import damaged, refused, shown
+from edm.files.zip_records import CENTRAL, END, END64, LOCAL, LOCATOR64
 
 _MOST_DIRECTORY = 4 << 20  # bytes; a model of 300 million parameters with its optimiser has 0.5 MB
-_END, _END64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
-_ENTRY, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 _SATURATED = 0xFFFFFFFF  # the number is in a zip64 record instead
 
 
@@ -59,21 +58,21 @@ def _read(file: BinaryIO, start: int, length: int) -> bytes:
 
 def _directory(file: BinaryIO, size: int) -> tuple[int, int]:
     """(start, length) of the directory, from the record at the end of the file."""
-    tail_start = max(0, size - _END.size - 0xFFFF)
+    tail_start = max(0, size - END.size - 0xFFFF)
     tail = _read(file, tail_start, size - tail_start)
     at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < _END.size:
+    if at < 0 or len(tail) - at < END.size:
         raise damaged("its zip archive has no end")
-    *_, length, start, _ = _END.unpack_from(tail, at)
+    *_, length, start, _ = END.unpack_from(tail, at)
     if _SATURATED not in (length, start):
         return start, length
-    place = tail_start + at - _LOCATOR.size
+    place = tail_start + at - LOCATOR64.size
     if place < 0:
         raise damaged("its zip archive has no end")
-    signature, _, where, _ = _LOCATOR.unpack(_read(file, place, _LOCATOR.size))
-    if signature != b"PK\6\7" or where + _END64.size > size:
+    signature, _, where, _ = LOCATOR64.unpack(_read(file, place, LOCATOR64.size))
+    if signature != b"PK\6\7" or where + END64.size > size:
         raise damaged("its zip archive has no end")
-    signature, *_, length, start = _END64.unpack(_read(file, where, _END64.size))
+    signature, *_, length, start = END64.unpack(_read(file, where, END64.size))
     if signature != b"PK\6\6":
         raise damaged("its zip archive has no end")
     return start, length
@@ -81,16 +80,16 @@ def _directory(file: BinaryIO, size: int) -> tuple[int, int]:
 
 def _entry(directory: bytes, at: int) -> tuple[str, Member, int]:
     """(name, member whose start is that of its local header, position of the next entry)."""
-    if len(directory) - at < _ENTRY.size:
+    if len(directory) - at < CENTRAL.size:
         raise damaged("its zip directory is cut")
     (signature, _, _, flags, method, _, _, crc, packed, length, name_length, extra_length, comment_length,
-     _, _, _, start) = _ENTRY.unpack_from(directory, at)  # fmt: skip
-    name_end = at + _ENTRY.size + name_length
+     _, _, _, start) = CENTRAL.unpack_from(directory, at)  # fmt: skip
+    name_end = at + CENTRAL.size + name_length
     extra_end = name_end + extra_length
     if signature != b"PK\1\2" or extra_end + comment_length > len(directory):
         raise damaged("its zip directory is cut")
     try:
-        name = directory[at + _ENTRY.size : name_end].decode()
+        name = directory[at + CENTRAL.size : name_end].decode()
     except UnicodeDecodeError:
         raise damaged("a name in its zip directory is not UTF-8") from None
     if method != 0 or flags & 1:
@@ -116,10 +115,10 @@ def _wide(extra: bytes, numbers: list[int]) -> list[int]:
 
 def _placed(file: BinaryIO, member: Member, size: int) -> Member:
     """The member with the place of its bytes, behind its local header."""
-    if member.start + _LOCAL.size > size:
+    if member.start + LOCAL.size > size:
         raise damaged("a member of the zip archive lies outside of the file")
-    signature, *_, name_length, extra_length = _LOCAL.unpack(_read(file, member.start, _LOCAL.size))
-    start = member.start + _LOCAL.size + name_length + extra_length
+    signature, *_, name_length, extra_length = LOCAL.unpack(_read(file, member.start, LOCAL.size))
+    start = member.start + LOCAL.size + name_length + extra_length
     if signature != b"PK\3\4" or start + member.length > size:
         raise damaged("a member of the zip archive lies outside of the file")
     return member._replace(start=start)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from edm import params
-from edm.chain.provenance import CODE
+from edm.chain.rules import RULES
 from edm.params import Sampling
 from edm.params.layouts import table_spec
 from edm.params.resolving import _search
@@ -30,6 +30,8 @@ DESIGN = ("edm.design.draws", "edm.design.preconditioning", "edm.design.schedule
 DRAWING = ("edm.sampling.sampler", "edm.sampling.rk45", "edm.sampling.originals", "edm.sampling.drawing",
            "edm.sampling.steps", "edm.config.SamplerConfig")  # fmt: skip
 #: The rules whose results depend on what these modules, classes and constants state.
+CODE = {name: rule.code for name, rule in RULES.items() if rule.kept}
+
 DECIDED = {
     ("train",): (
         *DESIGN, "edm.design.augmentation", "edm.design.losses", "edm.networks.layers", "edm.networks.unet",
