@@ -13,7 +13,7 @@ from edm.chain.jobs import Chain
 from edm.chain.provenance import start
 from edm.chain.rules import RULES
 from edm.cli import main
-from edm.evaluation import evaluate as evaluation
+from edm.evaluation import jobs as evaluation
 from edm.models import checkpoint
 
 PARAMS = """

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-import edm.evaluation.evaluate
+import edm.evaluation.jobs
 from edm.chain.rules import RULES
 from edm.cli import main
 from edm.commands.common import MADE_FROM
@@ -69,7 +69,7 @@ def measuring(monkeypatch):
                 raise KeyboardInterrupt
             return {"images": 24, "nfe": 3, "distance": float(calls[-1])}
 
-        monkeypatch.setattr(edm.evaluation.evaluate, "evaluate", evaluate)
+        monkeypatch.setattr(edm.evaluation.jobs, "evaluate", evaluate)
         return calls
 
     return start
