@@ -134,7 +134,7 @@ class NetworkConfig(_Data):
         require(side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
         require(levels <= side.bit_length(), f"channel_mult has {levels} levels, too many for {side} pixels")
         taps = self.resample_filter
-        require(len(taps) % 2 == 0 and sum(taps) > 0, "resample_filter is not an even number of taps with a sum")
+        require(len(taps) % 2 == 0 and sum(taps) > 0, "resample_filter needs an even number of taps, with a sum > 0")
         for width in (self.model_channels * m for m in self.channel_mult):
             heads = self.heads(width)
             require(heads == 0 or width % heads == 0, f"{width} channels cannot be shared by {heads} attention heads")
@@ -292,7 +292,7 @@ class SamplerConfig(_Data):
             known = {"sigma_min", "sigma_max", "tolerance"} if self.solver == ADAPTIVE else {"num_steps"}
         for field in dataclasses.fields(self):
             idle = field.name not in {*known, "solver"} and getattr(self, field.name) != field.default
-            require(not idle, f"solver {self.solver} knows no {field.name}; it takes {', '.join(sorted(known))}")
+            require(not idle, f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
 
     @property
     def expected_nfe(self) -> int:

@@ -251,7 +251,7 @@ BAD_INPUT = {
     ),
     "checkpoint of another kind": (
         lambda t, m, d, c: ["sample", text_file(t / "in.pkl"), t / "o.png"],
-        "not a file of ours",
+        "not a file of this program",
     ),
     "zero steps": (
         lambda t, m, d, c: ["sample", m, t / "o.png", "--steps", "0"],

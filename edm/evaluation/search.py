@@ -80,7 +80,7 @@ def search(
         converged = walk.at == before
     best = walk.value(walk.at)
     if best == math.inf:
-        raise UserError(f"{history.path}: no settings gave a finite value; look at what is measured")
+        raise UserError(f"{history.path}: no settings gave a finite value; check the model and the metric")
     return Found(walk.at, best, len(walk.rows), converged, list(walk.rows.values()))
 
 
@@ -162,7 +162,7 @@ def _check(over: Lists, start: Settings | None, method: str, max_sweeps: int, va
     for name, values in over.items():
         odd = [value for value in values if not (value is None or _is_number(value))]
         if odd:
-            raise UserError(f"search over {name}: {odd[0]!r} is no finite number; infinity is null")
+            raise UserError(f"search over {name}: {odd[0]!r} is not a finite number; infinity is null")
         if not values or len(set(values)) < len(values):
             raise UserError(f"search over {name}: {values} is empty or has a value twice")
     if start is None:
@@ -225,7 +225,7 @@ def choose(
     full_values = measured((name for name in candidates if name in kept), "full", full)
     best = lowest(full_values)[0]
     if full_values[best] is None:
-        raise UserError(f"{history.path}: no candidate gave a finite value; look at what is measured")
+        raise UserError(f"{history.path}: no candidate gave a finite value; check the model and the metric")
     return Choice(best, full_values[best], cheap_values, full_values)
 
 

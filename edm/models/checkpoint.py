@@ -164,11 +164,11 @@ def read_header(path: str | Path, format: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(path.stat().st_size, _LONGEST_HEADER):
-                raise ValueError("its header is longer than the file, or than any of ours")
+                raise ValueError("its header is longer than the file or than the limit")
             metadata = json.loads(file.read(length).decode()).get("__metadata__", {})  # json would guess the encoding
         header = json.loads(metadata["edm"])
     except (struct.error, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a file of ours: no readable safetensors header ({error})") from None
+        raise UserError(f"{path}: not a file of this program: no readable safetensors header ({error})") from None
     kind = header.get("format") if isinstance(header, dict) else None
     if kind != format:
         raise UserError(f"{path}: is {kind!r}, expected {format!r}")

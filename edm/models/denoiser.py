@@ -109,7 +109,7 @@ class Denoiser(nn.Module):
                 raise UserError(f"class_labels must lie in 0 to {classes - 1}")
             return nn.functional.one_hot(class_labels.long().to(device), classes).to(torch.float32)
         if class_labels.shape[1] != classes:
-            raise UserError(f"class_labels has {class_labels.shape[1]} columns; the model knows {classes} classes")
+            raise UserError(f"class_labels has {class_labels.shape[1]} columns; the model has {classes} classes")
         return class_labels.to(device, torch.float32)
 
 
@@ -132,12 +132,12 @@ def assemble(
     for name, tensor in tensors.items():
         require_shape(name, tensor, shapes[name], source)
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
-            raise UserError(f"{source}: {name!r} holds values that are no finite numbers; get the file or train again")
+            raise UserError(f"{source}: {name!r} has non-finite values; get the file or train again")
     with torch.random.fork_rng(devices=[]):  # initialising a network must not change the caller's random state
         denoiser = Denoiser(UNet(config).to(memory_format=torch.channels_last), preconditioning)
     denoiser.load_state_dict(tensors)
     if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
-        raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, make no sense")
+        raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, are invalid")
     return denoiser.eval().requires_grad_(False)
 
 

@@ -25,4 +25,4 @@ def require_plausible(values: Mapping[str, Any]) -> None:
             raise UserError(f"its network has {name} outside of {least} to {most}, or more than {entries}")
     taps = values.get("resample_filter")
     if isinstance(taps, (list, tuple)) and (len(taps) % 2 or not sum(taps)):
-        raise UserError("its network has a resample_filter that is not an even number of taps with a sum")
+        raise UserError("its network's resample_filter needs an even number of taps, with a sum > 0")

@@ -291,7 +291,7 @@ def test_any_other_file_is_refused_and_left_alone(tmp_path, content, message):
         ({"a": []}, {"a": 0}, "coordinate", r"search over a: \[\] is empty"),
         ({"a": [1, 1.0]}, {"a": 1}, "coordinate", "has a value twice"),
         ({"a": [1, math.inf]}, {"a": 1}, "coordinate", "infinity is null"),
-        ({"a": ["x"]}, {"a": "x"}, "coordinate", "'x' is no finite number"),
+        ({"a": ["x"]}, {"a": "x"}, "coordinate", "'x' is not a finite number"),
         ({"a": [0, 1]}, {"b": 0}, "coordinate", "search from b over a"),
         ({"a": [0, 1]}, {"a": 2}, "coordinate", "search from a: 2, which is not among its values"),
         ({"S_min": [0, 2], "S_max": [1]}, {"S_min": 2, "S_max": 1}, "exhaustive", "not a valid combination"),

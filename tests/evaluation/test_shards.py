@@ -178,7 +178,7 @@ def flipped(file, target):
 UNFIT = {
     "cut": (lambda file, target: target.write_bytes(file.read_bytes()[:-100]), "not a whole shard file"),
     "a flipped bit": (flipped, "damaged (its checksum differs)"),
-    "empty": (lambda file, target: target.write_bytes(b""), "not a file of ours"),
+    "empty": (lambda file, target: target.write_bytes(b""), "not a file of this program"),
     "a model": (lambda file, target: shutil.copy(file.parent / "model.safetensors", target), "is 'edm-ch"),
     "another part": (
         lambda file, target: rewritten(file, target, lambda header, _: header.update(part="2")), "not a whole shard",

@@ -213,7 +213,7 @@ def test_a_network_that_the_published_classes_cannot_describe_is_not_exported(tm
         ({"network": {"channels_per_head": 0}}, "channels_per_head outside of"),
         ({"network": {"channel_mult": [1] * 17}}, "channel_mult outside of"),
         ({"network": {"resample_filter": 1}}, "resample_filter is 1"),
-        ({"network": {"resample_filter": [1, 1, 1]}}, "not an even number of taps"),
+        ({"network": {"resample_filter": [1, 1, 1]}}, "needs an even number of taps"),
         ({"network": {"model_channels": 4096}}, "has shape"),
         ({"network": {"size": 8}}, "field 'size' is unknown"),
         ({"network": 8}, "has no configuration"),
@@ -267,4 +267,4 @@ def test_what_a_library_repeats_from_a_file_cannot_write_to_the_terminal(tmp_pat
 def test_weights_that_are_no_numbers_are_refused(tmp_path, refused, value):
     net = make("ddpmpp", VP())
     net.network.out_conv.bias.data[1] = value
-    refused("'network.out_conv.bias' holds values that are no finite", authors_pickle(tmp_path / "a.pkl", net))
+    refused("'network.out_conv.bias' has non-finite values", authors_pickle(tmp_path / "a.pkl", net))

@@ -46,10 +46,10 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
 
     path = tmp_path / "model.safetensors"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(edm.UserError, match="not a file of ours"):
+    with pytest.raises(edm.UserError, match="not a file of this program"):
         checkpoint.load(path)
     torch.save({"a": Trap()}, path)
-    with pytest.raises(edm.UserError, match="not a file of ours"):
+    with pytest.raises(edm.UserError, match="not a file of this program"):
         checkpoint.load(path)
     assert not (tmp_path / "executed").exists()
 
@@ -59,7 +59,7 @@ def test_truncated_files_are_refused_at_any_length(saved):
     whole = path.read_bytes()
     for length in (0, 4, 8, 500, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(edm.UserError, match=r"not a (file of ours|whole safetensors file)"):
+        with pytest.raises(edm.UserError, match=r"not a (file of this program|whole safetensors file)"):
             checkpoint.load(path)
 
 

@@ -470,7 +470,7 @@ MISTAKES = {
     ),
     "a choice without effect": (
         lambda raw: digits_of(raw)["grids"]["original"].update(rho=5),
-        "experiments.digits.grids.original (num_steps=8): solver vp-ode knows no rho; it takes num_steps",
+        "experiments.digits.grids.original (num_steps=8): solver vp-ode has no rho; it takes num_steps",
     ),
     "a network too deep for the image": (
         lambda raw: digits_of(raw)["ladder"]["C"].update(channel_mult=[1] * 9),
