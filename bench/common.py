@@ -1,4 +1,4 @@
-"""What the benchmarks share: variants timed by turns, a table, and a file that says where the numbers are from."""
+"""Shared by the benchmarks: timing of variants by turns, the table, and the results file with its provenance."""
 
 import argparse
 import json
@@ -17,14 +17,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "pillow", "snakemake", "mlflow", "torch-fidelity")  # that decide what is measured here
-sys.path.insert(0, str(ROOT))  # without an installation, too
+PACKAGES = ("torch", "numpy", "pillow", "snakemake", "mlflow", "torch-fidelity")  # whose versions affect the results
+sys.path.insert(0, str(ROOT))  # works without installing edm
 
 
 def by_turns(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every variant in every round. In each round all take their turn: what disturbs one disturbs all.
+    """Seconds of every variant in every round. All variants run in each round, so that disturbances affect all alike.
 
-    A variant is called once per round. Where it returns a number, that is its seconds; else it is timed from outside.
+    Calls each variant once per round. If it returns a number, that is its time in seconds; otherwise the call is timed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
@@ -36,22 +36,22 @@ def by_turns(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, and the range of the middle half: what a single disturbance does not move."""
+    """Median and quartiles, which are robust to single disturbances."""
     ordered = sorted(seconds)
     quartiles = statistics.quantiles(ordered, n=4) if len(ordered) > 1 else [ordered[0]] * 3
     return {"median": statistics.median(ordered), "low": quartiles[0], "high": quartiles[2], "rounds": len(ordered)}
 
 
 def environment() -> dict[str, str]:
-    """Of a process that is to find this checkout's edm, and the commands that stand beside this Python."""
+    """Environment variables of a subprocess, with this checkout's edm and the commands beside this Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def in_process(*words: str | Path) -> dict[str, Any]:
-    """Runs this Python with ``words`` in a process of its own; the JSON object in the last line that it prints.
+    """Runs this Python with ``words`` in a subprocess and returns the JSON object in the last line of its output.
 
-    A child's peak memory starts at its parent's: where memory is measured, this process must not have loaded much.
+    A child's peak memory starts at its parent's: to measure memory, this process must not have loaded much.
     """
     done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True)
     if done.returncode:
@@ -60,7 +60,7 @@ def in_process(*words: str | Path) -> dict[str, Any]:
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Where this runs: what a reader needs to doubt or repeat a number."""
+    """Hardware, versions and commit, which a reader needs to assess or reproduce the numbers."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -77,7 +77,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Model and the widest vector instructions, which decide the speed of a CPU."""
+    """CPU model and its widest vector instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -104,13 +104,13 @@ def _cell(value: Any) -> str:
 
 
 def arguments(about: str, name: str, experiment: str) -> argparse.ArgumentParser:
-    """The options of all that runs a model of params.yaml."""
+    """The options of all benchmarks that run a model of params.yaml."""
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
-    parser.add_argument("--experiment", default=experiment, help=f"of params.yaml (default {experiment})")
-    parser.add_argument("--model", default="vp-F", help="of the experiment (default vp-F)")
-    parser.add_argument("--compiled", action="store_true", help="on a CPU, too: a minute or more per variant")
+    parser.add_argument("--experiment", default=experiment, help=f"experiment in params.yaml (default {experiment})")
+    parser.add_argument("--model", default="vp-F", help="model of the experiment (default vp-F)")
+    parser.add_argument("--compiled", action="store_true", help="compile also on a CPU: a minute or more per variant")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--name", default=name, help=f"of the results file (default {name})")
+    parser.add_argument("--name", default=name, help=f"name of the results file (default {name})")
     parser.add_argument("--output", help="JSON file (default bench/results/…)")
     return parser
 
@@ -119,7 +119,7 @@ def report(
     name: str, question: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], output: str | None,
     device: str = "cpu", **more: Any,
 ) -> None:  # fmt: skip
-    """Prints the table and writes all of it as JSON, by default to ``bench/results/NAME.json``."""
+    """Prints the table and writes it as JSON with settings and machine, by default to ``bench/results/NAME.json``."""
     path = Path(output) if output else RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {"question": question, "machine": machine(device), "settings": dict(settings), "rows": list(rows), **more}

@@ -1,9 +1,9 @@
-"""How long a checkpoint of the EDM authors' size takes to import, and how much memory.
+"""Time and memory to import a checkpoint of the EDM authors' size.
 
     python bench/import_checkpoint.py [MODEL_CHANNELS]
 
 Writes a pickle in the authors' format with random weights (61.8 million parameters at the default of 128 channels:
-DDPM++ for 64x64, configuration C on, 248 MB) into a temporary folder, converts it in a process of its own, and prints
+DDPM++ for 64x64, configurations C to F, 248 MB) into a temporary folder, converts it in a separate process, and prints
 the seconds and the peak resident memory of ``edm.foreign.convert``.
 """
 
@@ -43,7 +43,7 @@ print(json.dumps({
 
 
 def main(model_channels: str) -> int:
-    """Both steps run in processes of their own: a child's peak memory starts at its parent's."""
+    """Runs both steps in separate processes: a child's peak memory starts at its parent's."""
     files = Path(__file__).parents[1] / "tests" / "foreign"
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "model.pkl", Path(folder) / "out.safetensors"

@@ -1,13 +1,13 @@
-"""What kill -9 costs a training: nothing but the work since its last state.
+"""Tests that kill -9 costs a training run only the work since its last saved state.
 
     python bench/kill_training.py [--kills N] [--state-every S] [--steps N] [--seed N]
 
-Trains a small network on handwritten digits (CPU, one thread) once undisturbed, then again and again with kill -9 at
-random moments and a fresh start after each, until N kills are done and the last training has come to its end. All
-that a training leaves must equal what the undisturbed one left: weights and snapshots to the bit, the rows of the log
-and of the journal, each once. Prints figures as JSON; status 1 where anything differs.
+Trains a small network on handwritten digits (CPU, one thread) once without interruption, then repeatedly with kill -9
+at random moments and a restart after each, until N kills are done and the last training run is complete. Its output
+must equal that of the uninterrupted run: bit-identical weights and snapshots, and each row of the log and of the
+journal exactly once. Prints statistics as JSON; exits with status 1 if anything differs.
 
-Each process is forked from one that has loaded torch already, so that the kills hit the training, not the imports.
+Forks each process from one that has already loaded torch, so that the kills hit the training, not the imports.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads must not fork
 
 import torch
-import torch._dynamo  # with the next, what a training loads: here once for all that are forked
+import torch._dynamo  # imported by training, like the loop below; loaded once before forking
 
 from edm.cli import main as edm
 from edm.data.prepare import prepare
@@ -40,11 +40,11 @@ CONFIG = {
     "attn_resolutions": [], "dropout": 0.1, "batch_size": 32, "lr_rampup": 0.001, "learning_rate": 2e-3,
     "ema_halflife": 1e-3, "augment": 0.12, "level_samples": 16,
 }  # fmt: skip
-REPEATABLE = ("images", "loss", "learning_rate", "nonfinite_gradients")  # of the log: all but times
+REPEATABLE = ("images", "loss", "learning_rate", "nonfinite_gradients")  # columns of the log, except times
 
 
 class Trainings:
-    """Trainings of one configuration in one folder, each in a process of its own."""
+    """Training runs of one configuration in one folder, each in its own process."""
 
     def __init__(self, folder: Path, steps: int, state_every: float):
         self.folder, self.data, self.config = folder, folder / "digits.zip", folder / "config.json"
@@ -55,20 +55,20 @@ class Trainings:
         self.arguments = ["--state-every", str(state_every), "--device", "cpu", "--threads", "1"]
 
     def run(self, name: str, kill_after: float | None = None) -> bool:
-        """Starts or continues the training ``name``; returns whether it came to its end before it was killed."""
+        """Starts or resumes the training run ``name``; returns whether it completed before it was killed."""
         process = os.fork()
         if process == 0:
             self._become(name)
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(process, signal.SIGKILL)  # an ended process keeps its number until it is waited for
+            os.kill(process, signal.SIGKILL)  # the PID of an ended process stays reserved until waitpid
         _, status = os.waitpid(process, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
             raise SystemExit(f"the training ended with status {os.WEXITSTATUS(status)}; see {self.folder / name}.log")
         return os.WIFEXITED(status)
 
     def _become(self, name: str) -> None:
-        """Turns this process into the training, and ends it."""
+        """Runs the training in this forked process, then exits."""
         status = 1
         try:
             with open(self.folder / f"{name}.log", "a") as log:
@@ -77,10 +77,10 @@ class Trainings:
             files = ["--config", str(self.config), "--data", str(self.data), "--out", str(self.folder / name)]
             status = edm(["train", *files, *self.arguments])
         finally:
-            os._exit(status)  # nothing of the parent's is to be tidied up here
+            os._exit(status)  # skips the parent's cleanup
 
     def reached(self, name: str) -> tuple[int, int]:
-        """Images that the log knows of, and those of the newest state."""
+        """Images trained according to the log, and according to the newest state."""
         log = self.folder / name / "log.jsonl"
         rows = list(_rows(log)) if log.exists() else []
         states = [0]
@@ -89,11 +89,11 @@ class Trainings:
         return max([row["images"] for row in rows], default=0), max(states)
 
     def torn(self, name: str) -> bool:
-        """Whether the last process was killed while it wrote a state."""
+        """Whether the kill hit the last process while it wrote a state."""
         return any((self.folder / name).glob(".state-?.*"))
 
     def left(self, name: str) -> dict[str, object]:
-        """All that a finished training leaves, without times."""
+        """The output of a completed training run, without times."""
         out = self.folder / name
         files = sorted(path for path in out.rglob("*") if path.is_file())
         left: dict[str, object] = {"files": [str(path.relative_to(out)) for path in files]}
@@ -111,14 +111,14 @@ def _rows(path: Path) -> Iterator[dict]:
         try:
             yield json.loads(line)
         except ValueError:
-            return  # torn by a kill: the last one
+            return  # incomplete last line, left by a kill
 
 
 def kill(trainings: Trainings, kills: int, longest: float, moments: random.Random) -> dict:
-    """Kills trainings ``kills`` times, each at most ``longest`` seconds after its start, and lets the last one finish.
+    """Kills ``kills`` times, each at most ``longest`` seconds after a start, then lets the last training run finish.
 
-    Returns the images lost per kill, the kills in mid-write, the trainings finished, and what of them differs from the
-    one named "undisturbed".
+    Returns the images lost per kill, the kills during a write, the completed training runs, and their differences from
+    the run named "undisturbed".
     """
     expected = trainings.left("undisturbed")
     lost, torn, differing, finished = [], 0, [], 0
@@ -143,8 +143,8 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--state-every", type=float, default=0.2, help="seconds between states (default 0.2)")
-    options.add_argument("--steps", type=int, default=200, help="steps of a training (default 200)")
-    options.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    options.add_argument("--steps", type=int, default=200, help="steps per training run (default 200)")
+    options.add_argument("--seed", type=int, default=0, help="random seed of the kill times")
     args = options.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

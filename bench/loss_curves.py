@@ -1,9 +1,9 @@
-"""Whether the fast training learns what a straightforward one learns: their losses over the same number of images.
+"""Compares the loss curves of the optimised and a straightforward implementation of training.
 
     python bench/loss_curves.py [--data data/digits.zip] [--mimg 0.1] [--compiled] [--device cuda]
 
-Trains configuration F of ``digits`` (or another) by training's own step and by bench/reference.py, with two seeds each.
-What two seeds of one variant differ by is the noise; the difference of the variants is given in its units. Draws
+Trains configuration F of ``digits`` (or another) with edm's training step and with bench/reference.py, two seeds each.
+The difference between two seeds of one variant is the noise; differences between variants are relative to it. Plots
 bench/results/loss-NAME.png.
 """
 
@@ -21,7 +21,7 @@ def main() -> int:
     parser = arguments(__doc__, "digits", "digits")
     parser.add_argument("--data", default=str(ROOT / "data" / "digits.zip"), help="its dataset archive")
     parser.add_argument("--mimg", type=float, default=0.1, help="millions of images (default 0.1)")
-    parser.add_argument("--precision", default="fp32", help="of the fast variant (default fp32)")
+    parser.add_argument("--precision", default="fp32", help="precision of the fast variant (default fp32)")
     parser.add_argument("--picture", help="PNG file (default bench/results/loss-NAME.png)")
     args = parser.parse_args()
 
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def losses(step, config, steps: int, device) -> list[float]:
-    """The loss per pixel and image, averaged over a fiftieth of the training."""
+    """The loss per pixel and image, averaged over each fiftieth of the training run."""
     import torch
 
     sums, points, every = torch.zeros(4, dtype=torch.float64, device=device), [], max(1, steps // 50)

@@ -1,16 +1,16 @@
-"""How long does FID take from images to the number, beside torch-fidelity's own command, and is it the same number?
+"""Time to compute FID from images, and agreement with torch-fidelity's own command.
 
     python bench/metrics.py [--images N] [--device cuda] [--compile] [--batches N ...] [--rounds N]
 
-FID of made-up images of 32×32 against a tenth as many others, in Inception-v3 with random weights:
+FID of synthetic 32×32 images against a tenth as many reference images, in Inception-v3 with random weights:
 
-torch-fidelity   its own command `fidelity --fid` on two folders of PNG files, which are there already, as it is set by
-                 itself: batches of 64 and processes that read
+torch-fidelity   its own command `fidelity --fid` on two existing folders of PNG files, with its default settings:
+                 batches of 64 and worker processes for reading
 edm              `extract` and `frechet_distance` on the same images in memory
 
-Both in a fresh process by turns, timed as a whole and in parts: features, mean and covariance, the distance. Then the
-distance alone between Gaussians of full rank: ours, torch-fidelity's (eigenvalues of the product) and that of older
-programs (scipy.linalg.sqrtm). --batches: also with so many images at once. --compile: also with a compiled network.
+Each runs in a fresh process by turns, timed in total and in parts: features, mean and covariance, distance. Then the
+distance alone, between Gaussians of full rank: edm's, torch-fidelity's (eigenvalues of the product) and that of older
+programs (scipy.linalg.sqrtm). --batches: also with these batch sizes. --compile: also with a compiled network.
 """
 
 import argparse
@@ -34,11 +34,11 @@ PARTS = ("features", "statistics", "distance")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, help="how many are measured (default 500; on a GPU 50000)")
-    parser.add_argument("--dimension", type=int, default=2048, help="of the Gaussians (default 2048)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each variant (default 3)")
+    parser.add_argument("--images", type=int, help="number of images to measure (default 500; on a GPU 50000)")
+    parser.add_argument("--dimension", type=int, default=2048, help="dimension of the Gaussians (default 2048)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda or cuda:N (default cpu)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[], help="other images at once on a CPU, to compare")
+    parser.add_argument("--batches", type=int, nargs="+", default=[], help="additional batch sizes to compare on a CPU")
     parser.add_argument("--compile", action="store_true", help="also with a compiled network")
     parser.add_argument("--output", help="JSON file (default bench/results/metrics.json)")
     parser.add_argument("--only", nargs=2, metavar=("VARIANT", "FOLDER"), help=argparse.SUPPRESS)
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def whole(folder: Path, args: argparse.Namespace) -> tuple[list[dict], dict[str, float]]:
-    """A row per variant, and how far ours are from torch-fidelity's in features and in FID, relative to these."""
+    """A row per variant, and the relative differences of edm's features and FID from torch-fidelity's."""
     make(folder, args.images)
     variants: dict[str, list[str]] = {THEIRS: [], OURS: []}
     variants |= {f"{OURS}, {size} at once": ["--batches", str(size)] for size in args.batches}
@@ -88,7 +88,7 @@ def whole(folder: Path, args: argparse.Namespace) -> tuple[list[dict], dict[str,
 
 
 def make(folder: Path, images: int) -> None:
-    """The two sets as PNG files for torch-fidelity and as an array for us, and the weights."""
+    """Writes the two image sets as PNG files for torch-fidelity and as an array for edm, and the weights."""
     import numpy as np
     from PIL import Image
 
@@ -102,7 +102,7 @@ def make(folder: Path, images: int) -> None:
 
 
 def torch_fidelity(folder: Path, device: str) -> dict[str, float]:
-    """Its command, run here with a watch on its three steps."""
+    """Runs torch-fidelity's command in this process and times its three steps."""
     import contextlib
 
     from torch_fidelity import fidelity, metric_fid
@@ -132,7 +132,7 @@ def torch_fidelity(folder: Path, device: str) -> dict[str, float]:
 
 
 def edm(folder: Path, device: str, batches: list[int], compiled: bool) -> dict[str, float]:
-    """The same with edm, whose commands keep the memory that they free."""
+    """The same with edm, whose processes keep the memory that they free."""
     import numpy as np
     import torch
 
@@ -183,7 +183,7 @@ def unlike(folder: Path, device: str) -> float:
 
 
 def _wait(device: str) -> None:
-    """Until the GPU has done what was asked of it."""
+    """Waits for the GPU to finish all queued work."""
     if device.startswith("cuda"):
         import torch
 
@@ -194,7 +194,7 @@ def _wait(device: str) -> None:
 
 
 def alone(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The distance of two Gaussians of full rank by three ways, each with its seconds and its number."""
+    """The distance of two Gaussians of full rank, computed in three ways: seconds and result of each."""
     import numpy as np
     from scipy import linalg
     from torch_fidelity import metric_fid

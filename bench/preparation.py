@@ -1,12 +1,11 @@
-"""How long does the preparation of a dataset take, and how much memory?
+"""Time and memory to prepare a dataset.
 
     python bench/preparation.py [--images N] [--side PIXELS] [--resolution PIXELS] [--rounds N]
 
-Makes up photographs as ImageNet has them (JPEG files of many sizes, some of them grey, in a folder per class), and
-prepares them by turns with `edm.data.prepare` in one process and in one per core, and with the plain loop that anybody
-would write: open, cut out the middle, resize, save as PNG into a zip. Each in a fresh process; seconds without
-imports.
-Prints images per second, peak memory, and whether all pixels are equal to those of the loop.
+Creates synthetic photographs in the layout of ImageNet (JPEG files of many sizes, some of them grey, in a folder per
+class), and prepares them by turns with `edm.data.prepare` in one process and in one per core, and with a plain loop:
+open, crop the centre, resize, save as PNG into a zip. Each runs in a fresh process; seconds exclude imports.
+Prints images per second, peak memory, and whether all pixels equal those of the loop.
 """
 
 import argparse
@@ -29,10 +28,10 @@ LOOP = "plain loop"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=4000, help="how many (default 4000)")
-    parser.add_argument("--side", type=int, default=96, help="least side of a photograph in pixels (default 96)")
-    parser.add_argument("--resolution", type=int, default=64, help="of the dataset (default 64)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each variant (default 3)")
+    parser.add_argument("--images", type=int, default=4000, help="number of photographs (default 4000)")
+    parser.add_argument("--side", type=int, default=96, help="minimum side of a photograph in pixels (default 96)")
+    parser.add_argument("--resolution", type=int, default=64, help="resolution of the dataset (default 64)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--output", help="JSON file (default bench/results/preparation.json)")
     parser.add_argument("--only", nargs=3, metavar=("WORKERS", "FOLDER", "ARCHIVE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -79,14 +78,14 @@ def compare(folder: Path, args: argparse.Namespace) -> int:
 
 
 def prepared(workers: int, folder: Path, archive: Path, images: int, resolution: int) -> dict[str, float]:
-    """Prepares the photographs here, and says what that took. No workers: the plain loop."""
+    """Prepares the photographs in this process and returns time and memory. 0 workers: the plain loop."""
     if workers:
         from edm.data.prepare import prepare
 
         stated = {"images": images, "classes": min(CLASSES, images), "resolution": resolution, "channels": 3}
         run = lambda: prepare("imagenet", archive, folder, **stated, workers=workers)
     else:
-        from PIL import Image  # noqa: F401 (imports are not measured)
+        from PIL import Image  # noqa: F401 (excludes imports from the time)
 
         run = lambda: plain_loop(folder, archive, resolution)
     begun = time.perf_counter()
@@ -113,7 +112,7 @@ def plain_loop(folder: Path, archive: Path, resolution: int) -> None:
 
 
 def unlike(first: Path, second: Path) -> int:
-    """How many images of two archives differ in any pixel, in their order; those that only one has count too."""
+    """Number of images, compared in order, that differ in any pixel or exist in only one of two archives."""
     from PIL import Image
 
     with zipfile.ZipFile(first) as one, zipfile.ZipFile(second) as other:

@@ -1,8 +1,8 @@
-"""The reference variant: what a straightforward implementation does, to measure ours against.
+"""The reference variant of the benchmarks: a straightforward implementation of training and sampling.
 
 Plain PyTorch: eager float32 without TF32, contiguous layout, torch's convolutions, attention as two products and a
-softmax, memory as malloc has it, a standard data loader, loops over the parameters for the clean-up of gradients and
-for the moving average. The mathematics is that of ``edm``, whose formulas and network modules it uses.
+softmax, default malloc settings, a standard data loader, loops over the parameters to clean up gradients and to update
+the moving average. It uses the formulas and network modules of ``edm``.
 """
 
 import copy
@@ -29,13 +29,13 @@ from edm.training.step import ema_decay_at, learning_rate_at
 
 
 def build(config: TrainingConfig, device: torch.device) -> Denoiser:
-    """The network of a configuration, in the layout that it is made in."""
+    """The network of a configuration, in torch's default memory layout."""
     torch.manual_seed(config.seed)
     return checkpoint.build(config).to(device)
 
 
 class Training:
-    """The same step as :class:`edm.training.step.TrainingStep`, with random numbers of torch's own."""
+    """The same step as :class:`edm.training.step.TrainingStep`, with torch's random numbers."""
 
     def __init__(self, config: TrainingConfig, dataset: Dataset, device: torch.device):
         self.config, self.device = config, device
@@ -55,7 +55,7 @@ class Training:
             yield from loader
 
     def __call__(self, images: int, sums: Tensor) -> None:
-        """The minibatch that follows ``images`` images; adds the loss summed over pixels, and the images, to sums."""
+        """Trains on the minibatch after ``images`` images; adds the loss summed over pixels and the images to sums."""
         config, device = self.config, self.device
         rounds = config.batch_size // (config.microbatch or config.batch_size)
         for round_ in range(rounds):
@@ -96,7 +96,7 @@ def straightforward() -> Iterator[None]:
 
 
 def made_up(config: TrainingConfig, count: int) -> Dataset:
-    """Images of noise, for the speed does not depend on what they show."""
+    """Images of noise; the speed does not depend on their content."""
     rng = np.random.default_rng(0)
     shape = (count, config.channels, config.resolution, config.resolution)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
@@ -104,7 +104,7 @@ def made_up(config: TrainingConfig, count: int) -> Dataset:
 
 
 def place_of(name: str) -> World:
-    """One process on the device of that name."""
+    """A single process on the device with this name."""
     from edm.cluster.processes import pick_device
 
     return World(device=pick_device(name))

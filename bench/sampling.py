@@ -1,11 +1,11 @@
-"""How many images a second sampling draws, against a straightforward implementation in the same run.
+"""Images per second of sampling, compared with a straightforward implementation in the same run.
 
     python bench/sampling.py [--experiment cifar10-cond --model vp-F] [--channels N] [--batch N] [--device cuda]
 
-Algorithm 1 with 18 and 40 steps (NFE 35 and 79) by an untrained network whose last layer gives something to sample.
-All variants, each a process of its own, draw the same latents by turns, and their images are compared with those of the
-reference. What is compiled is compiled before, and that time reported apart. Peak memory is that of all a variant did.
-With --each-core, one variant is as many processes as there are cores, and its images/s are those of all of them.
+Algorithm 1 with 18 and 40 steps (NFE 35 and 79) by an untrained network whose last layer has larger random weights.
+All variants run by turns, each in its own process, with the same latents; their images are compared with those of the
+reference. Compilation happens beforehand; its time is reported separately. Peak memory includes compilation.
+With --each-core, one variant runs one process per core, and its images/s are their total.
 """
 
 import sys
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def drawing(name: str, config, device, precision: str, compile: str) -> Callable[..., float]:
-    """A variant: draws images with a number of steps, writes them to a file where one is named, returns its seconds."""
+    """A variant: draws images with a number of steps, writes them to a file if given, returns the seconds."""
     import torch
     from reference import build, straightforward
 
@@ -92,7 +92,7 @@ def drawing(name: str, config, device, precision: str, compile: str) -> Callable
             images = solve(denoiser, latents, labels, SamplerConfig(num_steps=num_steps))
         wait(device)
         seconds = time.perf_counter() - start
-        if file is not None:  # copies write the same
+        if file is not None:  # all copies write the same images
             np.save(file, images.cpu().numpy())
         return seconds
 
@@ -100,7 +100,7 @@ def drawing(name: str, config, device, precision: str, compile: str) -> Callable
 
 
 def lively(denoiser):
-    """The same network with a last layer that is not almost nothing, as in training's end: else all is skipped."""
+    """Gives the last layer weights of a trained network's size; initially they are almost zero."""
     import torch
 
     torch.nn.init.normal_(denoiser.network.out_conv.weight, std=0.02)

@@ -2,9 +2,9 @@
 
     python bench/startup.py [--rounds N]
 
-Starts `edm --help`, `edm check`, `import edm`, `import torch`, and `edm sample` of a tiny checkpoint until its network
-is called for the first time: each in a fresh process, by turns. Time zero is the start of the process. The targets:
-help within 0.3 s, and the first call within 2 s of what importing torch takes by itself (up to the end of the import).
+Runs `edm --help`, `edm check`, `import edm`, `import torch`, and `edm sample` of a tiny checkpoint up to the first call
+of its network: each in a fresh process, by turns. Time starts with the process. Targets: help within 0.3 s, and the
+first call at most 2 s later than the end of `import torch` alone.
 """
 
 import argparse
@@ -31,7 +31,7 @@ checkpoint.save(sys.argv[1], checkpoint.build(config), config, {"images": 0, "da
 print(json.dumps({}))
 """
 IMPORT_TORCH = "import os, time, torch; print(time.time(), flush=True); os._exit(0)"
-# The denoiser's module is imported here instead of a moment later by the command itself, which needs it anyway.
+# Imports the denoiser's module slightly before the command does, which needs it anyway.
 FIRST_CALL = """
 import os, sys, time
 from edm.cli import main
@@ -47,7 +47,7 @@ sys.exit("the network was not called")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default 7)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds (default 7)")
     parser.add_argument("--output", help="JSON file (default bench/results/startup.json)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -72,12 +72,12 @@ def main() -> int:
 
 
 def run(*words: str | Path) -> None:
-    """Runs a command to its end. What it prints goes nowhere; a failure ends all, since its time would mean nothing."""
+    """Runs a command to its end and discards its output. A failure stops the benchmark: its time would be invalid."""
     subprocess.run(words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, check=True)
 
 
 def until_it_prints(*words: str | Path) -> float:
-    """Seconds from the start of a command to the time that it prints: without its end, which torch makes long."""
+    """Seconds from the start of a command to the time that it prints; excludes its exit, which is slow with torch."""
     start = time.time()
     done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
     if done.returncode:

@@ -1,16 +1,16 @@
-"""What arrives in MLflow when everything happens at once, and when its server is away.
+"""Tests that MLflow receives everything, with many processes at once and with a server outage.
 
     python bench/tracking.py [--processes N] [--points N] [--waves N] [--outage S] [--only PART ...]
 
-Three parts, each on an empty SQLite store, so that making its tables is part of the race:
+Three parts, each on an empty SQLite store, so that the creation of its tables is part of the race:
 
-syncs     N processes write a journal each and deliver it, all at the same moment (as `edm track sync` does)
-journals  N processes write journals, one delivers them afterwards
-outage    N processes log while an `mlflow server` is stopped for S seconds, with deliveries before, during and after
+syncs     N processes each write a journal and deliver it, all at the same moment (as `edm track sync` does)
+journals  N processes write journals; one process delivers them afterwards
+outage    N processes log while an `mlflow server` is stopped for S seconds; deliveries before, during and after
 
-Then the store's own tables are compared with what was logged, point by point. Prints counts and times as JSON; status 1
-where anything is missing, double or different. Processes are forked from one that has loaded MLflow, which saves
-300 MB each; --waves splits them where memory is still short.
+Then compares the store's tables with the logged values, point by point. Prints counts and times as JSON; exits with
+status 1 if anything is missing, duplicated or different. Forks the processes from one that has loaded MLflow, which
+saves 300 MB each; --waves splits them into groups if memory is still short.
 """
 
 import argparse
@@ -42,11 +42,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=64)
     parser.add_argument("--points", type=int, default=160, help="metric points per process (default 160)")
-    parser.add_argument("--waves", type=int, default=1, help="how many groups of processes, one after another")
+    parser.add_argument("--waves", type=int, default=1, help="number of groups of processes, run one after another")
     parser.add_argument("--outage", type=float, default=60, help="seconds without the server (default 60)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
     args = parser.parse_args()
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (here once for all that are forked)
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (loaded once before forking)
 
     found = {}
     for part in (part for part in PARTS if part in args.only):
@@ -84,7 +84,7 @@ def journals(args: argparse.Namespace) -> dict:
 
 
 def outage(args: argparse.Namespace) -> dict:
-    """The processes take the outage and half as long again to log their points."""
+    """The processes log their points over 1.5 times the duration of the outage."""
     every = 1.5 * args.outage / args.points
     writers = [fork(lambda me=me: log(me, args.points, every)) for me in range(args.processes)]
     uri = f"http://127.0.0.1:{_free_port()}"
@@ -119,7 +119,7 @@ def outage(args: argparse.Namespace) -> dict:
 
 
 def log(me: int, points: int, every: float = 0.0) -> None:
-    """Writes a journal as a training does: ``points`` points, two metrics a step."""
+    """Writes a journal like a training run: ``points`` points, two metrics per step."""
     with Journal(journal(me)).run(f"bench/{me}", experiment="bench", params={"seed": me, "lr": 1e-3}) as run:
         for step in range(points // 2):
             run.metrics({"loss": me + 1 / (step + 1), "rate": step}, step=step * 512)
@@ -131,7 +131,7 @@ def journal(me: int) -> Path:
 
 
 def compared(processes: int, points: int) -> dict:
-    """What the tables hold, beside what was logged."""
+    """Compares the contents of the tables with the logged values."""
     logged = Counter((f"bench/{me}", name, step * 512, value) for me in range(processes) for step in range(points // 2)
                      for name, value in (("loss", me + 1 / (step + 1)), ("rate", float(step))))  # fmt: skip
     with contextlib.closing(sqlite3.connect("mlflow.db")) as store:
@@ -153,7 +153,7 @@ def compared(processes: int, points: int) -> dict:
 
 
 def together(work: Callable[[int], object], numbers: range | list[int]) -> int:
-    """Runs ``work`` in a process per number; how many of them failed."""
+    """Runs ``work`` in one process per number; returns how many failed."""
     return sum(not ended_well(process) for process in [fork(lambda me=me: work(me)) for me in numbers])
 
 
@@ -177,7 +177,7 @@ def ended_well(process: int) -> bool:
 
 @contextlib.contextmanager
 def server(uri: str) -> Iterator[None]:
-    """A tracking server with one worker over mlflow.db, while the block runs."""
+    """Runs a tracking server with one worker on mlflow.db inside the block."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rpartition(":")[2],
                "--workers", "1", "--backend-store-uri", "sqlite:///mlflow.db",
                "--artifacts-destination", "artifacts"]  # fmt: skip
@@ -207,7 +207,7 @@ def _free_port() -> int:
 
 
 def _meet(number: int, me: int) -> None:
-    """Returns when ``number`` processes are here."""
+    """Returns when ``number`` processes have called it (a barrier)."""
     Path(f"ready-{me}").touch()
     end = time.monotonic() + 120
     while len(list(Path().glob("ready-*"))) < number and time.monotonic() < end:

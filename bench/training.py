@@ -1,12 +1,13 @@
-"""How many images a second training takes, against a straightforward implementation in the same run.
+"""Images per second of training, compared with a straightforward implementation in the same run.
 
     python bench/training.py [--experiment cifar10-cond --model vp-F] [--channels N] [--batch N] [--device cuda]
 
-Training's own step (drawing of inputs with augmentation, loss, gradients, Adam, moving average) on made-up images. All
-variants take a step by turns. What is compiled is compiled in its first step, which is reported apart. Utilisation is
-the FLOPs of the network's forward and backward passes, with plain convolutions, against those of a large matrix product
-on the same device in the same precision. Every variant is a process of its own; peak memory is that of all it did.
-With --each-core, one variant is as many processes as there are cores, and its images/s are those of all of them.
+Runs edm's training step (input preparation with augmentation, loss, gradients, Adam, moving average) on synthetic
+images. The variants do one step each by turns. Compilation is part of the first step, whose time is reported
+separately. Utilisation is the FLOP rate of the network's forward and backward passes, counted with plain convolutions,
+relative to that of a large matrix product on the same device in the same precision. Every variant runs in its own
+process; peak memory includes the first step.
+With --each-core, one variant runs one process per core, and its images/s are their total.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ON_GPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "tf32": ("tf32", 
           "bf16 graphs": ("bf16", "graphs")}  # fmt: skip
 ON_CPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no")}
 COMPILED_ON_CPU = {"fp32 compiled": ("fp32", "yes")}
-EACH_CORE = "fp32, one per core"  # at once, with a thread each: as the chain runs small trainings and evaluations
+EACH_CORE = "fp32, one per core"  # one thread each, as the workflow runs small training runs and evaluations
 
 
 def main() -> int:
@@ -61,20 +62,20 @@ def main() -> int:
 
 
 def options(about: str) -> argparse.Namespace:
-    """The arguments that training and sampling share."""
+    """The arguments of the training and sampling benchmarks."""
     parser = arguments(about, "cifar10", "cifar10-cond")
-    parser.add_argument("--channels", type=int, help="model_channels in place of the configuration's")
+    parser.add_argument("--channels", type=int, help="overrides model_channels of the configuration")
     parser.add_argument("--batch", type=int, help="images per step (default: 512 on a GPU, 16 on a CPU)")
-    parser.add_argument("--microbatch", type=int, help="images at once (default: 128 on a GPU)")
+    parser.add_argument("--microbatch", type=int, help="images per pass (default: 128 on a GPU)")
     parser.add_argument("--rounds", type=int, default=10, help="steps of every variant (default 10)")
     parser.add_argument("--variants", nargs="+", help="only these")
-    parser.add_argument("--each-core", action="store_true", help="on a CPU, also a process per core, all at once")
+    parser.add_argument("--each-core", action="store_true", help="on a CPU, also run one process per core at once")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def setting(args: argparse.Namespace):
-    """The configuration, sized for the device, and the device."""
+    """The configuration, with batch sizes for the device, and the device."""
     from reference import place_of
 
     from edm import params
@@ -89,7 +90,7 @@ def setting(args: argparse.Namespace):
 
 
 def chosen(args: argparse.Namespace, device: str) -> dict[str, tuple[str, str]]:
-    """The variants to run; the reference is always there."""
+    """The variants to run, always including the reference."""
     more = COMPILED_ON_CPU if args.compiled or args.variants else {}
     if args.each_core:
         more = more | {EACH_CORE: ON_CPU["fp32"]}
@@ -99,12 +100,12 @@ def chosen(args: argparse.Namespace, device: str) -> dict[str, tuple[str, str]]:
 
 
 def copies_of(name: str) -> int:
-    """How many processes a variant is, where each has one thread; 0 for one with all of them."""
+    """Number of single-threaded processes of a variant; 0 for one process with all threads."""
     return threads() if name == EACH_CORE else 0
 
 
 def begin(name: str, config, place, compile: str) -> tuple[float, Callable[[], float]]:
-    """The seconds of a variant's first step, and that step, to be called again and again for its seconds."""
+    """The seconds of a variant's first step, and a function that runs another step and returns its seconds."""
     import torch
     from reference import Training, made_up
 
@@ -136,7 +137,7 @@ def begin(name: str, config, place, compile: str) -> tuple[float, Callable[[], f
 
 
 def wait(device) -> None:
-    """Returns when the device has done all that it was given."""
+    """Waits for the device to finish all queued work."""
     import torch
 
     if device.type != "cpu":
@@ -153,7 +154,7 @@ _ceilings: dict[str, float] = {}
 
 
 def ceiling(device, precision: str) -> float:
-    """FLOP/s of a large matrix product: what the device reaches where nothing else holds it up."""
+    """FLOP/s of a large matrix product: an upper bound of the device's practical rate."""
     import torch
 
     from edm.networks.precision import DTYPES, float32_as

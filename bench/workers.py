@@ -1,4 +1,4 @@
-"""Variants in processes of their own, which take their turns: each has its own memory, and its own way with it."""
+"""Runs each variant in its own process by turns, so that memory and its settings are separate."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class Worker:
-    """This benchmark again, for one variant (``--only NAME``). ``first``: seconds of what it does before its turns.
+    """Runs this benchmark in a subprocess for one variant (``--only NAME``). first: seconds of its preparation.
 
-    copies: so many at once, all of the same, with a thread each; 0 for one of as many threads as torch takes.
+    copies: number of identical single-threaded processes; 0 for one process with torch's default threads.
     """
 
     def __init__(self, name: str, copies: int = 0):
         own = [sys.executable, str(Path(sys.argv[0]).resolve()), *sys.argv[1:], "--only", name]
-        environment = {**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # what compiles, compiles here
+        environment = {**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # forces compilation
         if copies:
             environment["OMP_NUM_THREADS"] = "1"
         self._processes = [
@@ -28,14 +28,14 @@ class Worker:
         self.name, self.first = name, max(self._answers())
 
     def __call__(self, *what: Any) -> float:
-        """Its turn: the seconds until all copies had done it."""
+        """Runs one turn; returns the seconds until all copies have finished."""
         for process in self._processes:
             process.stdin.write(json.dumps(what) + "\n")
             process.stdin.flush()
         return max(self._answers())
 
     def end(self) -> int:
-        """Ends the processes; the MiB that each had at most, summed."""
+        """Ends the processes; returns the sum of their peak memory in MiB."""
         for process in self._processes:
             process.stdin.close()
         peak = int(sum(self._answers()))
@@ -54,10 +54,10 @@ class Worker:
 
 
 def serve(first: float, turn: Callable[..., float], device) -> int:
-    """The other side: takes its turns until there are no more.
+    """The subprocess: runs turns until the parent closes the pipe.
 
-    The variants may not fit on a GPU together. So each leaves it to the others between its turns, and begins a turn
-    with one that does not count, in which it takes its memory again.
+    The variants may not fit on a GPU together. Each therefore frees its GPU memory between turns, and begins a turn
+    with an untimed run that allocates the memory again.
     """
     import torch
 
@@ -79,7 +79,7 @@ def serve(first: float, turn: Callable[..., float], device) -> int:
 
 
 def _peak(device) -> int:
-    """MiB that this process held at most: of the GPU, else of memory."""
+    """Peak memory of this process in MiB: GPU memory if it uses a GPU, else main memory."""
     import torch
 
     if device.type == "cuda":

@@ -1,13 +1,13 @@
-"""How long does the workflow take before the first job starts, and where there is nothing to do?
+"""How long does the workflow take before the first job starts, and when all results are up to date?
 
     python bench/workflow.py [--evaluations N] [--report NAME] [--chain TARGET] [--rounds N]
 
-5,000 jobs   `snakemake -n` where one model is evaluated in 5,000 jobs: until the job counts, and to the end
-paper        `snakemake -n paper` and `edm plan paper` of the shipped params.yaml
-no-op        `snakemake` of a tiny chain that is finished: "Nothing to be done"
+5,000 jobs   `snakemake -n` with 5,000 evaluation jobs of one model: time to the job counts, and to the end
+paper        `snakemake -n paper` and `edm plan paper` with the shipped params.yaml
+no-op        `snakemake` on a completed tiny workflow: "Nothing to be done"
 
-Each in a fresh process and a folder of its own, by turns. The targets: job counts within 15 s, a no-op within 5 s. The
-tiny chain is that of the tests; --chain data-digits finishes only its data, which is enough to try this program out.
+Each runs in a fresh process and folder, by turns. Targets: job counts within 15 s, a no-op within 5 s. The tests
+define the tiny workflow; --chain data-digits completes only its dataset, which suffices to try this benchmark.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from pathlib import Path
 from common import ROOT, by_turns, environment, report, summary
 
 sys.path.insert(0, str(ROOT / "tests" / "workflow"))
-from test_small_chain import write_params  # the tiny chain
+from test_small_chain import write_params  # of the tiny workflow
 
 from edm.errors import UserError
 
-STEPS = 100  # values of num_steps in the large grid; the others are of S_churn
+STEPS = 100  # values of num_steps in the large grid; its other parameter is S_churn
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2"]
 DAG, WHOLE, REPORT, PLAN, NOTHING = (
     "snakemake -n, {jobs:,} jobs: job counts", "snakemake -n, {jobs:,} jobs: all lines", "snakemake -n {report}",
@@ -38,9 +38,9 @@ TARGETS = {DAG: 15.0, NOTHING: 5.0}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluations", type=int, default=5000, help="jobs of the large grid (default 5000)")
-    parser.add_argument("--report", default="paper", help="report in the shipped params.yaml (default paper)")
-    parser.add_argument("--chain", default="tiny", help="target of the tiny chain to finish first (default: all of it)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--report", default="paper", help="report of the shipped params.yaml (default paper)")
+    parser.add_argument("--chain", default="tiny", help="target of the tiny workflow to run first (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--output", help="JSON file (default bench/results/workflow.json)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -55,7 +55,7 @@ def compare(folder: Path, args: argparse.Namespace) -> int:
     shutil.copy(ROOT / "params.yaml", shipped)
     write_params(finished)
     run(finished, *SNAKEMAKE, args.chain)
-    counts: list[tuple[int, float]] = []  # jobs of the large grid, and seconds until their counts were there
+    counts: list[tuple[int, float]] = []  # jobs of the large grid, and seconds until Snakemake printed the counts
 
     def dag() -> None:
         counts.append(job_counts(large, *SNAKEMAKE, "-n"))
@@ -81,7 +81,7 @@ def compare(folder: Path, args: argparse.Namespace) -> int:
 
 
 def many(tiny: dict, evaluations: int) -> None:
-    """Turns the tiny experiment into one with that many evaluations of one model, each a job."""
+    """Gives one model of the tiny experiment that many evaluations, each a job."""
     tiny["sampling"]["one_job_per"] = "point"
     steps = min(STEPS, evaluations)
     churns = [0.01 * i for i in range(-(-evaluations // steps))]
@@ -89,7 +89,7 @@ def many(tiny: dict, evaluations: int) -> None:
 
 
 def run(folder: Path, *words: str) -> str:
-    """What a command prints, on both of its streams. Raises UserError where it fails."""
+    """Runs a command and returns its stdout and stderr. Raises UserError if it fails."""
     done = subprocess.run(words, cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)  # fmt: skip
     if done.returncode:
@@ -98,7 +98,7 @@ def run(folder: Path, *words: str) -> str:
 
 
 def job_counts(folder: Path, *words: str) -> tuple[int, float]:
-    """Runs a dry run to its end. Returns how many jobs it counts, and seconds until it had printed the first count."""
+    """Completes a dry run. Returns its number of jobs, and the seconds until it printed the first count."""
     start, jobs, until = time.perf_counter(), 0, 0.0
     with subprocess.Popen(words, cwd=folder, env=environment() | {"PYTHONUNBUFFERED": "1"}, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # fmt: skip

@@ -26,9 +26,7 @@ def test_a_file_that_is_cut_is_refused_at_any_length(tmp_path, refused, files):
         whole = path.read_bytes()
         for length in {0, 1, 8, 9, 20, 100, 1000, len(whole) // 2, len(whole) * 9 // 10, len(whole) - 1}:
             (tmp_path / "cut").write_bytes(whole[:length])
-            refused(
-                "damaged|empty|no known kind|not a (file of this|whole safetensors)", tmp_path / "cut", **asked
-            )
+            refused("damaged|empty|no known kind|not a (file of this|whole safetensors)", tmp_path / "cut", **asked)
 
 
 def test_a_bit_that_flips_is_refused_or_moves_a_weight(tmp_path, files):
