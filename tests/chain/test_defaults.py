@@ -1,4 +1,4 @@
-"""Defaults and constants decide results, too, and no specification holds them: each is pinned to its rules' code numbers.
+"""Defaults and constants decide results, too, and no specification holds them: each is pinned to code numbers.
 
 defaults.json keeps them as they were with the code numbers beside them. After a change: raise the numbers named by
 the test, then run ``python tests/chain/test_defaults.py``, which writes the file anew and refuses where one is not
