@@ -52,7 +52,7 @@ def evaluate_grid(
         raise UserError(f"{output}: a part of an evaluation goes into a .safetensors file, for --parts")
     if parts and not world.is_first:
         return
-    found = read_search(settings) if settings else {}
+    found = {"settings": read_search(settings)["settings"], "sha256": sha256_file(settings)} if settings else {}
     about = about_checkpoint(checkpoint) | {"settings": {"path": settings, **found} if settings else None}
     draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
                   for point, repeat in evaluation.draws)  # fmt: skip

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edm.chain.paths import TABLE_FORMATS, search_file
 from edm.errors import UserError
-from edm.evaluation.history import FORMAT as SEARCH_FORMAT
-from edm.files.writing import read_json, write_json, write_text
+from edm.evaluation.records import read_search
+from edm.files.writing import write_json, write_text
 from edm.params import Report
 from edm.params.layouts import metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
@@ -135,9 +135,7 @@ def _settings(layout: Layout, results: Results) -> Table:
         source = columns[column]
         path = results.results / Path(search_file(source.experiment, source.model, source.name)).relative_to("results")
         if path.exists():
-            found[column] = outcome = read_json(path)
-            if not isinstance(outcome, dict) or outcome.get("format") != SEARCH_FORMAT:
-                raise UserError(f"{path}: not the outcome of a search; delete it and run snakemake again")
+            found[column] = outcome = read_search(path)
             notes.append(f"{column}: {outcome['metric']['label']} {outcome['value']:.4g}, {outcome['method']} search, "
                          f"{outcome['evaluations']} evaluations of {outcome['images']:,} images.")  # fmt: skip
     rows = {}
