@@ -43,7 +43,8 @@ def add(command: Commands) -> None:
     )  # fmt: skip
     sub.epilog = (
         "After SIGTERM, SIGUSR1, Ctrl-C or the end of the time limit, the run finishes its current step, saves its "
-        "state and exits with status 75; the same command resumes it. Other statuses: 0 done, 1 error, 130 second Ctrl-C."
+        "state and exits with status 75; the same command resumes it. Other statuses: 0 done, 1 error, 130 a second "
+        "Ctrl-C."
     )
     sub.add_argument("--experiment", help="experiment in params.yaml")
     sub.add_argument("--model", help="model of the experiment, such as vp-F")
@@ -141,7 +142,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
         compiled = options(args.compile or compile, config.network(), work / place.size, place.device)
         check(config, dataset, place)  # before writing any file
         if place.is_first and config.conditional and dataset.empty_classes:
-            say(f"warning: {args.data}: {described(dataset.classes, dataset.empty_classes)}; the model samples all classes")
+            say(f"warning: {args.data}: {described(dataset.classes, dataset.empty_classes)}; it samples all classes")
         if place.is_first:  # a requeued job may still be running elsewhere: the lock keeps both from writing
             stack.enter_context(exclusive(out / ".training"))
         folder = TrainingFolder(out, final, config, dataset, source)
