@@ -43,7 +43,7 @@ def to_present(paths: Iterable[str]) -> None:
 def check_sources(chain: Chain, jobs: Iterable[Job]) -> None:
     """Raises UserError if steps would fail, some after hours, because of their raw data.
 
-    The data are missing although output files exist, which Snakemake would remove first; or their date is in the future.
+    Either the data are missing and Snakemake would first remove existing outputs, or their date is in the future.
     """
     for job in jobs:
         for path in raw(chain, job):

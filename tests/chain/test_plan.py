@@ -278,7 +278,7 @@ def test_the_text_says_the_numbers_the_wall_time_and_where_the_rates_are_from(ti
     assert "tiny: 36 jobs; 0 more are up to date." in text
     low, high = (f"{hours / 4:.3g}" for hours in plan.total.hours)
     assert f"Wall time: {low if low == high else f'{low} to {high}'} if 4 GPUs share it evenly" in text
-    assert "not below the longest job on however many GPUs it uses: 33.3 GPU-hours (train tiny vp-A)" in text
+    assert "at least that of the longest job: 33.3 GPU-hours (train tiny vp-A)" in text
     assert "GPU-hours: measured: Made-up GPU, fp32." in text
     assert f"assumes {RK45_NFE} per image" in text
 
