@@ -1,4 +1,4 @@
-"""What a GPU does per second: measured on the user's own machine, and where it is not, estimated and labelled so.
+"""Throughput of a GPU: measured on the user's machine, or else an estimate that is labelled as one.
 
 The table is free of torch; only :func:`measure` needs it.
 """
@@ -35,7 +35,7 @@ WARM_UP, FEWEST = 3, 3  # steps before the clock starts, and steps that a median
 
 @dataclass(frozen=True)
 class Rate:
-    """Training images, or network evaluations of one image, per second on one GPU, and where the number is from."""
+    """Training images, or network evaluations of one image, per second on one GPU, and the source of the number."""
 
     per_second: float
     source: str
@@ -44,10 +44,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line of the table. network: digest of what decides its speed; flops: of one evaluation.
+    """One line of the table. network: digest of the fields that affect its speed; flops: of one evaluation.
 
     device: its name; kind: "cuda", "cpu", …; training, evaluations: per second at ``batch`` images per step, both in
-    that precision; time: when, in UTC; about: how.
+    that precision; time: in UTC; about: conditions of the measurement.
     """
 
     network: str
@@ -63,17 +63,17 @@ class Measurement:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What a later measurement replaces: the same device, precision and network."""
+        """The key: a later measurement of the same device, precision and network replaces this one."""
         return self.device, self.precision, self.network
 
 
 class Throughput:
-    """Rates of any network, from the measurements there are.
+    """Rates of any network, from the existing measurements.
 
-    A network that was measured in a precision has its own rate. Any other has that of the nearest measurement on the
-    same device (the same precision before other ones, then the nearest in FLOPs), scaled by FLOPs; without any, the
-    published one of a V100, scaled likewise.
-    ``device``: part of a device's name; without one, the GPU measured last counts, and CPUs never do.
+    A network that was measured in a precision has its own rate. Any other has the rate of the nearest measurement on
+    the same device (the same precision before other ones, then the nearest in FLOPs), scaled by FLOPs; without
+    measurements, the published rate of a V100, scaled likewise.
+    ``device``: part of a device's name; default: the GPU measured last, never a CPU.
     """
 
     def __init__(self, measurements: Iterable[Measurement] = ()):
@@ -81,7 +81,7 @@ class Throughput:
 
     @classmethod
     def load(cls, path: str | Path | None) -> "Throughput":
-        """The table in a file; an empty one where there is no file. Raises UserError where the file is another."""
+        """The table in a file; an empty one without a file. Raises UserError for a file of another format."""
         return cls(_read(Path(path)) if path is not None and Path(path).exists() else ())
 
     def training(self, config: TrainingConfig, device: str | None = None) -> Rate:
@@ -89,7 +89,7 @@ class Throughput:
         return self._rate("training", config.network(), config.precision, device, ANCHOR_TRAINING)
 
     def evaluations(self, network: NetworkConfig, precision: str = "fp32", device: str | None = None) -> Rate:
-        """Network evaluations of one image per second and GPU. Raises UserError where ``device`` was not measured."""
+        """Network evaluations of one image per second and GPU. Raises UserError if ``device`` was not measured."""
         return self._rate("evaluations", network, precision, device, ANCHOR_EVALUATIONS)
 
     def _rate(self, what: str, network: NetworkConfig, precision: str, device: str | None, anchor: float) -> Rate:
@@ -104,7 +104,7 @@ class Throughput:
         return Rate(getattr(m, what) * m.flops / size, source, measured=False)
 
     def _on(self, device: str | None) -> list[Measurement]:
-        """The measurements of one device: a plan that mixes several would be true of none."""
+        """The measurements of one device, since a plan must not mix devices."""
         if device is None:
             found = [m for m in self.measurements if m.kind != "cpu"]
         else:
@@ -117,12 +117,12 @@ class Throughput:
 
 
 def network_digest(network: NetworkConfig) -> str:
-    """Names what decides a network's speed: all of its configuration but the dropout probability."""
+    """A digest of everything that affects a network's speed: its configuration without the dropout probability."""
     return digest({name: value for name, value in network.changes().items() if name != "dropout"})
 
 
 def record(path: str | Path, measurement: Measurement) -> None:
-    """Writes a measurement into the table of a file, in place of an earlier one of its kind; the others stay."""
+    """Writes a measurement into the table of a file; it replaces an earlier one with the same key."""
     path = Path(path)
     table = {m.key: m for m in (_read(path) if path.exists() else ())}
     table[measurement.key] = measurement
@@ -161,10 +161,10 @@ def measure(
 ) -> Measurement:
     """Times training steps and network evaluations of a configuration on one device; the medians, after a warm-up.
 
-    A step is training's own on made-up images: the drawing of a batch with its augmentation, the loss, its gradients,
-    Adam and the moving average; without clipping and without other GPUs to wait for. An evaluation is D(x; σ).
-    seconds: how long, shared by the two. batch: images at once, by default ``microbatch`` or 64. compile: as in train.
-    Raises UserError where the batch does not fit in the device's memory.
+    A step is a real training step on synthetic images: batch with augmentation, loss, gradients, Adam and moving
+    average, without clipping and without communication between GPUs. An evaluation is D(x; σ).
+    seconds: total time for both. batch: images per step, by default ``microbatch`` or 64. compile: as in train.
+    Raises UserError if the batch does not fit in the device's memory.
     """
     import torch
 
@@ -200,7 +200,7 @@ def measure(
 
 
 def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, str] | None) -> list[Callable[[], None]]:
-    """A training step and a network evaluation of a minibatch, each to be called again and again."""
+    """A training step and a network evaluation of a minibatch, as functions to call repeatedly."""
     from itertools import count
 
     import numpy as np
@@ -231,7 +231,7 @@ def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, st
 
 
 def _pace(work: Callable[[], None], seconds: float, device: "torch.device") -> float:
-    """Median seconds of one call, from as many as fit into the time."""
+    """Median seconds of one call, from as many calls as fit into the time."""
     import torch
 
     def timed() -> float:

@@ -1,4 +1,4 @@
-"""The paper's own numbers, to stand beside ours."""
+"""The paper's numbers, for comparison in the tables."""
 
 import functools
 import re
@@ -15,9 +15,9 @@ _ENTRY = re.compile(r"(?P<about>about )?(?P<text>.*?)\s*(?:\((?P<nfe>\d+)\))?\*?
 
 @dataclass(frozen=True)
 class Published:
-    """A number of the paper as printed, with its NFE where the paper gives one.
+    """A number of the paper as printed, with its NFE if the paper gives one.
 
-    verified: False for a value that no source states. approximate: whether the paper gives it as a whole number only.
+    verified: False for a value that no source states. approximate: whether the paper gives only a whole number.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Published:
 
 
 def published(table: str, row: str, column: str) -> Published | None:
-    """The paper's cell; None where it has none. Raises UserError for a table, row or column that it does not have."""
+    """The paper's cell; None if it is empty. Raises UserError for a table, row or column that the paper lacks."""
     tables = _tables()
     if table not in tables:
         raise UserError(f"paper: {table!r} is none of {', '.join(tables)}")

@@ -209,7 +209,7 @@ class _Walk:
         """Of a step without a sidecar: what its own file says, and from what params.yaml would make it."""
         sidecar = sidecar_file(job)
         state = "cannot be read" if os.path.exists(sidecar) else "is not there"
-        unknown = f"nothing tells how it was made: {sidecar} {state}"
+        unknown = f"no record of how it was made: {sidecar} {state}"
         inputs: dict[str, str | None] = dict.fromkeys(job.files)
         if path != self.path:
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}

@@ -138,7 +138,7 @@ def test_a_part_costs_what_it_needs(tiny):
 
 
 def test_a_target_that_nothing_makes_is_refused(tiny):
-    with pytest.raises(edm.UserError, match="tiny/table9: nothing makes that"):
+    with pytest.raises(edm.UserError, match="tiny/table9: no job makes it"):
         make_plan(tiny, "tiny/table9")
 
 
@@ -275,12 +275,12 @@ def test_the_text_says_the_numbers_the_wall_time_and_where_the_rates_are_from(ti
     assert table["train"]["images trained"] == "1200" and table["train"]["GPU-hours"] == "33.3"
     assert table["search"]["images drawn"] == "70 to 84" and table["search"]["network evaluations"] == "210 to 252"
     assert table["total"]["jobs"] == "36"
-    assert "tiny: 36 jobs; 0 more are there already." in text
+    assert "tiny: 36 jobs; 0 more are up to date." in text
     low, high = (f"{hours / 4:.3g}" for hours in plan.total.hours)
     assert f"Wall time: {low if low == high else f'{low} to {high}'} if 4 GPUs share it evenly" in text
-    assert "not below the longest job on however many GPUs it uses: 33.3 GPU-hours (train tiny vp-A)" in text
+    assert "at least that of the longest job: 33.3 GPU-hours (train tiny vp-A)" in text
     assert "GPU-hours: measured: Made-up GPU, fp32." in text
-    assert f"{RK45_NFE} per image are assumed" in text
+    assert f"assumes {RK45_NFE} per image" in text
 
 
 def test_large_numbers_are_shown_to_three_digits_with_their_unit(whole):

@@ -124,7 +124,7 @@ def test_training_tells_of_classes_without_images(tmp_path, tiny, capsys):
         (tmp_path / "c.json").write_text(json.dumps(config.to_dict()))
         out = ["--data", str(tmp_path / "d.zip"), "--out", str(tmp_path / f"out{conditional}"), "--device", "cpu"]
         assert edm.cli.main(["train", "--config", str(tmp_path / "c.json"), *out]) == 0
-        assert ("3 classes (1 without images: 1); images are drawn of all" in capsys.readouterr().err) == conditional
+        assert ("3 classes (1 without images: 1); it samples all classes" in capsys.readouterr().err) == conditional
 
 
 def test_the_count_in_words():

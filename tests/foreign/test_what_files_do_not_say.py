@@ -185,7 +185,7 @@ def test_import_prints_what_it_assumes(tmp_path, capsys):
     words = ["import", str(FIXTURES / "adm.pt"), str(out), "--resolution", "16", "--channels-per-head", "32"]
     assert main(words) == 0
     line = capsys.readouterr().err.splitlines()[1]
-    assert line.startswith("assumed, as the file does not say it: ")
+    assert line.startswith("assumed, because the file does not determine it: ")
     assert 'noise_schedule "cosine"' in line and 'attention_order "new"' in line and "resolution" not in line
     assert main([*words, "--attention-order", "old", "--noise-schedule", "linear"]) == 0
     line = capsys.readouterr().err.splitlines()[1]

@@ -203,7 +203,7 @@ def test_without_the_sidecar_of_a_training_nothing_is_said_of_it(finished, conte
     sidecar.unlink() if content is None else sidecar.write_text(content)
     found, steps = traced()
     step = steps["models/tiny/vp-B/model.safetensors"]
-    assert step["unknown"].startswith("nothing tells how it was made: steps/train/tiny/train/vp-B.json")
+    assert step["unknown"].startswith("no record of how it was made: steps/train/tiny/train/vp-B.json")
     assert not {"settings", "seed", "commit", "created", "now"} & set(step)
     assert step["from"] == [{"file": "data/made.zip", "sha256": None}]
     assert any("not all of it is known: models/tiny/vp-B/model" in caution for caution in found["cautions"])

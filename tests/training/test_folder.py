@@ -84,7 +84,7 @@ def test_a_finished_training_says_so_and_changes_nothing(command, tmp_path, caps
     capsys.readouterr()
     assert command() == 0
     assert capsys.readouterr().err == (
-        f"{tmp_path / 'run'}: this training is finished; nothing is changed (--overwrite trains it again)\n"
+        f"{tmp_path / 'run'}: this training run is finished; nothing is changed (--overwrite trains it again)\n"
     )
     assert content(tmp_path / "run") == before
 
@@ -107,7 +107,7 @@ def test_another_training_in_the_folder_of_a_finished_one_has_to_be_asked_for(
     assert content(tmp_path / "run") == before
     assert command("--overwrite", *words, **changes) == 0
     assert content(tmp_path / "run") != before
-    assert command(*words, **changes) == 0 and "this training is finished" in capsys.readouterr().err
+    assert command(*words, **changes) == 0 and "this training run is finished" in capsys.readouterr().err
 
 
 def test_a_model_that_no_training_in_the_folder_made_is_not_written_over(command, tmp_path, capsys):
@@ -124,7 +124,7 @@ def test_the_chain_trains_again_what_is_stale(command, tmp_path, monkeypatch, ca
     for step, code in (("one", 1), ("one", 1), ("other", 2)):
         monkeypatch.setenv(MADE_FROM, step)
         assert command(seed=code) == 0
-    assert capsys.readouterr().err.count("this training is finished") == 1
+    assert capsys.readouterr().err.count("this training run is finished") == 1
     (tmp_path / "run" / "model.safetensors").unlink()  # as Snakemake removes the outputs of a step that is to run
     assert command(seed=2) == 0 and (tmp_path / "run" / "model.safetensors").exists()
 
