@@ -29,8 +29,8 @@ def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[int]
     patience: seconds to wait for another holder; file servers take a while to release the lock of a crashed machine.
 
     The lock is a ``flock``, which the system releases when the process dies, and which Linux supports over NFS. On a
-    file system without such locks, a second file beside ``path`` is the lock: its holder keeps renewing its time, and a lock
-    not renewed for a minute, by the waiting process's clock, belongs to a dead process.
+    file system without such locks, a second file beside ``path`` is the lock: its holder keeps renewing its time, and a
+    lock not renewed for a minute, by the waiting process's clock, belongs to a dead process.
 
     Yields the open file: with ``flock``, a child process that inherits it holds the lock, too. Raises Held, naming the
     holder, when patience ends; UserError if the file cannot be written.

@@ -69,8 +69,8 @@ def interpret(
 ) -> Any:  # fmt: skip
     """The value of the pickle that starts at the position of ``file``; leaves the position after its end.
 
-    names: the globals that the pickle may use. When the pickle calls one, its function is called with the arguments; None
-        marks a name that is only passed as an argument, as a :class:`Name`.
+    names: the globals that the pickle may use. When the pickle calls one, its function is called with the arguments;
+        None marks a name that is only passed as an argument, as a :class:`Name`.
     persistent: returns the value for a persistent id, if the pickle may have them. kind: the file's kind in messages.
     Values are None, bool, int, float, str, bytes, tuple, list, dict, set, Name, Span, Instance and the results of the
     functions; containers may contain themselves. Raises UserError without the name of the file.

@@ -63,5 +63,5 @@ def _entry_name(name: str) -> str:
     """The name of a metric, param or tag, with the characters that MLflow rejects replaced by underscores."""
     name = re.sub(r"[^/\w.\- :]", "_", name)[:_NAME_LENGTH]
     if name != posixpath.normpath(name) or name.startswith(("/", "..")) or name == ".":
-        name = "_" + name.replace("/", "_")[: _NAME_LENGTH - 1]  # MLflow treats names as paths, and requires normalised ones
+        name = "_" + name.replace("/", "_")[: _NAME_LENGTH - 1]  # MLflow only takes names that are plain paths
     return name

@@ -1,7 +1,7 @@
 """The journal of a job, an append-only JSONL file, and the runs that it describes.
 
-Each line is one event: ``run`` (a run begins or resumes), ``metrics``, ``tag``, ``artifact`` or ``finish``, with the key
-of its run and a time in milliseconds. The journal is the authoritative record; MLflow shows a copy.
+Each line is one event: ``run`` (a run begins or resumes), ``metrics``, ``tag``, ``artifact`` or ``finish``, with the
+key of its run and a time in milliseconds. The journal is the authoritative record; MLflow shows a copy.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ _PENDING_LIMIT = 1 << 24  # bytes kept in memory while the file cannot be writte
 class Journal:
     """Writes one journal file. Its methods never raise: the first failure prints a warning on stderr.
 
-    Each event is one line, passed to the operating system immediately. Lines that cannot be written (full disk) are kept
-    in memory and written with a later event. Only one process at a time may write a journal.
+    Each event is one line, passed to the operating system immediately. Lines that cannot be written (full disk) are
+    kept in memory and written with a later event. Only one process at a time may write a journal.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -53,9 +53,9 @@ class Journal:
         """Begins the run ``key``, or resumes it if the journal already has it (a resumed job).
 
         key: unique in the project. name: by default the key. parent: the key of a run in any journal. params: nested
-        ones are flattened (``a: {b: 1}`` is ``a.b``); their hash becomes the tag ``params_sha256``, which finds the runs
-        of one configuration. made_from: identifies code and inputs. An argument of None keeps the earlier value. If
-        params or made_from differ from the earlier ones, the run starts afresh and its earlier events are discarded.
+        ones are flattened (``a: {b: 1}`` is ``a.b``); their hash becomes the tag ``params_sha256``, which finds the
+        runs of one configuration. made_from: identifies code and inputs. An argument of None keeps the earlier value.
+        If params or made_from differ from the earlier ones, the run starts afresh and its earlier events are discarded.
         """
         with self._shielded():
             event = {"event": "run", "key": key, "name": name, "experiment": experiment, "parent": parent,

@@ -25,7 +25,7 @@ from edm.tracking.transfer import SyncReport, Transfer
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow's own defaults would retry a dead server for minutes and print a link per run. The user's own settings take precedence.
+# MLflow's own defaults would retry a dead server for minutes and print a link per run. The user's settings win.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -50,11 +50,11 @@ def sync(
 ) -> SyncReport:
     """Updates the store at ``tracking_uri`` from the journals. Repeating it sends nothing.
 
-    It finds runs by the tag ``edm.key`` and adds new entries. It deletes a run that contradicts its journal (MLflow keeps
-    it in its trash) and sends it again, so that the store has one run per key: MLflow cannot change params or metric
-    points once written, but a job may be rerun with other params, or resumed from an earlier step. If two journals hold
-    one key, the one written last counts. Values too long for MLflow are truncated. Artifact paths are relative to the
-    working directory. A child run is attached to its parent by the first sync that finds both.
+    It finds runs by the tag ``edm.key`` and adds new entries. It deletes a run that contradicts its journal (MLflow
+    keeps it in its trash) and sends it again, so that the store has one run per key: MLflow cannot change params or
+    metric points once written, but a job may be rerun with other params, or resumed from an earlier step. If two
+    journals hold one key, the one written last counts. Values too long for MLflow are truncated. Artifact paths are
+    relative to the working directory. A child run is attached to its parent by the first sync that finds both.
 
     Only one sync runs at a time: a lock (by default beside the SQLite file) covers reading and sending. After ``limit``
     seconds, including the wait for the lock, it starts no further run; the next sync continues there.
@@ -124,7 +124,7 @@ def _settle_environment() -> None:
 def _latest_records(
     journal_paths: Iterable[str | os.PathLike], set_aside: list[str] | None = None
 ) -> tuple[list[RunRecord], list[str]]:
-    """(one record per key, in the order of their beginnings, so parents before children; errors of unreadable journals).
+    """(one record per key, ordered by start, so parents before children; errors of unreadable journals).
 
     Appends an entry to ``set_aside`` for each line that cannot be read.
     """

@@ -94,7 +94,7 @@ class Transfer:
         return refused
 
     def _ensure_experiments(self) -> dict[str, str]:
-        """The id of each experiment in the store. Creates missing ones that records name, or restores them from the trash."""
+        """The id of each experiment in the store. Creates missing ones for the records, or restores deleted ones."""
         known = {experiment.name: experiment.experiment_id for experiment in _pages(self.client.search_experiments)}
         for name in dict.fromkeys(entries.experiment_name(record) for record in self.records):
             if name in known:
@@ -110,7 +110,7 @@ class Transfer:
         return known
 
     def _find_runs(self) -> dict[str, Any]:
-        """The run of each key in the store. Of several runs with one key (restored from the trash) it keeps the last."""
+        """The run of each key in the store. Of several runs with one key (restored from the trash) keeps the last."""
         runs: dict[str, Any] = {}
         condition = f"tags.`{entries.KEY_TAG}` != ''"
         found = _pages(self.client.search_runs, experiment_ids=[*self.experiments.values()], filter_string=condition)
