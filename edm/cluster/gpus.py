@@ -39,7 +39,7 @@ def own(count: int) -> Iterator[list[int]]:
     with ExitStack() as held:
         here = on_this_machine() if count else []
         if 0 < len(here) < count:
-            raise UserError(f"{count} GPUs are asked for, and there are {len(here)}; lower `gpus` in params.yaml")
+            raise UserError(f"{count} GPUs are needed, but only {len(here)} are available; lower `gpus` in params.yaml")
         taken = _taken(here, count, held) if here else {}
         if taken or count == 0:
             os.environ[VISIBLE] = ",".join(taken)
@@ -147,10 +147,10 @@ def _check_folder() -> None:
     try:
         FOLDER.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{FOLDER}: cannot be made ({error.strerror}); GPUs are shared out there") from error
+        raise UserError(f"{FOLDER}: cannot be created ({error.strerror}); it is for the lock files of GPUs") from error
     found = FOLDER.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise UserError(f"{FOLDER}: not a folder that is yours alone; have it removed")
+        raise UserError(f"{FOLDER}: not a folder that only you can write to; have it removed")
 
 
 def _file(name: str) -> Path:
@@ -158,4 +158,4 @@ def _file(name: str) -> Path:
 
 
 def _say(count: int) -> None:
-    print(f"waiting for {count} GPU{'s' if count > 1 else ''}: other jobs have them, or came first", file=sys.stderr)
+    print(f"waiting for {count} GPU{'s' if count > 1 else ''}: other jobs use or await them", file=sys.stderr)

@@ -103,10 +103,10 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(f"device {name!r}: this machine has no usable GPU; use --device cpu")
     _, size = _place()
     if index and size > 1:
-        raise UserError(f"device {name!r}: each of several processes takes a GPU of its own; use --device cuda")
+        raise UserError(f"device {name!r}: each of several processes needs its own GPU; use --device cuda")
     number = int(index or _number("LOCAL_RANK", 0))
     if number >= torch.cuda.device_count():
-        raise UserError(f"device {name!r}: GPU {number} is not there; this machine has {torch.cuda.device_count()}")
+        raise UserError(f"device {name!r}: GPU {number} does not exist; this machine has {torch.cuda.device_count()}")
     return torch.device("cuda", number)
 
 
@@ -157,7 +157,7 @@ def _place() -> tuple[int, int]:
     if rank >= size:
         raise UserError(f"RANK is {rank} and WORLD_SIZE {size}; ranks are counted from 0; {_ADVICE}")
     if not 0 < port < 1 << 16:
-        raise UserError(f"MASTER_PORT is {port}; a port lies between 1 and 65535; {_ADVICE}")
+        raise UserError(f"MASTER_PORT is {port}; a port is between 1 and 65535; {_ADVICE}")
     return rank, size
 
 

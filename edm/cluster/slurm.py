@@ -49,7 +49,7 @@ def requeue() -> None:
         _ask("scontrol", "requeue", job())
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip()
-        raise UserError(f"job {job()}: Slurm does not run it again ({reason}); start the workflow again") from None
+        raise UserError(f"job {job()}: Slurm did not requeue it ({reason}); start the workflow again") from None
 
 
 def on_each_node(command: list[str], nodes: int, gpus: int, threads: int) -> list[str]:

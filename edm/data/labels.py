@@ -64,7 +64,7 @@ def read_labels(content: bytes, names: Sequence[str], where: str) -> list[int] |
     if unlabelled is not None:
         raise UserError(f"{where} has no label for {shown(unlabelled)}")
     if len(table) > len(names):
-        raise UserError(f"{where} names {shown(min(table.keys() - set(names)))}, which is not there")
+        raise UserError(f"{where} names {shown(min(table.keys() - set(names)))}, which does not exist")
     return [table[name] for name in names]
 
 

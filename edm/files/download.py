@@ -55,7 +55,7 @@ def download(url: str, path: str | Path, sha256: str | None = None, md5: str | N
             _Transfer(url, path, file, bool(sums)).run()
             wrong = _mismatch(file, sums)
         if wrong:
-            raise UserError(f"{url}: {wrong}; the file there is damaged or another one: nothing was kept of it")
+            raise UserError(f"{url}: {wrong}; the published file is damaged or has changed; nothing was saved")
     return path
 
 
@@ -119,7 +119,7 @@ class _Transfer:
             except _BrokenError as error:
                 reason = error
         if self.checked and self.file.seek(0, os.SEEK_END):
-            raise StoppedError(self._say(f"{reason}; what has come is kept: run again to continue"))
+            raise StoppedError(self._say(f"{reason}; the downloaded part is kept: run again to continue"))
         raise UserError(self._say(reason))
 
     def _say(self, reason: object) -> str:
@@ -184,7 +184,7 @@ class _Transfer:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             return False
         if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise _BrokenError("the server sends another part than was asked for")
+            raise _BrokenError("the server sent another part than the requested one")
         return True
 
 
@@ -206,7 +206,7 @@ def _checksums(sha256: str | None, md5: str | None) -> dict[str, str]:
     sums = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value is not None}
     for name, value in sums.items():
         if not re.fullmatch(f"[0-9a-f]{{{_HEX_DIGITS[name]}}}", value):
-            raise UserError(f"{value!r} is no {_LABELS[name]}: {_HEX_DIGITS[name]} hexadecimal digits are expected")
+            raise UserError(f"{value!r} is not {_LABELS[name]}: expected {_HEX_DIGITS[name]} hexadecimal digits")
     return sums
 
 

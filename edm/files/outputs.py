@@ -38,7 +38,7 @@ def require_replaceable(path: str | os.PathLike) -> None:
     """
     folder = Path(os.path.realpath(Path(path).parent))
     if folder == Path("/dev") or any(folder.is_relative_to(system) for system in _SYSTEM):
-        raise UserError(f"{path}: is the system's; name a file to write")
+        raise UserError(f"{path}: is a system path; name a file to write")
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -55,7 +55,7 @@ def require_apart(outputs: Sequence[str | os.PathLike], inputs: Sequence[str | o
             if _same(output, source):
                 raise UserError(f"{output}: is read by this command and would be replaced; name another output")
             if os.path.isdir(source) and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
-                raise UserError(f"{output}: lies in {source}, which this command reads; name a place outside of it")
+                raise UserError(f"{output}: is inside {source}, which this command reads; name a place outside of it")
 
 
 def _same(path: str | os.PathLike, other: str | os.PathLike) -> bool:

@@ -49,7 +49,7 @@ def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise StoppedError(f"{output}: {reason}; what is done is kept: mend that and run again to continue") from None
+        raise StoppedError(f"{output}: {reason}; what is done is kept: fix that and run again to continue") from None
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -62,7 +62,7 @@ def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoi
 
 
 def rebuilt(value: dict[str, Any]) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of an export with a mapping of tensors as ``state_dict``, and the facts about it. Raises UserError."""
+    """The denoiser of an export, whose ``state_dict`` maps names to tensors, and facts about it. Raises UserError."""
     class_name, init_kwargs, own = value.get("class_name"), value.get("init_kwargs"), value.get("own", {})
     if type(class_name) is not str or type(init_kwargs) is not dict or type(own) is not dict:
         raise damaged("it names no class and no constructor arguments")

@@ -100,7 +100,7 @@ class Journal:
         except Exception as error:  # any exception: tracking never fails a job
             if not self._warned:
                 self._warned = True
-                print(f"warning: {self.path}: not all events are recorded ({error}); going on", file=sys.stderr)
+                print(f"warning: {self.path}: not all events are recorded ({error}); continuing", file=sys.stderr)
 
 
 class Run:

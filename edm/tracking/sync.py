@@ -186,5 +186,5 @@ def _undelivered(tracking_uri: str, error: Exception, report: SyncReport, journa
             error = cause  # MLflow wraps "connection refused" or "database is locked" in paragraphs
     reason = " ".join(str(error).split())[:300]
     text = f"{tracking_uri}: the tracking store did not take the runs ({reason}); the journals keep everything: "
-    text += "mend the store, then repeat `edm track sync`"
+    text += "fix the store, then repeat `edm track sync`"
     return Undelivered(text.replace(f"{login}@", "") if login else text, report)

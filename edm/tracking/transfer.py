@@ -80,7 +80,7 @@ class Transfer:
         refused = []
         for record in self.records:
             if time.monotonic() > self.deadline:
-                raise TimeoutError(f"time is up, {self.report.runs_pending} of {self.report.runs} runs are to come")
+                raise TimeoutError(f"time is up, {self.report.runs_pending} of {self.report.runs} runs are pending")
             try:
                 self._send(record)
             except MlflowException as error:

@@ -52,9 +52,9 @@ class TrainingFolder:
             what = f"with another {', '.join(differing)}" if differing else f"whose files are not in {self.final}"
             if found["finished"] or differing:
                 stage = "a finished" if found["finished"] else "an interrupted"
-                raise UserError(f"{self.out}: holds {stage} training {what}; {_ADVICE}")
+                raise UserError(f"{self.out}: holds {stage} training run {what}; {_ADVICE}")
         if model.exists() and not (found and self._is_own(model)):
-            raise UserError(f"{model}: no training in {self.out} made it; {_ADVICE}")
+            raise UserError(f"{model}: no training run in {self.out} made it; {_ADVICE}")
 
     def _own(self) -> dict[str, Any]:
         return {"config": self.config.to_dict(), "dataset": self.dataset.sha256, "made_from": self.made_from}
@@ -83,4 +83,4 @@ class TrainingFolder:
         return found == (self.config.to_dict(), self.dataset.sha256, self.config.steps * self.config.batch_size)
 
 
-_ADVICE = "choose another --out, or train over it with --overwrite"
+_ADVICE = "choose another --out, or replace it with --overwrite"

@@ -46,6 +46,6 @@ class Overflows:
             self.active = False  # warn once; log.jsonl has every row
             print(
                 f"warning: {self.out}: gradients overflowed in {self.config.precision} in {overflows} of the last "
-                f"{steps} steps, up to {images:,} images, and were replaced; if that goes on, {advice}",
+                f"{steps} steps, up to {images:,} images, and were replaced; if that continues, {advice}",
                 file=sys.stderr,
             )

@@ -129,7 +129,7 @@ class TrainingState:
             try:
                 tensors, header = self._read(path)
             except UserError as error:
-                text = f"{path} {error}, as process {self.world.rank} sees it: all processes need the same folder"
+                text = f"{path} {error} on process {self.world.rank}: all processes need the same folder"
                 raise UserError(text) from None
         sums = tensors.pop("sums")  # one row per process
         if len(sums) == self.world.size:
@@ -182,7 +182,7 @@ class TrainingState:
         try:
             checkpoint.save_tensors(self.paths[self._next], host, header)
         except UserError as error:
-            print(f"warning: {error}; the state of {self.images:,} images is kept, going on", file=sys.stderr)
+            print(f"warning: {error}; the state of {self.images:,} images is kept, continuing", file=sys.stderr)
             return
         self.images, self._next = header["images"], 1 - self._next
         self.cost = self._longest = max(self._longest, time.monotonic() - begun)
@@ -218,9 +218,9 @@ class TrainingState:
         try:
             header = checkpoint.read_header(path, STATE_FORMAT)
         except UserError:
-            raise UserError("is not a whole training state") from None
+            raise UserError("is not a complete training state") from None
         if not header.keys() >= _HEADER or not isinstance(header["images"], int):
-            raise UserError("is not a whole training state")
+            raise UserError("is not a complete training state")
         if header["identity"] != self.identity:
             raise UserError("belongs to another configuration or dataset")
         if header.get("made_from") != self.made_from:
@@ -233,7 +233,7 @@ class TrainingState:
         try:
             tensors, _ = checkpoint.load_tensors(path, STATE_FORMAT)
         except UserError:
-            raise UserError("is not a whole training state") from None
+            raise UserError("is not a complete training state") from None
         if header.pop("checksum") != checkpoint.checksum(tensors, header):
             raise UserError("is damaged (its checksum differs)")
         return tensors, header

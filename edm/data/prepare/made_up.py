@@ -63,16 +63,16 @@ def made_up(
 def _check(kind: str, path: Path, images: int, side: int | None, classes: int | None) -> None:
     kinds = ("cifar10", "mnist", *_TREES)
     if kind not in kinds:
-        raise UserError(f"made-up data of kind {kind!r} are unknown; choose one of {', '.join(kinds)}")
+        raise UserError(f"synthetic data of kind {kind!r} are unknown; choose one of {', '.join(kinds)}")
     least = 5 if kind == "cifar10" else 1  # each of the five batches needs an image
     if images < least:
-        raise UserError(f"made-up {kind}: images is {images}; expected a whole number from {least}")
+        raise UserError(f"synthetic {kind}: images is {images}; expected a whole number from {least}")
     if side is not None and (side < 8 or kind in ("cifar10", "mnist")):
-        raise UserError(f"made-up {kind}: side is {side}; CIFAR-10 and MNIST have their own, others at least 8")
+        raise UserError(f"synthetic {kind}: side is {side}; CIFAR-10 and MNIST have a fixed side, others at least 8")
     if classes is not None and (classes < 1 or kind not in ("imagenet", "folder")):
-        raise UserError(f"made-up {kind}: classes is {classes}; imagenet and folder take a number from 1, others none")
+        raise UserError(f"synthetic {kind}: classes is {classes}; choose at least 1 for imagenet and folder, else none")
     if path.exists() and not (path.is_dir() and kind != "cifar10" and not any(path.iterdir())):
-        raise UserError(f"{path}: is there already; made-up data replace nothing, remove it or name another place")
+        raise UserError(f"{path}: exists already; synthetic data replace nothing: remove it or name another place")
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _labels_by_folder(tree: Tree) -> list[int] | None:
     if None in classes:
         stray = tree.names[folders.index(None)]
         raise UserError(
-            f"{tree.where}: {shown(stray)} lies beside class folders; put it into one, add {LABELS_FILE}, "
+            f"{tree.where}: {shown(stray)} is beside class folders; put it into one, add {LABELS_FILE}, "
             "or state classes: 0"
         )
     ranks = {name: rank for rank, name in enumerate(sorted(classes))}

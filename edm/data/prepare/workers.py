@@ -104,7 +104,7 @@ def _together(
         while pending:
             yield from pending.popleft().result()
     except BrokenProcessPool:
-        raise StoppedError("a worker was killed (is there memory for all? state fewer --workers); "
+        raise StoppedError("a worker was killed (out of memory? use fewer --workers); "
                            "what is done is kept: run again to continue") from None  # fmt: skip
     finally:
         for future in pending:
