@@ -1,4 +1,4 @@
-"""Dataclasses that hold their fields to types and limits, and say so in JSON Schema. Free of torch."""
+"""Dataclasses that validate the types and limits of their fields and export a JSON Schema. Does not import torch."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON or YAML is of an annotated type; a list stands for a tuple, an integer for a number."""
+    """Whether a value from JSON or YAML has an annotated type. A list is a valid tuple, an integer a valid number."""
     if isinstance(hint, UnionType):
         return any(_is_of(value, option) for option in get_args(hint))
     if get_origin(hint) is tuple:
@@ -52,7 +52,7 @@ def _in_words(hint: Any) -> str:
 
 
 def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
-    """Raises UserError where the value of a field, or an entry of it, is outside its limits. None is inside."""
+    """Raises UserError if the value of a field, or one of its entries, is outside its limits. None is always valid."""
     if "enum" in limits:
         choose(name, value, limits["enum"])
         return
@@ -67,16 +67,16 @@ def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
 
 
 class Checked:
-    """Base of frozen dataclasses of plain values: checks, and conversion from and to plain dictionaries.
+    """Base of frozen dataclasses of plain values: validation, and conversion from and to plain dictionaries.
 
-    ``limits``: per field, the values it may take in the words of JSON Schema; for a list, those of its entries and
-    their number. ``__post_init__`` calls :meth:`check`.
+    limits: the limits of each field as JSON Schema keywords; for a list, the limits of its entries and of their number.
+    ``__post_init__`` of a subclass calls :meth:`check`.
     """
 
     limits: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def check(self) -> None:
-        """Every field for itself: its type and its limits. Lists become tuples."""
+        """Checks the type and the limits of each field separately. Converts lists to tuples."""
         for field in dataclasses.fields(self):
             value, hint = getattr(self, field.name), _hints(type(self))[field.name]
             unlimited = field.default == math.inf == value  # S_max
@@ -88,7 +88,7 @@ class Checked:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError for a name that is unknown or missing, and for a value that the field cannot take."""
+        """An instance from a dictionary. Raises UserError for unknown or missing names, and for invalid values."""
         fields = dataclasses.fields(cls)
         for key in values:
             choose(f"{cls.__name__} field", key, [field.name for field in fields])
@@ -108,7 +108,7 @@ class Checked:
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def changes(self) -> dict[str, Any]:
-        """What differs from the defaults: enough for ``from_dict``, unmoved by fields that later versions add."""
+        """The values that differ from the defaults: enough for ``from_dict``, stable if later versions add fields."""
         values = self.to_dict()
         return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 

@@ -1,4 +1,4 @@
-"""The events of a journal as they are read: checked, since anything may stand in a file that outlives its writer."""
+"""Reads and validates the events of a journal, whose lines may be damaged or written by another version."""
 
 import json
 from collections.abc import Callable
@@ -11,10 +11,10 @@ _LARGEST_STEP = 1 << 62
 
 
 def read_event(line: bytes) -> dict[str, Any]:
-    """The event of a line. Raises ValueError or RecursionError, in a few words, for anything that is none."""
+    """The event of a line. Raises ValueError or RecursionError with a short reason for any other line."""
     try:
         event = json.loads(line)
-        json.dumps(event, ensure_ascii=False, allow_nan=False).encode()  # no infinity, no half of a character
+        json.dumps(event, ensure_ascii=False, allow_nan=False).encode()  # rejects infinities and lone surrogates
     except RecursionError:
         raise ValueError("nested too deep") from None
     except ValueError:
@@ -40,7 +40,7 @@ def _name(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    """A number, or as text what JSON has no number for."""
+    """Whether it is a number, or the text of a number that JSON cannot hold."""
     try:
         return not isinstance(value, bool) and isinstance(float(value), float)
     except (ValueError, TypeError, OverflowError):
@@ -65,7 +65,7 @@ def _flat(value: Any, left: int = _DEEPEST) -> bool:
 
 
 _ALL = {"key": _name, "time": _time}
-#: What each kind of event holds beside ``_ALL``. A run may leave fields out; the other kinds may not.
+#: Fields of each kind of event besides ``_ALL``. They are optional for a run and required for the other kinds.
 _FIELDS = {
     "run": {"name": _name, "experiment": _name, "parent": _name, "params": _mapping(_flat), "tags": _mapping(_text)},
     "metrics": {"step": _step, "values": _mapping(_number)},

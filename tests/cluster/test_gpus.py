@@ -69,7 +69,7 @@ def test_a_job_that_is_killed_gives_its_gpus_back(machine):
     first = job(2, 60)
     assert first.stdout.readline() == "began\n"
     second = job(1, 0)
-    assert second.stderr.readline() == "waiting for 1 GPU: other jobs have them, or came first\n"
+    assert second.stderr.readline() == "waiting for 1 GPU: other jobs use or await them\n"
     assert second.poll() is None
     os.kill(first.pid, signal.SIGKILL)
     assert seen(second)[0] == ["GPU-0"]
@@ -78,7 +78,7 @@ def test_a_job_that_is_killed_gives_its_gpus_back(machine):
 
 def test_more_than_there_are_are_refused(machine):
     machine(2)
-    with pytest.raises(edm.UserError, match="3 GPUs are asked for, and there are 2; lower"), own(3):
+    with pytest.raises(edm.UserError, match="3 GPUs are needed, but only 2 are available; lower"), own(3):
         raise AssertionError("there are not so many")
 
 

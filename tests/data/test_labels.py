@@ -56,7 +56,7 @@ NO_FORM = 'is not of the form {"labels": [[name, label], …]}'
         (entries(0, [1, 0], 1), NO_INDEX),
         (entries(0, {"a": 1}, 1), NO_INDEX),
         (entries(0, 1), f"has no label for {image(2)}"),
-        (entries(0, 1, 2, 3), f"names {image(3)}, which is not there"),
+        (entries(0, 1, 2, 3), f"names {image(3)}, which does not exist"),
         (json.dumps({"labels": [[image(i), k] for i, k in ((0, 0), (1, 1), (2, 2), (1, 5))]}), f"{image(1)} twice"),
         (json.dumps({"labels": [[image(i), k] for i, k in ((0, 0), (1, 1), (2, 2), (1, 1))]}), f"{image(1)} twice"),
         (json.dumps({"labels": {image(i): i for i in range(3)}}), NO_FORM),
