@@ -6,13 +6,15 @@ import math
 import numbers
 import operator
 import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from edm.errors import UserError
 
 _OF_LISTS = ("minItems", "maxItems")
-_BOUNDS = {
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (operator.ge, "at least {}"),
     "exclusiveMinimum": (operator.gt, "more than {}"),
     "maximum": (operator.le, "at most {}"),
@@ -23,7 +25,7 @@ _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneT
 _hints = functools.cache(get_type_hints)
 
 
-def choose(what: str, value: str, allowed) -> None:
+def choose(what: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise UserError(f"{what} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
@@ -40,8 +42,9 @@ def _is_of(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
     if hint is float:
-        return isinstance(value, numbers.Real) and type(value) is not bool and abs(value) <= sys.float_info.max
-    return isinstance(value, numbers.Integral) and type(value) is not bool if hint is int else type(value) is hint
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return real and bool(abs(value) <= sys.float_info.max)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) if hint is int else type(value) is hint
 
 
 def _in_words(hint: Any) -> str:
@@ -66,6 +69,7 @@ def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
         require(least <= len(value) <= most, f"{name} has {len(value)} entries; it must have {least} to {most}")
 
 
+@dataclass(frozen=True)
 class Checked:
     """Base of frozen dataclasses of plain values: checks, and conversion from and to plain dictionaries.
 
@@ -100,7 +104,7 @@ class Checked:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold: tuples as lists, infinities as None."""
 
-        def plain(value):
+        def plain(value: Any) -> Any:
             if isinstance(value, tuple):
                 return list(value)
             return None if isinstance(value, float) and math.isinf(value) else value

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import VE, Preconditioning, preconditioning_from
+from edm.design.preconditioning import Preconditioning, VEPreconditioning, preconditioning_from
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN
 from edm.errors import UserError
 from edm.files.refusals import damaged, refused, shown, unsupported
@@ -188,7 +188,7 @@ def _preconditioning(
         return _variance_preserving(asked, about)
     about["inferred"]["preconditioning"] = "ve"
     if "sigmas" not in levels or levels.shape("sigmas") == (0,):
-        preconditioning = VE()
+        preconditioning = VEPreconditioning()
         about["assumed"] |= preconditioning.arguments()
         return preconditioning
     # VE works on images in [0, 1], where noise is half as strong; its list of levels was an exponential.
@@ -197,7 +197,7 @@ def _preconditioning(
     if not 0 < low < high < float("inf"):
         raise damaged("its noise levels (module.sigmas) make no sense")
     about["inferred"] |= {"sigma_min": low, "sigma_max": high}
-    return VE(low, high)
+    return VEPreconditioning(low, high)
 
 
 def _variance_preserving(asked: Asked, about: dict[str, Any]) -> Preconditioning:

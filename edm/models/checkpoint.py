@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edm.config import NetworkConfig, TrainingConfig
 from edm.design.losses import LOSSES
-from edm.design.preconditioning import EDM, PRECONDITIONINGS, Preconditioning, preconditioning_from
+from edm.design.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Preconditioning, preconditioning_from
 from edm.errors import UserError
 from edm.files.writing import atomic_write, digest
 from edm.models.denoiser import Denoiser, assemble, require_shape
@@ -33,9 +33,9 @@ def build(config: TrainingConfig) -> Denoiser:
 
 def _preconditioning(config: TrainingConfig) -> Preconditioning:
     preconditioning = PRECONDITIONINGS[config.preconditioning]()
-    if isinstance(preconditioning, EDM):
+    if isinstance(preconditioning, EDMPreconditioning):
         low, high = loss_of(config).sigma_range
-        preconditioning = EDM(config.sigma_data, low, high)
+        preconditioning = EDMPreconditioning(config.sigma_data, low, high)
     return preconditioning
 
 
