@@ -22,7 +22,6 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "multipleOf": (lambda value, of: value % of == 0, "a multiple of {}"),
 }
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
-_hints = functools.cache(get_type_hints)
 
 
 def choose(what: str, value: str, allowed: Collection[str]) -> None:
@@ -82,7 +81,7 @@ class Checked:
     def check(self) -> None:
         """Every field for itself: its type and its limits. Lists become tuples."""
         for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
+            value, hint = getattr(self, field.name), self._hints()[field.name]
             unlimited = field.default == math.inf == value  # S_max
             right = unlimited or _is_of(value, hint)
             require(right, f"{field.name} is {value!r}, which is not {_in_words(hint)}")
@@ -117,9 +116,14 @@ class Checked:
         return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
     @classmethod
+    @functools.cache
+    def _hints(cls) -> dict[str, Any]:
+        return get_type_hints(cls)
+
+    @classmethod
     def schema(cls) -> dict[str, dict[str, Any]]:
         """JSON Schema of every field, from its type and its limits."""
-        return {field.name: _schema(_hints(cls)[field.name], cls.limits.get(field.name, {}))
+        return {field.name: _schema(cls._hints()[field.name], cls.limits.get(field.name, {}))
                 for field in dataclasses.fields(cls)}  # fmt: skip
 
 

@@ -119,7 +119,8 @@ class EDMLoss:
     sigma_data: float = 0.5
 
     def sigma(self, u: Tensor) -> Tensor:
-        return (self.P_mean + self.P_std * torch.special.ndtri(u)).exp()
+        sigma: Tensor = (self.P_mean + self.P_std * torch.special.ndtri(u)).exp()
+        return sigma
 
     def density(self, sigma: Tensor) -> Tensor:
         z = (sigma.log() - self.P_mean) / self.P_std
@@ -141,8 +142,8 @@ LOSSES = {"vp": VPLoss, "ve": VELoss, "iddpm": IDDPMLoss, "edm": EDMLoss}
 
 
 def weighted_error(
-    denoiser: Callable[..., Tensor], loss: Loss, images: Tensor, sigma: Tensor, noise: Tensor, class_labels: Tensor | None,
-    augment_labels: Tensor | None = None,
+    denoiser: Callable[..., Tensor], loss: Loss, images: Tensor, sigma: Tensor, noise: Tensor,
+    class_labels: Tensor | None, augment_labels: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """λ(σ) (D(y + σ n; σ) − y)² per pixel (Eq. 2 weighted), float32 [B, C, H, W].
 

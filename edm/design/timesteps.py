@@ -67,7 +67,8 @@ def iddpm_steps(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 def edm_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:
     """Eq. 5: (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ."""
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (high + _fractions(num_steps) * (low - high)) ** rho
+    levels: Tensor = (high + _fractions(num_steps) * (low - high)) ** rho
+    return levels
 
 
 def noise_levels(discretization: str, num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:

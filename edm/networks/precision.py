@@ -12,9 +12,10 @@ class _Place(Protocol):
 
 
 # Recurrent layers too, though we have none: torch's older switch refuses to be read where the two of cuDNN differ.
-_PLACES: tuple[_Place, ...] = (
+# torch puts an object in the place of the module cudnn, which its annotations do not tell.
+_PLACES: tuple[_Place, ...] = (  # type: ignore[assignment]
     torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,  # type: ignore[attr-defined]  # torch puts an object in the place of this module
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
     torch.backends.cudnn.rnn,
 )
 

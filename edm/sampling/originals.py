@@ -210,7 +210,8 @@ def _global_noise(k: int, x: Tensor) -> Tensor:
 
 def _mean_norm(x: Tensor) -> Tensor:
     """The Euclidean norm of an image, averaged over the batch."""
-    return x.flatten(1).norm(dim=1).mean()
+    mean: Tensor = x.flatten(1).norm(dim=1).mean()
+    return mean
 
 
 def _clipped(denoised: Tensor, clip: bool) -> Tensor:

@@ -123,8 +123,12 @@ def solve(
 
 def rounding_of(net: Denoiser) -> Callable[[Tensor], Tensor]:
     """``net.round_sigma``, or what leaves levels as they are."""
-    found: Callable[[Tensor], Tensor] = getattr(net, "round_sigma", torch.Tensor.detach)
+    found: Callable[[Tensor], Tensor] = getattr(net, "round_sigma", _as_it_is)
     return found
+
+
+def _as_it_is(sigma: Tensor) -> Tensor:
+    return sigma
 
 
 def supported_range(net: Denoiser, config: SamplerConfig) -> tuple[float, float]:
