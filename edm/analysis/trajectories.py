@@ -8,11 +8,11 @@ the same trajectories, drawn over t as x(t) = s(t) x(σ(t)) in each row of Table
 import torch
 from torch import Tensor
 
-from edm.design.schedules import LinearSchedule, VESchedule, VPSchedule, no_scaling, vp_scaling
+from edm.design.schedules import LinearSchedule, Scaling, Schedule, VESchedule, VPSchedule, no_scaling, vp_scaling
 from edm.errors import UserError
 
 #: σ(t) and s(t) of the panels (rows "Schedule" and "Scaling" of Table 1).
-PARAMETRISATIONS = {
+PARAMETRISATIONS: dict[str, tuple[Schedule, Scaling]] = {
     "VP": (VPSchedule(), vp_scaling),
     "VE": (VESchedule(), no_scaling),
     "EDM": (LinearSchedule(), no_scaling),

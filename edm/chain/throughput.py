@@ -21,6 +21,8 @@ from edm.networks.flops import flops
 if TYPE_CHECKING:
     import torch
 
+    from edm.models.compilation import Compiled
+
 FORMAT = "edm-throughput/1"
 
 #: Configuration F on CIFAR-10: 200 Mimg in two days on eight V100s, and 26 images per second of 35 evaluations on one.
@@ -200,7 +202,7 @@ def measure(
     )
 
 
-def _work(config: TrainingConfig, device: "torch.device", compiled: Compiled | None) -> list[Callable[[], None]]:
+def _work(config: TrainingConfig, device: "torch.device", compiled: "Compiled | None") -> list[Callable[[], None]]:
     """A training step and a network evaluation of a minibatch, each to be called again and again."""
     from itertools import count
 

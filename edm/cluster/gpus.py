@@ -57,9 +57,9 @@ def on_this_machine() -> list[str]:
 
     By UUID, which means the same in every process; in a job of Slurm, as Slurm names them.
     """
-    named = os.environ.get(VISIBLE)
-    if named is not None:  # CUDA goes as far as the first that is none
-        named = list(dict.fromkeys(takewhile(lambda name: name not in ("", "-1"), map(str.strip, named.split(",")))))
+    stated, named = os.environ.get(VISIBLE), None
+    if stated is not None:  # CUDA goes as far as the first that is none
+        named = list(dict.fromkeys(takewhile(lambda name: name not in ("", "-1"), map(str.strip, stated.split(",")))))
     if slurm.job() is not None:
         return named or []
     try:

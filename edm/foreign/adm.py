@@ -84,7 +84,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         if (attending or level == depth - 1) and width * mult[level] % channels_per_head:
             raise UserError(f"channels_per_head {channels_per_head} does not divide the {width * mult[level]} channels "
                             "of its attention; give another")  # fmt: skip
-    inferred = {
+    inferred: dict[str, Any] = {
         "channels": channels,
         "out_channels": last[0] if last[0] != channels else None,
         "classes": label[0] if label else 0,

@@ -23,7 +23,7 @@ from edm.networks.limits import require_plausible
 from edm.networks.unet import Block, UNet
 
 #: Published preconditioning classes, and which of their arguments are ours under which name.
-_PRECONDITIONING = {
+_PRECONDITIONING: dict[str, tuple[type[Preconditioning], dict[str, str]]] = {
     "VPPrecond": (VPPreconditioning, {"beta_d": "beta_d", "beta_min": "beta_min", "M": "steps",
                                       "epsilon_t": "epsilon_t"}),
     "VEPrecond": (VEPreconditioning, {"sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
@@ -58,16 +58,16 @@ def known_arguments(init_kwargs: Mapping[Any, Any]) -> tuple[dict[str, Any], lis
 
     Raises UserError where an argument is not of its type.
     """
-    known = {name: init_kwargs[name] for name in _ARGUMENTS if init_kwargs.get(name) is not None}
+    known: dict[str, Any] = {name: init_kwargs[name] for name in _ARGUMENTS if init_kwargs.get(name) is not None}
     for name, value in known.items():
         kind = _ARGUMENTS[name]
         if kind is list:
             value = list(value) if isinstance(value, (list, tuple)) and len(value) <= 16 else None
         elif kind is float and type(value) is int and abs(value) < 1 << 53:
             value = float(value)
-        if type(value) is not kind or (kind is list and not all(type(item) is int for item in value)):
+        if type(value) is not kind or (isinstance(value, list) and not all(type(item) is int for item in value)):
             raise UserError(f"constructor argument {name!r} is not {_IN_WORDS[kind]}")
-        if kind is float and not math.isfinite(value) and (name, value) != ("sigma_max", math.inf):
+        if isinstance(value, float) and not math.isfinite(value) and (name, value) != ("sigma_max", math.inf):
             raise UserError(f"constructor argument {name!r} is {value}")
         known[name] = value
     if known.get("sigma_max") == math.inf:

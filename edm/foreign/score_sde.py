@@ -31,7 +31,7 @@ _BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "affine": "Dense_0", "norm1
 _MOST_MODULES = 1000  # the published networks have up to 105
 #: What every published file has, and no file says: scale of the images, conditioning on time, activation, and a dropout
 #: that acts in training alone.
-_ASSUMED = {"continuous": True, "nonlinearity": "swish", "dropout": 0.1}
+_ASSUMED: dict[str, Any] = {"continuous": True, "nonlinearity": "swish", "dropout": 0.1}
 _FIR = (1, 3, 3, 1)
 
 
@@ -107,7 +107,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
     attends = [any(kind.name == "attention" for kind in level) for level in levels]
     published = width == 128 and mult == (1, 2, 2, 2) and attends == [False, True, False, False]
     resolution = asked.take("resolution", 32 if published else None, about)
-    inferred = {
+    inferred: dict[str, Any] = {
         "channels": body[2].inputs,
         "model_channels": width,
         "channel_mult": mult,
@@ -123,7 +123,10 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         about["inferred"]["fir"] = True  # without the filter, Conv2d_0 of the pyramid has another name
         about["assumed"]["fir_kernel"] = list(_FIR)
     filtered = fourier or asked.take("fir", False, about)
-    stated = {"resample_filter": _FIR if filtered else (1, 1), "skip_rescale": asked.take("skip_rescale", True, about)}
+    stated: dict[str, Any] = {
+        "resample_filter": _FIR if filtered else (1, 1),
+        "skip_rescale": asked.take("skip_rescale", True, about),
+    }
     require_plausible({**inferred, "resolution": resolution})
     return NetworkConfig(resolution, **inferred, **stated, dropout=_ASSUMED["dropout"])
 

@@ -237,7 +237,7 @@ class Experiment:
     def choice_of(self, model: str) -> Choice:
         """How the snapshot of a model is chosen. Raises UserError for an experiment that chooses none."""
         if self.choice is None:
-            raise UserError(f"experiment {self.name}: no snapshot of model {model!r} is chosen; it has no `choose`")
+            raise UserError(f"experiment {self.name}: no snapshot of model {model!r} is chosen; state `choose`")
         return self.choice
 
     def choice_spec(self, model: str) -> dict[str, Any]:

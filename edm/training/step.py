@@ -71,7 +71,8 @@ class TrainingStep:
                 pixels = self._error(self._model, self.loss, batch.images, batch.sigma, batch.noise, batch.labels,
                                      batch.augment_labels)  # fmt: skip
                 # Summed over pixels, averaged over the whole minibatch; DDP divides by the number of processes.
-                (pixels.sum() * (config.loss_scale * world.size / config.batch_size)).backward()
+                summed = pixels.sum() * (config.loss_scale * world.size / config.batch_size)
+                summed.backward()  # type: ignore[no-untyped-call]  # torch says nothing of its types  # type: ignore[no-untyped-call]
             sums[0] += pixels.detach().sum(dtype=torch.float64)
             sums[1] += count
         replaced = clean(self._gradients, config)
