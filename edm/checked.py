@@ -6,13 +6,15 @@ import math
 import numbers
 import operator
 import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from edm.errors import UserError
 
 _OF_LISTS = ("minItems", "maxItems")
-_BOUNDS = {
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (operator.ge, "at least {}"),
     "exclusiveMinimum": (operator.gt, "more than {}"),
     "maximum": (operator.le, "at most {}"),
@@ -20,10 +22,9 @@ _BOUNDS = {
     "multipleOf": (lambda value, of: value % of == 0, "a multiple of {}"),
 }
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
-_hints = functools.cache(get_type_hints)
 
 
-def choose(what: str, value: str, allowed) -> None:
+def choose(what: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise UserError(f"{what} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
@@ -40,8 +41,9 @@ def _is_of(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
     if hint is float:
-        return isinstance(value, numbers.Real) and type(value) is not bool and abs(value) <= sys.float_info.max
-    return isinstance(value, numbers.Integral) and type(value) is not bool if hint is int else type(value) is hint
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return real and bool(abs(value) <= sys.float_info.max)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) if hint is int else type(value) is hint
 
 
 def _in_words(hint: Any) -> str:
@@ -66,6 +68,7 @@ def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
         require(least <= len(value) <= most, f"{name} has {len(value)} entries; it must have {least} to {most}")
 
 
+@dataclass(frozen=True)
 class Checked:
     """Base of frozen dataclasses of plain values: validation, and conversion from and to plain dictionaries.
 
@@ -78,7 +81,7 @@ class Checked:
     def check(self) -> None:
         """Checks the type and the limits of each field separately. Converts lists to tuples."""
         for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
+            value, hint = getattr(self, field.name), self._hints()[field.name]
             unlimited = field.default == math.inf == value  # S_max
             right = unlimited or _is_of(value, hint)
             require(right, f"{field.name} is {value!r}, which is not {_in_words(hint)}")
@@ -100,7 +103,7 @@ class Checked:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold: tuples as lists, infinities as None."""
 
-        def plain(value):
+        def plain(value: Any) -> Any:
             if isinstance(value, tuple):
                 return list(value)
             return None if isinstance(value, float) and math.isinf(value) else value
@@ -113,9 +116,14 @@ class Checked:
         return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
     @classmethod
+    @functools.cache
+    def _hints(cls) -> dict[str, Any]:
+        return get_type_hints(cls)
+
+    @classmethod
     def schema(cls) -> dict[str, dict[str, Any]]:
         """JSON Schema of every field, from its type and its limits."""
-        return {field.name: _schema(_hints(cls)[field.name], cls.limits.get(field.name, {}))
+        return {field.name: _schema(cls._hints()[field.name], cls.limits.get(field.name, {}))
                 for field in dataclasses.fields(cls)}  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def _models(chain: "Chain", experiment: Experiment, jobs: list[Job]) -> list[dic
 
 def _samplers(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
     """The evaluated grids and the sheets: one row for all models with the same settings."""
-    rows: dict[tuple, list[str]] = {}
+    rows: dict[tuple[str, str, tuple[SamplerConfig, ...], str, int], list[str]] = {}
     for job in jobs:
         if job.rule == "evaluate":
             grid_name = job.key[2].partition("/")[0]
@@ -124,8 +124,8 @@ def _settings(samplers: Sequence[SamplerConfig]) -> str:
 
 
 def _nfe(samplers: Sequence[SamplerConfig]) -> str:
-    counts = {sampler.nfe for sampler in samplers}
-    if None in counts:
+    counts = {sampler.nfe for sampler in samplers if sampler.nfe is not None}
+    if any(sampler.nfe is None for sampler in samplers):
         return "adaptive"
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
 

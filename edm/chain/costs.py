@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edm.chain.job import Job
 from edm.chain.throughput import Throughput
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 FLOAT = 4  # bytes
 
 Bounds = tuple[int, int]
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _both(a: tuple[_Number, _Number], b: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
+    return a[0] + b[0], a[1] + b[1]
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,8 @@ class Cost:
     sources: frozenset[str] = frozenset()
 
     def __add__(self, other: "Cost") -> "Cost":
-        pair = lambda a, b: (a[0] + b[0], a[1] + b[1])
-        return Cost(self.jobs + other.jobs, self.trained + other.trained, pair(self.drawn, other.drawn),
-                    pair(self.evaluations, other.evaluations), pair(self.hours, other.hours),
+        return Cost(self.jobs + other.jobs, self.trained + other.trained, _both(self.drawn, other.drawn),
+                    _both(self.evaluations, other.evaluations), _both(self.hours, other.hours),
                     self.disk + other.disk, self.sources | other.sources)  # fmt: skip
 
 
@@ -67,9 +72,10 @@ def importing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 
 def choosing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     experiment, model = _of(chain, job)
-    cheap, full = choice_cost(len(experiment.models[model].snapshots), experiment.choice.confirm)
-    drawn = cheap * experiment.choice.images + full * experiment.sampling.images
-    nfe = experiment.grids[experiment.choice.grid].points[model][0].sampler.expected_nfe
+    choice = experiment.choice_of(model)
+    cheap, full = choice_cost(len(experiment.models[model].snapshots), choice.confirm)
+    drawn = cheap * choice.images + full * experiment.sampling.images
+    nfe = experiment.grids[choice.grid].points[model][0].sampler.expected_nfe
     disk = FLOAT * parameters(experiment.models[model])
     return _sampled(chain, job, rates, (drawn, drawn), (drawn * nfe, drawn * nfe), disk)
 

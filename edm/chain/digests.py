@@ -32,7 +32,7 @@ def write_digests(
     for name in experiments:
         if name not in chain.experiments:
             raise UserError(f"{name}: params.yaml has no such experiment; correct `kept` in dvc.yaml")
-    pairs = [("data", chain.params.dataset(name) and name) for name in datasets]
+    pairs = [("data", name) for name in datasets if chain.params.dataset(name)]
     pairs += [
         (stage, name)
         for name in experiments

@@ -9,16 +9,16 @@ from edm.chain import paths
 from edm.chain.job import Job
 from edm.chain.rules import RULES
 from edm.errors import UserError
-from edm.params import Experiment, Params
+from edm.params import Experiment, Params, Report
 
 
 class Chain:
     """All jobs of a params file."""
 
-    def __init__(self, params: Params):
-        self.params = params
-        self.experiments = {name: params.experiment(name) for name in params.raw["experiments"]}
-        self.reports = {name: params.report(name) for name in params.reports}
+    def __init__(self, params: Params) -> None:
+        self.params: Params = params
+        self.experiments: dict[str, Experiment] = {name: params.experiment(name) for name in params.raw["experiments"]}
+        self.reports: dict[str, Report] = {name: params.report(name) for name in params.reports}
 
     def targets(self, name: str) -> list[str]:
         """The files of a report, an experiment, "REPORT/TABLE", "REPORT/FIGURE", or a file of the chain itself."""
@@ -29,11 +29,11 @@ class Chain:
             return [*tables, *figures, *paths.metrics_files(name), *paths.about_files(name), paths.tracking_file(name)]
         if name in self.experiments:
             return [paths.evaluation_file(evaluation) for evaluation in self.experiments[name].evaluations()]
-        report, _, part = name.partition("/")
-        if report in self.reports and part in self.reports[report].tables:
-            return paths.table_files(report, part)
-        if report in self.reports and part in self.reports[report].figures:
-            return paths.figure_files(report, part)
+        owner, _, part = name.partition("/")
+        if owner in self.reports and part in self.reports[owner].tables:
+            return paths.table_files(owner, part)
+        if owner in self.reports and part in self.reports[owner].figures:
+            return paths.figure_files(owner, part)
         if name in self.makers:
             return [name]
         known = [*self.reports, *(name for name in self.experiments if name not in self.reports)]

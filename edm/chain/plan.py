@@ -6,7 +6,7 @@ count only networks, not reading data, features and start-up.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from edm.chain.costs import NOTHING, Cost
@@ -76,7 +76,7 @@ def _row(rule: str, found: Cost) -> tuple[str, ...]:
     return (rule, f"{found.jobs:,}", _count(found.trained), *sampled, _span(found.hours, _hours), _bytes(found.disk))
 
 
-def _span(bounds: Iterable[float], show) -> str:
+def _span(bounds: Iterable[float], show: Callable[[float], str]) -> str:
     low, high = map(show, bounds)
     return low if low == high else f"{low} to {high}"
 
@@ -95,7 +95,7 @@ def _bytes(number: float) -> str:
     return _scaled(number, ((" TB", 1e12), (" GB", 1e9), (" MB", 1e6), (" kB", 1e3)), 1000)
 
 
-def _scaled(number: float, units, base: int) -> str:
+def _scaled(number: float, units: Iterable[tuple[str, float]], base: int) -> str:
     if not number:
         return "–"
     for unit, size in units:

@@ -45,7 +45,7 @@ def sidecar_file(job: Job) -> str:
     return f"{'/'.join(('steps', RULES[job.rule].stage, owner, job.rule, *rest))}.json"
 
 
-def read_sidecar(path: str | os.PathLike) -> dict[str, Any] | None:
+def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The sidecar at a path; None if it is missing or damaged, which have the same effect."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -67,7 +67,7 @@ class Hashes:
             known = json.loads(path.read_text(encoding="utf-8")) if path else {}
         except (OSError, ValueError):
             known = {}
-        self._known: dict[str, list] = known if isinstance(known, dict) else {}
+        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
 
     def of(self, path: str) -> str | None:
         """The hash of a file, or of the names and contents of a folder; None if the path does not exist.
@@ -80,7 +80,8 @@ class Hashes:
             return None
         known = self._known.get(path)
         if known and known[0] == mark:
-            return known[1]
+            content: str = known[1]
+            return content
         try:
             found = _folder_hash(path) if os.path.isdir(path) else sha256_file(path)
         except OSError as error:
@@ -147,7 +148,8 @@ class Provenance:
         that no job needs has no effect: a clone may lack samples, models and data.
         """
         targets = list(targets)
-        needed, makers, found = self.chain.needed(targets), self.chain.makers, set()
+        needed, makers = self.chain.needed(targets), self.chain.makers
+        found: set[Job] = set()
         stale = {job for job in needed if self.why_stale(job) is not None}
         absent = {path for job in needed for path in (*job.files, *job.parts, *job.outputs)
                   if not os.path.exists(path)}  # fmt: skip
@@ -333,7 +335,7 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
     return found
 
 
-def _mark(status: os.stat_result) -> tuple[list[int], float]:
+def _mark(status: os.stat_result) -> tuple[list[int | str], float]:
     """A mark that changes with a file, and the time of its last change."""
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns], status.st_ctime
 
@@ -343,7 +345,7 @@ def _files(folder: str) -> list[str]:
     return sorted(path for path in found if os.path.basename(path) != ".snakemake_timestamp")
 
 
-def _folder_mark(folder: str) -> tuple[list[int], float]:
+def _folder_mark(folder: str) -> tuple[list[int | str], float]:
     whole, newest, count = hashlib.sha256(), 0.0, 0
     for path in _files(folder):
         mark, changed = _mark(os.stat(path))

@@ -21,6 +21,8 @@ from edm.networks.flops import flops
 if TYPE_CHECKING:
     import torch
 
+    from edm.models.compilation import Compiled
+
 FORMAT = "edm-throughput/1"
 
 #: Configuration F on CIFAR-10: 200 Mimg in two days on eight V100s, and 26 images per second of 35 evaluations on one.
@@ -142,7 +144,8 @@ def _measurement(row: Any, where: str) -> Measurement:
         if field.type is str:
             fits = isinstance(value, str)
         else:
-            fits = isinstance(value, (int, field.type)) and not isinstance(value, bool) and 0 < value < math.inf
+            kinds = (int, float) if field.type is float else int
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < math.inf
         if not fits:
             wanted = "text" if field.type is str else "a positive number"
             raise UserError(f"{where} has {field.name} {value!r}; expected {wanted}; mend it or delete the file")
@@ -199,7 +202,7 @@ def measure(
     )
 
 
-def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, str] | None) -> list[Callable[[], None]]:
+def _work(config: TrainingConfig, device: "torch.device", compiled: "Compiled | None") -> list[Callable[[], None]]:
     """A training step and a network evaluation of a minibatch, as functions to call repeatedly."""
     from itertools import count
 
@@ -243,7 +246,7 @@ def _pace(work: Callable[[], None], seconds: float, device: "torch.device") -> f
 
     for _ in range(WARM_UP):
         timed()
-    times = []
+    times: list[float] = []
     while len(times) < FEWEST or sum(times) < seconds:
         times.append(timed())
     return median(times)

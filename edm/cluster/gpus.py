@@ -57,9 +57,9 @@ def on_this_machine() -> list[str]:
 
     They are UUIDs, which mean the same in every process; in a Slurm job, the names that Slurm gives.
     """
-    named = os.environ.get(VISIBLE)
-    if named is not None:  # CUDA stops at the first invalid entry
-        named = list(dict.fromkeys(takewhile(lambda name: name not in ("", "-1"), map(str.strip, named.split(",")))))
+    stated, named = os.environ.get(VISIBLE), None
+    if stated is not None:  # CUDA stops at the first invalid entry
+        named = list(dict.fromkeys(takewhile(lambda name: name not in ("", "-1"), map(str.strip, stated.split(",")))))
     if slurm.job() is not None:
         return named or []
     try:

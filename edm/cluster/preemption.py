@@ -92,13 +92,13 @@ class Pauses:
         if self.world.is_first:  # only rank 0 watches the clock and saves
             save = now - self._saved > self.every
             stop = self.notice.near(EXIT + 2 * cost + 1.5 * elapsed) or stop
-        stop, save, seconds = self.world.total(stop, save, elapsed)
+        stops, saves, seconds = self.world.total(stop, save, elapsed)
         if self.world.size > 1:
             per_step = max(seconds / self.world.size / self._steps, 1e-9)
             # At most twice the last interval: the first steps (compiling, filling caches) are not representative.
             self._interval = max(1, min(2 * self._interval, int(LOOK / per_step)))
         self._steps = 0
-        return "stop" if stop else "save" if save else None
+        return "stop" if stops else "save" if saves else None
 
     def saved(self) -> None:
         """Call when a state was saved: the next is due ``every`` seconds from now."""

@@ -23,10 +23,11 @@ def time_left() -> float:
     if end.isdecimal():
         left = int(end) - time.time()
         return left if left > 0 else math.inf  # a time in the past comes from another job
-    if job() is None:
+    number = job()
+    if number is None:
         return math.inf
     try:
-        return parse_time(_ask("squeue", "--noheader", "--job", job(), "--format", "%L"))
+        return parse_time(_ask("squeue", "--noheader", "--job", number, "--format", "%L"))
     except (OSError, subprocess.SubprocessError):
         return math.inf
 
@@ -46,7 +47,7 @@ def requeue() -> None:
     Slurm then ends the job's remaining processes. Raises UserError if Slurm refuses.
     """
     try:
-        _ask("scontrol", "requeue", job())
+        _ask("scontrol", "requeue", job() or "")
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip()
         raise UserError(f"job {job()}: Slurm did not requeue it ({reason}); start the workflow again") from None
@@ -73,9 +74,10 @@ def rendezvous() -> list[str]:
     try:
         nodes, node = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_NODEID"])
         first, step = environment["SLURM_LAUNCH_NODE_IPADDR"], environment["SLURM_STEP_ID"]
+        number = int(environment["SLURM_JOB_ID"])
     except (KeyError, ValueError) as error:
         raise UserError(f"not a step of Slurm ({error}); use `edm launch --nodes N`") from None
-    port = PORTS[int(job()) * 7 % len(PORTS)]
+    port = PORTS[number * 7 % len(PORTS)]
     return [f"--nnodes={nodes}", f"--node-rank={node}", "--rdzv-backend=c10d", f"--rdzv-id={job()}.{step}",
             f"--rdzv-endpoint={first}:{port}", f"--rdzv-conf=is_host={int(node == 0)}"]  # fmt: skip
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
@@ -76,7 +76,10 @@ def launch(args: Namespace) -> int:
         args.processes = max(args.gpus, 1)
     if args.processes % args.nodes:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
-    with nullcontext([]) if args.gpus is None or args.nodes > 1 else own(args.gpus) as handles:
+    owned: AbstractContextManager[list[int]] = nullcontext([])
+    if args.gpus is not None and args.nodes <= 1:
+        owned = own(args.gpus)
+    with owned as handles:
         step = _start(args)  # only now that it has its resources
         threads = max(1, args.threads * args.nodes // args.processes)
         made_from = step.made_from if step else ""

@@ -2,11 +2,12 @@
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from edm import params
 from edm.commands.common import Commands, compile_option, count, from_params, machine, say, seconds
-from edm.config import AUTO
+from edm.config import AUTO, TrainingConfig
 from edm.errors import UserError, require
 from edm.params import Report, layouts
 from edm.tracking import Journal, environment_tags
@@ -15,12 +16,13 @@ _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "m
 
 
 def add(command: Commands) -> None:
-    for function, text, *folders in (
-        (tables, "tables of a report, from the results there are", "results", "runs"),
-        (figures, "figures of a report, from the results there are", *_FOLDERS),
-        (metrics, "the headline numbers of a report as JSON, its curves as CSV", "results", "runs", "models"),
-        (about, "pages on how a report was made: configuration, environment, runtime", "results"),
-    ):
+    made: tuple[tuple[Callable[[Namespace], None], str, tuple[str, ...]], ...] = (
+        (tables, "tables of a report, from the results there are", ("results", "runs")),
+        (figures, "figures of a report, from the results there are", tuple(_FOLDERS)),
+        (metrics, "the headline numbers of a report as JSON, its curves as CSV", ("results", "runs", "models")),
+        (about, "pages on how a report was made: configuration, environment, runtime", ("results",)),
+    )
+    for function, text, folders in made:
         name = function.__name__
         sub = command(name, function, text)
         sub.add_argument("report", help="report or experiment in params.yaml")
@@ -138,7 +140,7 @@ def bench(args: Namespace) -> None:
     loaded = params.load(args.params)
     report = loaded.report(args.target) if args.target in loaded.reports else None
     experiments = report.experiments.values() if report else [loaded.experiment(args.target)]
-    networks = {}
+    networks: dict[str, tuple[str, TrainingConfig]] = {}
     for experiment in experiments:
         for model, config in experiment.models.items():
             networks.setdefault(network_digest(config.network()), (f"{experiment.name}/{model}", config))

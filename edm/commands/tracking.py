@@ -53,5 +53,5 @@ def sync(args: Namespace) -> None:
     if len(report.set_aside) > SHOWN:
         say(f"warning: {len(report.set_aside) - SHOWN} more lines of journals were set aside")
     counts = {name: value for name, value in summary.items() if name != "set_aside"}
-    counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
-    say(f"warning: {reason}" if reason else f"{uri.rpartition('@')[2]}: {counts}")
+    told = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
+    say(f"warning: {reason}" if reason else f"{uri.rpartition('@')[2]}: {told}")

@@ -196,13 +196,13 @@ def _opened(path: str | Path) -> Tree:
 
 
 def _decode(tree: Tree, names: Sequence[str]) -> np.ndarray:
-    images: np.ndarray | None = None
+    images = np.empty((0,), dtype=np.uint8)
     for i, name in enumerate(names):
         where = f"{tree.where}: {shown(name)}"
         pixels = np.asarray(decoded(tree.read(name), where))
         image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        check_image(image, where, None if images is None else images.shape[1:])
-        if images is None:
+        check_image(image, where, images.shape[1:] if i else None)
+        if i == 0:
             images = np.empty((len(names), *image.shape), dtype=np.uint8)
         images[i] = image
     return images

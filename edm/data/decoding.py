@@ -6,7 +6,7 @@ It checks the declared size of an image before decoding it.
 import io
 import warnings
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from edm.errors import UserError
 
@@ -46,7 +46,7 @@ def decoded(data: bytes, where: str) -> Image.Image:
                 raise UserError(f"{where} has pixels of kind {image.mode}; convert it to 8 bits per channel")
             if bits > 8:
                 raise UserError(f"{where} has {bits} bits per channel; convert it to 8 bits per channel")
-            if image.format in ("GIF", "TIFF", "WEBP", "PNG") and image.is_animated:
+            if image.format in ("GIF", "TIFF", "WEBP", "PNG") and getattr(image, "is_animated", False):
                 raise UserError(f"{where} holds several pictures (an animation or pages); save each as a file")
             image.load()
             return _on_white(_upright(image), bits)
@@ -66,12 +66,14 @@ def _bits(image: Image.Image, data: bytes) -> int:
         if data[12:16] != b"IHDR":
             raise ValueError("its first chunk is not IHDR")
         return data[24]
-    return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))) if image.format == "TIFF" else 8
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+    return 8
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # Pillow turns a TIFF itself
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 0))  # Pillow turns a TIFF itself
     except Exception:  # ignore damaged Exif data: the pixels are intact
         turn = None
     return image if turn is None else image.transpose(turn)

@@ -56,10 +56,11 @@ def read_labels(content: bytes, names: Sequence[str], where: str) -> list[int] |
     if not (isinstance(entries, list) and all(map(_is_entry, entries))):
         raise UserError(f'{where} is not of the form {{"labels": [[name, label], …]}}')
     table = {name: class_index(label, f"{where}: the label of {shown(name)}") for name, label in entries}
-    if len(table) < len(entries):
-        seen = set()
-        twice = next(name for name, _ in entries if name in seen or seen.add(name))
-        raise UserError(f"{where} names {shown(twice)} twice; one image has one label")
+    seen: set[str] = set()
+    for name, _ in entries:
+        if name in seen:
+            raise UserError(f"{where} names {shown(name)} twice; one image has one label")
+        seen.add(name)
     unlabelled = next((name for name in names if name not in table), None)
     if unlabelled is not None:
         raise UserError(f"{where} has no label for {shown(unlabelled)}")

@@ -150,4 +150,5 @@ def evaluate(
     Raises UserError where the sampler gives non-finite images, or there are too few.
     """
     seen = measure(denoiser, sampler, seeds, block, yardsticks, what, world)
-    return world.share(seen.results() if world.is_first else None)
+    results: dict[str, Any] = world.share(seen.results() if world.is_first else None)
+    return results

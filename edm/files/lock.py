@@ -45,7 +45,7 @@ def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[int]
                 time.sleep(random.uniform(0.02, 0.1))
             if held is None:
                 wait = -1 if end == math.inf else max(end - time.monotonic(), 0)
-                lease = SoftFileLease(f"{path}.held", wait, lease_duration=_DEAD, heartbeat_interval=_BEAT)
+                lease = SoftFileLease(f"{path}.held", timeout=wait, lease_duration=_DEAD, heartbeat_interval=_BEAT)
                 with suppress(Timeout):
                     stack.enter_context(lease)
                 held = lease.is_locked

@@ -12,7 +12,7 @@ read but recorded as spans.
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pickletools import code2op
+from pickletools import code2op  # type: ignore[attr-defined]  # the stubs of Python lack it
 from typing import Any, BinaryIO, NamedTuple
 
 from edm.files.refusals import damaged, refused, shown
@@ -101,7 +101,7 @@ class _Machine:
                 if not code:
                     raise damaged("its pickle ends too early")
                 known = code2op.get(code.decode("latin1"))
-                raise refused(f"its pickle uses {known.name if known else code}, as no {self.kind} does")
+                raise refused(f"its pickle uses {known.name if known else repr(code)}, as no {self.kind} does")
             action(self)
         if len(self.stack) != 1 or self.below:
             raise damaged("its pickle leaves no single value")
@@ -266,7 +266,7 @@ def _number(layout: str) -> Callable[[_Machine], None]:
     return lambda machine: machine.stack.append(machine.number(layout))
 
 
-_ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
+_ACTIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"\x80": _Machine.protocol,
     b"\x95": lambda m: m.take(8),  # the length of a frame, ignored
     b"N": _push(None), b"\x88": _push(True), b"\x89": _push(False), b")": _push(()),

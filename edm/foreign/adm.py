@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import IDDPM, LinearIDDPM
+from edm.design.preconditioning import IDDPMPreconditioning, LinearIDDPMPreconditioning
 from edm.errors import UserError
 from edm.files.refusals import damaged, refused, shown, unsupported
 from edm.foreign.asked import Asked
@@ -47,7 +47,7 @@ def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoi
     linear = asked.take("noise_schedule", None if large else "cosine", about) == "linear"
     ordered = any(config.heads(config.model_channels * mult) > 1 for mult in config.channel_mult)
     old = ordered and asked.take("attention_order", None if large else "new", about) == "old"
-    preconditioning = LinearIDDPM() if linear else IDDPM()
+    preconditioning = LinearIDDPMPreconditioning() if linear else IDDPMPreconditioning()
     about["assumed"] |= preconditioning.arguments() | {"dropout": _DROPOUT}
     own = _own_tensors(config, StoredTensors(file, value), old) | {"preconditioning.u": preconditioning.u}
     return assemble(config, preconditioning, own, "its network"), about
@@ -84,7 +84,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         if (attending or level == depth - 1) and width * mult[level] % channels_per_head:
             raise UserError(f"channels_per_head {channels_per_head} does not divide the {width * mult[level]} channels "
                             "of its attention; give another")  # fmt: skip
-    inferred = {
+    inferred: dict[str, Any] = {
         "channels": channels,
         "out_channels": last[0] if last[0] != channels else None,
         "classes": label[0] if label else 0,

@@ -69,7 +69,7 @@ def read(path: str | Path, **stated: Any) -> Imported:
 
 def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) -> Denoiser:
     """The denoiser of :func:`read`, on a device."""
-    return read(path, **stated).denoiser.to(device, memory_format=torch.channels_last)
+    return read(path, **stated).denoiser.to(device).to(memory_format=torch.channels_last)
 
 
 def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:

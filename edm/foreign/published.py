@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import EDM, IDDPM, VE, VP, Preconditioning, preconditioning_from
+from edm.design.preconditioning import (
+    EDMPreconditioning,
+    IDDPMPreconditioning,
+    Preconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+    preconditioning_from,
+)
 from edm.errors import UserError
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.layers import GroupNorm
@@ -16,12 +23,14 @@ from edm.networks.limits import require_plausible
 from edm.networks.unet import Block, UNet
 
 #: Published preconditioning classes, and the names of their arguments here.
-_PRECONDITIONING = {
-    "VPPrecond": (VP, {"beta_d": "beta_d", "beta_min": "beta_min", "M": "steps", "epsilon_t": "epsilon_t"}),
-    "VEPrecond": (VE, {"sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
-    "iDDPMPrecond": (IDDPM, {"C_1": "c1", "C_2": "c2", "M": "steps"}),
-    "EDMPrecond": (EDM, {"sigma_data": "sigma_data", "sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
-}
+_PRECONDITIONING: dict[str, tuple[type[Preconditioning], dict[str, str]]] = {
+    "VPPrecond": (VPPreconditioning, {"beta_d": "beta_d", "beta_min": "beta_min", "M": "steps",
+                                      "epsilon_t": "epsilon_t"}),
+    "VEPrecond": (VEPreconditioning, {"sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
+    "iDDPMPrecond": (IDDPMPreconditioning, {"C_1": "c1", "C_2": "c2", "M": "steps"}),
+    "EDMPrecond": (EDMPreconditioning, {"sigma_data": "sigma_data", "sigma_min": "sigma_min",
+                                        "sigma_max": "sigma_max"}),
+}  # fmt: skip
 #: Defaults of the published constructors where they differ from ours.
 _SONG = {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "attn_resolutions": [16],
          "dropout": 0.10, "embedding_type": "positional", "channel_mult_noise": 1, "encoder_type": "standard",
@@ -49,16 +58,16 @@ def known_arguments(init_kwargs: Mapping[Any, Any]) -> tuple[dict[str, Any], lis
 
     Raises UserError if an argument has the wrong type.
     """
-    known = {name: init_kwargs[name] for name in _ARGUMENTS if init_kwargs.get(name) is not None}
+    known: dict[str, Any] = {name: init_kwargs[name] for name in _ARGUMENTS if init_kwargs.get(name) is not None}
     for name, value in known.items():
         kind = _ARGUMENTS[name]
         if kind is list:
             value = list(value) if isinstance(value, (list, tuple)) and len(value) <= 16 else None
         elif kind is float and type(value) is int and abs(value) < 1 << 53:
             value = float(value)
-        if type(value) is not kind or (kind is list and not all(type(item) is int for item in value)):
+        if type(value) is not kind or (isinstance(value, list) and not all(type(item) is int for item in value)):
             raise UserError(f"constructor argument {name!r} is not {_IN_WORDS[kind]}")
-        if kind is float and not math.isfinite(value) and (name, value) != ("sigma_max", math.inf):
+        if isinstance(value, float) and not math.isfinite(value) and (name, value) != ("sigma_max", math.inf):
             raise UserError(f"constructor argument {name!r} is {value}")
         known[name] = value
     if known.get("sigma_max") == math.inf:
@@ -95,7 +104,7 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
             tensor = tensor[:rows]  # to_published pads it
         require_shape(key, tensor, shapes[name], class_name)
         own[f"network.{name}"] = _own_order(name, tensor)
-    if isinstance(preconditioning, IDDPM):
+    if isinstance(preconditioning, IDDPMPreconditioning):
         own["preconditioning.u"] = state_dict.get("u", preconditioning.u)
     return assemble(config, preconditioning, own, class_name)
 
@@ -106,13 +115,13 @@ def to_published(denoiser: Denoiser) -> dict[str, Tensor]:
     iDDPMPrecond has outputs for a learned variance, which do not affect D. A network without them gets zeros there.
     """
     own = denoiser.network.state_dict()
-    if isinstance(denoiser.preconditioning, IDDPM) and denoiser.network.config.out_channels is None:
+    if isinstance(denoiser.preconditioning, IDDPMPreconditioning) and denoiser.network.config.out_channels is None:
         own |= {name: torch.cat((own[name], torch.zeros_like(own[name]))) for name in _OUTPUTS}
     state = {f"model.{key}": _published_order(name, own[name]) for name, key in published_names(denoiser.network)}
     for key in _resampling_layers(denoiser.network):
         taps = torch.tensor(denoiser.network.config.resample_filter, dtype=torch.float32)
         state[f"model.{key}.resample_filter"] = (torch.outer(taps, taps) / taps.sum() ** 2)[None, None]
-    if isinstance(denoiser.preconditioning, IDDPM):
+    if isinstance(denoiser.preconditioning, IDDPMPreconditioning):
         state["u"] = denoiser.preconditioning.u
     return state
 

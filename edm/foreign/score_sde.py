@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import VE, Preconditioning, preconditioning_from
+from edm.design.preconditioning import Preconditioning, VEPreconditioning, preconditioning_from
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN
 from edm.errors import UserError
 from edm.files.refusals import damaged, refused, shown, unsupported
@@ -31,7 +31,7 @@ _BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "affine": "Dense_0", "norm1
 _MOST_MODULES = 1000  # the published networks have up to 105
 #: Settings of every published file that no file contains: scale of the images, conditioning on time, activation, and
 #: dropout, which is active only in training.
-_ASSUMED = {"continuous": True, "nonlinearity": "swish", "dropout": 0.1}
+_ASSUMED: dict[str, Any] = {"continuous": True, "nonlinearity": "swish", "dropout": 0.1}
 _FIR = (1, 3, 3, 1)
 
 
@@ -108,7 +108,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
     attends = [any(kind.name == "attention" for kind in level) for level in levels]
     published = width == 128 and mult == (1, 2, 2, 2) and attends == [False, True, False, False]
     resolution = asked.take("resolution", 32 if published else None, about)
-    inferred = {
+    inferred: dict[str, Any] = {
         "channels": body[2].inputs,
         "model_channels": width,
         "channel_mult": mult,
@@ -124,7 +124,10 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         about["inferred"]["fir"] = True  # without the filter, Conv2d_0 of the pyramid has another name
         about["assumed"]["fir_kernel"] = list(_FIR)
     filtered = fourier or asked.take("fir", False, about)
-    stated = {"resample_filter": _FIR if filtered else (1, 1), "skip_rescale": asked.take("skip_rescale", True, about)}
+    stated: dict[str, Any] = {
+        "resample_filter": _FIR if filtered else (1, 1),
+        "skip_rescale": asked.take("skip_rescale", True, about),
+    }
     require_plausible({**inferred, "resolution": resolution})
     return NetworkConfig(resolution, **inferred, **stated, dropout=_ASSUMED["dropout"])
 
@@ -189,7 +192,7 @@ def _preconditioning(
         return _variance_preserving(asked, about)
     about["inferred"]["preconditioning"] = "ve"
     if "sigmas" not in levels or levels.shape("sigmas") == (0,):
-        preconditioning = VE()
+        preconditioning = VEPreconditioning()
         about["assumed"] |= preconditioning.arguments()
         return preconditioning
     # VE works on images in [0, 1], where noise is half as strong; its list of levels is geometric.
@@ -198,7 +201,7 @@ def _preconditioning(
     if not 0 < low < high < float("inf"):
         raise damaged("its noise levels (module.sigmas) make no sense")
     about["inferred"] |= {"sigma_min": low, "sigma_max": high}
-    return VE(low, high)
+    return VEPreconditioning(low, high)
 
 
 def _variance_preserving(asked: Asked, about: dict[str, Any]) -> Preconditioning:

@@ -142,8 +142,10 @@ class StoredTensors(Mapping[str, Tensor]):
         if self._left < 0:
             raise refused("its tensors share their numbers, as those of no checkpoint do")
         content = bytearray(storage.length)
+        if storage.start is None:
+            raise damaged(f"the numbers of {shown(name)} are not in it")
         self._file.seek(storage.start)
-        if self._file.readinto(content) != storage.length:
+        if self._file.readinto(content) != storage.length:  # type: ignore[attr-defined]  # BinaryIO's stubs lack it
             raise damaged("it ends inside of a tensor")
         if storage.crc is not None and zlib.crc32(content) != storage.crc:
             raise damaged(f"the checksum of {shown(name)} is wrong")

@@ -1,5 +1,7 @@
 """Whether a network is compiled (torch.compile) before it runs. That changes results by rounding, and takes minutes."""
 
+from typing import TypedDict
+
 import torch
 
 from edm.config import AUTO, COMPILE, NetworkConfig
@@ -12,7 +14,13 @@ from edm.networks.flops import flops
 PAYS = 2e16
 
 
-def options(choice: str, network: NetworkConfig, evaluations: float, device: torch.device) -> dict[str, str] | None:
+class Compiled(TypedDict):
+    """Keyword arguments of ``torch.compile``."""
+
+    mode: str
+
+
+def options(choice: str, network: NetworkConfig, evaluations: float, device: torch.device) -> Compiled | None:
     """Keyword arguments of ``torch.compile`` for a choice of ``COMPILE``, or None where nothing is to be compiled.
 
     evaluations: of the network for one image, of all that the choice is for; a backward pass counts as two.

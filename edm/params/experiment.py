@@ -234,10 +234,17 @@ class Experiment:
         changes = self.models[model].changes()
         return {name: value for name, value in changes.items() if name not in UNDECIDING}
 
+    def choice_of(self, model: str) -> Choice:
+        """How the snapshot of a model is chosen. Raises UserError for an experiment that chooses none."""
+        if self.choice is None:
+            raise UserError(f"experiment {self.name}: no snapshot of model {model!r} is chosen; state `choose`")
+        return self.choice
+
     def choice_spec(self, model: str) -> dict[str, Any]:
         """The settings that affect the choice of the snapshot."""
-        point = self.grids[self.choice.grid].points[model][0]
-        return {"sampler": point.sampler.changes(), "images": self.choice.images, "confirm": self.choice.confirm,
+        choice = self.choice_of(model)
+        point = self.grids[choice.grid].points[model][0]
+        return {"sampler": point.sampler.changes(), "images": choice.images, "confirm": choice.confirm,
                 "confirm_images": self.sampling.images, "first_seed": self.sampling.first_seed,
                 "block": self.sampling.block, "features": self.features, **self._precision()}  # fmt: skip
 

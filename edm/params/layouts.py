@@ -5,7 +5,7 @@ step use the same layouts.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from edm.errors import UserError
@@ -164,7 +164,7 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
 
     def content(report: Report, spec: dict[str, Any]) -> Content:
         columns = {label: _trained(report, ref, f"column {label!r}") for label, ref in _labels(spec["columns"]).items()}
-        rows = {}
+        rows: dict[str, list[Source | None]] = {}
         for row, entry in entries.items():
             texts = [entry(s.experiment.models[s.model], s.experiment.training) for s in columns.values()]
             rows[row] = [dataclasses.replace(s, text=text) for s, text in zip(columns.values(), texts, strict=True)]
@@ -238,7 +238,7 @@ def curve_lines(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
     if spec["column"] not in layout.columns:
         raise UserError(f"column {spec['column']!r} is not in {spec['table']}; it has {', '.join(layout.columns)}")
     index = layout.columns.index(spec["column"])
-    return {row: cells[index] for row, cells in layout.rows.items() if cells[index] is not None}
+    return {row: source for row, cells in layout.rows.items() if (source := cells[index]) is not None}
 
 
 # References -----------------------------------------------------------------------------------------------------------
@@ -264,8 +264,10 @@ def _trained(report: Report, reference: str, what: str) -> Source:
 
 def _named(report: Report, reference: str, kind: str) -> Source:
     experiment, model, name = report.refer_to_grid(reference)
-    sections = {"grid": experiment.grids, "search": experiment.searches, "sheet": experiment.sheets,
-                "analysis": experiment.analyses}  # fmt: skip
+    sections: dict[str, Mapping[str, Any]] = {
+        "grid": experiment.grids, "search": experiment.searches, "sheet": experiment.sheets,
+        "analysis": experiment.analyses,
+    }  # fmt: skip
     entries = sections[kind]
     if name not in entries:
         raise UserError(f"{kind} {name!r} is not defined; {experiment.name} has {', '.join(entries) or 'none'}")
@@ -275,9 +277,10 @@ def _named(report: Report, reference: str, kind: str) -> Source:
     return Source(kind, experiment, model, name)
 
 
-def _if_there(experiment: Experiment, model: str, grid: str) -> Source | None:
-    there = grid in experiment.grids and model in experiment.grids[grid].points
-    return Source("grid", experiment, model, grid) if there else None
+def _if_there(experiment: Experiment, model: str, grid: str | None) -> Source | None:
+    if grid is None or grid not in experiment.grids or model not in experiment.grids[grid].points:
+        return None
+    return Source("grid", experiment, model, grid)
 
 
 def _nowhere(grid: str, experiments: Iterable[Experiment]) -> str:

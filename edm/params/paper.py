@@ -1,5 +1,6 @@
 """The paper's numbers, for comparison in the tables."""
 
+import contextlib
 import functools
 import re
 from dataclasses import dataclass
@@ -50,10 +51,11 @@ def _parsed(text: str | None) -> Published | None:
     if not isinstance(text, str):
         raise UserError(f"{FILE}: {text!r} is not text; put every entry in quotes, to keep its digits")
     match = _ENTRY.fullmatch(text)
-    try:
+    if match is None:
+        raise UserError(f"{FILE}: {text!r} is more than one line; write every entry in one")
+    value: float | None = None
+    with contextlib.suppress(ValueError):
         value = float(match["text"])
-    except ValueError:
-        value = None
     nfe = int(match["nfe"]) if match["nfe"] else None
     return Published(match["text"], value, nfe, match["doubt"] is None, match["about"] is not None)
 

@@ -196,7 +196,8 @@ def _read_yaml(text: str) -> Any:
     for event in yaml.parse(text, Loader=_UniqueKeys):  # before building objects, which is recursive
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise yaml.constructor.ConstructorError(None, None, f"nested more than {MAX_DEPTH} deep", event.start_mark)
+            nested = f"nested more than {MAX_DEPTH} deep"
+            raise yaml.constructor.ConstructorError(None, None, nested, event.start_mark)  # type: ignore[arg-type]
     raw = yaml.load(text, Loader=_UniqueKeys)
     values, count = [(raw, 0)], 0
     while values:  # each as often as it is referenced: aliases of aliases can expand to billions
@@ -209,7 +210,8 @@ def _read_yaml(text: str) -> Any:
     return raw
 
 
-class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+# The stubs know libyaml's marks and the other ones as two types, and no choice between two bases.
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The safe loader, with an error for duplicate keys, of which PyYAML silently keeps the last."""
 
     def construct_object(self, node, deep=False):
@@ -337,8 +339,8 @@ def _explain(error) -> str:
         choice = dict.fromkeys(" and ".join(map(repr, e.validator_value)) for e in error.context)
         return f"key {', or '.join(choice)} is missing"
     if error.validator == "oneOf" and not error.context:
-        choice = [" and ".join(map(repr, option["required"])) for option in expected]
-        return f"{', or '.join(choice)}: one of them, not both"
+        options = [" and ".join(map(repr, option["required"])) for option in expected]
+        return f"{', or '.join(options)}: one of them, not both"
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         key = next(key for key in value if key not in known)
@@ -351,11 +353,11 @@ def _explain(error) -> str:
             f"{value!r} is not one of {', '.join(map(str, expected))}{nearest(str(value), [str(e) for e in expected])}"
         )
     if error.validator == "type":
-        types = " or ".join([expected] if isinstance(expected, str) else expected)
+        wanted = " or ".join([expected] if isinstance(expected, str) else expected)
         hint = ""
-        if isinstance(value, str) and "number" in types and _is_number(value):
+        if isinstance(value, str) and "number" in wanted and _is_number(value):
             hint = f"; YAML reads {value} as text, write {float(value)!r}"
-        return f"{value!r} is not of type {types}{hint}"
+        return f"{value!r} is not of type {wanted}{hint}"
     return error.message.splitlines()[0][:200]
 
 

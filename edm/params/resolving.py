@@ -201,7 +201,7 @@ def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> 
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
         swept = [key for key, value in choices.items() if isinstance(value, list)]
-        settings = []
+        settings: list[Point] = []
         for values in itertools.product(*(choices[key] for key in swept)):
             setting = dict(zip(swept, values, strict=True))
             label = ",".join(f"{key}={named(value)}" for key, value in setting.items()) or "only"

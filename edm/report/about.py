@@ -108,10 +108,12 @@ def configuration(chain: Chain, report: Report) -> str:
 
 def environment(chain: Chain, report: Report, done: list[Done]) -> str:
     """Which code, on which machines, with which software, from which data."""
-    code = _counted(done, lambda one: ((one.commit or "unknown"), {"true": "yes", "false": "no"}.get(one.dirty, "–")))
+    code = _counted(
+        done, lambda one: ((one.commit or "unknown"), {"true": "yes", "false": "no"}.get(one.dirty or "", "–"))
+    )
     machines = _counted(done, lambda one: (one.host, one.gpu or "–", str(one.processes)))
     software = Counter((name, version) for one in done for name, version in one.versions.items())
-    data = {}
+    data: dict[str, tuple[str, str | None]] = {}
     for job in _needed(chain, report):
         sidecar = read_sidecar(sidecar_file(job)) or {"inputs": {}, "outputs": {}}
         data |= {path: ("as given", sidecar["inputs"].get(path)) for path in raw(chain, job)}
@@ -149,8 +151,8 @@ def runtime(report: Report, done: list[Done]) -> str:
     on_gpus = any(one.gpu for one in done)
     rows = [_row(rule, jobs, on_gpus) for rule, jobs in rules.items()] + [_row("all", done, on_gpus)]
     head = ("rule", "jobs", "total", "median", "longest", *(["GPU-hours"] if on_gpus else []))
-    longest = sorted(done, key=lambda one: -one.seconds)[:LONGEST]
-    listed = [(one.name, one.gpu or "CPU", str(one.processes), duration(one.seconds)) for one in longest]
+    longest = sorted(done, key=lambda one: -(one.seconds or 0.0))[:LONGEST]
+    listed = [(one.name, one.gpu or "CPU", str(one.processes), duration(one.seconds or 0.0)) for one in longest]
     notes = ("Wall time of each job from its start to its last file, as the job recorded it; start-up counts, "
              "waiting for a machine does not. Jobs run side by side: the total is not how long one waits. "
              "A training that was interrupted counts from its last start.")  # fmt: skip
@@ -161,7 +163,7 @@ def runtime(report: Report, done: list[Done]) -> str:
 
 
 def _row(rule: str, jobs: list[Done], on_gpus: bool) -> tuple[str, ...]:
-    seconds = [one.seconds for one in jobs] or [0.0]
+    seconds = [one.seconds or 0.0 for one in jobs] or [0.0]
     hours = [f"{sum(one.gpu_hours for one in jobs):,.2f}"] if on_gpus else []
     times = map(duration, (sum(seconds), statistics.median(seconds), max(seconds)))
     return (rule, f"{len(jobs):,}", *times, *hours)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from edm.chain.choices import in_words
 from edm.chain.jobs import Chain
@@ -183,8 +184,9 @@ def _number(name: str, pad: str = "") -> str | None:
     return f"{found[1].title()} {pad if len(found[2]) == 1 else ''}{found[2]}{found[3]}" if found else None
 
 
-def _axis(spec: dict) -> str:
-    return {"nfe": "network evaluations (NFE)"}.get(spec.get("over"), spec.get("over", ""))
+def _axis(spec: dict[str, Any]) -> str:
+    over: str = spec.get("over", "")
+    return {"nfe": "network evaluations (NFE)"}.get(over, over)
 
 
 def _level_samples(source: Source) -> int:

@@ -50,7 +50,8 @@ def write_figure(report: Report, name: str, places: Places) -> list[Path]:
 def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Distance over a quantity, one line per source (Figures 2, 4, 5b, 5c, 12, 13c, 15)."""
     results = Results(places.results, places.runs)
-    lines, marked, seen = {}, {}, []
+    lines: dict[str, list[tuple[float, float, float, float]] | float] = {}
+    marked, seen = {}, []
     mark, mark_label = MARKS.get(layout.mark, (None, ""))
     for label, source in layout.shown.items():
         rows = results.of(source.experiment, source.model, source.name)

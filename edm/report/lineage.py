@@ -41,7 +41,7 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
     report, shown, column, cell = _find(params, table, row, column)
     place = {"table": table, "row": row, "column": column}
     source = table_layout(report, shown.name).rows[row][shown.columns.index(column)]
-    if not cell.text:
+    if source is None or not cell.text:
         raise UserError(f"{table}, {row}, {column}: {_why_empty(cell, source)}")
     place["shown"] = cell.ours()
     if source.kind == "model":
@@ -117,6 +117,8 @@ def _named(sampler: SamplerConfig) -> dict[str, Any]:
 
 def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
     m, experiment = cell.measured, source.experiment
+    if m is None:
+        raise UserError(f"{place['table']}, {place['row']}, {place['column']}: {_why_empty(cell, source)}")
     evaluation = next(e for e in experiment.evaluations_of(m.model, m.grid)
                       if (m.point, m.repeat) in [(point.id, repeat) for point, repeat in e.draws])  # fmt: skip
     walk = _Walk(chain, evaluation_file(evaluation))
@@ -180,7 +182,8 @@ class _Walk:
         job = self.chain.makers.get(path)
         if path not in self.steps:
             made_here = job is not None and job.rule != "download"
-            entry = self.steps[path] = self._step(path, job) if made_here else self._outside(path, used, user)
+            entry = self._step(path, job) if job is not None and made_here else self._outside(path, used, user)
+            self.steps[path] = entry
             for source in entry.get("from", ()):
                 self._visit(source["file"], source["sha256"], job)
         entry = self.steps[path]
@@ -189,7 +192,8 @@ class _Walk:
             entry.setdefault("unknown", f"{what} is another file, sha256 {used}: how that was made is not recorded")
 
     def _step(self, path: str, job: Job) -> dict[str, Any]:
-        sidecar, entry = self.provenance.sidecar(job), {"file": path, "step": job.name}
+        sidecar = self.provenance.sidecar(job)
+        entry: dict[str, Any] = {"file": path, "step": job.name}
         if sidecar is None:
             return entry | {"sha256": self.provenance.hashes.of(path)} | self._untold(path, job)
         entry["sha256"] = sidecar["outputs"].get(path)
@@ -219,9 +223,9 @@ class _Walk:
         return {"unknown": f"{unknown}; commit and hashes are those that the file itself names", **own,
                 "from": [{"file": name, "sha256": content} for name, content in inputs.items()]}  # fmt: skip
 
-    def _outside(self, path: str, used: str | None, user: Job) -> dict[str, Any]:
+    def _outside(self, path: str, used: str | None, user: Job | None) -> dict[str, Any]:
         """A file that no step makes."""
-        if path not in self.chain.raw_sources(user):
+        if user is None or path not in self.chain.raw_sources(user):
             return {"file": path, "sha256": used, "unknown": "params.yaml has no step any more that makes it"}
         entry = self.chain.params.downloads.get(path, {})
         source = entry.get("url") or entry.get("note")
@@ -241,7 +245,7 @@ class _Walk:
             catalogued = (
                 {"where": PUBLISHED[name].where, "licence": PUBLISHED[name].licence} if name in PUBLISHED else {}
             )
-            told = {key: seen[key] for key in ("source", "source_sha256", "licence") if key in seen}
+            told: dict[str, Any] = {key: seen[key] for key in ("source", "source_sha256", "licence") if key in seen}
             return {"published_as": name, **catalogued, **told}
         if job.rule == "choose":
             return {**self._choice(job, sidecar), **images, **self.run(f"{'/'.join(job.key)}/choice")}

@@ -69,7 +69,7 @@ class Results:
         for state in ("failed", "running", "interrupted"):
             if state in states:
                 return state
-        training = self._state(f"{folder}/journal.jsonl")
+        training = self._state(f"{folder}/journal.jsonl") or ""
         return {"failed": "training failed", "running": "training", "interrupted": "training interrupted"}.get(
             training, "not run"
         )

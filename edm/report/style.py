@@ -36,9 +36,8 @@ def page(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    settings = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
-                "axes.spines.right": False, "svg.hashsalt": "edm", "legend.frameon": False}  # fmt: skip
-    with plt.rc_context(settings):
+    with plt.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
+                         "axes.spines.right": False, "svg.hashsalt": "edm", "legend.frameon": False}):  # fmt: skip
         figure = plt.figure(figsize=(width, height), dpi=dpi, layout=layout)
         try:
             yield figure

@@ -29,7 +29,8 @@ def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Pa
 
 def write_metrics(report: Report, results: Path, runs: Path) -> Path:
     """Writes the lowest distances of every table as one JSON: {table: {row: {column: distance}}}."""
-    measured, summary = Results(results, runs), {}
+    measured = Results(results, runs)
+    summary: dict[str, dict[str, dict[str, float]]] = {}
     for name, rows in metrics_layout(report).tables.items():
         seen: list[Measurement] = []
         summary[name] = {row: {} for row in rows}
@@ -138,14 +139,14 @@ def _settings(layout: Layout, results: Results) -> Table:
             found[column] = outcome = read_search(path)
             notes.append(f"{column}: {outcome['metric']['label']} {outcome['value']:.4g}, {outcome['method']} search, "
                          f"{outcome['evaluations']} evaluations of {outcome['images']:,} images.")  # fmt: skip
-    rows = {}
+    rows: dict[str, list[Cell]] = {}
     for row, sources in layout.rows.items():
         rows[row] = []
-        for column, source in zip(layout.columns, sources, strict=True):
-            if source is None:
+        for column, cell in zip(layout.columns, sources, strict=True):
+            if cell is None:
                 rows[row].append(Cell())
             elif column not in found:
-                rows[row].append(Cell(missing=results.why_not_searched(source.experiment, source.model, source.name)))
+                rows[row].append(Cell(missing=results.why_not_searched(cell.experiment, cell.model, cell.name)))
             else:
                 value = found[column]["settings"][row]
                 rows[row].append(Cell("∞" if value is None else f"{value:g}", value))
@@ -154,7 +155,8 @@ def _settings(layout: Layout, results: Results) -> Table:
 
 def _described(layout: Layout, results: Results) -> Table:
     number = lambda text: float(text) if text.replace(".", "", 1).isdigit() else None
-    rows = {row: [Cell(source.text, number(source.text)) for source in cells] for row, cells in layout.rows.items()}
+    rows = {row: [Cell(source.text, number(source.text)) for source in cells if source is not None]
+            for row, cells in layout.rows.items()}  # fmt: skip
     notes = ["As resolved from params.yaml; nothing here is measured."]
     return Table(layout.name, layout.title, "choice", layout.columns, rows, notes)
 

@@ -21,7 +21,8 @@ def read_event(line: bytes) -> dict[str, Any]:
         raise ValueError("not a whole line of JSON") from None
     if not isinstance(event, dict):
         raise ValueError("not an event")
-    fields = _FIELDS.get(event.get("event")) if isinstance(event.get("event"), str) else None
+    kind = event.get("event")
+    fields = _FIELDS.get(kind) if isinstance(kind, str) else None
     if fields is None:
         raise ValueError("not an event that this version knows")
     for name, fits in {**_ALL, **fields}.items():
@@ -64,9 +65,9 @@ def _flat(value: Any, left: int = _DEEPEST) -> bool:
     return left > 0 and all(_flat(entry, left - 1) for entry in inner)
 
 
-_ALL = {"key": _name, "time": _time}
+_ALL: dict[str, Callable[[Any], bool]] = {"key": _name, "time": _time}
 #: Fields of each kind of event besides ``_ALL``. They are optional for a run and required for the other kinds.
-_FIELDS = {
+_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "run": {"name": _name, "experiment": _name, "parent": _name, "params": _mapping(_flat), "tags": _mapping(_text)},
     "metrics": {"step": _step, "values": _mapping(_number)},
     "tag": {"name": _name, "value": _text},

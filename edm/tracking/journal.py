@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -35,7 +36,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self._file = None
+        self._file: FileIO | None = None
         self._pending = bytearray()
         self._warned = False
 
@@ -58,8 +59,8 @@ class Journal:
         If params or made_from differ from the earlier ones, the run starts afresh and its earlier events are discarded.
         """
         with self._shielded():
-            event = {"event": "run", "key": key, "name": name, "experiment": experiment, "parent": parent,
-                     "made_from": made_from}  # fmt: skip
+            event: dict[str, Any] = {"event": "run", "key": key, "name": name, "experiment": experiment,
+                                     "parent": parent, "made_from": made_from}  # fmt: skip
             event["params"] = None if params is None else dict(_flattened(params))
             event["tags"] = {str(tag): _text(value) for tag, value in (tags or {}).items()}
             if params is not None:
@@ -76,7 +77,7 @@ class Journal:
         while self._pending:
             del self._pending[: self._file.write(self._pending)]
 
-    def _opened(self):
+    def _opened(self) -> FileIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
         if file.tell():
@@ -224,7 +225,7 @@ def _apply(event: dict, records: dict[str, RunRecord]) -> None:
         record = records.setdefault(key, RunRecord(key=key, start=now, updated=now, name=key))
         if record.params and any(event.get(name, getattr(record, name)) != getattr(record, name)
                                  for name in ("params", "made_from")):  # fmt: skip
-            kept = {"name": record.name, "experiment": record.experiment, "parent": record.parent}
+            kept: dict[str, Any] = {"name": record.name, "experiment": record.experiment, "parent": record.parent}
             record = records[key] = RunRecord(key=key, start=now, updated=now, **kept)
         for name in ("name", "experiment", "parent", "params", "made_from"):
             if name in event:

@@ -181,7 +181,7 @@ def _undelivered(tracking_uri: str, error: Exception, report: SyncReport, journa
         report.runs = report.runs_pending = len(_latest_records(journal_paths)[0])
     login = urlsplit(tracking_uri).netloc.rpartition("@")[0]
     cause: BaseException | None = error
-    while cause := cause.__cause__ or cause.__context__:
+    while cause is not None and (cause := cause.__cause__ or cause.__context__):
         if isinstance(cause, OSError | sqlite3.Error):
             error = cause  # MLflow wraps "connection refused" or "database is locked" in paragraphs
     reason = " ".join(str(error).split())[:300]

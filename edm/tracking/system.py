@@ -15,7 +15,7 @@ _MB = 1e6
 class SystemMetrics:
     """Reads the load of processor, memory and GPU; rates are means since the previous reading."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._machine, self._process = _machine_times(), _process_times()
         self._busy = self._machine[0] / max(self._machine[1], 1)  # since boot, until a tick has passed
 

@@ -14,6 +14,8 @@ from edm.data.archive import Dataset
 from edm.data.pixels import to_float
 from edm.design import draws as noise
 from edm.design.augmentation import augment
+from edm.design.losses import Loss
+from edm.models.compilation import Compiled
 
 _SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds never share a draw
 
@@ -37,8 +39,8 @@ class Batches:
     """
 
     def __init__(
-        self, dataset: Dataset, config: TrainingConfig, loss, device: torch.device,
-        compiled: dict[str, str] | None = None,
+        self, dataset: Dataset, config: TrainingConfig, loss: Loss, device: torch.device,
+        compiled: Compiled | None = None,
     ):  # fmt: skip
         self.config, self.loss, self.device = config, loss, device
         self._inputs = self._drawn if compiled is None else torch.compile(self._drawn, **compiled)

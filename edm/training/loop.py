@@ -18,6 +18,7 @@ from edm.errors import Preempted, UserError
 from edm.files.background import Background
 from edm.files.writing import remove_temporaries, write_json
 from edm.models import checkpoint
+from edm.models.compilation import Compiled
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
@@ -41,7 +42,7 @@ def train(
     run: Run | None = None,
     notice: Notice | None = None,
     state_every: float = 300.0,
-    compiled: dict[str, str] | None = None,
+    compiled: Compiled | None = None,
     about: dict[str, Any] | None = None,
     made_from: str = "",
 ) -> Denoiser:
@@ -79,11 +80,11 @@ def train(
         if images == 0 and world.is_first:
             shutil.rmtree(out / "snapshots", ignore_errors=True)  # snapshots of an earlier run
 
-        def measure() -> dict:
+        def measure() -> levels.Levels:
             batch = config.microbatch or 512
             return levels.error_per_level(step.ema, dataset, config.conditional, config.level_samples, world, batch)
 
-        state.before = measure() if state.before is None else state.before
+        before = state.before = measure() if state.before is None else state.before
 
         def keep() -> None:
             """Saves the state after the log and the journal, so that a resumed run finds all rows up to its state."""
@@ -157,10 +158,10 @@ def train(
             checkpoint.save(final / "model.safetensors", step.ema, config, {**about, "images": images})
         after = measure()
         if world.is_first:
-            for name, level in (("before", state.before), ("after", after)):
+            for name, level in (("before", before), ("after", after)):
                 if run is not None:
                     run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
-            write_json(final / "levels.json", {"before": state.before, "after": after, "training": log.curve("loss")})
+            write_json(final / "levels.json", {"before": before, "after": after, "training": log.curve("loss")})
             if run is not None:
                 run.artifact(final / "levels.json")
                 run.finish()

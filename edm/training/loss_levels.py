@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -17,10 +18,19 @@ LEVELS = torch.logspace(-2.6, 2, 24, dtype=torch.float64)
 POINTS = 801  # of a density curve: 160 per decade over 5 decades
 
 
+class Levels(TypedDict):
+    """Mean and standard deviation of the error, over so many images, at each noise level."""
+
+    mean: list[float]
+    samples: int
+    sigma: list[float]
+    std: list[float]
+
+
 @torch.inference_mode()
 def error_per_level(
     denoiser: nn.Module, dataset: Dataset, conditional: bool, samples: int, world: World, batch: int = 512
-) -> dict[str, list | int]:
+) -> Levels:
     """Mean and standard deviation of (D(y + n; σ) − y)² per noise level, over ``samples`` images.
 
     The error is the mean over an image's pixels, without λ(σ): each figure applies its own weight. Levels that the
@@ -31,10 +41,11 @@ def error_per_level(
     rows = order.repeat(-(-samples // len(order)))[:samples]
     levels = [float(s) for s in LEVELS if denoiser.sigma_min <= s <= denoiser.sigma_max]
     sums = torch.zeros(2, len(levels), dtype=torch.float64, device=world.device)  # of the errors, of their squares
+    classes = dataset.labels if conditional else None
     for start in range(world.rank * batch, samples, world.size * batch):
         part = rows[start : start + batch].numpy()
         images = to_float(torch.from_numpy(dataset.images[part]).to(world.device))
-        labels = torch.from_numpy(dataset.labels[part]).to(world.device) if conditional else None
+        labels = None if classes is None else torch.from_numpy(classes[part]).to(world.device)
         seeds = torch.arange(start, start + len(part), device=world.device)
         for index, level in enumerate(levels):
             draws = noise.normal(seeds, index, images.shape[1:], noise.EVALUATION).to(torch.float32)

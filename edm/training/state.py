@@ -18,6 +18,8 @@ from edm.errors import UserError
 from edm.files.background import Background
 from edm.files.writing import digest, write_text
 from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
+from edm.training.loss_levels import Levels
 
 STATE_FORMAT = "edm-training-state/2"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
@@ -78,7 +80,8 @@ class TrainingLog:
 
 def _images_of(row: str) -> float:
     try:
-        return json.loads(row)["images"]
+        images: float = json.loads(row)["images"]
+        return images
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line torn by a kill
 
@@ -94,8 +97,8 @@ class TrainingState:
     """
 
     def __init__(
-        self, out: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer, world: World,
-        background: Background, made_from: str = "",
+        self, out: Path, config: TrainingConfig, dataset: Dataset, net: Denoiser, ema: Denoiser,
+        optimizer: torch.optim.Optimizer, world: World, background: Background, made_from: str = "",
     ):  # fmt: skip
         """made_from: as in :func:`edm.training.loop.train`."""
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
@@ -103,7 +106,8 @@ class TrainingState:
         self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
         fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
-        self.images, self.seconds, self.before = 0, 0.0, None
+        self.images, self.seconds = 0, 0.0
+        self.before: Levels | None = None
         self.overflowing = 0  # consecutive steps, see :class:`edm.training.overflows.Overflows`
         #: This process's sums since the last log row, accumulated by :class:`edm.training.step.TrainingStep`.
         self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
@@ -173,7 +177,7 @@ class TrainingState:
             )
         host = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                 for name, tensor in (tensors | {"sums": sums}).items()}  # fmt: skip
-        header = {"format": STATE_FORMAT, "identity": self.identity, "made_from": self.made_from}
+        header: dict[str, Any] = {"format": STATE_FORMAT, "identity": self.identity, "made_from": self.made_from}
         header |= {"images": images, "seconds": seconds, "before": self.before, "overflowing": self.overflowing}
         self.background.do(lambda: self._write(host, header, begun))
 
@@ -200,7 +204,7 @@ class TrainingState:
                     found.append((self._header(path)["images"], slot))
                 except UserError as error:
                     problems.append(self._set_aside(path, error))
-        chosen = (-1, {}, {})
+        chosen: tuple[int, dict[str, Tensor], dict[str, Any]] = (-1, {}, {})
         for _, slot in sorted(found, reverse=True):
             try:
                 chosen = (slot, *self._read(self.paths[slot]))

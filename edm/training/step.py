@@ -3,6 +3,7 @@
 import copy
 import inspect
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.design.losses import weighted_error
 from edm.models import checkpoint
+from edm.models.compilation import Compiled
+from edm.models.denoiser import Denoiser
 from edm.training.batches import Batches
 
 #: The option of DistributedDataParallel that broadcasts buffers in each step. These networks have constant buffers.
@@ -30,11 +33,11 @@ class TrainingStep:
     """
 
     def __init__(
-        self, config: TrainingConfig, dataset: Dataset, world: World = ALONE, compiled: dict[str, str] | None = None
+        self, config: TrainingConfig, dataset: Dataset, world: World = ALONE, compiled: Compiled | None = None
     ):
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
-        self.net = checkpoint.build(config).to(world.device, memory_format=torch.channels_last).train()
+        self.net = checkpoint.build(config).to(world.device).to(memory_format=torch.channels_last).train()
         self.net.precision = config.precision
         self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
@@ -43,9 +46,10 @@ class TrainingStep:
         self.loss = checkpoint.loss_of(config)
         self._batches = Batches(dataset, config, self.loss, world.device, compiled)
         self._error = weighted_error if compiled is None else torch.compile(weighted_error, **compiled)
-        self._model = self.net
+        self._model: Denoiser | nn.parallel.DistributedDataParallel = self.net
         if world.size > 1:
-            self._model = nn.parallel.DistributedDataParallel(self.net, **{CONSTANT_BUFFERS: False})
+            constant: dict[str, Any] = {CONSTANT_BUFFERS: False}
+            self._model = nn.parallel.DistributedDataParallel(self.net, **constant)
         self._first, self._share = _share(config.batch_size, world)
         self._micro = min(config.microbatch or self._share, self._share)
 
@@ -63,11 +67,12 @@ class TrainingStep:
             count = min(self._micro, self._share - start)
             batch = self._batches.draw(first + start, count)
             last = start + count == self._share
-            with nullcontext() if last or world.size == 1 else self._model.no_sync():
+            with nullcontext() if last or isinstance(self._model, Denoiser) else self._model.no_sync():
                 pixels = self._error(self._model, self.loss, batch.images, batch.sigma, batch.noise, batch.labels,
                                      batch.augment_labels)  # fmt: skip
                 # Summed over pixels, averaged over the whole minibatch; DDP divides by the number of processes.
-                (pixels.sum() * (config.loss_scale * world.size / config.batch_size)).backward()
+                summed = pixels.sum() * (config.loss_scale * world.size / config.batch_size)
+                summed.backward()  # type: ignore[no-untyped-call]  # torch says nothing of its types  # type: ignore[no-untyped-call]
             sums[0] += pixels.detach().sum(dtype=torch.float64)
             sums[1] += count
         replaced = clean(self._gradients, config)
@@ -78,7 +83,8 @@ class TrainingStep:
             group["lr"] = learning_rate_at(config, images)
         self.optimizer.step()
         self._gradients.zero_()
-        get_ema_multi_avg_fn(ema_decay_at(config, images))(self._averages, self._parameters, None)
+        average = get_ema_multi_avg_fn(ema_decay_at(config, images))  # type: ignore[no-untyped-call]  # torch has no types
+        average(self._averages, self._parameters, None)
 
 
 def one_vector_of_gradients(parameters: list[nn.Parameter]) -> Tensor:

@@ -18,7 +18,7 @@ from edm.chain.paths import table_files
 from edm.chain.plan import RK45_NFE, as_text, make_plan
 from edm.chain.provenance import adopt
 from edm.chain.throughput import Measurement, network_digest, record
-from edm.design.preconditioning import EDM
+from edm.design.preconditioning import EDMPreconditioning
 from edm.evaluation.search import SearchHistory, search
 from edm.files.writing import write_json
 from edm.networks.unet import UNet
@@ -151,7 +151,9 @@ def test_a_published_model_that_is_like_nothing_is_asked_about(tiny):
 def test_analyses_evaluate_the_network_as_often_as_planned(tiny):
     """Counted at the network itself, image by image."""
     experiment = tiny.experiment("tiny")
-    denoiser = edm.Denoiser(UNet(experiment.models["vp-A"].network()), EDM()).eval().requires_grad_(False)
+    denoiser = (
+        edm.Denoiser(UNet(experiment.models["vp-A"].network()), EDMPreconditioning()).eval().requires_grad_(False)
+    )
     counted = []
     denoiser.network.register_forward_hook(lambda network, inputs, output: counted.append(len(output)))
     total = 0

@@ -42,7 +42,7 @@ def cifar10(path: Path, checksum: str | None = MD5) -> Images:
     return Images(str(path), len(images), images.__getitem__, labels, identity)
 
 
-def _identity(file: BinaryIO, path: Path, checksum: str | None) -> str:
+def _identity(file: io.BufferedReader, path: Path, checksum: str | None) -> str:
     """The SHA-256 of the tarball, after checking its MD5."""
     if os.fstat(file.fileno()).st_size > _MOST_BYTES:
         raise UserError(f"{path}: larger than the whole of CIFAR-10; {_AGAIN}")
@@ -61,7 +61,8 @@ def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int
     found = {}
     try:
         stream = _Bounded(gzip.GzipFile(fileobj=file), path)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        # tarfile's stubs ask for more of a stream than it does in this mode.
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
                 if name in _BATCHES and member.isfile() and not member.issparse():
@@ -83,7 +84,7 @@ def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int
 class _Bounded:
     """A stream that raises UserError after more bytes than the tarball can hold, regardless of its headers."""
 
-    def __init__(self, stream: BinaryIO, path: Path) -> None:
+    def __init__(self, stream: gzip.GzipFile, path: Path) -> None:
         self._stream, self._path, self._left = stream, path, _MOST_BYTES
 
     def read(self, size: int) -> bytes:

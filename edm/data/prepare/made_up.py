@@ -90,7 +90,7 @@ def picture(seed: int, index: int, width: int, height: int, label: int) -> np.nd
         size = rng.uniform(0.1, 0.3)
         distance = np.hypot(across, down) if rng.random() < 0.5 else np.maximum(abs(across), abs(down))
         inside = np.clip((size - distance) * max(width, height) / 2 + 0.5, 0, 1)  # an edge two pixels wide
-        image += inside[:, :, None] * (_colour(rng, label + 1 + rng.integers(3)) - image)
+        image += inside[:, :, None] * (_colour(rng, label + 1 + int(rng.integers(3))) - image)
     return np.rint(255 * image).astype(np.uint8)
 
 

@@ -108,5 +108,6 @@ def _labels_by_folder(tree: Tree) -> list[int] | None:
             f"{tree.where}: {shown(stray)} is beside class folders; put it into one, add {LABELS_FILE}, "
             "or state classes: 0"
         )
-    ranks = {name: rank for rank, name in enumerate(sorted(classes))}
-    return [ranks[name] for name in folders]
+    named = [folder for folder in folders if folder is not None]
+    ranks = {name: rank for rank, name in enumerate(sorted(set(named)))}
+    return [ranks[name] for name in named]

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -95,7 +95,7 @@ def _together(
         items = work.read(indices[start : start + work.chunk])
         return processes.submit(_make, items, work.expected, work.shape).result()
 
-    pending = deque()
+    pending: deque[Future[list[bytes]]] = deque()
     try:
         for start in range(0, len(indices), work.chunk):
             pending.append(readers.submit(chunk, start))
@@ -123,7 +123,9 @@ def _start() -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 

@@ -50,7 +50,7 @@ def degradation_grid(
 
     images: {S_noise: float [levels, counts, n, C, H, W]}; the n images of a level stand one below the other.
     """
-    blocks = []
+    blocks: list[Block] = []
     for S_noise, shown in images.items():
         pixels = _pixels(shown).swapaxes(1, 2)  # levels, images, counts
         bands = [image_grid(level.reshape(-1, *level.shape[2:]), len(counts)) for level in pixels]

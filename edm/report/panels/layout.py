@@ -95,17 +95,17 @@ def compose(rows: Sequence[Row], path: Path, written: list[Path], caption: str =
 
 def _sizes(blocks: Sequence[Block], most: int, room: int) -> list[tuple[int, int, float]]:
     """(height, width, zoom) of every block, where ``most`` of them would take about ``room`` pixels."""
-    room = (room - sum(block.margin for block in blocks)) / most - GAP
+    share = (room - sum(block.margin for block in blocks)) / most - GAP
     sizes: list[tuple[int, int, float] | None] = []
     for block in blocks:
         if block.sheet is None:
             sizes.append(None)
             continue
         h, w, _ = block.sheet.shape
-        zoom = max(1, round(room / w)) if room / w > 0.8 else room / w
+        zoom = max(1, round(share / w)) if share / w > 0.8 else share / w
         sizes.append((round(h * zoom), round(w * zoom), zoom))
     # Missing images take the place that their neighbours have.
-    present = next((size for size in sizes if size), (round(room / 2), round(room), 1))
+    present = next((size for size in sizes if size), (round(share / 2), round(share), 1))
     return [size or present for size in sizes]
 
 

@@ -53,7 +53,9 @@ def curves(
             else:
                 _line(axes, sorted(line), style, label)
         for label, x in marked.items():
-            y = {point[0]: point[1] for point in lines[label]}[x]
+            marked_line = lines[label]
+            points = () if isinstance(marked_line, int | float) else marked_line
+            y = {point[0]: point[1] for point in points}[x]
             axes.plot(x, y, linestyle="none", marker="o", markersize=10, color="none", markeredgecolor="black")
         if marked and mark_label:
             axes.plot([], [], linestyle="none", marker="o", markersize=8, color="none", markeredgecolor="black",
