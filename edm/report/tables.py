@@ -1,4 +1,4 @@
-"""Tables in the paper's form: what stands in each cell, from whatever results there are."""
+"""Tables in the paper's layout: the content of each cell, from the existing results."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,13 +75,13 @@ def best(rows: list[Repeats]) -> Repeats:
 
 
 def least_nfe(rows: list[Repeats], share: float = 1.03) -> Repeats:
-    """The setting of the least NFE whose distance is within 3 % of the lowest (Table 3, the dots of Figure 2)."""
+    """The setting with the smallest NFE whose distance is within 3 % of the lowest (Table 3, the dots of Figure 2)."""
     limit = share * best(rows).lowest.distance
     return min((row for row in rows if row.lowest.distance <= limit), key=lambda row: row.lowest.nfe)
 
 
 def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats]], int | None]) -> Table:
-    """A table of distances: each cell is the lowest of a grid. nfe: of a row, what is shown of its settings."""
+    """A table of distances: each cell is the lowest of a grid. nfe: of a row, the setting whose NFE it shows."""
     partial: list[str] = []
     seen: list[Measurement] = []
 
