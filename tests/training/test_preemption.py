@@ -485,7 +485,7 @@ def test_two_damaged_states_are_named_and_the_run_starts_from_the_beginning(
     train(short(), digits, run)
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and errors.endswith("; starting from the beginning\n")
-    assert "state-0.safetensors is damaged" in errors and "state-1.safetensors is not a whole" in errors
+    assert "state-0.safetensors is damaged" in errors and "state-1.safetensors is not a complete" in errors
     assert_same_but_for(run, undisturbed(short()), "other-state-0.safetensors", "other-state-1.safetensors")
 
 
