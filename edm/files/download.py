@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
 from http import HTTPStatus
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -212,7 +212,7 @@ def _checksums(sha256: str | None, md5: str | None) -> dict[str, str]:
     return sums
 
 
-def _mismatch(file: BufferedReader, sums: dict[str, str]) -> str | None:
+def _mismatch(file: BufferedRandom | BufferedReader, sums: dict[str, str]) -> str | None:
     """What is wrong with the checksums of an open file, if anything is."""
     for name, expected in sums.items():
         file.seek(0)
