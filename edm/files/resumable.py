@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedRandom
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +17,7 @@ class StoppedError(UserError):
 
 
 @contextmanager
-def resumable(output: Path, key: str) -> Iterator[BufferedRandom]:
+def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
     """Yields ``.NAME.KEY.partial`` beside ``output``, open for reading and writing; on success it becomes ``output``.
 
     key: changes with everything that the output depends on, so that only a run of the same kind is continued.
