@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
 from http import HTTPStatus
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -212,11 +211,12 @@ def _checksums(sha256: str | None, md5: str | None) -> dict[str, str]:
     return sums
 
 
-def _mismatch(file: BufferedReader, sums: dict[str, str]) -> str | None:
+def _mismatch(file: BinaryIO, sums: dict[str, str]) -> str | None:
     """Describes the first checksum of an open file that differs; None if all agree."""
     for name, expected in sums.items():
         file.seek(0)
-        found = hashlib.file_digest(file, functools.partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
+        kind = functools.partial(hashlib.new, name, usedforsecurity=False)
+        found = hashlib.file_digest(file, kind).hexdigest()  # type: ignore[arg-type]  # BinaryIO's stubs lack readinto
         if found != expected:
             return f"{_LABELS[name]} is {found}, expected {expected}"
     return None

@@ -72,7 +72,7 @@ class TrainingStep:
                                      batch.augment_labels)  # fmt: skip
                 # Summed over pixels, averaged over the whole minibatch; DDP divides by the number of processes.
                 summed = pixels.sum() * (config.loss_scale * world.size / config.batch_size)
-                summed.backward()  # type: ignore[no-untyped-call]  # torch says nothing of its types  # type: ignore[no-untyped-call]
+                summed.backward()  # type: ignore[no-untyped-call]  # torch has no types
             sums[0] += pixels.detach().sum(dtype=torch.float64)
             sums[1] += count
         replaced = clean(self._gradients, config)
