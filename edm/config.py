@@ -1,4 +1,4 @@
-"""Configurations as data: a network, a training, a sampler. Frozen, checked when made, free of torch."""
+"""Configurations of networks, training runs and samplers as frozen, validated dataclasses. Does not import torch."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from edm.checked import Checked, choose, require
 
-#: What sets the three architectures of the paper apart (Table 8); everything else is size.
+#: Settings in which the paper's three architectures differ (Table 8), apart from size.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "ddpmpp": {},
     "ncsnpp": {
@@ -22,21 +22,21 @@ DESIGNS = ("vp", "ve", "iddpm", "edm")  # columns of Table 1, as preconditioning
 SCHEDULES = ("vp", "ve", "linear")
 SCALINGS = ("vp", "none")
 SOLVERS = ("euler", "heun")  # of Algorithms 1 to 3
-ADAPTIVE = "rk45"  # the black box of Table 3
+ADAPTIVE = "rk45"  # the black-box solver of Table 3
 ORIGINAL = {"vp-ode": 1, "vp-sde": 1, "ve-ode": 1, "ve-pc": 2, "ddim": 1, "iddpm": 1}  # as shipped → NFE per step
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-#: Whether networks are compiled. auto: on a GPU, where the work is long enough to pay for it. graphs: with CUDA graphs,
-#: for small batches and networks, where starting kernels takes longer than they do.
+#: Whether to compile networks. auto: on a GPU, if the work is long enough to pay for it. graphs: with CUDA graphs,
+#: for small batches and networks, where launching kernels takes longer than running them.
 COMPILE = ("auto", "yes", "graphs", "no")
 AUTO = "auto"
-RK45_NFE = 120  # an adaptive solver decides for itself; the paper's took 93 to 131 at their best (Table 3)
+RK45_NFE = 120  # estimate: an adaptive solver chooses its NFE; the paper's best results took 93 to 131 (Table 3)
 AUGMENT_DIM = 9  # Table 6
-MAX_SEED = 2**19 - 1  # of a training: each has 2^44 samples of its own among 64-bit seeds
+MAX_SEED = 2**19 - 1  # of a training run: each run has its own range of 2^44 sample seeds among the 64-bit seeds
 
 _COUNT, _POSITIVE, _NOT_NEGATIVE = {"minimum": 1}, {"exclusiveMinimum": 0}, {"minimum": 0}
-#: The values that each field may take, in the words of JSON Schema; for a list, those of its entries and their number.
-#: Every configuration is held to them when it is made, and the schema of params.yaml takes them from here. The largest
-#: sizes are wide of every network that one machine can hold: a wrong or hostile file costs a line, not hours.
+#: The allowed values of each field, as JSON Schema keywords; for a list, of its entries and its length. Every
+#: configuration is checked against them on creation, and the schema of params.yaml uses them too. The upper bounds
+#: exceed any network that fits on one machine: a wrong or hostile file gives an error at once, not after hours.
 LIMITS: dict[str, dict[str, Any]] = {
     "resolution": {"minimum": 8, "maximum": 1 << 14},
     "channels": {"minimum": 1, "maximum": 256},
@@ -91,19 +91,19 @@ LIMITS: dict[str, dict[str, Any]] = {
 
 
 class _Data(Checked):
-    """What the three configurations share: they are held to ``LIMITS``."""
+    """Base of the three configurations, which validates them against ``LIMITS``."""
 
     limits = LIMITS
 
 
 @dataclass(frozen=True)
 class NetworkConfig(_Data):
-    """A U-Net: size, conditioning, and the choices of its family (Table 8).
+    """A U-Net: size, conditioning and architecture (Table 8).
 
-    resolution: image side, a power of two from 8; channels: of the image (1 or 3); out_channels: of the output where it
-    differs; classes: 0 for unconditional; augment_dim: width of the augmentation vector, 0 for none.
+    resolution: image side, a power of two from 8; channels: of the image (1 or 3); out_channels: of the output if
+    different; classes: 0 for unconditional; augment_dim: width of the augmentation vector, 0 for none.
     channel_mult: channels per resolution, from the finest, in units of model_channels.
-    attn_resolutions: resolutions whose blocks hold self-attention. channels_per_head: None for one head.
+    attn_resolutions: resolutions whose blocks have self-attention. channels_per_head: None for one head.
     style: "song" (DDPM++, NCSN++) or "adm" (Dhariwal and Nichol: adaptive group norm, no √½).
     residual_input: NCSN++'s skip from the downsampled input into every encoder level.
     norm_groups: of every group norm; None for min(32, C/4). skip_rescale: whether "song" scales its sums by √½.
@@ -165,15 +165,15 @@ class NetworkConfig(_Data):
 
 @dataclass(frozen=True)
 class TrainingConfig(_Data):
-    """One training run: a cell of Table 2 as the sum of Table 7's choices. Durations are in millions of images (Mimg).
+    """One training run: a cell of Table 2 with its settings from Table 7. Durations are in millions of images (Mimg).
 
-    resolution, channels, classes: of the dataset; classes are used where ``conditional``.
+    resolution, channels, classes: of the dataset; classes are used only if ``conditional``.
     preconditioning, loss: columns of Table 1, chosen independently. P_mean, P_std: of the EDM loss.
     augment: A_prob of Table 6, 0 for none; x_flip: random flips of the dataset itself.
-    batch_size: over all GPUs and accumulation rounds; microbatch: most images per GPU and round, None for no limit.
-    learning_rate: after the ramp; ema_rampup: cap of the EMA half-life in units of images seen, None for no cap.
+    batch_size: over all GPUs and accumulation rounds; microbatch: maximum images per GPU and round, None for no limit.
+    learning_rate: after warmup; ema_rampup: cap of the EMA half-life as a fraction of the images seen, None for no cap.
     clip_norm: None for no clipping. precision: of the network; embeddings, loss and weights stay in float32.
-    loss_scale: factor on the loss in fp16, taken out of the gradients again.
+    loss_scale: factor on the loss in fp16; the gradients are divided by it again.
     snapshot_every: Mimg between snapshots, None for none. level_samples: images per noise level of Figure 5a.
     """
 
@@ -230,7 +230,7 @@ class TrainingConfig(_Data):
 
     @property
     def dataset_size(self) -> tuple[int, int, int]:
-        """(resolution, channels, classes) that a dataset must have; 0 classes where training is unconditional."""
+        """(resolution, channels, classes) that the dataset must have; 0 classes for unconditional training."""
         return self.resolution, self.channels, self.classes if self.conditional else 0
 
     @property
@@ -240,7 +240,7 @@ class TrainingConfig(_Data):
 
     @property
     def snapshots(self) -> list[int]:
-        """After how many images a snapshot is taken: at the first step that reaches each multiple of the interval."""
+        """Image counts at which to take a snapshot: the first step that reaches each multiple of the interval."""
         if self.snapshot_every is None:
             return []
         size, total = max(1, round(self.snapshot_every * 1e6)), self.steps * self.batch_size
@@ -250,13 +250,13 @@ class TrainingConfig(_Data):
 
 @dataclass(frozen=True)
 class SamplerConfig(_Data):
-    """The choices of one sampler. The defaults are Algorithm 1 with the paper's own choices (Table 1, last column).
+    """The settings of one sampler. The defaults are Algorithm 1 with the paper's settings (Table 1, last column).
 
     ``solver`` "heun" is the second-order family of Algorithm 3: ``alpha`` = 1 is Heun, ½ midpoint, ⅔ Ralston. "rk45" is
-    the adaptive black box of Table 3, with ``tolerance`` as relative and absolute tolerance; the names in ``ORIGINAL``
-    are earlier samplers as their authors shipped them, which know no choice but ``num_steps``.
-    ``sigma_min`` and ``sigma_max`` default to those of the discretisation. Churn (Algorithm 2) acts where
-    ``S_churn`` > 0 on the noise levels in [``S_min``, ``S_max``]; ``S_max`` None is infinity.
+    the adaptive black-box solver of Table 3, with ``tolerance`` as relative and absolute tolerance; the names in
+    ``ORIGINAL`` are earlier samplers as their authors published them, whose only setting is ``num_steps``.
+    ``sigma_min`` and ``sigma_max`` default to those of the discretisation. If ``S_churn`` > 0, churn (Algorithm 2)
+    applies to the noise levels in [``S_min``, ``S_max``]; ``S_max`` None is infinity.
     """
 
     num_steps: int = 18
@@ -285,7 +285,7 @@ class SamplerConfig(_Data):
             require(ordered, f"sigma_min {self.sigma_min:g} is larger than sigma_max {self.sigma_max:g}; swap them")
 
     def _refuse_choices_without_effect(self) -> None:
-        """A choice that the solver does not know would be recorded beside a result that it had no part in."""
+        """Refuses settings that the solver ignores: the results file would record them although they had no effect."""
         if self.solver in SOLVERS:
             known = {field.name for field in dataclasses.fields(self)} - {"tolerance"}
         else:
@@ -296,12 +296,12 @@ class SamplerConfig(_Data):
 
     @property
     def expected_nfe(self) -> int:
-        """Network evaluations per image, an estimate where the solver decides for itself."""
+        """Network evaluations per image; an estimate for an adaptive solver."""
         return RK45_NFE if self.nfe is None else self.nfe
 
     @property
     def nfe(self) -> int | None:
-        """Network evaluations per image: N for Euler, 2N − 1 for second order; None for rk45, which counts."""
+        """Network evaluations per image: N for Euler, 2N − 1 for second order; None for rk45, which counts its own."""
         if self.solver == ADAPTIVE:
             return None
         if self.solver in ORIGINAL:

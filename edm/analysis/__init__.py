@@ -1,4 +1,4 @@
-"""The paper's studies of the ODE, of its samplers and of its data (Figures 1, 3, 13, 14; Appendix F.2).
+"""The paper's studies of the ODE, its samplers and its data (Figures 1, 3, 13, 14; Appendix F.2).
 
-Pure functions of denoisers and images: they know nothing of files, of models on disk or of figures.
+Functions of denoisers and images, independent of files and plotting, except :mod:`edm.analysis.studies`.
 """

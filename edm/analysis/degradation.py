@@ -1,4 +1,4 @@
-"""What repeated addition and removal of noise does to images (Figure 14, Section 4)."""
+"""Degradation of images by repeated addition and removal of noise (Figure 14, Section 4)."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from edm.errors import UserError
 from edm.sampling.sampler import Denoiser
 from edm.sampling.steps import heun_step
 
-GAMMA = math.sqrt(2) - 1  # the largest that Algorithm 2 takes
+GAMMA = math.sqrt(2) - 1  # maximum γ of Algorithm 2
 LEVEL_STRIDE = 1 << 40  # between the seeds of an image at two levels
-#: Repetitions after which Figure 14 shows the images.
+#: Numbers of repetitions shown in Figure 14.
 COUNTS = (0, 100, 500, 1000, 2000, 5000, 10000)
 
 
@@ -28,15 +28,15 @@ def degrade(
     class_labels: Tensor | None = None,
     first_seed: int = 0,
 ) -> Tensor:
-    """Images after repeated churn at a fixed σ, seen through D(x; σ): float64 [levels, counts, n, C, H, W] on the CPU.
+    """D(x; σ) of images after repeated churn at a fixed σ: float64 [levels, counts, n, C, H, W] on the CPU.
 
-    It starts from x ~ p(x; σ), that is, images y plus noise. A repetition is one step of Algorithm 2 that ends where it
-    began: noise of standard deviation √(σ̂² − σ²)·S_noise raises the level to σ̂ = (1 + γ) σ, γ = √2 − 1, and a Heun
-    step leads back to σ. An exact denoiser and an exact solver leave p(x; σ) as it is, however often.
+    Starts from x ~ p(x; σ), that is, images y plus noise. A repetition is one step of Algorithm 2 that returns to its
+    initial level: noise of standard deviation √(σ̂² − σ²)·S_noise raises the level to σ̂ = (1 + γ) σ, γ = √2 − 1, and a
+    Heun step goes back to σ. With an exact denoiser and an exact solver, repetitions do not change p(x; σ).
 
     denoiser: D(x; σ, class_labels) with one σ per image; its ``sigma_min``, ``sigma_max`` and ``round_sigma`` are used
-    where present. images: y, [n, C, H, W] in [−1, 1]; class_labels: [n] or one-hot rows [n, classes]. counts:
-    increasing. Image k takes its draws at level l from seed ``first_seed + k + l·2⁴⁰``, whatever S_noise and n.
+    if present. images: y, [n, C, H, W] in [−1, 1]; class_labels: [n] or one-hot rows [n, classes]. counts:
+    increasing. Image k at level l uses the draws of seed ``first_seed + k + l·2⁴⁰``, for any S_noise and n.
     Costs 2 max(counts) + len(counts) evaluations of levels × n images. Raises UserError for levels that the model does
     not support or counts that do not increase.
     """
@@ -46,7 +46,7 @@ def degrade(
     sigma, sigma_hat = _levels(denoiser, sigmas)
     levels, n, shape = len(sigma), len(images), tuple(images.shape[1:])
     device = getattr(denoiser, "device", images.device)
-    # All levels go through the denoiser as one batch, level by level; seeds keep their draws apart.
+    # One batch holds all levels in order; seeds make their draws independent.
     level, image = (index.flatten() for index in torch.meshgrid(torch.arange(levels), torch.arange(n), indexing="ij"))
     seeds = (first_seed + image + level * LEVEL_STRIDE).to(device)
     sigma, sigma_hat = sigma[level].to(device), sigma_hat[level].to(device)
@@ -65,7 +65,7 @@ def degrade(
 
 
 def _levels(denoiser: Denoiser, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """σ and σ̂, float64 [levels] each, as the model supports them."""
+    """σ and σ̂, float64 [levels] each, rounded to levels that the model supports."""
     low, high = getattr(denoiser, "sigma_min", 0.0), getattr(denoiser, "sigma_max", math.inf)
     for asked in sigmas:
         if not max(low, 1e-12) <= asked <= high / (1 + GAMMA):

@@ -1,4 +1,4 @@
-"""Whether augmentation leaks into generated images (Appendix F.2): the figure's question, asked in distances."""
+"""Tests by Fréchet distances whether augmentation leaks into generated images (Appendix F.2)."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ Features = Callable[[Tensor], Tensor]
 def augmented(images: np.ndarray | Tensor, probability: float = 1.0, first_seed: int = 0) -> Tensor:
     """uint8 images [n, C, H, W], each under a random transform of Table 6 with A_prob = ``probability``.
 
-    Image k takes the transform of seed ``first_seed + k``.
+    Image k gets the transform of seed ``first_seed + k``.
     """
     images = torch.as_tensor(images)
     seeds = torch.arange(first_seed, first_seed + len(images), device=images.device)
@@ -34,11 +34,11 @@ def leakage(
 ) -> dict[str, float]:
     """Fréchet distances between generated images, training images, and training images under augmentation.
 
-    generated, training: uint8 [n, C, H, W], two images or more of each; features: takes uint8 [b, C, H, W] and returns
-    [b, F]; probability: A_prob of the augmented images; batch: images at a time.
+    generated, training: uint8 [n, C, H, W], n ≥ 2; features: maps uint8 [b, C, H, W] to [b, F];
+    probability: A_prob of the augmented images; batch: images per call of ``features``.
 
-    Returns ``generated-clean``, ``generated-augmented`` and ``clean-augmented``. Augmentation has not leaked where the
-    first is far below the second, which then is about the third. Raises UserError where features do not fit.
+    Returns ``generated-clean``, ``generated-augmented`` and ``clean-augmented``. Augmentation has not leaked if the
+    first is far below the second and the second is close to the third. Raises UserError if the features do not match.
     """
     statistics = {"generated": FeatureStatistics(), "clean": FeatureStatistics(), "augmented": FeatureStatistics()}
     for start in range(0, len(generated), batch):

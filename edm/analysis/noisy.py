@@ -1,4 +1,4 @@
-"""Noisy images and their ideal denoising over σ (Figure 1, Appendix B.3), for a dataset of any size."""
+"""Noisy images and their ideal denoising vs. σ (Figure 1, Appendix B.3), for a dataset of any size."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ SIGMAS = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0)
 def noisy_images(images: Tensor, sigmas: Iterable[float] = SIGMAS, first_seed: int = 0) -> Tensor:
     """y + σ n, float64 [levels, n, C, H, W], for images y [n, C, H, W] in [−1, 1].
 
-    Image k has one draw n, that of seed ``first_seed + k``, at all its levels.
+    Image k uses one draw n, that of seed ``first_seed + k``, at all levels.
     """
     seeds = torch.arange(first_seed, first_seed + len(images), device=images.device)
     draws = noise.latents(seeds, tuple(images.shape[1:]))
@@ -26,9 +26,9 @@ def noisy_images(images: Tensor, sigmas: Iterable[float] = SIGMAS, first_seed: i
 def noisy_and_ideal(
     images: Tensor, training: Iterable[Tensor], sigmas: Iterable[float] = SIGMAS, first_seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Both halves of Figure 1: noisy images and what the ideal denoiser makes of them, float64 [levels, n, C, H, W].
+    """Both halves of Figure 1: noisy images and their ideal denoising, float64 [levels, n, C, H, W] each.
 
-    images: the n shown, [n, C, H, W] in [−1, 1]; training: as for :func:`ideal_denoised`.
+    images: the n images to show, [n, C, H, W] in [−1, 1]; training: as for :func:`ideal_denoised`.
     """
     sigmas = tuple(sigmas)
     noisy = noisy_images(images, sigmas, first_seed)

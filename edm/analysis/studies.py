@@ -1,4 +1,4 @@
-"""The analyses of params.yaml: a trained model in, tensors to draw and numbers out."""
+"""The analyses of params.yaml: each takes a trained model and returns tensors to plot and numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from edm.networks.precision import float32_as
 from edm.sampling.sample_files import draw
 
 FORMAT = "edm-analysis/1"
-SHOWN = 64  # images of a kind that are kept to be looked at
+SHOWN = 64  # images of each kind stored for display
 BLOCK = 64
 
 
@@ -43,7 +43,7 @@ def degradation(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Figure 14: the model's own images under repeated churn, as float32, per S_noise.
 
-    sigmas: "smallest" is the least noise level that the model supports. Raises UserError where it supports any.
+    sigmas: "smallest" is the model's smallest supported noise level. Raises UserError if the model has no such limit.
     """
     levels = [denoiser.sigma_min if isinstance(sigma, str) else sigma for sigma in sigmas]
     classes = denoiser.network.config.classes
@@ -59,7 +59,7 @@ def degradation(
 def leaked(
     denoiser: Denoiser, *, dataset: Any, augment: float, features: Any, images: int, num_steps: int = 18
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Appendix F.2: distances of the model's images from clean and from augmented training images, in ``features``."""
+    """Appendix F.2: distances of the model's images to clean and to augmented training images, in ``features``."""
     generated = _drawn(denoiser, images, num_steps)
     training = torch.from_numpy(dataset.images[: max(images, 2)])
     distances = leakage(generated, training, features, probability=augment)
@@ -86,10 +86,10 @@ def _drawn(denoiser: Denoiser, images: int, num_steps: int) -> Tensor:
 def save_study(
     path: str | Path, tensors: dict[str, Tensor], numbers: Mapping[str, Any], about: Mapping[str, Any]
 ) -> None:
-    """Writes what a study made; ``about`` says of which model, with which settings."""
+    """Writes the result of a study; ``about`` describes its model and settings."""
     save_tensors(path, tensors, {"format": FORMAT, **about, "numbers": numbers})
 
 
 def read_study(path: str | Path) -> dict[str, Any]:
-    """The header of a file of :func:`save_study`: "numbers", and what the study was of. Raises UserError."""
+    """The header of a file of :func:`save_study`: "numbers" and ``about``. Raises UserError for any other file."""
     return read_header(path, FORMAT)

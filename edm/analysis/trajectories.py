@@ -1,8 +1,8 @@
 """ODE trajectories in one dimension where the data are two Dirac peaks at −1 and +1 (Figure 3).
 
-In one dimension trajectories cannot cross, so each keeps its quantile of p(x; σ) = ½ N(−1, σ²) + ½ N(1, σ²). That gives
-x(σ) exactly, without an ODE solver: it is the root of the distribution function. The three panels of the figure show
-the same trajectories, drawn over t as x(t) = s(t) x(σ(t)) in each row of Table 1.
+In one dimension trajectories cannot cross, so each keeps its quantile of p(x; σ) = ½ N(−1, σ²) + ½ N(1, σ²). This gives
+x(σ) exactly, without an ODE solver, as a root of the distribution function. The three panels of the figure show the
+same trajectories as x(t) = s(t) x(σ(t)) vs. t, with σ(t) and s(t) of each design of Table 1.
 """
 
 import torch
@@ -18,7 +18,7 @@ PARAMETRISATIONS: dict[str, tuple[Schedule, Scaling]] = {
     "EDM": (LinearSchedule(), no_scaling),
 }
 SIGMA_WIDE, SIGMA_NEAR = 25.0, 1.0  # noise levels at the right edge of the panels and of their insets
-_HALVINGS = 64  # bisection from a bracket of width 2 at most, down to float64's resolution
+_HALVINGS = 64  # bisection from a bracket of width at most 2 down to float64's resolution
 
 
 def two_peaks(x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
@@ -27,17 +27,17 @@ def two_peaks(x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = No
 
 
 def even_quantiles(count: int = 48) -> Tensor:
-    """Standard-normal quantiles, float64 [count], whose trajectories all carry the same share of probability."""
+    """Standard-normal quantiles, float64 [count], of trajectories that carry equal probability."""
     return torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
 
 
 def positions(z: Tensor, sigma: Tensor) -> Tensor:
     """x(σ), float64 [n, T], of the trajectories that approach σ·z as σ grows.
 
-    z: [n], standard-normal quantiles that name the trajectories; sigma: [T], any σ ≥ 0. At σ = 0 they are at ±1.
+    z: [n], standard-normal quantiles that identify the trajectories; sigma: [T], any σ ≥ 0. At σ = 0, x is ±1.
     """
     z, sigma = z.to(torch.float64)[:, None], sigma.to(torch.float64)[None].clamp(min=1e-15)
-    above = _upper_tail(z.abs())  # by symmetry only the half x ≥ 0 is solved, where upper tails keep their precision
+    above = _upper_tail(z.abs())  # solves only x ≥ 0 (symmetry), where upper tails keep precision
     low, high = (sigma * z.abs() - 1).clamp(min=0), sigma * z.abs() + 1
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

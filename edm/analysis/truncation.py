@@ -1,4 +1,4 @@
-"""Local truncation error of Euler and Heun steps over the noise level (Figure 13a, b; Appendix D.1)."""
+"""Local truncation error of Euler and Heun steps vs. the noise level (Figure 13a, b; Appendix D.1)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +14,7 @@ from edm.errors import UserError
 from edm.sampling.sampler import Denoiser, supported_range
 from edm.sampling.steps import euler_step, heun_step
 
-#: Exponents of Eq. 5; ρ = 1 makes steps of uniform width.
+#: Exponents of Eq. 5; ρ = 1 gives steps of uniform width.
 RHOS = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0)
 
 
@@ -33,16 +33,16 @@ def truncation_errors(
     sigma_max: float | None = None,
     first_seed: int = 0,
 ) -> dict[str, Any]:
-    """The error that one step from σ_i to σ_{i+1} makes, for every i and ρ, in Euler's and in Heun's method.
+    """The error of one step from σ_i to σ_{i+1}, for every i and ρ, with Euler's and with Heun's method.
 
-    Every step starts on the true trajectory of the seed's latent. The truth is ``substeps`` Euler steps of equal width
-    between σ_i and σ_{i+1}, and where they end is where the next step starts. The error of an image is the root mean
-    square, over its pixels and channels, of (one step − truth); reported are its mean and standard deviation over
-    ``samples`` images. The step from σ_min to 0 is left out: its sub-steps would ask the model for noise levels that it
-    was not trained on.
+    Every step starts on the true trajectory of the seed's latent: ``substeps`` Euler steps of equal width from σ_i to
+    σ_{i+1} give the true result, from which the next step starts. The error of an image is the root mean square, over
+    its pixels and channels, of (one step − true result); the function returns its mean and standard deviation over
+    ``samples`` images. It omits the step from σ_min to 0, whose sub-steps would evaluate the model at noise levels
+    outside of its training.
 
     denoiser: D(x; σ, class_labels), whose ``sigma_min``, ``sigma_max`` clamp the range, by default [0.002, 80].
-    shape: (C, H, W); block: images at a time, to bound memory; classes: of a conditional model, drawn per seed.
+    shape: (C, H, W); block: images per batch, limits memory; classes: of a conditional model, drawn per seed.
 
     Returns JSON values: ``num_steps``, ``substeps``, ``samples``, ``first_seed``, ``sigma_min``, ``sigma_max`` and
     ``curves``, one per ρ: {"rho", "sigma": [σ_0 … σ_{N−2}], "euler": {"mean", "std"}, "heun": {"mean", "std"}}.

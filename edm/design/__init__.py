@@ -1,1 +1,1 @@
-"""Table 1, one file per row; augmentation (Table 6); the random numbers. Pure functions of tensors."""
+"""Table 1, one file per row; augmentation (Table 6); random numbers. Pure functions of tensors."""

@@ -1,7 +1,7 @@
-"""Non-leaky augmentation (Table 6, Appendix F.2): geometric transforms that the network is told about.
+"""Non-leaky augmentation (Table 6, Appendix F.2): geometric transforms, which also condition the network.
 
-The transform is drawn first, and its conditioning vector of nine numbers is computed from it; zeros mean "no change".
-The vector does not determine the transform: it lacks the sign of the anisotropic scale.
+:func:`random_transforms` draws a transform; its conditioning vector of nine numbers is computed from it; zeros mean
+"no change". The vector does not determine the transform: it lacks the sign of the anisotropic scale.
 """
 
 import math
@@ -29,7 +29,7 @@ _LOW_PASS = [tap / sum(_SYM6) for tap in _SYM6]
 
 
 class Transforms(NamedTuple):
-    """One transform per image, as it is drawn; all entries are [B], ``shift`` is [B, 2], 0 where a transform is off.
+    """One transform per image, as drawn; all entries are [B], ``shift`` is [B, 2]; 0 if the transform is off.
 
     flip_x, flip_y: booleans. w_scale, w_aniso: standard normal, with their signs. angle, direction: radians.
     shift: standard normal, (x, y).
@@ -73,14 +73,14 @@ def augment(images: Tensor, seeds: Tensor, probability: float) -> tuple[Tensor, 
 
 
 def augment_with(images: Tensor, labels: Tensor) -> Tensor:
-    """Applies to every image the transform that its conditioning vector describes.
+    """Applies to each image the transform that its conditioning vector describes.
 
     images: [B, C, H, W], any float dtype, H = W; labels: [B, 9], in the order of ``LABELS``. Returns images shaped and
-    typed as the input. Raises UserError where shapes do not fit.
+    typed as the input. Raises UserError if the shapes do not match.
 
-    Two transforms share a vector v = (aniso_x, aniso_y). Where aniso_y is exactly 0, as in the half of all draws that
-    have r = 0, aniso_x is w with its sign; elsewhere w is taken as |v|, along v. Training uses :func:`augment` instead,
-    which applies what it drew.
+    Two transforms share a vector v = (aniso_x, aniso_y). If aniso_y is exactly 0, as in the half of all draws with
+    r = 0, aniso_x is w with its sign; otherwise w is taken as |v|, along v. Training uses :func:`augment` instead,
+    which applies the drawn transform itself.
     """
     if labels.ndim != 2 or labels.shape[1] != len(LABELS) or len(labels) != len(images):
         raise UserError(f"augment labels have shape {list(labels.shape)}, expected [{len(images)}, {len(LABELS)}]")
@@ -107,13 +107,13 @@ def apply(images: Tensor, transforms: Transforms) -> Tensor:
     moves = (transforms.w_scale != 0) | (transforms.angle != 0) | (transforms.w_aniso != 0)
     moves = moves | (transforms.shift != 0).any(dim=1)
     if images.device.type != "cpu" or torch.compiler.is_compiling():
-        # All are resampled, and what does not move is taken as it was: to learn which these are, a GPU is waited for.
+        # Resample all images, then restore the unmoved ones: selecting the moved ones would wait for the GPU.
         warped = _warp(images, _inverse(transforms, images.shape[-1]))
         return torch.where(moves[:, None, None, None], warped, images)
     moved = moves.nonzero()[:, 0]
     if len(moved) == 0:
         return images
-    # Only what moves is resampled: at the paper's probabilities most images are flipped at most.
+    # Resample only the moved images: at the paper's probabilities most are at most flipped.
     out = images.clone()
     out[moved] = _warp(images[moved], _inverse(Transforms(*(part[moved] for part in transforms)), images.shape[-1]))
     return out
@@ -143,7 +143,7 @@ def _rotation(angle: Tensor) -> Tensor:
 def _warp(images: Tensor, inverse: Tensor) -> Tensor:
     """Reflect, supersample by 2 with the low-pass filter, warp bilinearly once, filter and subsample by 2.
 
-    The margin is the largest that reflection allows, whatever the transform, so that shapes never depend on data.
+    The margin is always the largest that reflection allows, so that shapes do not depend on data.
     """
     batch, side = len(images), images.shape[-1]
     taps = torch.tensor(_LOW_PASS, dtype=images.dtype).to(images.device, non_blocking=True)

@@ -1,8 +1,8 @@
-"""Counter-based random numbers: draw (seed, stream, element) is a pure function, whatever the batch or the device.
+"""Counter-based random numbers: each draw is a pure function of (seed, stream, element), for any batch and device.
 
-One generator serves images (a seed per image) and training (a seed per training sample): what an image or a sample
-gets does not depend on how the work is split, and resuming needs no generator state. The generator is Philox4x32-10
-(Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised over seeds.
+Generated images (a seed per image) and training (a seed per training sample) use the same generator: the draws of an
+image or sample do not depend on how the work is split, and resuming needs no generator state. The generator is
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised over seeds.
 """
 
 import math
@@ -59,7 +59,7 @@ def normal(seeds: Tensor, stream: int, shape: tuple[int, ...], purpose: int = 0)
     return pairs.flatten(1)[:, :count].reshape(len(seeds), *shape)
 
 
-# Purposes keep the draws of one seed apart.
+# Draws of one seed for different purposes are independent.
 LATENT, LABEL, CHURN = 1, 2, 3  # of an image
 SIGMA, NOISE, FLIP, AUGMENT = 11, 12, 13, 14  # of a training sample
 EVALUATION = 15

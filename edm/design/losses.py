@@ -1,6 +1,6 @@
 """Training: noise distributions and loss weights, the last block of Table 1.
 
-A noise distribution is given by its quantile function, so that one uniform draw per sample decides its σ.
+Each noise distribution is defined by its quantile function: one uniform draw per sample determines its σ.
 """
 
 import math
@@ -22,7 +22,7 @@ class Loss(Protocol):
         """The noise level at quantile u in (0, 1), elementwise."""
 
     def density(self, sigma: Tensor) -> Tensor:
-        """The density of ln σ under p_train, elementwise; 0 outside of what training sees."""
+        """The density of ln σ under p_train, elementwise; 0 outside the noise levels of training."""
 
     def weight(self, sigma: Tensor) -> Tensor:
         """λ(σ), elementwise."""

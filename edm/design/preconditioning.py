@@ -19,14 +19,14 @@ class Preconditioning(nn.Module):
     """The four coefficients as functions of σ, and the noise levels that a model trained with them supports.
 
     ``sigma_min`` and ``sigma_max`` bound the supported levels; ``round_sigma`` maps a level to the nearest supported.
-    ``name`` and :meth:`arguments` describe one in a file; :func:`preconditioning_from` makes it again.
+    Files store ``name`` and :meth:`arguments`; :func:`preconditioning_from` rebuilds the preconditioning from them.
     """
 
     name: str
     _range = (0.0, math.inf)
 
     def arguments(self) -> dict[str, float | int | None]:
-        """The arguments it was made with, as values that JSON can hold."""
+        """Its constructor arguments, as values that JSON can hold."""
         raise TypeError("Preconditioning is a base class; use one of PRECONDITIONINGS")
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -83,9 +83,9 @@ class VEPreconditioning(Preconditioning):
 
 
 class IDDPMPreconditioning(Preconditioning):
-    """Nichol and Dhariwal: the network knows M noise levels u_j, and c_noise counts them from the noisiest, M − 1.
+    """Nichol and Dhariwal: the network supports M noise levels u_j; c_noise numbers them, M − 1 for the noisiest.
 
-    The buffer ``u`` [M + 1] belongs to the model: a published file carries its own in float32.
+    The buffer ``u`` [M + 1] is part of the model: published files contain it in float32.
     """
 
     name = "iddpm"
@@ -139,7 +139,7 @@ class LinearIDDPMPreconditioning(IDDPMPreconditioning):
 
 
 class EDMPreconditioning(Preconditioning):
-    """The paper's: unit variance at the network's input and training target, errors amplified least (App. B.6)."""
+    """The paper's design: unit variance of network input and training target, least error amplification (App. B.6)."""
 
     name = "edm"
 
@@ -167,9 +167,9 @@ _MOST_STEPS = 100_000
 
 
 def preconditioning_from(name: str, arguments: Mapping[str, Any]) -> Preconditioning:
-    """The preconditioning that a file describes by ``name`` and ``arguments``; those left out have their defaults.
+    """Builds the preconditioning with the given ``name`` and ``arguments``; missing arguments take their defaults.
 
-    Raises UserError for an unknown name or argument, and for values that give no noise levels.
+    Raises UserError for an unknown name or argument, and for values that do not define noise levels.
     """
     kind = PRECONDITIONINGS.get(name)
     known = () if kind is None else signature(kind).parameters

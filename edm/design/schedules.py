@@ -1,6 +1,6 @@
 """Noise schedules σ(t) and scalings s(t): rows "Schedule" and "Scaling" of Table 1.
 
-Every function takes and returns float64 tensors of any shape; t has the schedule's own unit.
+Every function takes and returns float64 tensors of any shape; the unit of t depends on the schedule.
 """
 
 import math
@@ -51,7 +51,7 @@ class VPSchedule:
 
     @classmethod
     def through(cls, sigma_min: float, sigma_max: float) -> "VPSchedule":
-        """The schedule with σ(ε_s) = sigma_min and σ(1) = sigma_max (the β's re-solved, Section 3)."""
+        """The schedule with σ(ε_s) = sigma_min and σ(1) = sigma_max (solves for β_d and β_min, Section 3)."""
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
         beta_d = 2 * (low / VP_EPSILON_S - high) / (VP_EPSILON_S - 1)
         return cls(beta_d=beta_d, beta_min=high - 0.5 * beta_d)
@@ -73,7 +73,7 @@ class VESchedule:
 
 @dataclass(frozen=True)
 class LinearSchedule:
-    """iDDPM, DDIM and EDM: σ(t) = t, so that time is the noise level."""
+    """iDDPM, DDIM and EDM: σ(t) = t, so the time is the noise level."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return t

@@ -12,7 +12,7 @@ from edm.errors import UserError
 IDDPM_STEPS = 1000  # M
 IDDPM_C1, IDDPM_C2 = 0.001, 0.008
 
-#: [σ_min, σ_max] where the caller names none (Table 1)
+#: Default [σ_min, σ_max] (Table 1)
 DEFAULT_RANGE = {
     "vp": (VPSchedule().sigma_at(VP_EPSILON_S), VPSchedule().sigma_at(1.0)),
     "ve": (0.02, 100.0),
@@ -23,7 +23,7 @@ DEFAULT_RANGE = {
 
 @lru_cache(maxsize=4)
 def iddpm_levels(steps: int = IDDPM_STEPS, c1: float = IDDPM_C1, c2: float = IDDPM_C2) -> Tensor:
-    """The noise levels u_0 > u_1 > … > u_M = 0 of iDDPM (Table 1), float64 of shape [M + 1]; not to be changed."""
+    """The noise levels u_0 > u_1 > … > u_M = 0 of iDDPM (Table 1), float64 of shape [M + 1]; do not modify it."""
 
     def alpha_bar(j: int) -> float:
         return math.sin(0.5 * math.pi * j / (steps * (c2 + 1))) ** 2
@@ -74,7 +74,7 @@ def edm_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 
 def noise_levels(discretization: str, num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:
     """σ_{i<N} of one discretisation ("vp", "ve", "iddpm" or "edm"), float64 of shape [num_steps], without the final 0.
 
-    Raises UserError for an unknown discretisation or fewer than one step. ``rho`` acts on "edm" alone.
+    Raises UserError for an unknown discretisation or fewer than one step. ``rho`` affects only "edm".
     """
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}; a sampler needs at least 1 step")

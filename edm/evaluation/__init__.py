@@ -1,1 +1,1 @@
-"""Images measured, in one job or in shards; searches and choices; the results file."""
+"""Evaluates generated images in one job or in shards, searches sampler settings, selects snapshots, writes results."""

@@ -1,7 +1,7 @@
-"""Evaluations: images of a model drawn from their seeds and measured as they come, without being kept.
+"""Evaluations: generate a model's images from their seeds and measure them batch by batch, without storing them.
 
-The work is split by the seeds, over the processes of a run here and over jobs in :mod:`edm.evaluation.shards`;
-what the parts have seen is merged in the order of the seeds.
+The seed range is split over the processes of a run (here) and over jobs (:mod:`edm.evaluation.shards`);
+the partial measurements are merged in seed order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from edm.sampling.sample_files import draw
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What images are measured with: an extractor, and the statistics of the dataset in its features."""
+    """A feature extractor with the reference statistics of the dataset in its features."""
 
     extractor: Features
     reference: ReferenceStatistics
@@ -35,7 +35,7 @@ class Yardstick:
     metrics: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """What a results file says of it."""
+        """Its description for the results file."""
         return {
             "label": self.extractor.label,
             "features": self.extractor.name,
@@ -47,7 +47,7 @@ class Yardstick:
         }
 
     def begin(self) -> Measuring:
-        """A measurement of a set of images, which are yet to come."""
+        """A new, empty measurement of a set of images."""
         return Measuring(self.extractor, self.reference, self.metrics)
 
 
@@ -55,18 +55,18 @@ def open_yardstick(
     features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = (),
     images: int = 0,
 ) -> Yardstick:  # fmt: skip
-    """images: how many are to be measured, as in :func:`edm.metrics.extractors.load_features`.
+    """images: number of images to measure, as in :func:`edm.metrics.extractors.load_features`.
 
-    Raises UserError where the reference was made in other features, or lacks what a metric needs.
+    Raises UserError if the reference has other features, or lacks what a metric needs.
     """
     extractor = load_features(features, weights, device, images)
     yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics)
-    yardstick.begin()  # what does not fit together is said before the first image is drawn
+    yardstick.begin()  # raises an error for a mismatch before the first image is generated
     return yardstick
 
 
 class Seen:
-    """What was seen of the images of some seeds: the measurement of every yardstick, and network evaluations."""
+    """The accumulated measurements of the images of some seeds, one per yardstick, and their network evaluations."""
 
     def __init__(self, yardsticks: Sequence[Yardstick]) -> None:
         self.measurings = [yardstick.begin() for yardstick in yardsticks]
@@ -74,7 +74,7 @@ class Seen:
 
     @property
     def count(self) -> int:
-        """Images seen."""
+        """Number of images measured so far."""
         return self.measurings[0].count
 
     def append(self, pixels: Tensor, nfe: Tensor) -> None:
@@ -84,7 +84,7 @@ class Seen:
         self.evaluations += int(nfe.sum())
 
     def merge(self, other: "Seen") -> None:
-        """Adds what was seen of the seeds that follow."""
+        """Adds the measurements of the seeds that follow."""
         for ours, theirs in zip(self.measurings, other.measurings, strict=True):
             ours.merge(theirs)
         self.evaluations += other.evaluations
@@ -97,7 +97,7 @@ class Seen:
 
     @classmethod
     def from_state(cls, yardsticks: Sequence[Yardstick], state: Mapping[str, Tensor]) -> "Seen":
-        """What was seen when ``state`` was asked for, with equal yardsticks. Raises UserError where it is none."""
+        """The inverse of :meth:`state`, given equal yardsticks. Raises UserError if ``state`` is not such a state."""
         seen = cls(yardsticks)
         for i, measuring in enumerate(seen.measurings):
             mine = f"{i}/"
@@ -109,10 +109,10 @@ class Seen:
         return seen
 
     def results(self) -> dict[str, Any]:
-        """Returns "images", "nfe" (mean, rounded), "distance" and what else the first yardstick was asked for.
+        """Returns "images", "nfe" (mean, rounded), "distance" and the other metrics requested of the first yardstick.
 
-        Also "more", where there are more yardsticks: their distances by the names of their features.
-        Raises UserError where there are too few images.
+        With more than one yardstick, "more" holds the distances of the others by the names of their features.
+        Raises UserError if there are too few images.
         """
         first, *rest = [measuring.results() for measuring in self.measurings]
         names = [measuring.extractor.name for measuring in self.measurings[1:]]
@@ -125,10 +125,10 @@ def measure(
     denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, yardsticks: Sequence[Yardstick],
     what: str = "", world: World = ALONE,
 ) -> Seen:  # fmt: skip
-    """Draws the images of ``seeds``, each process its part, and measures them in one pass with every yardstick.
+    """Generates the images of ``seeds``, each process its part, and measures them in one pass with every yardstick.
 
-    Returns what all have seen on the first process, and on the others what they have seen themselves. There may be no
-    seeds. ``what`` is shown while it runs. Raises UserError where the sampler gives non-finite images.
+    Rank 0 gets the merged result, the other ranks their own part. ``seeds`` may be empty. ``what`` labels the progress
+    bar. Raises UserError if the sampler gives non-finite images.
     """
     part = part_of(seeds, block, world.rank, world.size)
     seen, hidden = Seen(yardsticks), None if world.is_first else True
@@ -145,9 +145,9 @@ def evaluate(
     denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, yardsticks: Sequence[Yardstick],
     what: str = "", world: World = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
-    """Draws and measures the images of ``seeds`` as :func:`measure`; the results of all, on every process.
+    """Generates and measures the images of ``seeds`` as :func:`measure`; every rank gets the merged results.
 
-    Raises UserError where the sampler gives non-finite images, or there are too few.
+    Raises UserError if the sampler gives non-finite images, or if there are too few images.
     """
     seen = measure(denoiser, sampler, seeds, block, yardsticks, what, world)
     results: dict[str, Any] = world.share(seen.results() if world.is_first else None)

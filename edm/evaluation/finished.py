@@ -1,4 +1,4 @@
-"""What an interrupted job has already worked out."""
+"""Partial results of an interrupted job."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Finished:
-    """The results of the parts of a job that are done, in a file that goes when the job has written its own.
+    """The results of the completed parts of a job, in a temporary file, deleted when the job completes.
 
-    of: a JSON value of all that the results depend on; a file of something else is written over. known: results that
-    need no work, from elsewhere. ``take`` is called by all processes of a run with the same names; the first one reads
-    and writes, and tells the others.
+    of: a JSON value of everything that the results depend on; a file with another value is overwritten. known: results
+    that are available from elsewhere. All processes of a run call ``take`` with the same names; rank 0 reads and
+    writes the file and broadcasts the results.
     """
 
     def __init__(self, path: Path, of: Any, world: "World", known: dict[str, Any] | None = None):
@@ -27,11 +27,11 @@ class Finished:
                 found = read_json(path)
                 self._results = found["results"] if found["of"] == self.of else {}
             except (UserError, KeyError, TypeError):
-                pass  # no file of ours
+                pass  # not a file of partial results
         self._results = (known or {}) | self._results
 
     def take(self, name: str, work: Callable[[], Any]) -> Any:
-        """The result of that name, a JSON value, worked out only where it is not there yet."""
+        """The result of that name, a JSON value; calls ``work`` only if there is no stored result."""
         known = self.world.share(self._results.get(name) if self.world.is_first else None)
         if known is not None:
             return known
@@ -42,5 +42,5 @@ class Finished:
         return result
 
     def remove(self) -> None:
-        """The job is done."""
+        """Deletes the file: the job is complete."""
         self.path.unlink(missing_ok=True)

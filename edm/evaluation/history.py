@@ -1,4 +1,4 @@
-"""What a search has measured so far, in a file that an interruption does not lose."""
+"""The values that a search has measured, in a file that survives interruptions."""
 
 import json
 import math
@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 from edm.errors import UserError
 from edm.files.writing import canonical_json, digest, write_text
 
-if TYPE_CHECKING:  # plans are made without torch
+if TYPE_CHECKING:  # planning does not import torch
     from edm.cluster.processes import World
 
 FORMAT = "edm-search-history/1"
-_EARLIER = "edm-search/1"  # its name before it was told from that of a search's outcome
+_EARLIER = "edm-search/1"  # an earlier name of the format, which the outcome of a search also had
 
 
 class SearchHistory:
-    """The values measured so far, in a file of JSON lines: what the search is of, then a line per value.
+    """The values measured so far, in a file of JSON lines: the spec of the search, then one line per value.
 
-    spec: a JSON value of all that a value depends on beside its settings (model, sampler, images, seeds). A file of
-    another spec is moved aside, under its own name, and comes back when its spec does. Lists, method and start are no
-    part of it: what was measured for one grid is true in another.
-    Raises UserError where the file is not a history, or a line other than the last is damaged.
+    spec: a JSON value of everything besides the settings that a value depends on (model, sampler, images, seeds). A
+    file with another spec is renamed after that spec, and used again when the spec returns. The spec excludes lists,
+    method and start: a value measured for one grid is valid in another.
+    Raises UserError if the file is not a history, or if a line other than the last is damaged.
     """
 
     def __init__(self, path: str | Path, spec: Any, world: "World | None" = None):
-        """world: of several processes with the same history, the first one reads and writes it and tells the others."""
+        """world: processes that share the history; rank 0 reads and writes it and broadcasts its rows."""
         self.path, self.spec, self._world = Path(path), digest(spec), world
         self._rows: dict[str, dict[str, Any]] = {}
         if not self._writes:
@@ -48,10 +48,10 @@ class SearchHistory:
             write_text(self.path, canonical_json({"format": FORMAT, "spec": self.spec}) + "\n")
 
     def measure(self, settings: dict[str, Any], objective: Callable[[], float], **about: Any) -> dict[str, Any]:
-        """The row of these settings: {settings, value, seconds, …about}, measured only where there is none.
+        """The row of these settings: {settings, value, seconds, …about}, measured only if the history lacks it.
 
-        value: None where the objective gave no finite number. The row is on disk when this returns. Several processes
-        call it together; the objective must give them all the same.
+        value: None if the objective was not finite. The row is on disk when this returns. All ranks call it together;
+        the objective must return the same value on every rank.
         """
         key = key_of(settings)
         row = self._rows.get(key)
@@ -97,7 +97,7 @@ class SearchHistory:
         raise UserError(f"{self.path}: not the history of a search; move it away and run again")
 
     def _read(self) -> None:
-        """Takes in all rows and cuts off a last line that an interruption tore."""
+        """Reads all rows and cuts off an incomplete last line, left by an interruption."""
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         for number, line in enumerate(content[:whole].splitlines()[1:], 2):
@@ -123,5 +123,5 @@ class SearchHistory:
 
 
 def key_of(settings: dict[str, Any]) -> str:
-    """One name for equal settings: 1 and 1.0 are the same, and the order does not count."""
+    """A key that is the same for equal settings: 1 equals 1.0, and the order does not matter."""
     return canonical_json({k: float(v) if isinstance(v, (int, float)) else v for k, v in settings.items()})

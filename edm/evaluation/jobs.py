@@ -1,8 +1,8 @@
-"""The measuring jobs of the workflow: a grid evaluated, a snapshot chosen, sampler settings searched.
+"""The measuring jobs of the workflow: evaluate a grid, choose a snapshot, search sampler settings.
 
-Every process of a run calls the same function with its ``world``; the first one writes. ``made_from`` is a digest of
-the code and of the steps before: what an interruption has left is continued only under the same one. ``say`` gets a
-line for every number.
+Every process of a run calls the same function with its ``world``; rank 0 writes. ``made_from`` is a digest of the
+code version and of the inputs from earlier steps: an interrupted job resumes only if it is unchanged. ``say`` is called
+with one line per result.
 """
 
 import math
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 def _quiet(text: str) -> None:
-    """Says nothing."""
+    """Discards the line."""
 
 
 def evaluate_grid(
@@ -43,12 +43,12 @@ def evaluate_grid(
     parts: Sequence[str] = (), journal: str | None = None, known: dict[str, dict[str, Any]] | None = None,
     made_from: str = "", world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
-    """Draws the images of an evaluation, measures them, and writes the results file; or a part of that work.
+    """Generates the images of an evaluation, measures them and writes the results file, or does one shard of that work.
 
     references: statistics files, one per extractor of the experiment. weights: of the first extractor. settings: the
-    outcome of a search, for what the grid leaves open. shard: (index, count), to measure a part and write a shard file;
-    parts: shard files to take all results from. known: results that need no images, by "POINT@REPEAT".
-    Raises UserError where files do not fit together, or the sampler gives non-finite images.
+    outcome of a search; it sets what the grid does not. shard: (index, count), to measure one part and write a shard
+    file; parts: shard files to merge into the results. known: results to reuse without images, by "POINT@REPEAT".
+    Raises UserError if the files do not match, or if the sampler gives non-finite images.
     """
     if shard and not output.endswith(".safetensors"):
         raise UserError(f"{output}: a part of an evaluation goes into a .safetensors file, for --parts")
@@ -110,9 +110,9 @@ def choose_snapshot(
     experiment: Experiment, model: str, snapshots: str, output: str, references: Sequence[str], *,
     weights: str | None = None, made_from: str = "", world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
-    """Copies the best snapshot of a training to ``output`` and writes ``choice.json`` beside it.
+    """Copies the best snapshot of a training run to ``output`` and writes ``choice.json`` beside it.
 
-    snapshots: the training's folder of them. Raises UserError unless it holds exactly those that params.yaml asks for.
+    snapshots: the folder of the run's snapshots. Raises UserError unless it holds exactly those set in params.yaml.
     """
     spec, folder = experiment.choice_spec(model), Path(snapshots)
     names = sorted(path.name for path in folder.glob("*.safetensors"))
@@ -127,7 +127,7 @@ def choose_snapshot(
     block = block_of(spec["block"], denoiser.network.config)
 
     def distance(name: str, images: int) -> float:
-        # Into the same denoiser, whose network may be compiled.
+        # Reuse the denoiser: its network may be compiled.
         denoiser.load_state_dict(checkpoints.load(folder / name, world.device).state_dict())
         seeds = range(first, first + images)
         value: float = evaluate(denoiser, sampler, seeds, block, [yardstick], name, world)["distance"]
@@ -135,7 +135,7 @@ def choose_snapshot(
             say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
         return value
 
-    # By their content: another training leaves snapshots of the same names. Only the first process keeps the history.
+    # Identify snapshots by hash: another training run gives them the same names. Only rank 0 keeps the history.
     hashes = {name: sha256_file(folder / name) for name in names} if world.is_first else {}
     identity = {**spec, "sampler": sampler.to_dict(), "snapshots": hashes, "metric": yardstick.describe(),
                 "made_from": made_from}  # fmt: skip
@@ -172,7 +172,7 @@ def search_settings(
     weights: str | None = None, journal: str | None = None, history: str | None = None, made_from: str = "",
     world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
-    """Searches for the sampler settings of the lowest distance (Table 5); writes them, with all values, to a file."""
+    """Searches for the sampler settings with the lowest distance (Table 5); writes them and all values to a file."""
     spec = experiment.search_spec(model, name)
     about, denoiser = about_checkpoint(checkpoint), checkpoints.load(checkpoint, world.device)
     base = SamplerConfig.from_dict(spec["sampler"])
@@ -227,16 +227,16 @@ def search_settings(
 
 
 def about_checkpoint(path: str) -> dict[str, Any]:
-    """What results say of a model: path, hash, and what its own file tells."""
+    """The description of a model in results files: path, hash, and the ``about`` of its checkpoint."""
     return {"checkpoint": {"path": path, "sha256": sha256_file(path), **checkpoints.describe(path)["about"]}}
 
 
 def open_yardsticks(
     experiment: Experiment, references: Sequence[str], weights: str | None, world: World, images: int, more: bool = True
 ) -> list[Yardstick]:
-    """The experiment's extractors, for so many images, with their references; the first is the one that decides.
+    """The experiment's extractors, for that many images, with their references; the first gives the main distance.
 
-    Raises UserError where there are fewer references than extractors.
+    Raises UserError if there are fewer references than extractors.
     """
     known = experiment.more_features | {experiment.features: weights or experiment.feature_weights}
     names = [experiment.features, *experiment.more_features] if more else [experiment.features]
@@ -249,5 +249,5 @@ def open_yardsticks(
 
 
 def _settled(sampler: SamplerConfig, found: dict[str, Any]) -> SamplerConfig:
-    """The sampler with what a search found, where the grid does not say otherwise."""
+    """The sampler with the settings that a search found; settings of the grid take precedence."""
     return SamplerConfig.from_dict({**found["settings"], **sampler.changes()}) if found else sampler

@@ -1,4 +1,4 @@
-"""What evaluations, choices, searches and sheets of a model write into its journal."""
+"""Journal entries of a model's evaluations, snapshot choices, searches and image sheets."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from edm.tracking import Journal, Run, environment_tags
 def numbers_of(measured: dict[str, Any], label: str, images: int | None = None) -> dict[str, float]:
     """The numbers of a measurement by their names in MLflow: distances are FID or FD, as in the tables.
 
-    The distance is the first: MLflow's compare page draws the metric that arrived first. Images count as a parameter.
-    ``label`` is what the distance is called; ``images`` adds how many it is of, where a run has several numbers of them
-    or fewer than an evaluation: distances of different numbers of images cannot be compared.
+    The distance comes first, because MLflow's compare page plots the first metric logged. The number of images is a
+    parameter, not a metric. label: name of the distance. images: if given, appended to that name, for runs with
+    distances over several numbers of images or over fewer than an evaluation: such distances are not comparable.
     """
     numbers = {f"{label.split()[0]}{f'_of_{images}' if images else ''}": measured["distance"]}
     for key, value in measured.items():
@@ -24,10 +24,10 @@ def numbers_of(measured: dict[str, Any], label: str, images: int | None = None) 
 
 def run_below(journal: Journal, experiment: str, model: str, key: str, name: str, kind: str, details: dict[str, Any],
               checkpoint: dict[str, Any], made_from: str, **tags: str) -> Run:  # fmt: skip
-    """A run below that of the model's training.
+    """A child run of the model's training run.
 
-    checkpoint: what is known of the weights. made_from: digest of the code number and of all that the step works with;
-    a run of another digest is begun anew.
+    checkpoint: description of the weights. made_from: digest of the rule's version number and of all inputs of the
+    step; a different digest starts a new run.
     """
     hashes = {"checkpoint_sha256": checkpoint.get("sha256"), "dataset_sha256": checkpoint.get("dataset_sha256")}
     tags |= {"kind": kind, "model": model, **environment_tags()}

@@ -1,4 +1,4 @@
-"""The files that evaluations, searches and choices write, each format with its writer and its reader. Free of torch."""
+"""Writer and reader of each file format of evaluations, searches and choices. Does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ CHOICE = "edm-choice/1"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One distance: of one repeat of a sampler setting (``point``) of a model, and what it was measured with.
+    """One distance, of one repeat of one sampler setting (``point``) of a model, and how it was measured.
 
     run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name.
     """
@@ -41,7 +41,7 @@ class Measurement:
 
 
 def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
-    """A row of the points of a results file. Raises KeyError where the file lacks an entry."""
+    """Parses one row of a results file's points. Raises KeyError if an entry is missing."""
     known = {"id", "repeat", "first_seed", "sampler", "run", "images", "nfe", "distance", "more", "from"}
     more = {key: value for key, value in row.items() if key not in known}
     more |= {f"FD ({features})": value for features, value in row.get("more", {}).items()}
@@ -72,8 +72,8 @@ def write_results(
 ) -> None:  # fmt: skip
     """Writes the results of an evaluation.
 
-    names: its "experiment", "model", "grid" and "evaluation". about: what is known of the model, under "checkpoint",
-    and of searched settings. metrics: descriptions of the yardsticks, the first of which decides. points: a row for
+    names: its "experiment", "model", "grid" and "evaluation". about: the description of the model, under "checkpoint",
+    and of searched settings. metrics: descriptions of the yardsticks; the first gives the distance. points: a row for
     each draw.
     """
     write_json(path, {"format": FORMAT, **names, **about, "metric": metrics[0], "more": list(metrics[1:]),
@@ -94,5 +94,5 @@ def read_search(path: str | Path) -> dict[str, Any]:
 
 
 def write_choice(path: str | Path, metric: dict[str, Any], chosen: dict[str, Any]) -> None:
-    """Writes which snapshot was chosen, by which metric; ``chosen`` holds all values and the settings of the choice."""
+    """Writes the chosen snapshot and its metric; ``chosen`` holds all values and the settings of the choice."""
     write_json(path, {"format": CHOICE, "metric": metric, **chosen, **origin()})

@@ -1,7 +1,7 @@
-"""The grid search of Table 5 and the choice of a snapshot: what is measured, in which order, and what came out best.
+"""The grid search of Table 5 and the choice of a snapshot: order of the measurements and selection of the best.
 
-Every value that is measured goes into a history file at once (:mod:`edm.evaluation.history`), so that no
-interruption costs more than one of them.
+Every measured value is written to a history file at once (:mod:`edm.evaluation.history`), so that an interruption
+loses at most one.
 """
 
 import functools
@@ -23,17 +23,17 @@ Valid = Callable[[Settings], bool]
 
 
 def makes_sense(settings: Settings) -> bool:
-    """Whether S_min ≤ S_max; None, of S_max, is infinity."""
+    """Whether S_min ≤ S_max; S_max None is infinity."""
     low, high = settings.get("S_min"), settings.get("S_max")
     return low is None or high is None or low <= high
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best settings and their value; how many settings the search has measured, in this run and before.
+    """The best settings and their value; ``evaluations`` counts the measured settings, including earlier runs.
 
-    converged: whether more sweeps would change nothing; always so where every combination was measured.
-    history: the rows of all settings that the search has looked at, in its order; a value of None was not finite.
+    converged: whether more sweeps would change nothing; always true of an exhaustive search.
+    history: the rows of all settings that the search visited, in order; value None means not finite.
     """
 
     settings: Settings
@@ -56,16 +56,16 @@ def search(
     max_sweeps: int = 10,
     valid: Valid = makes_sense,
 ) -> Found:
-    """The settings of the lowest objective among the listed values (Table 5).
+    """The settings with the lowest objective among the listed values (Table 5).
 
-    "coordinate" takes the parameters in the order listed, measures every listed value of one with the others held, and
-    goes to the lowest; sweeps are repeated until a whole one changes nothing, at most ``max_sweeps``. "exhaustive"
-    measures every combination. Ties keep the settings that the search is at, at first ``start``, then the value listed
-    first. Nothing is measured twice, and nothing that is not ``valid``.
+    "coordinate" takes the parameters in the order listed, measures every listed value of one with the others fixed,
+    and moves to the lowest; it repeats sweeps until one changes nothing, at most ``max_sweeps``. "exhaustive"
+    measures every combination. Ties keep the current settings (initially ``start``), else the value listed first.
+    No combination is measured twice, and only ``valid`` ones are measured.
 
-    objective: of settings, a number; one that is not finite is never the best. over: the values of each parameter, None
-    for infinity. start: one of the combinations.
-    Raises UserError where lists, start or method make no sense, and where no value was finite.
+    objective: maps settings to a number; a non-finite number is never the best. over: the values of each parameter,
+    None for infinity. start: one of the combinations.
+    Raises UserError if lists, start or method are invalid, or if no value was finite.
     """
     _check(over, start, method, max_sweeps, valid)
     walk = _Walk(objective, history, {name: start[name] for name in over})
@@ -86,14 +86,14 @@ def search(
 
 
 class _Walk:
-    """Where a search is, and what it has looked at on its way."""
+    """The current settings of a search, and the rows of all settings it has visited."""
 
     def __init__(self, objective: Callable[[Settings], float], history: SearchHistory, at: Settings):
         self.objective, self.history, self.at = objective, history, at
         self.rows: dict[str, dict[str, Any]] = {}
 
     def best_of(self, options: list[Settings], sweep: int, parameter: str | None) -> None:
-        """Measures all options, where the search is among them, and goes to the lowest if that is any lower."""
+        """Measures all options, which include the current settings, and moves to the lowest if it is strictly lower."""
         for option in options:
             self._look(option, {"sweep": sweep, "parameter": parameter})
         lowest = min(options, key=self.value)
@@ -101,7 +101,7 @@ class _Walk:
             self.at = lowest
 
     def value(self, settings: Settings) -> float:
-        """The value of settings that were looked at; infinity where it was not finite."""
+        """The value of visited settings; infinity if it was not finite."""
         value = self.rows[key_of(settings)]["value"]
         return math.inf if value is None else value
 
@@ -109,11 +109,11 @@ class _Walk:
         key = key_of(settings)
         if key not in self.rows:
             row = self.history.measure(settings, lambda: self.objective(dict(settings)), **about)
-            self.rows[key] = {**row, **about}  # a history made over other lists tells of another way to these settings
+            self.rows[key] = {**row, **about}  # a search over other lists may have written other sweep numbers
 
 
 def candidates(over: Lists, valid: Valid = makes_sense) -> list[Settings]:
-    """Every valid combination of the listed values, the last parameter fastest."""
+    """Every valid combination of the listed values; the last parameter varies fastest."""
     combinations = (dict(zip(over, values, strict=True)) for values in itertools.product(*over.values()))
     return [settings for settings in combinations if valid(settings)]
 
@@ -121,13 +121,13 @@ def candidates(over: Lists, valid: Valid = makes_sense) -> list[Settings]:
 def cost(
     over: Lists, method: str, max_sweeps: int = 10, valid: Valid = makes_sense, start: Settings | None = None
 ) -> tuple[int, int]:
-    """The least and the greatest number of evaluations of a search, before it is begun.
+    """The minimum and maximum number of evaluations of a search, computed in advance.
 
-    Exhaustive: every combination. Coordinate: a sweep measures all values of each parameter, of which one is known; the
-    first sweep has no others that are known, and alone confirms a start that is the optimum. So the least is
-    1 + Σ(nᵢ − 1), and the greatest is that many again for each sweep, as far as there are combinations. Where some
-    combinations are not valid, nᵢ is the least or the greatest number of valid values on any line of the grid, in the
-    first sweep through those that a search from ``start`` can reach.
+    Exhaustive: every combination. Coordinate: a sweep measures all nᵢ values of each parameter; one of them is already
+    known. In the first sweep no others are, and if the start is the optimum, that sweep suffices: the minimum is
+    1 + Σ(nᵢ − 1). The maximum adds Σ(nᵢ − 1) for every further sweep, up to the number of combinations. If some
+    combinations are invalid, nᵢ is the minimum or maximum number of valid values on any line of the grid; for the
+    first sweep, on the lines that a search from ``start`` can reach.
     """
     _check(over, start, method, max_sweeps, valid)
     points = candidates(over, valid)
@@ -138,7 +138,7 @@ def cost(
     first, any_sweep = [], []
     for place, parameter in enumerate(over):
         lines = _lines(points, parameter)
-        later = list(over)[place + 1 :]  # parameters that the first sweep still has where they started
+        later = list(over)[place + 1 :]  # parameters that the first sweep has not changed yet
         reached = [line for line in lines if start is None or all(line[0][name] == start[name] for name in later)]
         first.append(min(map(len, reached)) - 1)
         any_sweep.append(max(map(len, lines)) - 1)
@@ -146,7 +146,7 @@ def cost(
 
 
 def _lines(points: list[Settings], parameter: str) -> list[list[Settings]]:
-    """The points in groups that differ in one parameter alone."""
+    """The points in groups that differ in one parameter only."""
     lines = defaultdict(list)
     for point in points:
         lines[tuple(value for name, value in point.items() if name != parameter)].append(point)
@@ -186,7 +186,7 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best candidate and its full value; all cheap values and those full ones that were measured, by candidate."""
+    """The best candidate and its full value; all cheap values and the measured full values, by candidate."""
 
     best: str
     value: float
@@ -194,7 +194,7 @@ class Choice:
     full: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold; None is a value that was not finite."""
+        """Plain values that JSON can hold; None means not finite."""
         return dict(vars(self))
 
 
@@ -205,9 +205,9 @@ def choose(
     confirm: int,
     history: SearchHistory,
 ) -> Choice:
-    """The candidate of the lowest full value among the ``confirm`` that are lowest by a cheap one; ties: the earlier.
+    """The candidate with the lowest full value among the ``confirm`` with the lowest cheap values; ties: the earlier.
 
-    Raises UserError where there is nothing to choose from, or no full value was finite.
+    Raises UserError if there are no candidates, or if no full value was finite.
     """
     if not candidates or len(set(candidates)) < len(candidates):
         raise UserError("nothing to choose from: no candidates, or one is named twice")
@@ -233,5 +233,5 @@ def choose(
 
 
 def choice_cost(candidates: int, confirm: int) -> tuple[int, int]:
-    """How many candidates are measured cheaply and how many in full."""
+    """The number of candidates measured cheaply, and the number measured in full."""
     return candidates, min(candidates, confirm)

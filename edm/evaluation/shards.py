@@ -1,7 +1,7 @@
-"""Evaluations split over jobs. Each job measures its part of the seeds of every draw and leaves a shard file.
+"""Evaluations split over jobs. Each job measures its part of the seeds of every draw and writes a shard file.
 
-What a shard file holds are the states of the measurements, not images: merged in the order of the seeds, they give the
-results of one job. A part that is lost is measured again alone.
+A shard file holds the states of the measurements, not images. Merged in seed order, the states give the same results
+as a single job. If a shard file is lost, only that part is measured again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ FORMAT = "edm-shard/1"
 
 @dataclass(frozen=True)
 class Draw:
-    """Images that are measured together, a row of the results: a point of a grid, one of its repeats, their seeds."""
+    """Images that are measured together and give one row of the results: a grid point, a repeat and a seed range."""
 
     point: str
     repeat: int
@@ -34,15 +34,15 @@ class Draw:
 
     @property
     def mark(self) -> str:
-        """What tells it from the other draws of an evaluation: "POINT@REPEAT"."""
+        """Its unique name within an evaluation: "POINT@REPEAT"."""
         return f"{self.point}@{self.repeat}"
 
 
 @dataclass(frozen=True)
 class Whole:
-    """An evaluation that may be split. Parts belong together where these are the same.
+    """A complete evaluation, which may be split. Only parts with an equal ``Whole`` can be merged.
 
-    of: what else decides its numbers, as plain data: the digest of its spec, the SHA-256 of the checkpoint, ….
+    of: everything else that the results depend on, as plain data: the digest of the spec, the checkpoint's SHA-256, ….
     """
 
     draws: tuple[Draw, ...]
@@ -62,10 +62,10 @@ def measure_part(
     path: str | Path, denoiser: Denoiser, whole: Whole, index: int, count: int, world: World = ALONE,
     about: dict[str, Any] | None = None,
 ) -> int:  # fmt: skip
-    """Measures part ``index`` (from 0) of ``count`` of every draw and writes its shard file; returns its images.
+    """Measures part ``index`` (from 0) of ``count`` of every draw and writes its shard file; returns the image count.
 
-    Several processes share the part, and the first one writes. ``about`` adds entries to the header.
-    Raises UserError where the sampler gives non-finite images.
+    The processes of ``world`` share the part; rank 0 writes. ``about`` adds entries to the header.
+    Raises UserError if the sampler gives non-finite images.
     """
     tensors: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
@@ -83,9 +83,9 @@ def measure_part(
 
 
 def merge_parts(paths: Iterable[str | Path], whole: Whole) -> list[dict[str, Any]]:
-    """The results of every draw, as ``evaluate`` gives them, from the shard files of all parts, named in any order.
+    """The results of every draw, as from ``evaluate``, merged from the shard files of all parts in any order.
 
-    Raises UserError where a file is damaged or belongs to something else, where a part is missing or there twice.
+    Raises UserError if a file is damaged or from another evaluation, or if a part is missing or given twice.
     """
     parts = _in_order(paths, whole)
     merged = [Seen(whole.yardsticks) for _ in whole.draws]
@@ -96,7 +96,7 @@ def merge_parts(paths: Iterable[str | Path], whole: Whole) -> list[dict[str, Any
 
 
 def _in_order(paths: Iterable[str | Path], whole: Whole) -> list[Path]:
-    """The files by their part. Only headers are read."""
+    """The files in order of their parts. Reads only the headers."""
     expected = whole.describe()
     found: dict[int, Path] = {}
     counts: dict[int, Path] = {}
@@ -124,7 +124,7 @@ def _in_order(paths: Iterable[str | Path], whole: Whole) -> list[Path]:
 
 
 def _read(path: Path, whole: Whole, index: int, count: int) -> Iterator[Seen]:
-    """What a part has seen of each draw."""
+    """The measurements of a part, draw by draw."""
     header = _header(path)
     try:
         tensors, _ = checkpoint.load_tensors(path, FORMAT)
@@ -145,7 +145,7 @@ def _read(path: Path, whole: Whole, index: int, count: int) -> Iterator[Seen]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """The header of a shard file, which says of what it is which part."""
+    """The header of a shard file: its evaluation, its part number and the number of parts."""
     try:
         header = checkpoint.read_header(path, FORMAT)
     except UserError as error:

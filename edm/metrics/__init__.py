@@ -1,6 +1,6 @@
-"""Measures of sets of images: Fréchet distances in the features of Inception-v3 (FID) or of another network, and more.
+"""Metrics of image sets: Fréchet distances in the features of Inception-v3 (FID) or another network, and others.
 
-The names are here, where reading them costs no import of torch.
+This file holds the names and does not import torch.
 """
 
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ from edm.errors import UserError
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name
 CLASSIFIER = "digits-classifier"  # trained on the dataset itself
 DINOV2 = ("dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14")  # torch-fidelity's names
-PIXELS = "pixels"  # needs no weights; for rehearsals
+PIXELS = "pixels"  # needs no weights; for smoke tests
 EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure that is taken beside the Fréchet distance, in the same pass over the images.
+    """A metric that is computed in addition to the Fréchet distance, in the same pass over the images.
 
-    fewest: how many images it needs on either side.
-    needs_reference_features: whether mean and covariance of the reference do not suffice.
-    logits_of: the one extractor whose class logits it is made of, or None where any extractor's features will do.
+    fewest: minimum number of images, both generated and of the reference.
+    needs_reference_features: whether it needs the features of single reference images, not only their statistics.
+    logits_of: the extractor whose class logits it uses, or None if it uses the features of any extractor.
     """
 
     fewest: int
@@ -39,7 +39,7 @@ METRICS: dict[str, Metric] = {
 
 
 def check_metrics(metrics: Iterable[str], features: str) -> None:
-    """Raises UserError where a metric is unknown or cannot be had from the extractor named ``features``."""
+    """Raises UserError if a metric is unknown or the extractor named ``features`` cannot provide it."""
     for name in metrics:
         if name not in METRICS:
             raise UserError(f"unknown metric {name!r}; choose from {', '.join(METRICS)}")

@@ -1,7 +1,7 @@
-"""A small classifier of small square images, trained in seconds, whose penultimate layer serves as image features.
+"""A small classifier of small square images, trained in seconds, whose penultimate layer provides image features.
 
-It makes a Fréchet distance possible where Inception-v3 makes no sense or is out of reach (8×8 digits, a laptop without
-network). Such a distance ranks models of one dataset; it is not FID and compares with no published number.
+It allows a Fréchet distance where Inception-v3 is unsuitable or unavailable (8×8 digits, a laptop without network
+access). This distance ranks models of one dataset; it is not FID and not comparable with published numbers.
 """
 
 import json
@@ -27,7 +27,7 @@ SHAPE_KEYS = ("channels", "resolution", "classes", "features")
 class Classifier(nn.Module):
     """Three convolutions, a feature layer and a linear read-out, for images [N, channels, resolution, resolution]."""
 
-    POOLED = 4  # resolution of the last feature map, whatever that of the images
+    POOLED = 4  # resolution of the last feature map, for any image resolution
 
     def __init__(self, channels: int, resolution: int, classes: int, features: int = 64) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features [N, features] (penultimate layer, after its activation) and logits [N, classes], float32.
 
-        Takes uint8 images [N, C, H, W]. Raises UserError where they are not of the size it was trained on.
+        Takes uint8 images [N, C, H, W]. Raises UserError if their size differs from that of its training images.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], not {images.dtype} {list(images.shape)}")
@@ -72,10 +72,10 @@ def train_classifier(
 ) -> dict[str, int | float]:
     """Trains a classifier on uint8 images [N, C, R, R] and labels [N] (0 … K−1), and writes it as safetensors.
 
-    A share ``held_out`` of the images is kept from training; the accuracy on it (0 … 1) is recorded in the file's
-    header beside sizes and settings, and the same record is returned. On one machine the same seed gives the same
-    bytes: it runs on one CPU thread, since the order of sums depends on their number. The global random state and
-    thread count are left as they were. Raises UserError where the images do not suit or the file cannot be written.
+    Holds out a fraction ``held_out`` of the images. The file's header records the accuracy on them (0 … 1), sizes and
+    settings; the function returns the same record. On one machine the same seed gives the same bytes: training uses
+    one CPU thread, because the order of sums depends on the number of threads. The global random state and thread
+    count do not change. Raises UserError if the images are unsuitable or the file cannot be written.
     """
     images, labels = torch.as_tensor(images).cpu(), torch.as_tensor(labels).cpu().to(torch.int64)
     _check_data(images, labels, held_out)
@@ -109,7 +109,7 @@ def train_classifier(
 def load_classifier(path: str | os.PathLike) -> tuple[Classifier, Mapping[str, int | float]]:
     """The classifier in a safetensors file, in evaluation mode on the CPU, and the record of its training.
 
-    Raises UserError where the file is missing, damaged, or not written by ``train_classifier``.
+    Raises UserError if the file is missing, damaged, or not written by ``train_classifier``.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,7 +123,7 @@ def load_classifier(path: str | os.PathLike) -> tuple[Classifier, Mapping[str, i
     try:
         record = json.loads(header or "")
         shape = [int(record[key]) for key in SHAPE_KEYS]
-        with torch.device("meta"):  # nothing is allocated for sizes that the tensors do not bear out
+        with torch.device("meta"):  # allocates nothing before the sizes are checked against the tensors
             model = Classifier(*shape)
         model.load_state_dict(tensors, assign=True)
     except (ValueError, KeyError, TypeError, RuntimeError, OverflowError):
@@ -147,7 +147,7 @@ def _fit(
 
 
 def _shifted(images: torch.Tensor) -> torch.Tensor:
-    """Each image moved by −1, 0 or 1 pixel either way, zeros moving in: the one augmentation digits tolerate."""
+    """Shifts each image by −1, 0 or 1 pixel in x and y, filled with zeros: the only augmentation that suits digits."""
     resolution = images.shape[-1]
     windows = F.pad(images, (1, 1, 1, 1)).unfold(2, resolution, 1).unfold(3, resolution, 1)  # [N, C, 3, 3, R, R]
     down, right = torch.randint(3, (2, len(images)))

@@ -30,7 +30,7 @@ class FeatureExtractorDigits(FeatureExtractorBase):
         feature_extractor_weights_path: str | os.PathLike | None = None,
         **kwargs,
     ) -> None:
-        """``kwargs`` are torch-fidelity's other options, of no concern here. Raises UserError on unfit weights."""
+        """``kwargs``: torch-fidelity's other options, ignored. Raises UserError for unsuitable weights."""
         super().__init__(name, features_list)
         if feature_extractor_weights_path is None:
             raise UserError(f"{name}: has no weights of its own; train a classifier and give its file as the weights")
@@ -42,7 +42,7 @@ class FeatureExtractorDigits(FeatureExtractorBase):
         return self.classifier.penultimate.out_features
 
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The layers asked for, in the order in which they were asked for."""
+        """The requested layers, in the requested order."""
         features, logits = self.classifier(input)
         layers = {LAYER: features, "logits": logits}
         return tuple(layers[name] for name in self.features_list)

@@ -1,8 +1,8 @@
 """DINOv2 features as torch-fidelity computes them, without the code that torch-fidelity would download and run.
 
 torch-fidelity's extractor calls ``torch.hub.load``, which fetches the head of a GitHub branch and executes it, and it
-refuses a file of weights. Here the network is our own definition, the weights are the published file, read as tensors
-and nothing else, and torch-fidelity contributes its forward pass: resizing to 224 pixels and normalisation.
+does not accept a weights file. This module defines the network itself, reads the published weights as tensors only,
+and uses torch-fidelity's forward pass: resizing to 224 pixels and normalisation.
 Imports torch-fidelity, which takes seconds.
 """
 
@@ -14,12 +14,12 @@ from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
 from edm.metrics.vit import VisionTransformer
 
-LAYER = "dinov2"  # torch-fidelity's name of the only layer
+LAYER = "dinov2"  # torch-fidelity's name for the only layer
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published network: its shape, and the address and hash of its weights."""
+    """A published network: its architecture, and the URL and hash of its weights."""
 
     width: int
     depth: int
@@ -46,10 +46,10 @@ PUBLISHED = {
 
 
 class FeatureExtractorLocalDinoV2(FeatureExtractorDinoV2):
-    """torch-fidelity's DINOv2 extractor around a network at hand. Takes uint8 images [N, 3, H, W]."""
+    """torch-fidelity's DINOv2 extractor with a given network. Takes uint8 images [N, 3, H, W]."""
 
     def __init__(self, name: str, network: torch.nn.Module) -> None:
-        FeatureExtractorBase.__init__(self, name, [LAYER])  # not that of the parent, which goes to the network
+        FeatureExtractorBase.__init__(self, name, [LAYER])  # the parent's __init__ would download the network
         self.feature_extractor_internal_dtype = torch.float32
         self.model = network
         self.requires_grad_(False)
@@ -57,9 +57,9 @@ class FeatureExtractorLocalDinoV2(FeatureExtractorDinoV2):
 
 
 def build(name: str, state: dict[str, torch.Tensor]) -> FeatureExtractorLocalDinoV2:
-    """The extractor ``name`` with the tensors of its published file. Raises RuntimeError where they do not fit."""
+    """The extractor ``name`` with the tensors of its published file. Raises RuntimeError if they do not match."""
     shape = PUBLISHED[name]
-    with torch.device("meta"):  # the file's tensors take the places of parameters that were never allocated
+    with torch.device("meta"):  # allocates no parameters; the file's tensors replace them
         network = VisionTransformer(shape.width, shape.depth, shape.heads)
     network.load_state_dict(state, assign=True)
     return FeatureExtractorLocalDinoV2(name, network.float())

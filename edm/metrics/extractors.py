@@ -1,6 +1,6 @@
-"""Image features by name: one registry entry per extractor, all made through torch-fidelity but for plain pixels.
+"""Image features by name: one registry entry per extractor, all from torch-fidelity except plain pixels.
 
-Images are uint8 [N, C, H, W] throughout. torch-fidelity takes seconds to import and so is imported where it is used.
+Images are uint8 [N, C, H, W] throughout. torch-fidelity takes seconds to import, so functions import it on use.
 """
 
 import io
@@ -22,14 +22,14 @@ from edm.networks.precision import float32_as
 
 FEATURES, LOGITS = "features", "logits"  # the layers that an extractor gives
 
-#: Images that go through a large network at once on a CPU. Inception-v3 on two cores is a quarter to twice as fast with
-#: 16 as with torch-fidelity's 64 (``python bench/metrics.py --batches 64``), with the same features or, with other
-#: numbers of threads or images, features that differ by less than 1e-6 of the largest. Memory in channels_last would be
-#: faster still, by half, at three times that difference.
+#: Batch size of a large network on a CPU. On two cores Inception-v3 is a quarter to twice as fast with 16 as with
+#: torch-fidelity's 64 (``python bench/metrics.py --batches 64``). Features are equal or, with other numbers of threads
+#: or images, differ by less than 1e-6 of the largest. The channels_last layout would be faster by half, with three
+#: times that difference.
 CPU_BATCH = 16
 
-#: Images from which a compiled network pays on a GPU: compiling takes a minute or two and saves about a third of the
-#: 11 GFLOPs that Inception-v3 takes for an image, at 30 TFLOP/s in full float32. An estimate: no GPU has tried it.
+#: Minimum number of images for which to compile a network on a GPU: compiling takes one to two minutes and saves about
+#: a third of the time for 11 GFLOPs per image (Inception-v3) at 30 TFLOP/s in full float32. An estimate, not measured.
 COMPILED_FROM = 500_000
 
 
@@ -37,11 +37,11 @@ COMPILED_FROM = 500_000
 class Features:
     """A feature extractor, ready to use.
 
-    name: in the registry. dimension: F, or None where it depends on the size of the images.
-    label: what a Fréchet distance in these features is called in tables. description: one line for captions.
-    weights_sha256: hash of the weights file, or None where there are no weights. device: where it computes.
-    layer_names: what ``layers`` gives, in the order in which ``network`` returns it. batch: how many images the network
-    is given at once, or None for all that there are.
+    name: in the registry. dimension: F, or None if it depends on the size of the images.
+    label: name of a Fréchet distance in these features, for tables. description: one line for captions.
+    weights_sha256: hash of the weights file, or None without weights. device: on which it computes.
+    layer_names: keys of ``layers``, in the order in which ``network`` returns them. batch: number of images per forward
+    pass of the network, or None for all at once.
     """
 
     name: str
@@ -58,15 +58,15 @@ class Features:
     def __call__(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Features [N, F], float32, on ``device``, of uint8 images [N, C, H, W].
 
-        Raises UserError where the extractor does not take images of this shape.
+        Raises UserError if the extractor does not accept images of this shape.
         """
         return self.layers(images)[FEATURES]
 
     def layers(self, images: torch.Tensor | np.ndarray) -> dict[str, torch.Tensor]:
-        """All that one forward pass gives: "features" [N, F] and, where the network classifies, "logits" [N, K].
+        """All outputs of one forward pass: "features" [N, F] and, if the network is a classifier, "logits" [N, K].
 
-        float32, on ``device``, of uint8 images [N, C, H, W]. The logits of Inception-v3 are those without the bias,
-        from which the Inception score is made. Raises UserError where it does not take images of this shape.
+        float32, on ``device``, of uint8 images [N, C, H, W]. The logits of Inception-v3 exclude the bias, as the
+        Inception score requires. Raises UserError if it does not accept images of this shape.
         """
         images = torch.as_tensor(images)
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -91,8 +91,8 @@ class _Opened:
 class Extractor:
     """A registry entry. ``open`` takes the name and the path of the weights or None; ``prepare`` adapts the channels.
 
-    ``open`` makes the network on the CPU and raises UserError where the weights are unfit. ``large``: whether it takes
-    so long that its batches, and compiling it, matter.
+    ``open`` builds the network on the CPU and raises UserError if the weights are unsuitable. ``large``: whether the
+    network is so slow that its batch size and compilation matter.
     """
 
     description: str
@@ -107,9 +107,9 @@ def load_features(
     """The feature extractor ``name`` (a key of ``EXTRACTORS``) with the weights in a file.
 
     Without ``weights``, Inception-v3 and DINOv2 use the published files, downloaded once into torch's cache.
-    images: how many it is for, if that is known. For very many a GPU's network is compiled, which changes features by
-    rounding: jobs that share the images of one measurement name those of all of it, and so choose alike.
-    Raises UserError where the name is unknown or the weights are missing, cannot be downloaded, or do not fit.
+    images: number of images to measure, if known. On a GPU, a large number makes it compile the network, which changes
+    features by rounding: jobs that share one measurement pass the total, so that all make the same choice.
+    Raises UserError if the name is unknown or the weights are missing, cannot be downloaded, or do not match.
     """
     if name not in EXTRACTORS:
         raise UserError(f"unknown feature extractor {name!r}; choose one of {', '.join(sorted(EXTRACTORS))}")
@@ -142,7 +142,7 @@ def extract(
 ) -> FeatureStatistics:
     """Statistics of the features of uint8 image batches [N, C, H, W], one batch in memory at a time.
 
-    They are accumulated on ``device``, by default where the features are computed.
+    Accumulates them on ``device``, by default the device of the extractor.
     """
     statistics = FeatureStatistics()
     for batch in batches:
@@ -151,7 +151,7 @@ def extract(
 
 
 def distance_label(features: str) -> str:
-    """What a Fréchet distance in the features of this name is called: "FID" for Inception-v3 and nothing else."""
+    """The name of a Fréchet distance in these features: "FID" for Inception-v3 only."""
     return "FID" if features == INCEPTION else f"FD ({features})"
 
 
@@ -161,8 +161,8 @@ def _open_inception(name: str, weights: Path | None) -> _Opened:
 
     published = hash_in_name(URL_INCEPTION_V3)
     weights = weights or downloaded(name, URL_INCEPTION_V3, published)
-    # torch-fidelity unpickles the file it is given. It is given bytes of our own writing, made from the tensors that
-    # torch's restricted reader found in the user's file, so that no pickle from outside is ever run.
+    # torch-fidelity unpickles its weights file. Read the tensors of the user's file with torch's restricted unpickler
+    # and pass torch-fidelity a newly written file of them, so that no foreign pickle is executed.
     stream = io.BytesIO()
     torch.save(read_tensors(weights), stream)
     stream.seek(0)
@@ -170,7 +170,7 @@ def _open_inception(name: str, weights: Path | None) -> _Opened:
         network = create_feature_extractor(
             name, ["2048", "logits_unbiased"], cuda=False, feature_extractor_weights_path=stream, verbose=False
         )
-    except RuntimeError:  # load_state_dict names every key that differs, over many lines
+    except RuntimeError:  # replaces load_state_dict's list of all differing keys
         raise UserError(
             f"{weights}: not in the layout of torch-fidelity's Inception-v3 weights; use {URL_INCEPTION_V3}"
         ) from None
@@ -211,7 +211,7 @@ def _open_pixels(name: str, weights: Path | None) -> _Opened:
 
 
 class _Averages(torch.nn.Module):
-    """Averages over the cells of an 8×8 grid, or the pixels themselves where there are fewer, between 0 and 1."""
+    """Averages over the cells of an 8×8 grid, or the pixels of a smaller image, between 0 and 1."""
 
     GRID = 8
 
@@ -221,7 +221,7 @@ class _Averages(torch.nn.Module):
 
 
 def _label(name: str, sha256: str, published: str) -> str:
-    """The label of a distance: the same layers with other weights than the published ones are something else."""
+    """The label of a distance; it marks weights other than the published ones."""
     return distance_label(name) if sha256.startswith(published) else f"FD ({name}, other weights)"
 
 

@@ -1,6 +1,6 @@
 """Fréchet distance between two Gaussians, their streaming estimation, and the files that hold reference statistics.
 
-Knows nothing of images or networks: features come in as matrices. The protocol around it is Section 6 of
+Independent of images and networks: features are matrices. The evaluation protocol is that of Section 6 of
 Karras et al. (2022), the distance that of Heusel et al. (2017), "GANs trained by a two time-scale update rule".
 """
 
@@ -25,9 +25,9 @@ SYMMETRY_TOLERANCE = 1e-6  # of the largest variance; covariances from other pro
 class FeatureStatistics:
     """Count, mean and covariance of feature vectors, accumulated batch by batch in float64.
 
-    Each batch is centred on its own mean before anything is squared, and joined to the rest by the pairwise update of
-    Chan, Golub & LeVeque (1983): a mean large against the spread does not cancel the variance away.
-    Memory: 8 F² bytes, on the device of the first batch (on the CPU where that device has no float64).
+    Each batch is centred on its own mean before squaring, and merged by the pairwise update of Chan, Golub & LeVeque
+    (1983): this avoids cancellation if the mean is large compared with the spread.
+    Memory: 8 F² bytes, on the device of the first batch (on the CPU if that device has no float64).
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class FeatureStatistics:
     def append(self, features: torch.Tensor | np.ndarray) -> None:
         """Adds a batch of feature vectors [N, F] of any dtype, on any device; N may be 0.
 
-        Raises UserError, leaving the statistics as they were, where a feature is NaN or infinite or F has changed.
+        Raises UserError and leaves the statistics unchanged if a feature is NaN or infinite, or if F differs.
         """
         batch = torch.as_tensor(features).detach()
         if batch.ndim != 2:
@@ -57,21 +57,21 @@ class FeatureStatistics:
             self._join(len(batch), mean, centred.T @ centred)
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Adds what ``other`` has seen (a shard from another process), which is left as it was.
+        """Adds the samples of ``other`` (a shard from another process); does not change ``other``.
 
-        Raises UserError where the two have different numbers of features.
+        Raises UserError if the two have different numbers of features.
         """
         if other.count:
             device = self._mean.device if self.count else other._mean.device
             self._join(other.count, other._mean.to(device), other._scatter.to(device))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What ``from_state`` makes the same statistics of: "count" int64 [], "mean" [F], "scatter" [F, F]."""
+        """Tensors from which ``from_state`` restores them: "count" int64 [], "mean" [F], "scatter" [F, F]."""
         return {"count": torch.tensor(self.count), "mean": self._mean, "scatter": self._scatter}
 
     @classmethod
     def from_state(cls, state: Mapping[str, torch.Tensor]) -> "FeatureStatistics":
-        """Statistics as they were when ``state`` was asked for. Raises UserError where it is none."""
+        """The inverse of :meth:`state`. Raises UserError if ``state`` is not such a state."""
         statistics = cls()
         try:
             number, mean, scatter = state["count"].item(), state["mean"], state["scatter"]
@@ -123,8 +123,8 @@ def frechet_distance(
     """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), in float64 on ``device``; never negative, never NaN.
 
     Takes means (F,) and covariances (F, F), full rank or not (fewer images than features leave Σ singular).
-    It is called FID only where the features are those of Inception-v3.
-    Raises UserError where the dimensions differ or the statistics are not those of a Gaussian.
+    It is called FID only in the features of Inception-v3.
+    Raises UserError if the dimensions differ or the statistics are not those of a Gaussian.
     """
     mu1, sigma1 = _checked_moments(mu1, sigma1, "first feature statistics")
     mu2, sigma2 = _checked_moments(mu2, sigma2, "second feature statistics")
@@ -133,9 +133,9 @@ def frechet_distance(
             f"feature statistics of {mu1.size} and {mu2.size} dimensions cannot be compared; "
             "make both with the same feature extractor"
         )
-    # With Σ = A Aᵀ, the eigenvalues of Σ₁Σ₂ are the squared singular values of A₁ᵀA₂. Taking them as singular values,
-    # not as square roots of eigenvalues, keeps rounding at 1e-16 of the largest instead of 1e-8: that matters where
-    # Σ is singular, since every zero eigenvalue would add its root.
+    # With Σ = A Aᵀ, the eigenvalues of Σ₁Σ₂ are the squared singular values of A₁ᵀA₂. Singular values have rounding
+    # errors of 1e-16 of the largest, square roots of eigenvalues 1e-8. This matters if Σ is singular, because every
+    # zero eigenvalue would add the root of its error.
     overlap = torch.linalg.svdvals(_factor(sigma1, device).T @ _factor(sigma2, device)).sum().item()
     shift = mu1 - mu2
     return max(0.0, float(shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2 * overlap))
@@ -143,11 +143,11 @@ def frechet_distance(
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
-    """Statistics of a dataset in some features. Where a file from another program says nothing, None stands.
+    """Statistics of a dataset in the features of one extractor. Values that the file does not record are None.
 
-    path: the file. mu: float64 (F,). sigma: float64 (F, F). count: images seen. features: name of the extractor.
+    path: the file. mu: float64 (F,). sigma: float64 (F, F). count: number of images. features: name of the extractor.
     dataset_sha256, weights_sha256: hashes of the dataset archive and of the extractor's weights.
-    features_count: of how many images the file holds the features, for ``load_reference_features``.
+    features_count: number of images whose features the file holds, for ``load_reference_features``.
     """
 
     path: Path
@@ -169,10 +169,10 @@ def save_statistics(
 ) -> None:
     """Writes ``mu`` (F,) and ``sigma`` (F, F) as float64 .npz, the layout of the authors' ``fid-refs``.
 
-    ``extra`` adds numbers and text beside them; ``load_statistics`` knows ``count``, ``features``,
-    ``dataset_sha256`` and ``weights_sha256``. ``reference_features`` [n, F], float32, adds the features of single
-    images and their number, ``features_count``. Equal input gives equal bytes: numpy dates the members 1980.
-    Raises UserError where the statistics are not those of a Gaussian or the file cannot be written.
+    ``extra`` adds numbers and text; ``load_statistics`` reads ``count``, ``features``, ``dataset_sha256`` and
+    ``weights_sha256``. ``reference_features`` [n, F], float32, adds the features of single images and their number,
+    ``features_count``. Equal input gives equal bytes: numpy dates the members 1980.
+    Raises UserError if the statistics are not those of a Gaussian or the file cannot be written.
     """
     mu, sigma = _checked_moments(mu, sigma, str(path))
     members: dict[str, Any] = {"mu": mu, "sigma": np.ascontiguousarray(sigma)}
@@ -188,10 +188,10 @@ def save_statistics(
 
 
 def load_statistics(path: str | os.PathLike) -> ReferenceStatistics:
-    """Reads an .npz with ``mu`` and ``sigma``: ours, the authors' ``fid-refs``, guided-diffusion's ``VIRTUAL_*``.
+    """Reads an .npz with ``mu`` and ``sigma``: ``save_statistics``, the EDM authors' ``fid-refs``, ADM's ``VIRTUAL_*``.
 
-    Nothing is unpickled, and other keys are not read. Raises UserError where the file is missing, damaged, lacks a
-    key, holds Python objects, or holds what is not the statistics of a Gaussian.
+    Unpickles nothing and does not read other keys. Raises UserError if the file is missing, damaged, lacks a key,
+    holds Python objects, or if its values are not the statistics of a Gaussian.
     """
     path = Path(path)
     with _archive(path) as archive:
@@ -209,7 +209,7 @@ def load_statistics(path: str | os.PathLike) -> ReferenceStatistics:
 def load_reference_features(path: str | os.PathLike) -> np.ndarray:
     """The features of the reference images [features_count, F], float32, in a file of ``save_statistics``.
 
-    Raises UserError where the file is missing or damaged, or was made without them.
+    Raises UserError if the file is missing, damaged, or has no features.
     """
     path = Path(path)
     with _archive(path) as archive:
@@ -224,7 +224,7 @@ _EXTRAS = {"count": int, "features": str, "dataset_sha256": str, "weights_sha256
 
 @contextmanager
 def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """An open .npz, whose members are read when asked for. UserError where that, or reading them, fails."""
+    """Opens an .npz, which reads its members on access. Raises UserError if opening or reading fails."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; compute the reference statistics first, or correct the path")
     if not zipfile.is_zipfile(path):
@@ -247,7 +247,7 @@ def _scalar(archive: Mapping[str, np.ndarray], key: str, kind: type, path: Path)
 
 
 def _checked_moments(mu: np.ndarray, sigma: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, or UserError where they cannot be a mean (F,) and a covariance (F, F)."""
+    """Both as float64. Raises UserError if they cannot be a mean (F,) and a covariance (F, F)."""
     mu, sigma = np.asarray(mu), np.asarray(sigma)
     if mu.dtype.kind != "f" or sigma.dtype.kind != "f":
         problem = f"mu and sigma are {mu.dtype} and {sigma.dtype}, not floating-point"
@@ -265,7 +265,7 @@ def _checked_moments(mu: np.ndarray, sigma: np.ndarray, where: str) -> tuple[np.
 
 
 def _checked_features(features: np.ndarray, dimension: int, where: str) -> np.ndarray:
-    """The same array, or UserError where it cannot be features of single images, float32 [n, ``dimension``]."""
+    """The same array. Raises UserError if it is not features of single images, float32 [n, ``dimension``]."""
     if features.dtype != np.float32 or features.ndim != 2 or features.shape[1] != dimension:
         problem = f"reference features are {features.dtype} {features.shape}, not float32 (n, {dimension})"
     elif not np.isfinite(features).all():
@@ -276,7 +276,7 @@ def _checked_features(features: np.ndarray, dimension: int, where: str) -> np.nd
 
 
 def _factor(sigma: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    """A [F, rank] with A Aᵀ = ``sigma``. Eigenvalues within rounding of zero are dropped, negative ones with them."""
+    """A [F, rank] with A Aᵀ = ``sigma``. Drops eigenvalues that are zero up to rounding, and negative ones."""
     values, vectors = torch.linalg.eigh(torch.as_tensor((sigma + sigma.T) / 2, device=device))
     keep = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()
     return vectors[:, keep] * values[keep].sqrt()

@@ -1,8 +1,9 @@
-"""Several measures of a set of images from one pass of a feature extractor over them.
+"""Several metrics of a set of images from one pass of a feature extractor over them.
 
-The Fréchet distance is ours. Inception score (Salimans et al., 2016), KID (Bińkowski et al., 2018), precision and
-recall (Kynkäänniemi et al., 2019) are torch-fidelity's functions, with its published settings, on the same features.
-Precision and recall in features of Inception-v3 do not compare with published ones in features of VGG-16.
+:mod:`edm.metrics.frechet` computes the Fréchet distance. Inception score (Salimans et al., 2016), KID (Bińkowski et
+al., 2018), precision and recall (Kynkäänniemi et al., 2019) are torch-fidelity's functions, with its published
+settings, on the same features. Precision and recall in features of Inception-v3 are not comparable with published
+values in features of VGG-16.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +18,7 @@ from edm.metrics.extractors import FEATURES, LOGITS, Features
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance, load_reference_features
 from edm.networks.precision import float32_as
 
-# torch-fidelity's published settings, under its own names; here, so that no later release of it can change them
+# torch-fidelity's published settings, under its own names; copied so that a later release cannot change them
 INCEPTION_SCORE_SETTINGS = {"isc_splits": 10, "samples_shuffle": True, "rng_seed": 2020}
 KID_SETTINGS: dict[str, Any] = {
     "kid_subsets": 100,
@@ -32,17 +33,17 @@ PRECISION_RECALL_SETTINGS = {"prc_neighborhood": 3, "prc_batch_size": 10_000}
 
 
 class Measuring:
-    """Takes images batch by batch and then gives the Fréchet distance to a reference and whatever else was asked.
+    """Accumulates images batch by batch, then computes the Fréchet distance to a reference and the requested metrics.
 
-    Only the batch at hand and the statistics are in memory; features [N, F] and logits [N, K] of all images, float32,
-    on the host, are kept where a metric needs them (400 MB for 50,000 images in Inception-v3).
+    Holds only the current batch and the statistics in memory, plus the features [N, F] and logits [N, K] of all images,
+    float32 on the host, if a metric needs them (400 MB for 50,000 images in Inception-v3).
     """
 
     def __init__(self, extractor: Features, reference: ReferenceStatistics, metrics: Collection[str] = ()) -> None:
         """``metrics`` are keys of ``edm.metrics.METRICS``, in any order.
 
-        Raises UserError, before any image is seen, where the reference was made in other features or a metric cannot
-        be had from this extractor and this reference.
+        Raises UserError if the reference has other features, or if this extractor and this reference do not support a
+        metric.
         """
         check_metrics(metrics, extractor.name)
         _check_reference(extractor, reference, metrics)
@@ -60,13 +61,13 @@ class Measuring:
 
     @property
     def count(self) -> int:
-        """Images seen."""
+        """Number of images measured so far."""
         return self._statistics.count
 
     def append(self, images: torch.Tensor | np.ndarray) -> None:
-        """Adds uint8 images [N, C, H, W], by one forward pass.
+        """Adds uint8 images [N, C, H, W] in one forward pass.
 
-        Raises UserError, and adds nothing, where the extractor does not take them or a feature is not finite.
+        Raises UserError and adds nothing if the extractor does not accept them or a feature is not finite.
         """
         layers = self.extractor.layers(images)
         self._statistics.append(layers[FEATURES])
@@ -74,7 +75,7 @@ class Measuring:
             kept.append(layers[name].cpu())
 
     def merge(self, other: "Measuring") -> None:
-        """Adds what ``other`` has seen, after what this one has seen; ``other`` is left as it was.
+        """Appends the images of ``other`` to those of this measurement; does not change ``other``.
 
         Merge shards in the order of their images: the scores draw subsets by position.
         """
@@ -86,13 +87,13 @@ class Measuring:
             kept.extend(other._kept[name])
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that was seen, as tensors: those of ``FeatureStatistics.state`` and what is kept, by layer."""
+        """The measurement as tensors: those of ``FeatureStatistics.state`` and the kept outputs of each layer."""
         return self._statistics.state() | {name: self._all(name) for name, kept in self._kept.items() if kept}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes what another measurement of this kind had seen in place of what this one has.
+        """Replaces the contents of this measurement by the ``state`` of another of the same kind.
 
-        Raises UserError where ``state`` is not one of such a measurement.
+        Raises UserError if ``state`` is not such a state.
         """
         self._statistics = FeatureStatistics.from_state(state)
         for name in self._kept:
@@ -102,11 +103,11 @@ class Measuring:
             self._kept[name] = [rows.cpu()] if self.count else []
 
     def results(self) -> dict[str, float | int]:
-        """The measures by name: "distance" always, then as asked, each a plain number.
+        """The metrics by name, as plain numbers: always "distance", then the requested ones.
 
         "inception_score" or "classifier_score" with "…_std" over ten splits; "kid" with "kid_std" over the subsets
-        and "kid_subset_size", which is 1000 or, where there are fewer, the number of images on the smaller side;
-        "precision" and "recall" between 0 and 1. Raises UserError where there are too few images.
+        and "kid_subset_size", which is 1000 or the size of the smaller image set if that is less; "precision" and
+        "recall" between 0 and 1. Raises UserError if there are too few images.
         """
         for name in self.metrics:
             _require(name, self.count, "images measured")
@@ -130,13 +131,13 @@ class Measuring:
         return found
 
     def _all(self, layer: str) -> torch.Tensor:
-        """What was kept of a layer, in order, from here on in one piece."""
+        """The kept outputs of a layer, in order; concatenates them once and stores the result."""
         self._kept[layer] = [torch.cat(self._kept[layer])]
         return self._kept[layer][0]
 
 
 def _score(name: str, logits: torch.Tensor) -> dict[str, float]:
-    """Inception score of the logits [N, K], under a name that says whose classes they are of."""
+    """Inception score of the logits [N, K]; the result's name identifies the classifier."""
     from torch_fidelity import metric_isc
 
     settings = INCEPTION_SCORE_SETTINGS
@@ -147,7 +148,7 @@ def _score(name: str, logits: torch.Tensor) -> dict[str, float]:
 
 
 def _kid(features: torch.Tensor, reference: torch.Tensor) -> dict[str, float | int]:
-    """Kernel distance between features [N, F] and those of the reference [n, F], mean and spread over subsets."""
+    """Kernel distance of features [N, F] to the reference's [n, F]: mean and standard deviation over subsets."""
     from torch_fidelity import metric_kid
 
     size = min(KID_SETTINGS["kid_subset_size"], len(features), len(reference))
@@ -158,14 +159,14 @@ def _kid(features: torch.Tensor, reference: torch.Tensor) -> dict[str, float | i
 
 
 def _precision_recall(features: torch.Tensor, reference: torch.Tensor, device: torch.device) -> dict[str, float]:
-    """Shares of the features [N, F] near the reference's [n, F], and the other way round, computed on ``device``."""
+    """Fraction of features [N, F] near the reference's [n, F] (precision) and the reverse (recall), on ``device``."""
     from torch_fidelity import metric_prc
 
     with float32_as():
         result = metric_prc.prc_features_to_metric(
             features.to(device),
             reference.to(device),
-            save_cpu_ram=True,  # rows of the distance matrix by turns: 4 GB, not 30, for 50,000 against 50,000
+            save_cpu_ram=True,  # distance matrix row by row: 4 GB instead of 30 for 50,000 against 50,000
             verbose=False,
             **PRECISION_RECALL_SETTINGS,
         )

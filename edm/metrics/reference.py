@@ -1,4 +1,4 @@
-"""Reference statistics of a dataset, with the features of single images where a metric asks for them."""
+"""Reference statistics of a dataset, with the features of single images if a metric needs them."""
 
 import os
 from collections.abc import Iterable
@@ -21,11 +21,11 @@ def reference_statistics(
 ) -> tuple[FeatureStatistics, np.ndarray | None]:  # fmt: skip
     """Statistics of the features of uint8 image batches [N, C, H, W], and features of single images [n, F], float32.
 
-    The statistics are of all images. Of features, at most ``keep_features`` are kept, or with None no array is made;
-    of more images than that a random subset is kept, the same for the same images whatever the batches.
-    Several processes each see a part of the images, in their order; ``first`` is how many come before this one's. The
-    first process gets what is of all, the others what is of theirs.
-    Raises UserError where the extractor does not take the images, or a feature is NaN or infinite.
+    The statistics cover all images. keep_features: maximum number of images whose features to return; None for no
+    features. Of more images it keeps a random subset, which does not depend on the batches.
+    first: number of images before those of this process; the ranks process consecutive parts of the images. Rank 0 gets
+    the merged result, the other ranks their own part.
+    Raises UserError if the extractor does not accept the images, or if a feature is NaN or infinite.
     """
     statistics = FeatureStatistics()
     sample = None if keep_features is None else _Sample(keep_features, first)
@@ -49,9 +49,9 @@ def save_reference(
     dataset_sha256: str,
     reference_features: np.ndarray | None = None,
 ) -> None:
-    """Writes what ``reference_statistics`` gave, with the names and hashes of what it was made from.
+    """Writes the result of ``reference_statistics``, with the names and hashes of its inputs.
 
-    Raises UserError for fewer than two images, or where the file cannot be written.
+    Raises UserError for fewer than two images, or if the file cannot be written.
     """
     about: dict[str, int | str | None] = {
         "count": statistics.count,
@@ -68,11 +68,11 @@ def save_reference(
 class _Sample:
     """A uniform random sample of the rows of a stream (Vitter 1985, "Random sampling with a reservoir", Algorithm R).
 
-    Every row is equally likely to be in it. Up to ``capacity`` rows it is all of them, in order.
+    Includes every row with equal probability. Up to ``capacity`` rows, it holds all of them in order.
     """
 
     def __init__(self, capacity: int, skipped: int = 0) -> None:
-        """skipped: how many rows of the stream are seen elsewhere, before the first one seen here."""
+        """skipped: number of rows of the stream before the first row of this process."""
         if capacity < 1:
             raise UserError(f"features of {capacity} reference images: keep those of at least 1, or none at all")
         self._capacity = capacity
@@ -80,35 +80,35 @@ class _Sample:
         self._random = np.random.default_rng(SUBSET_SEED)
         self._random.integers(np.arange(1, skipped + 1))
         self._rows: np.ndarray | None = None
-        self._filled = np.zeros(capacity, bool)  # slots of rows that were seen here
+        self._filled = np.zeros(capacity, bool)  # slots that hold rows of this process
 
     def append(self, rows: np.ndarray) -> None:
         index = np.arange(self._seen, self._seen + len(rows))
-        slot = self._random.integers(index + 1)  # drawn for every row, so that the batches do not matter
+        slot = self._random.integers(index + 1)  # drawn for every row: independent of the batches
         slot = np.where(index < self._capacity, index, slot)
         inside = slot < self._capacity
-        self._put(slot[inside], rows[inside])  # of two rows for one slot the later stays, as one by one
+        self._put(slot[inside], rows[inside])  # of two rows for one slot, the later one remains
         self._seen += len(rows)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The rows seen here that are in it, [n, F], and their slots [n]."""
+        """The rows of this process in the sample, [n, F], and their slots [n]."""
         slots = np.flatnonzero(self._filled)
         rows = np.empty((0, 0), np.float32) if self._rows is None else self._rows[slots]
         return {"slots": torch.from_numpy(slots), "rows": torch.from_numpy(rows)}
 
     def merge(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes in the ``state`` of the sample of the rows that follow in the stream."""
+        """Merges the ``state`` of the sample of the rows that follow in the stream."""
         self._put(state["slots"].numpy(), state["rows"].numpy())
 
     def _put(self, slots: np.ndarray, rows: np.ndarray) -> None:
         if not len(slots):
             return
         if self._rows is None:
-            self._rows = np.empty((self._capacity, rows.shape[1]), np.float32)  # takes memory only as it is filled
+            self._rows = np.empty((self._capacity, rows.shape[1]), np.float32)  # uses memory only as it fills
         self._rows[slots] = rows
         self._filled[slots] = True
 
     @property
     def rows(self) -> np.ndarray | None:
-        """The sample [n, F]: slots are filled from the first on."""
+        """The sample [n, F], in slot order."""
         return None if self._rows is None else self._rows[: self._filled.sum()]

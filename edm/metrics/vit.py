@@ -1,25 +1,25 @@
 """The vision transformer of DINOv2 (Oquab et al., 2023), features only, under the names of its published weights.
 
-Written out here because the only other way to it runs code from the network (see ``edm.metrics.dinov2``).
+Defined here because torch-fidelity's way to load it runs downloaded code (see ``edm.metrics.dinov2``).
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-PATCH = 14  # pixels along a patch
-GRID = 37  # patches along an image of the training resolution, 518 pixels
-OFFSET = 0.1  # the authors enlarge the number of patches by this much before they resize the position embeddings
+PATCH = 14  # side of a patch, in pixels
+GRID = 37  # patches along one side at the training resolution, 518 pixels
+OFFSET = 0.1  # the authors add this to the number of patches before they resize the position embeddings
 
 
 class VisionTransformer(nn.Module):
-    """Normalised images [N, 3, H, W], H and W multiples of 14, to the class token [N, width] after the last norm."""
+    """Normalised images [N, 3, H, W], H and W multiples of 14 → class token [N, width] after the last norm."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + GRID**2, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # of use in training only, but in the published files
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # used only in training, but part of the published files
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH, stride=PATCH)})
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over tokens [N, T, width], written out: the fused kernels round float32 in ways of their own."""
+    """Self-attention over tokens [N, T, width], without fused kernels: they round float32 differently."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights of published networks: where they come from, and how they are read without running anything in them."""
+"""Weights of published networks: download and safe reading, which executes no code of the file."""
 
 import http.client
 import os
@@ -12,13 +12,13 @@ import torch
 from edm.errors import UserError
 from edm.files.writing import atomic_write, sha256_file
 
-DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets without a word
+DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets silently
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The state dict in a file of torch.save, on the CPU, read without running anything in it.
+    """The state dict in a file of torch.save, on the CPU; executes no code of the file.
 
-    Raises UserError where the file is missing or holds anything else.
+    Raises UserError if the file is missing or holds anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,10 +33,10 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def downloaded(name: str, url: str, sha256: str) -> Path:
-    """The file at ``url`` in torch's cache, where torch.hub keeps it too; downloaded and verified if absent.
+    """The file at ``url`` in torch's cache, as torch.hub stores it; downloads and verifies it if absent.
 
-    ``name`` is that of the extractor, for messages; ``sha256`` the hash of the file or its first digits.
-    Raises UserError where the file is not there and cannot be downloaded.
+    name: of the extractor, for messages. sha256: hash of the file, or its first digits.
+    Raises UserError if the file is absent and cannot be downloaded.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name
     if path.is_file():
@@ -56,5 +56,5 @@ def downloaded(name: str, url: str, sha256: str) -> Path:
 
 
 def hash_in_name(url: str) -> str:
-    """First digits of the SHA-256 of a file published as ``name-<digits>.ext``, the custom of torch.hub."""
+    """First digits of the SHA-256 of a file published as ``name-<digits>.ext``, as torch.hub does."""
     return re.findall(r"-([0-9a-f]{8,64})\.[a-z]+$", url)[0]

@@ -1,1 +1,1 @@
-"""A network with its preconditioning as one denoiser D(x; sigma): built, saved, loaded, compiled; the ideal one."""
+"""Denoisers D(x; sigma), a network with its preconditioning: build, save, load, compile; the ideal denoiser."""

@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors with the full configuration in the header. Nothing is ever unpickled."""
+"""Checkpoints: weights as safetensors with the full configuration in the header. This module never unpickles."""
 
 import json
 import struct
@@ -19,14 +19,14 @@ from edm.networks.limits import require_plausible
 from edm.networks.unet import UNet
 
 FORMAT = "edm-checkpoint/1"
-_LONGEST_HEADER = 16 << 20  # bytes; as Python's objects, JSON can take 25 times as many
+_LONGEST_HEADER = 16 << 20  # bytes; parsed JSON can take 25 times as much memory
 
 
 def build(config: TrainingConfig) -> Denoiser:
-    """An untrained denoiser of a configuration; its weights come from torch's global generator.
+    """An untrained denoiser of a configuration; torch's global generator initialises the weights.
 
-    The noise levels it supports are those that training shows it: EDM's preconditioning takes any level, but trained
-    with another design's noise distribution (configuration D) it has seen that distribution's alone.
+    It supports the noise levels of its training: EDM's preconditioning accepts any level, but a model trained with the
+    noise distribution of another design (configuration D) has seen only the levels of that distribution.
     """
     return Denoiser(UNet(config.network()), _preconditioning(config))
 
@@ -49,8 +49,7 @@ def loss_of(config: TrainingConfig):
 def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig | None, about: dict[str, Any]) -> None:
     """Writes the weights of a denoiser with its configuration and ``about`` (images seen, dataset hash, …).
 
-    config: None for a denoiser that no training of ours made; the header then describes its network and its
-    preconditioning instead.
+    config: None for an imported denoiser; the header then describes its network and preconditioning instead.
     """
     if config is not None:
         description = {"config": config.to_dict()}
@@ -64,7 +63,7 @@ def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig | None, ab
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
-    """The denoiser of a checkpoint, ready to sample from. Raises UserError for any other file."""
+    """Loads the denoiser of a checkpoint, ready for sampling. Raises UserError if the file is not a checkpoint."""
     tensors, header = load_tensors(path, FORMAT)
     network, preconditioning = _description(header, path)
     denoiser = assemble(network, preconditioning, tensors, str(path))
@@ -72,9 +71,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """The header of a checkpoint, without reading any weight.
+    """The header of a checkpoint; reads no weights.
 
-    ``about``, and either ``config`` (a :class:`TrainingConfig`) or, of an imported model, ``network`` (a
+    It holds ``about`` and ``config`` (a :class:`TrainingConfig`) or, for an imported model, ``network`` (a
     :class:`NetworkConfig`) and ``preconditioning`` (its name and arguments).
     """
     header = read_header(path, FORMAT)
@@ -83,12 +82,12 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def network_of(path: str | Path) -> NetworkConfig:
-    """The network of a checkpoint, without reading any weight."""
+    """The network configuration of a checkpoint; reads no weights."""
     return _description(read_header(path, FORMAT), path)[0]
 
 
 def _description(header: dict[str, Any], path: str | Path) -> tuple[NetworkConfig, Preconditioning]:
-    """What a header says of its model. Raises UserError where that is not one of this version's."""
+    """Network and preconditioning from a header. Raises UserError if this version does not support them."""
     parts = {key: value for key in ("config", "network", "preconditioning", "about")
              if isinstance(value := header.get(key), dict)}  # fmt: skip
     if "about" not in parts or not ("config" in parts or {"network", "preconditioning"} <= parts.keys()):
@@ -107,7 +106,7 @@ def _description(header: dict[str, Any], path: str | Path) -> tuple[NetworkConfi
 
 
 def load_weights(denoiser: Denoiser, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Copies tensors into a denoiser. Raises UserError where names or shapes differ."""
+    """Copies tensors into a denoiser. Raises UserError if names or shapes differ."""
     own = denoiser.state_dict()
     if own.keys() != tensors.keys():
         odd = sorted(own.keys() ^ tensors.keys())
@@ -128,7 +127,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str,
         metadata = {"edm": json.dumps(header, sort_keys=True, allow_nan=False)}
         try:
             save_file(host, temporary, metadata=metadata)
-        except SafetensorError as error:  # a full disk, in the library's words
+        except SafetensorError as error:  # such as a full disk
             raise UserError(f"{path}: cannot be written ({error}); nothing was changed") from None
 
 
@@ -145,9 +144,9 @@ def load_tensors(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
 
 
 def checksum(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
-    """Of names, types, shapes and bytes of the tensors (on the host, contiguous), and of the header.
+    """Checksum of the names, types, shapes and bytes of the tensors (on the host, contiguous), and of the header.
 
-    CRC-32 finds accidents as surely as a cryptographic hash and takes a third of its time: 0.5 s for 1.2 GB.
+    CRC-32 detects accidental damage as reliably as a cryptographic hash in a third of the time: 0.5 s for 1.2 GB.
     """
     parts = [
         [
@@ -162,7 +161,7 @@ def checksum(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
 
 
 def read_header(path: str | Path, format: str) -> dict[str, Any]:
-    """The JSON header of a safetensors file of ours. Raises UserError for any other file."""
+    """The JSON header of a file written by :func:`save_tensors`. Raises UserError for any other file."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")

@@ -1,4 +1,4 @@
-"""Whether a network is compiled (torch.compile) before it runs. That changes results by rounding, and takes minutes."""
+"""Decides whether to compile a network (torch.compile). Compiling takes minutes and changes results by rounding."""
 
 from typing import TypedDict
 
@@ -9,13 +9,15 @@ from edm.errors import UserError
 from edm.models.denoiser import Denoiser
 from edm.networks.flops import flops
 
-#: FLOPs of network evaluations from which compiling pays, where it takes a minute or two and saves a third of the time
-#: of a GPU that does 50 to 100 TFLOP/s without: an estimate, until bench/training.py has told better on one.
+#: Minimum FLOPs of all network evaluations for which compiling is worthwhile. An estimate that assumes one to two
+#: minutes of compilation and a third of the time saved, on a GPU that reaches 50 to 100 TFLOP/s without compiling; not
+#: yet measured on a GPU (bench/training.py).
 PAYS = 2e16
 
 
 class Compiled(TypedDict):
-    """Keyword arguments of ``torch.compile``."""
+    """Keyword arguments of ``torch.compile`` for a choice of ``COMPILE``, or None for no compilation.
+
 
     mode: str
 
@@ -23,8 +25,8 @@ class Compiled(TypedDict):
 def options(choice: str, network: NetworkConfig, evaluations: float, device: torch.device) -> Compiled | None:
     """Keyword arguments of ``torch.compile`` for a choice of ``COMPILE``, or None where nothing is to be compiled.
 
-    evaluations: of the network for one image, of all that the choice is for; a backward pass counts as two.
-    Raises UserError for another choice.
+    evaluations: total number of single-image network evaluations of the work; a backward pass counts as two.
+    Raises UserError for an unknown choice.
     """
     if choice not in COMPILE:
         raise UserError(f"compile is {choice!r}; choose one of {', '.join(COMPILE)}")
@@ -36,10 +38,10 @@ def options(choice: str, network: NetworkConfig, evaluations: float, device: tor
 
 
 def prepare(denoiser: Denoiser, precision: str, choice: str, evaluations: float) -> Denoiser:
-    """The same denoiser, set to a precision (of :data:`edm.networks.precision.DTYPES`) and compiled if so chosen.
+    """Sets the precision of a denoiser (of :data:`edm.networks.precision.DTYPES`), compiles it if chosen, returns it.
 
-    evaluations: as in :func:`options`. Jobs that share the images of one evaluation name those of all of it: then they
-    choose alike.
+    evaluations: as in :func:`options`. Jobs that share the images of one evaluation pass the total of the whole
+    evaluation, so that all make the same choice.
     """
     denoiser.precision = precision
     compiled = options(choice, denoiser.network.config, evaluations, denoiser.device)

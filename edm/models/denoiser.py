@@ -19,11 +19,11 @@ class Denoiser(nn.Module):
     x: [B, C, H, W], any float dtype; sigma: a number, a scalar tensor, or one level per image [B];
     class_labels: class indices [B] (integers) or one-hot rows [B, classes]; None is the unconditional input of zeros;
     augment_labels: conditioning vectors [B, 9] of Table 6; None means not augmented.
-    ``sigma_min``, ``sigma_max`` and ``round_sigma`` tell samplers which levels the model supports.
-    ``precision`` (a key of :data:`edm.networks.precision.DTYPES`) is that of convolutions. On GPUs "tf32"
-    holds only inside :func:`edm.networks.precision.float32_as`, which is torch's global switch.
-    ``learned_variance`` tells whether the network also predicts the variance of a sampling step (iDDPM, ADM), which
-    :meth:`with_variance` gives from the same evaluation.
+    ``sigma_min``, ``sigma_max`` and ``round_sigma`` define the noise levels that the model supports.
+    ``precision`` (a key of :data:`edm.networks.precision.DTYPES`) is that of convolutions. On GPUs "tf32" takes effect
+    only inside :func:`edm.networks.precision.float32_as`, which sets torch's global switch.
+    ``learned_variance``: whether the network also predicts the variance of a sampling step (iDDPM, ADM);
+    :meth:`with_variance` returns it from the same evaluation.
     """
 
     def __init__(self, network: UNet, preconditioning: Preconditioning):
@@ -44,7 +44,7 @@ class Denoiser(nn.Module):
         return self.preconditioning.sigma_max
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        """The nearest noise level the model supports, shaped as ``sigma``."""
+        """The nearest noise level that the model supports, shaped as ``sigma``."""
         return self.preconditioning.round_sigma(sigma)
 
     @property
@@ -76,7 +76,7 @@ class Denoiser(nn.Module):
     def _evaluate(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """D(x; σ), and what the network gives beyond the channels of the image."""
+        """D(x; σ), and the network's outputs beyond the image channels."""
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(sigma)
@@ -87,7 +87,10 @@ class Denoiser(nn.Module):
         return c_skip * x + c_out * raw[:, : x.shape[1]], raw[:, x.shape[1] :]
 
     def one_hot(self, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
-        """One-hot rows [B, classes] of indices or of rows; None for a model without classes. Raises UserError."""
+        """Converts indices or one-hot rows to one-hot rows [B, classes]; None for an unconditional model.
+
+        Raises UserError for labels of another shape, type or range.
+        """
         classes = self.network.config.classes
         if classes == 0:
             return None
@@ -100,7 +103,7 @@ class Denoiser(nn.Module):
         if class_labels.ndim == 1:
             if class_labels.is_floating_point():
                 raise UserError("class_labels: indices must be integers; one-hot rows have two dimensions")
-            # A look at values on a GPU would make the host wait for it, and in compiled code break it in two.
+            # Reading values on a GPU would synchronise the host, and break the graph of compiled code.
             seen = class_labels.device.type == "cpu" and not torch.compiler.is_compiling()
             if seen and not ((class_labels >= 0) & (class_labels < classes)).all():
                 raise UserError(f"class_labels must lie in 0 to {classes - 1}")
@@ -113,11 +116,11 @@ class Denoiser(nn.Module):
 def assemble(
     config: NetworkConfig, preconditioning: Preconditioning, tensors: Mapping[str, Tensor], source: str
 ) -> Denoiser:
-    """A denoiser from its description and its tensors, ready to sample from: float32, in evaluation mode, no gradients.
+    """Builds a denoiser from its description and tensors, ready for sampling: float32, evaluation mode, no gradients.
 
-    tensors: under the names of :meth:`Denoiser.state_dict`, any floating type. ``source`` opens the messages.
-    Raises UserError where the description is beyond reason, a tensor is missing, left over, misshapen or not finite,
-    or the noise levels make no sense. Nothing large is made before all names and shapes are known to fit.
+    tensors: under the names of :meth:`Denoiser.state_dict`, any floating type. source: prefix of error messages.
+    Raises UserError if a size is implausible, if a tensor is missing, superfluous, not finite or of the wrong shape, or
+    if the noise levels are invalid. Checks all names and shapes before it allocates the network.
     """
     require_plausible(config.to_dict())
     with torch.device("meta"):
@@ -130,7 +133,7 @@ def assemble(
         require_shape(name, tensor, shapes[name], source)
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
             raise UserError(f"{source}: {name!r} holds values that are no finite numbers; get the file or train again")
-    with torch.random.fork_rng(devices=[]):  # a fresh network draws weights, which must not disturb the caller
+    with torch.random.fork_rng(devices=[]):  # initialising a network must not change the caller's random state
         denoiser = Denoiser(UNet(config).to(memory_format=torch.channels_last), preconditioning)
     denoiser.load_state_dict(tensors)
     if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
@@ -139,6 +142,6 @@ def assemble(
 
 
 def require_shape(name: str, tensor: Tensor, shape: torch.Size, source: str) -> None:
-    """Raises UserError where a tensor has another shape."""
+    """Raises UserError if a tensor has another shape."""
     if tensor.shape != shape:
         raise UserError(f"{source}: {name!r} has shape {list(tensor.shape)}, expected {list(shape)}")

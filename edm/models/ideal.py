@@ -11,8 +11,8 @@ from edm.errors import UserError
 class IdealDenoiser:
     """D(x; σ) = Σ_i w_i y_i with w = softmax(−‖x − y_i‖²/2σ²): what a network of unlimited capacity would learn.
 
-    images: the training images y_i, [n, C, H, W] in [−1, 1]; labels: their classes [n], or None. Given class labels,
-    the average runs over the images of that class. Float64 throughout; any σ ≥ 0.
+    images: the training images y_i, [n, C, H, W] in [−1, 1]; labels: their classes [n], or None. With class labels,
+    the sum covers only the images of that class. Float64 throughout; any σ ≥ 0.
     """
 
     sigma_min = 0.0
@@ -39,7 +39,7 @@ class IdealDenoiser:
             return ideal_denoised(x, sigma, [self.images])
         indices = (class_labels if class_labels.ndim == 1 else class_labels.argmax(dim=1)).to(self.device)
         if not torch.isin(indices, self.labels).all():
-            raise UserError("class_labels: a class is asked for of which the dataset has no image")
+            raise UserError("class_labels: the dataset has no images of a requested class")
         denoised = torch.empty_like(x)
         for label in indices.unique():
             rows = indices == label
@@ -51,11 +51,11 @@ def ideal_denoised(x: Tensor, sigma: Tensor, training: Iterable[Tensor]) -> Tens
     """D(x; σ) = Σ_i w_i y_i, w = softmax(−‖x − y_i‖²/2σ²), float64 shaped as x, in one pass over the images y_i.
 
     x: [B, C, H, W]; sigma: [B], σ ≥ 0; training: all training images as chunks [m, C, H, W] in [−1, 1], of any m.
-    One pass serves all of x, and memory holds two chunks in float64. Raises UserError where there is no image, or one
-    of another shape.
+    One pass serves all of x, and at most two float64 chunks are in memory. Raises UserError if ``training`` is empty or
+    has images of another shape.
     """
     flat = x.to(torch.float64).flatten(1)
-    # At σ = 0 the nearest image has all the weight; a floor of σ gives the same without dividing by zero.
+    # At σ = 0 the nearest image gets all the weight; a lower bound on σ has the same effect and avoids division by 0.
     precision = 0.5 / sigma.to(flat).clamp(min=1e-8)[:, None] ** 2
     peak = torch.full_like(flat[:, :1], -torch.inf)  # the largest exponent so far; weights are relative to it
     total, weighted = torch.zeros_like(peak), torch.zeros_like(flat)

@@ -1,1 +1,1 @@
-"""The U-Nets of Table 8 (DDPM++, NCSN++, ADM) as one family, their precision and their FLOPs."""
+"""The U-Nets of Table 8 (DDPM++, NCSN++, ADM) as one configurable network, its precision and its FLOPs."""

@@ -1,14 +1,14 @@
-"""The size of a network counted from its configuration alone: multiplications, additions and weights. Free of torch.
+"""FLOPs and parameters of a network, computed from its configuration. Does not import torch.
 
-The count follows :mod:`edm.networks.unet` layer by layer, and tests hold it to the network itself. A FLOP is one
-multiplication or one addition of a convolution, a matrix product or attention; as in profilers, nothing else counts.
+The count follows :mod:`edm.networks.unet` layer by layer; tests compare it with the network itself. A FLOP is one
+multiplication or one addition in a convolution, a matrix product or attention; as in profilers, nothing else counts.
 """
 
 from functools import cache
 
 from edm.config import NetworkConfig, TrainingConfig
 
-BACKWARD = 2  # passes' worth of FLOPs: the gradients of the activations and those of the weights
+BACKWARD = 2  # FLOPs of a backward pass, in forward passes: gradients of activations and of weights
 
 
 def flops(config: NetworkConfig | TrainingConfig) -> int:
@@ -17,7 +17,7 @@ def flops(config: NetworkConfig | TrainingConfig) -> int:
 
 
 def training_flops(config: NetworkConfig | TrainingConfig) -> int:
-    """FLOPs of the network per training image, forwards and backwards: those of three forward passes."""
+    """FLOPs of the network per training image, forward and backward: three times those of a forward pass."""
     return (1 + BACKWARD) * flops(config)
 
 
@@ -38,7 +38,7 @@ def _counted(config: NetworkConfig) -> tuple[int, int]:
 
 
 class _Count:
-    """A walk through the U-Net that adds up each layer. Layers return the channels they give."""
+    """Adds up the layers of the U-Net in order. Each method returns the layer's output channels."""
 
     def __init__(self, config: NetworkConfig):
         self.config, self.adm = config, config.style == "adm"
@@ -87,7 +87,7 @@ class _Count:
     def block(
         self, inputs: int, outputs: int, side: int, *, resample: str | None = None, attention: bool = False
     ) -> int:
-        """A residual block; its convolutions see images of ``side`` pixels."""
+        """A residual block whose convolutions get images of ``side`` pixels."""
         if resample:
             for _ in ("residual path", "skip path"):
                 self.resample(inputs, side, up=resample == "up")
@@ -106,9 +106,9 @@ class _Count:
         return outputs
 
     def pyramid(self, inputs: int, outputs: int, side: int) -> int:
-        """A step of NCSN++'s input pyramid: a convolution that leaves the filter's margin, and the filter to ``side``.
+        """A level of NCSN++'s input pyramid: a convolution that keeps the filter's margin, then the filter to ``side``.
 
-        Here the box filter is applied as any other.
+        The box filter is applied as a convolution here, like any other filter.
         """
         taps = len(self.config.resample_filter)
         self.conv(inputs, outputs, 3, 2 * side + 2 * ((taps - 1) // 2))
@@ -116,14 +116,14 @@ class _Count:
         return outputs
 
     def resample(self, channels: int, side: int, *, up: bool) -> None:
-        """The filter that gives images of ``side`` pixels. The box is a mean or a copy, which does not count."""
+        """The filter with output of ``side`` pixels. The box filter is a mean or a copy and does not count."""
         taps = self.config.resample_filter
         if taps != (1, 1):
-            applied = side // 2 if up else side  # upwards, the filter's taps are spread from every input pixel
+            applied = side // 2 if up else side  # upsampling spreads the filter's taps from every input pixel
             self.flops += 2 * applied**2 * len(taps) ** 2 * channels
 
     def conv(self, inputs: int, outputs: int, kernel: int, side: int) -> int:
-        """``side``: of the output."""
+        """A convolution; side: of the output, in pixels."""
         self.flops += 2 * side**2 * kernel**2 * inputs * outputs
         self.parameters += kernel**2 * inputs * outputs + outputs
         return outputs

@@ -1,4 +1,4 @@
-"""The layers of the U-Nets. Weights are float32 and follow the input's precision when applied."""
+"""The layers of the U-Nets. Weights are float32; each layer casts them to the input's precision."""
 
 import math
 
@@ -20,12 +20,12 @@ def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, mode: str, gain:
 
 
 def only_shapes() -> bool:
-    """Whether a network is made for its shapes: arithmetic without numbers takes torch long, and a second to import."""
+    """Whether a network is built for its shapes only: torch's meta arithmetic is slow and takes a second to import."""
     return torch.get_default_device().type == "meta"
 
 
 def silu(x: Tensor) -> Tensor:
-    """x · sigmoid(x) of a tensor that nothing else uses: in its place, unless its gradient will ask for it."""
+    """x · sigmoid(x), in place unless the gradient needs x; nothing else may use x."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -60,7 +60,7 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over ``groups``; None for min(32, C/4), or the next smaller number that divides C."""
+    """Group normalisation with ``groups`` groups; None for min(32, C/4), or the next smaller divisor of C."""
 
     def __init__(self, channels: int, eps: float, groups: int | None = None):
         super().__init__()
@@ -74,7 +74,7 @@ class GroupNorm(nn.Module):
 
 
 class Resample(nn.Module):
-    """Halves or doubles the image with a separable filter of sum 1 (4 when doubling, for the inserted zeros).
+    """Halves or doubles the image with a separable filter of sum 1 (4 for doubling, which inserts zeros).
 
     filter: its taps in one dimension, an even number: (1, 1) is the box, (1, 3, 3, 1) NCSN++'s.
     """
@@ -100,7 +100,7 @@ class Resample(nn.Module):
 
 
 class DownConv(nn.Module):
-    """NCSN++'s convolution of the input pyramid: 3×3 first, padded by the filter's margin too, then the filter."""
+    """NCSN++'s input-pyramid convolution: 3×3 with additional padding for the filter's margin, then the filter."""
 
     def __init__(self, inputs: int, outputs: int, taps: tuple[int, ...]):
         super().__init__()
@@ -152,11 +152,11 @@ class FourierEmbedding(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the pixels of an image, x → proj(softmax(q·k/√d) v).
 
-    The output channels of ``qkv`` are [q | k | v], each [head, channel of the head]. The bias of k moves all logits
-    of a query alike, which softmax ignores: its gradient is zero but for rounding, which Adam would blow up to full
-    steps. So it is kept, for published files have one, and not trained.
+    The output channels of ``qkv`` are [q | k | v], each [head, channel of the head]. The bias of k shifts all logits
+    of a query equally, which softmax ignores: its gradient is zero up to rounding, which Adam would amplify to full
+    steps. The layer keeps this bias because published files contain it, but does not train it.
 
-    The convolutions compute in the precision of x, attention itself in float32, forwards and backwards (Table 7).
+    The convolutions compute in the precision of x, attention in float32, forward and backward (Table 7).
     """
 
     def __init__(self, channels: int, heads: int, norm: GroupNorm, mode: str, gain: float, zero_gain: float,
@@ -173,7 +173,7 @@ class Attention(nn.Module):
             batch, 3, self.heads, channels // self.heads, height * width
         )
         qkv = qkv.to(torch.promote_types(x.dtype, torch.float32)).transpose(-1, -2)
-        # Fused kernels want the channels of a head side by side, as they lie in channels_last.
+        # Fused kernels need the channels of a head to be contiguous, as they are in channels_last.
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in qkv.unbind(1))
         out = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
         y: Tensor = self.proj(out.transpose(-1, -2).reshape(batch, channels, height, width))

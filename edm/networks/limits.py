@@ -1,4 +1,4 @@
-"""Sizes that a network described by a file may have: a wrong or hostile description costs a line, not hours."""
+"""Size limits of networks described by files: a wrong or hostile file gives an error at once, not after hours."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ _SIZES = [field.name for field in dataclasses.fields(NetworkConfig) if "maximum"
 
 
 def require_plausible(values: Mapping[str, Any]) -> None:
-    """Raises UserError where a field of a :class:`NetworkConfig`, given as plain values, lies outside of all reason.
+    """Raises UserError if a field of a :class:`NetworkConfig`, given as plain values, has an implausible value.
 
-    Fields that are missing or None are let pass; so are those of text and the dropout, which have no size.
+    Does not check missing or None fields, text fields and the dropout, which have no size.
     """
     for name in _SIZES:
         value, limits = values.get(name), LIMITS[name]

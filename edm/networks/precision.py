@@ -1,4 +1,4 @@
-"""In which precision networks compute: full float32, TF32's ten bits of mantissa on GPUs, or half precision."""
+"""Precision of networks: full float32, TF32 (ten bits of mantissa, on GPUs), or half precision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,20 +19,20 @@ _PLACES: tuple[_Place, ...] = (  # type: ignore[assignment]
     torch.backends.cudnn.rnn,
 )
 
-#: Names in params.yaml and what convolutions compute in. Half precision holds for them alone: embeddings, the products
-#: and the softmax of attention, preconditioning and what becomes of the result stay in float32.
+#: Names in params.yaml → dtype of convolutions. Half precision applies to convolutions only: embeddings, the products
+#: and the softmax of attention, preconditioning and everything computed from its result stay in float32.
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_float32(precision: str) -> None:
-    """TF32 in float32 convolutions and matrix products for "tf32", else full float32; CPUs are not concerned."""
+    """Sets float32 convolutions and matrix products on GPUs to TF32 for "tf32", else to full float32."""
     for place in _PLACES:
         place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
 
 
 @contextmanager
 def float32_as(precision: str = "fp32") -> Iterator[None]:
-    """Full float32 inside the block, or TF32 where that is the ``precision``: cuDNN's own default for convolutions."""
+    """Full float32 inside the block, or TF32 (cuDNN's default for convolutions) if ``precision`` is "tf32"."""
     before = [place.fp32_precision for place in _PLACES]
     set_float32(precision)
     try:

@@ -24,17 +24,17 @@ from edm.networks.layers import (
 
 
 class Style:
-    """What differs between the two families inside a block, and how their weights start (notes to Table 8)."""
+    """Differences between the two families: block structure and weight initialisation (notes to Table 8)."""
 
     def __init__(self, config: NetworkConfig):
         adm = config.style == "adm"
-        self.adaptive = adm  # the embedding scales and shifts the norm; otherwise it is added before it
+        self.adaptive = adm  # the embedding scales and shifts the norm's output; else it is added before it
         self.skip_scale = 1.0 if adm or not config.skip_rescale else math.sqrt(0.5)
         self.eps, self.groups = 1e-5 if adm else 1e-6, config.norm_groups
         self.mode = KAIMING if adm else XAVIER
         self.gain = math.sqrt(1 / 3) if adm else 1.0
         self.bias_gain = math.sqrt(1 / 3) if adm else 0.0
-        self.zero_gain = 0.0 if adm else 1e-5  # of layers that start as (almost) nothing
+        self.zero_gain = 0.0 if adm else 1e-5  # of layers that are initialised to (almost) zero
         self.qkv_gain = math.sqrt(1 / 3) if adm else math.sqrt(0.2)
 
     def norm(self, channels: int) -> GroupNorm:
@@ -42,7 +42,7 @@ class Style:
 
 
 class Block(nn.Module):
-    """A residual block, with resampling and self-attention where asked.
+    """A residual block, with optional resampling and self-attention.
 
     h = conv1(dropout(silu(norm1(conv0(silu(norm0 x)) + affine(emb))))), joined to the skip path; then attention.
     """
@@ -123,8 +123,8 @@ class Embedding(nn.Module):
 class UNet(nn.Module):
     """F(x; c_noise, class, augmentation): [B, C, H, W] → [B, C_out, H, W], in the precision of x.
 
-    ``encoder`` and ``decoder`` run in order; every encoder output is kept, and each decoder block that is neither at
-    the bottleneck nor an upsampling takes the last one kept. ``residual`` holds NCSN++'s input pyramid.
+    ``encoder`` and ``decoder`` run in order. A stack keeps every encoder output; each decoder block that is neither at
+    the bottleneck nor an upsampling pops the last one. ``residual`` holds NCSN++'s input pyramid.
     """
 
     def __init__(self, config: NetworkConfig):
@@ -162,7 +162,7 @@ class UNet(nn.Module):
             else:
                 self._decode(Block(last, last, config, style, resample="up"), joins=False)
             for block in range(config.num_blocks + 1):
-                # Song et al. attend in the last block of a resolution, ADM in every one.
+                # Song et al. use attention in the last block of a resolution, ADM in every block.
                 attention = resolution in config.attn_resolutions and (
                     config.style == "adm" or block == config.num_blocks
                 )

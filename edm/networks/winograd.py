@@ -1,13 +1,13 @@
 """3×3 convolutions on CPUs with a quarter of the multiplications.
 
 Winograd's minimal filtering F(4×4, 3×3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", section
-4). Tiles of 6×6 pixels and the filter are transformed, multiplied number by number, and transformed back to 4×4
-results, with 36 multiplications in place of 144:
+4). It transforms tiles of 6×6 pixels and the filter, multiplies them elementwise, and transforms the products back to
+4×4 results, with 36 multiplications instead of 144:
 
     y = Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A.
 
-Summed over the input channels, the middle is 36 matrix products, which is where the time goes. In float32 the rounding
-errors are a few times those of a direct convolution (four in tests/networks/test_winograd.py).
+Summed over the input channels, the elementwise products become 36 matrix products, which take most of the time. In
+float32 the rounding errors are a few times those of a direct convolution (four in tests/networks/test_winograd.py).
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Pixels of a tile's results and of its input, along one side.
+#: Side of a tile's output and of its input, in pixels.
 RESULTS, INPUTS = 4, 6
-#: Fewer channels, or tiles in a batch, and what the transforms cost is more than what the products save.
+#: Minimum channels, and tiles in a batch, for which the products save more than the transforms cost.
 LEAST_CHANNELS, LEAST_TILES = 128, 64
-#: Bytes of transformed tiles that are worked on at once: they stay in the caches, and in memory that malloc reuses.
+#: Bytes of transformed tiles per pass: small enough for the caches and for memory that malloc reuses.
 PIECE = 4 * 2**20
 
 BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
@@ -33,7 +33,7 @@ AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`convolve` does what a convolution of x [B, C, H, W] is to do, and sooner."""
+    """Whether :func:`convolve` supports this convolution of x [B, C, H, W] and is faster than torch's."""
     outputs, inputs, kernel, _ = weight.shape
     batch, _, height, width = x.shape
     return (
@@ -46,8 +46,9 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The convolution of x [B, C, H, W] with weight [C_out, C, 3, 3], padded by one pixel, plus bias [C_out].
 
-    float32 on a CPU, H and W multiples of 4. Returns [B, C_out, H, W] in channels_last. It can be differentiated as
-    often and in such ways as torch's own: backwards, forwards, by torch.func; where it is compiled, once, backwards.
+    float32 on a CPU, H and W multiples of 4. Returns [B, C_out, H, W] in channels_last. Like torch's own convolution,
+    it supports repeated differentiation in backward and forward mode and by torch.func; in compiled code, only one
+    backward pass.
     """
     function = _Convolution if torch.compiler.is_compiling() else _ConvolutionForwards
     y: Tensor = function.apply(x, weight, bias)
@@ -55,14 +56,14 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient [C_out, C, 3, 3] of weight, where x [B, C, H, W] was convolved; gradient: that of the result."""
+    """The gradient [C_out, C, 3, 3] of weight, for the convolved x [B, C, H, W]; gradient: that of the result."""
     function = _WeightGradient if torch.compiler.is_compiling() else _WeightGradientForwards
     found: Tensor = function.apply(x, gradient)
     return found
 
 
 def _input_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient [B, C, H, W] of x, which was convolved with weight; gradient: that of the result."""
+    """The gradient [B, C, H, W] of x, for a convolution with weight; gradient: that of the result."""
     return convolve(gradient, weight.flip(2, 3).transpose(0, 1), gradient.new_zeros(weight.shape[1]))
 
 
@@ -160,7 +161,7 @@ class _WeightGradient(torch.autograd.Function):
 
 
 class _ConvolutionForwards(_Convolution):
-    """Forwards, too, which torch's compiler refuses to read."""
+    """Adds forward-mode differentiation, which torch's compiler does not support."""
 
     @staticmethod
     def jvp(ctx: _Context, dx: Tensor, dweight: Tensor, dbias: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ def _grid(x: Tensor) -> tuple[int, int, int]:
 
 
 def _pieces(x: Tensor, outputs: int) -> Iterator[slice]:
-    """The batch in parts, each of at least one image."""
+    """Slices of the batch, each of at least one image."""
     _, rows, columns = _grid(x)
     size = max(1, PIECE // (4 * INPUTS**2 * rows * columns * max(x.shape[1], outputs)))
     return (slice(start, start + size) for start in range(0, len(x), size))

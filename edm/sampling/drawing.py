@@ -1,8 +1,8 @@
 """Images from seeds: image i depends on seed i alone.
 
-Work is cut into fixed blocks of consecutive seeds: seed s is always row s mod B of block s // B, and the network always
-sees whole blocks. So the images do not depend on how many are asked for, nor on who computes which block, to the bit;
-not even those of the predictor–corrector ("ve-pc"), whose images depend on the others of their block.
+The seed range is split into fixed blocks of consecutive seeds: seed s is always row s mod B of block s // B, and the
+network always gets whole blocks. The images are therefore bit-identical for any number of images and any assignment
+of blocks to processes. This includes the predictor–corrector ("ve-pc"), where an image depends on its whole block.
 """
 
 import math
@@ -21,8 +21,8 @@ from edm.sampling.rk45 import rk45
 from edm.sampling.sampler import Denoiser, solve
 
 DEFAULT_BLOCK = 64
-BLOCK_FLOPS = 2**44  # of an automatic block in one evaluation: about those of 512 images in configuration F at 32x32
-BLOCKS = (16, 1024)  # the smallest and the largest
+BLOCK_FLOPS = 2**44  # per evaluation of an automatic block: about 512 images of configuration F at 32x32
+BLOCKS = (16, 1024)  # minimum and maximum size of an automatic block
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Block:
 
 
 def part_of(seeds: range, block: int, index: int, count: int) -> range:
-    """Part ``index`` (from 0) of ``count`` of consecutive seeds; the parts in order are the seeds again.
+    """Part ``index`` (from 0) of ``count`` of a seed range; concatenated in order, the parts give the range.
 
-    Seeds of one block stay together, so that nobody computes a block twice. Parts differ by one block at most, and none
-    has more than the first; some are empty where there are fewer blocks than parts.
+    A block is never split between parts, so that none is computed twice. Part sizes differ by at most one block, and no
+    part is larger than the first; with fewer blocks than parts, some are empty.
     """
     first, last = seeds.start // block, -(-seeds.stop // block)
     cuts = [(first + -(-(last - first) * i // count)) * block for i in (index, index + 1)]
@@ -48,9 +48,9 @@ def part_of(seeds: range, block: int, index: int, count: int) -> range:
 
 
 def block_of(asked: int | str, network: NetworkConfig) -> int:
-    """Seeds per block: the number asked for or, for "auto", the power of two that keeps a large GPU busy.
+    """Seeds per block: the given number or, for "auto", the power of two that keeps a large GPU busy.
 
-    It follows from the network alone, for the images depend on it (by rounding): not from the GPU at hand.
+    "auto" depends only on the network, not on the GPU in use, because the block size changes images by rounding.
     """
     if asked != AUTO:
         return int(asked)
@@ -65,9 +65,9 @@ def generate(
 ) -> Iterator[Block]:  # fmt: skip
     """Yields the images of ``seeds`` block by block, in order.
 
-    shape: (C, H, W); classes: of the model, 0 for none. A class is drawn per seed unless ``class_label`` names one for
-    all. block: seeds per block; images of different block sizes agree to rounding only. Latents lie on
-    ``denoiser.device``, the CPU where it has none. Raises UserError for an empty range or a class that is not there.
+    shape: (C, H, W); classes: of the model, 0 for none. Each seed draws a class, unless ``class_label`` sets one for
+    all. block: seeds per block; images of different block sizes agree up to rounding. Latents are on
+    ``denoiser.device``, or the CPU if it has none. Raises UserError for an empty range or an unknown class.
     """
     if len(seeds) == 0 or seeds.step != 1 or seeds.start < 0:
         raise UserError(f"seeds {seeds.start}-{seeds.stop - 1}: expected a range such as 0-63")
@@ -96,7 +96,7 @@ def draw_images(
     config: SamplerConfig,
     noise: Callable[[int, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Images float64 [B, C, H, W] by the solver of ``config``, and the evaluations that each took, int64 [B].
+    """Images float64 [B, C, H, W] from the solver of ``config``, and the NFE of each, int64 [B].
 
     latents: standard-normal draws [B, C, H, W]; ``noise(i, x)`` gives the i-th further draw, shaped as x.
     """

@@ -1,15 +1,15 @@
-"""The samplers of Song et al., DDIM and iDDPM as their authors shipped them: the first rows of Tables 3 and 4.
+"""The samplers of Song et al., DDIM and iDDPM as their authors published them: the first rows of Tables 3 and 4.
 
 All have the signature ``sampler(net, latents, class_labels=None, *, num_steps, noise=None) -> images``:
 
 net: denoiser D(x, σ, class_labels) on the [−1, 1] scale, for x of shape [B, C, H, W] and a scalar σ.
 latents: standard-normal draws, [B, C, H, W]; class_labels: passed on to ``net``.
 num_steps: N, at least 2. noise: ``noise(k, x)`` gives the k-th standard-normal draw after the initial one, k ≥ 0,
-shaped as x; without it the draws come from torch's global generator. A draw that would not be used is not asked for.
+shaped as x; by default the draws come from torch's global generator. Samplers request only draws that they use.
 
-They return float64 images on the [−1, 1] scale and raise UserError for a number of steps that they cannot take or a
-model that does not support their noise levels. Between steps x is float32, as in the originals; the coefficients,
-functions of the step alone, are computed in float64.
+They return float64 images on the [−1, 1] scale and raise UserError for an unsupported number of steps or a model that
+does not support their noise levels. Between steps x is float32, as in the originals; the coefficients, which depend
+only on the step, are computed in float64.
 """
 
 import math
@@ -52,7 +52,7 @@ def _vp(net: Denoiser, latents: Tensor, class_labels: Tensor | None, num_steps: 
     """dx = [−½β x − λ β ∇log p] dt + √β dw backwards in t: λ = 1, or λ = ½ without dw where ``noise`` is None.
 
     (Song et al., SDE paper: Eq. 6, 11 and 13.) t runs over linspace(1, ε_s, N), but every step is 1/N long, which is
-    the distance between two t for N = 1000 alone: the authors' oversight, kept.
+    the distance between two t only for N = 1000: an oversight of the authors, kept here.
     """
     _require_steps(num_steps)
     t_steps = torch.linspace(1, VP_EPSILON_S, num_steps, dtype=torch.float64)
@@ -81,7 +81,7 @@ def ve_pc(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
     """Predictor–corrector: 2N evaluations, draw 2k in the corrector and 2k + 1 in the predictor of step k.
 
     Returns the mean of the last predictor step, to which no noise is added. The corrector's step size comes from norms
-    averaged over the batch, so an image DEPENDS ON ITS BATCH: fix the blocks of seeds, and say so beside the result.
+    averaged over the batch, so an image DEPENDS ON ITS BATCH: fix the blocks of seeds, and report them with the result.
     """
     return _ve(net, latents, class_labels, num_steps, noise or _global_noise)
 
@@ -90,7 +90,7 @@ def ve_pc(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
 def _ve(net: Denoiser, latents: Tensor, class_labels: Tensor | None, num_steps: int, noise: Noise | None) -> Tensor:
     """Song et al., Algorithms 2 and 4 over σ_k = σ_min (σ_max/σ_min)^{k/(N−1)}, from k = N − 1 down to 0.
 
-    x lives on the [0, 1] scale: x₀₁ = (x + 1)/2, σ₀₁ = σ/2. The score is taken at σ(t) = σ_min (σ_max/σ_min)^t over
+    x is on the [0, 1] scale: x₀₁ = (x + 1)/2, σ₀₁ = σ/2. The score is evaluated at σ(t) = σ_min (σ_max/σ_min)^t over
     t = linspace(1, 1e−5, N), which differs a little from σ_k.
     """
     _require_steps(num_steps)
@@ -127,7 +127,7 @@ def ddim(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *, 
     """DDIM with η = 0 (Song, Meng and Ermon, Eq. 12): N evaluations, deterministic.
 
     Steps are every q-th of the 1000 from the least noisy, for the smallest integer q that gives N of them; UserError
-    where there is none. clip_denoised: D is clipped to [−1, 1], as in the original scripts.
+    if no q does. clip_denoised: D is clipped to [−1, 1], as in the original scripts.
     """
     sigmas = _iddpm_sigmas(net, _strided(num_steps))
     x = latents.to(torch.float32)
@@ -149,9 +149,9 @@ def iddpm(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
     The variance is the model's second output, v in [−1, 1]: −1 for the variance of the posterior and 1 for β. A model
     whose ``learned_variance`` is true gives it with D, (D, v), from one evaluation: ``net.with_variance(x, sigma,
     class_labels)``.
-    variance: ``variance(x, sigma, class_labels)`` → v, shaped as x or broadcast to it, for any other model. Where not
-        given, ``net.variance`` is used; UserError without either. It is called right after ``net`` with the same x; the
-        last step needs none.
+    variance: ``variance(x, sigma, class_labels)`` → v, shaped as x or broadcastable to it, for any other model.
+        Defaults to ``net.variance``; UserError without either. It is called right after ``net`` with the same x,
+        except in the last step.
     """
     variance = variance or getattr(net, "variance", None)
     together: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -253,11 +253,11 @@ def _require_steps(num_steps: int, most: float = math.inf) -> None:
 
 
 def _require_range(net: Denoiser, sigmas: list[float]) -> None:
-    """The original samplers have fixed noise levels: a model that does not know them cannot be sampled so."""
+    """Raises UserError if the model does not support the fixed noise levels of an original sampler."""
     low, high = getattr(net, "sigma_min", 0.0), getattr(net, "sigma_max", math.inf)
     slack = 1e-5  # a model may hold its levels in float32
     if min(sigmas) < low * (1 - slack) or max(sigmas) > high * (1 + slack):
         raise UserError(
             f"this original sampler needs noise levels from {min(sigmas):.4g} to {max(sigmas):.4g}; "
-            f"the model supports {low:.4g} to {high:.4g}: choose the sampler that its authors shipped"
+            f"the model supports {low:.4g} to {high:.4g}: choose the sampler that its authors published"
         )

@@ -1,8 +1,8 @@
 """RK45, the black-box baseline of Table 3: an adaptive Runge–Kutta solver in place of the paper's time steps.
 
 The pair of orders 5 and 4 of Dormand and Prince (1980), with error control and first step as in Hairer, Nørsett and
-Wanner, "Solving Ordinary Differential Equations I", Section II.4. It integrates in σ itself, as a black box would:
-σ spans four decades, which the step sizes alone have to follow.
+Wanner, "Solving Ordinary Differential Equations I", Section II.4. It integrates over σ itself, as a black-box solver
+would; the step sizes must adapt to a σ that spans four decades.
 """
 
 import math
@@ -33,7 +33,7 @@ _E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 4
 _STAGES = len(_A)  # network evaluations of a step, accepted or not
 _ORDER = 5  # the error estimate is O(h^5)
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0  # fac, facmin and facmax of Hairer et al., Eq. II.4.13
-_LEAST_STEP = 10 * torch.finfo(torch.float64).eps  # relative to σ: below, σ + c_i h are no longer apart
+_LEAST_STEP = 10 * torch.finfo(torch.float64).eps  # relative to σ: below this, the σ + c_i h are not distinct
 
 DEFAULT_MAX_EVALUATIONS = 20_000
 
@@ -43,7 +43,7 @@ _Flow = Callable[[Tensor, Tensor], Tensor]  # dx/dσ at x [B, C, H, W], one σ p
 
 @dataclass(frozen=True)
 class _Tolerance:
-    """Error is measured per image, in units of what is allowed per pixel."""
+    """Error tolerances of a step; :meth:`norm` gives the error of each image in units of them."""
 
     rtol: float
     atol: float
@@ -72,12 +72,12 @@ def rk45(
     net: denoiser D(x, σ, class_labels) for x of shape [B, C, H, W] and one σ per image, [B]; its attributes
         ``sigma_min``, ``sigma_max`` and ``round_sigma(σ)`` bound and round the two ends; stages are not rounded.
     latents: standard-normal draws, [B, C, H, W]; scaled here to σ_max.
-    rtol, atol: error allowed in each step, relative to the pixel and absolute; atol > 0, rtol ≥ 0.
-    sigma_min, sigma_max: 0.002 and 80 where not given; clamped to the model's range.
-    max_evaluations: most network evaluations of one image.
+    rtol, atol: error tolerance of each step, relative to the pixel and absolute; atol > 0, rtol ≥ 0.
+    sigma_min, sigma_max: 0.002 and 80 by default; clamped to the model's range.
+    max_evaluations: maximum network evaluations of one image.
 
     Every image has its own step size and its own accepted and rejected steps, so its result does not depend on its
-    batch beyond rounding. The network always sees the whole batch: an image that is done rides along unchanged.
+    batch beyond rounding. The network always gets the whole batch: finished images stay in it unchanged.
 
     Returns (images, nfe): float64 [B, C, H, W], about [−1, 1], and int64 [B], the evaluations that each image needed:
     2 for the first step size, 6 per step, accepted or not; the Euler step reuses the last stage.

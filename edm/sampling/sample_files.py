@@ -50,10 +50,10 @@ class Drawn:
 def draw(
     denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, class_label: int | None = None
 ) -> Iterator[tuple[Tensor, Block]]:
-    """Images uint8 [n, C, H, W] of the seeds, block by block, each with the block they came from.
+    """Yields uint8 images [n, C, H, W] of the seeds, block by block, each with its :class:`Block`.
 
-    In the denoiser's precision: full float32, on GPUs too, unless it says otherwise. Raises UserError where the sampler
-    gives non-finite images, or a block does not fit in the memory of the GPU.
+    Uses the denoiser's precision, by default full float32, also on GPUs. Raises UserError if the sampler gives
+    non-finite images, or if a block does not fit in GPU memory.
     """
     config = denoiser.network.config
     shape = (config.channels, config.resolution, config.resolution)
@@ -72,10 +72,10 @@ def sample_points(
     denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None = None,
     world: World = ALONE,
 ) -> Drawn:  # fmt: skip
-    """Images of every point from the same seeds, each process its part; there may be no seeds.
+    """Generates images of every point from the same seeds, each process its part; ``seeds`` may be empty.
 
-    Returns those of all on the first process, and on the others their own. Raises UserError as :func:`draw`, naming
-    the point.
+    Rank 0 gets the images of all ranks, the other ranks their own part. Raises UserError as :func:`draw`, with the
+    name of the point.
     """
     config = denoiser.network.config
     own = part_of(seeds, block, world.rank, world.size)
@@ -116,7 +116,7 @@ def write_samples(
     drawn: Drawn,
     about: dict[str, Any],
 ) -> None:
-    """Writes what :func:`sample_points` drew, with what it was drawn from. ``about`` adds entries to the header."""
+    """Writes the images of :func:`sample_points` with their samplers and checkpoint. ``about`` extends the header."""
     header = {
         "points": {name: {"sampler": point.to_dict()} for name, point in points.items()},
         "checkpoint": {"sha256": sha256_file(checkpoint_path), **checkpoint.describe(checkpoint_path)["about"]},
@@ -134,7 +134,7 @@ def _write(path: str | Path, drawn: Drawn, header: dict[str, Any]) -> None:
 
 
 def read_samples(path: str | Path, least: int = 1) -> SampleSet:
-    """Reads a sample file. Raises UserError for any other file, and for fewer than ``least`` images."""
+    """Reads a sample file. Raises UserError for any other file and for fewer than ``least`` images."""
     tensors, header = checkpoint.load_tensors(path, FORMAT)
     try:
         images = {name: tensors[f"images/{name}"] for name in header["points"]}
@@ -151,10 +151,10 @@ def read_samples(path: str | Path, least: int = 1) -> SampleSet:
 
 
 def merge_samples(output: str | Path, paths: Sequence[str | Path]) -> int:
-    """Puts sample files of one checkpoint and equal settings together, named in any order; returns their images.
+    """Merges sample files of one checkpoint with equal settings, given in any order; returns the number of images.
 
-    Where one commit made them all, the file is to the byte the one that a single job would have written.
-    Raises UserError where a seed is missing or there twice, or where the files differ in more than their seeds.
+    If one commit made all files, the result is byte-identical to that of a single job.
+    Raises UserError if a seed is missing or occurs twice, or if the files differ in more than their seeds.
     """
     parts = sorted(((path, read_samples(path, least=0)) for path in paths), key=lambda part: part[1].seeds[:1].tolist())
     _check_equal(parts)
@@ -173,7 +173,7 @@ def merge_samples(output: str | Path, paths: Sequence[str | Path]) -> int:
 
 
 def _check_equal(parts: list[tuple[str | Path, SampleSet]]) -> None:
-    """Raises UserError where files differ in more than their seeds."""
+    """Raises UserError if files differ in more than their seeds."""
     first, settings = parts[0][0], _settings(*parts[0])
     for path, part in parts[1:]:
         others = _settings(path, part)
@@ -183,7 +183,7 @@ def _check_equal(parts: list[tuple[str | Path, SampleSet]]) -> None:
 
 
 def _joined_seeds(parts: list[tuple[str | Path, SampleSet]]) -> range:
-    """The seeds of files in order. Raises UserError where one is missing or there twice, or there are none at all."""
+    """The seed range of files in order. Raises UserError if a seed is missing or occurs twice, or if all are empty."""
     seeds = range(0)
     for path, part in parts:
         if not len(part.seeds):
@@ -199,12 +199,12 @@ def _joined_seeds(parts: list[tuple[str | Path, SampleSet]]) -> range:
 
 
 def _settings(path: str | Path, samples: SampleSet) -> dict[str, Any]:
-    """What has to be equal of files that are merged, by its name. Raises UserError where the file does not tell."""
+    """The settings, by name, that must be equal in merged files. Raises UserError if the file does not record them."""
     header, seeds = samples.header, samples.seeds
     counted = isinstance(header.get("evaluations"), dict) and header["evaluations"].keys() == samples.images.keys()
     if not counted or not torch.equal(seeds.diff(), torch.ones_like(seeds[1:])):
         raise UserError(f"{path}: written by an older version, or not of consecutive seeds; sample again")
-    apart = ("points", "evaluations", "commit", "dirty")  # where they were made, and the numbers of the part
+    apart = ("points", "evaluations", "commit", "dirty")  # provenance and NFE counts, which may differ between parts
     shapes = {"size of the images": [list(images.shape[1:]) for images in samples.images.values()],
               "labels": samples.labels is not None}  # fmt: skip
     samplers = {f"sampler ({name})": point.get("sampler") for name, point in header["points"].items()}

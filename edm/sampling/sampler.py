@@ -29,7 +29,7 @@ class _Flow:
         """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D(x/s; σ)."""
         sigma, sigma_dot = self.schedule.sigma(t), self.schedule.sigma_dot(t)
         s, s_dot = self.scaling(self.schedule, t)
-        level = x.new_full((), float(sigma))  # filled in where x is: for a copy from the host a GPU would be waited for
+        level = x.new_full((), float(sigma))  # created on x's device: a copy from the host would wait for the GPU
         denoised = self.denoiser(x / float(s), level, self.class_labels).to(x.dtype)
         return float(sigma_dot / sigma + s_dot / s) * x - float(sigma_dot * s / sigma) * denoised
 
@@ -54,17 +54,17 @@ def sample(
     S_noise: float = 1.0,
     noise: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Draws images by solving the probability-flow ODE of ``net``, with churn where asked (Algorithms 1, 2 and 3).
+    """Draws images by solving the probability-flow ODE of ``net``, with churn if S_churn > 0 (Algorithms 1, 2 and 3).
 
     net: denoiser D(x, σ, class_labels) for x of shape [B, C, H, W] and a scalar σ; its attributes ``sigma_min``,
-        ``sigma_max`` (the supported range) and ``round_sigma(σ)`` (the nearest supported level) are used where present.
+        ``sigma_max`` (the supported range) and ``round_sigma(σ)`` (the nearest supported level) are used if present.
     latents: standard-normal draws, [B, C, H, W]; scaled here to the first noise level.
     class_labels: passed on to ``net``.
-    noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used where S_churn > 0.
-        Without it the draws come from torch's global generator.
+    noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used if S_churn > 0.
+        By default the draws come from torch's global generator.
     The other arguments are the fields of :class:`SamplerConfig`, with its defaults.
 
-    Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError for choices that do not fit together.
+    Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError for inconsistent settings.
     """
     config = SamplerConfig(
         num_steps, solver, discretization, schedule, scaling, alpha, sigma_min, sigma_max, rho,
@@ -83,7 +83,7 @@ def solve(
     config: SamplerConfig,
     noise: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """:func:`sample` with the choices as one object."""
+    """:func:`sample` with the settings as one object."""
     round_sigma = rounding_of(net)
     noise = noise or (lambda i, x: torch.randn_like(x))
     sigma_min, sigma_max = supported_range(net, config)
@@ -132,7 +132,7 @@ def _as_it_is(sigma: Tensor) -> Tensor:
 
 
 def supported_range(net: Denoiser, config: SamplerConfig) -> tuple[float, float]:
-    """(σ_min, σ_max) of the sampler: asked for or the discretisation's default, clamped to what ``net`` supports."""
+    """(σ_min, σ_max) of the sampler: as configured or the discretisation's default, clamped to the range of ``net``."""
     low, high = DEFAULT_RANGE[config.discretization]
     low = config.sigma_min if config.sigma_min is not None else low
     high = config.sigma_max if config.sigma_max is not None else high
@@ -143,5 +143,5 @@ def supported_range(net: Denoiser, config: SamplerConfig) -> tuple[float, float]
 
 
 def _on_cpu(levels: Tensor) -> Tensor:
-    """Step arithmetic stays on the host, in float64: no device waits for it."""
+    """Moves levels to the host: step arithmetic is done there in float64 and never waits for a device."""
     return levels.detach().to("cpu", torch.float64)
