@@ -16,14 +16,13 @@ PAYS = 2e16
 
 
 class Compiled(TypedDict):
-    """Keyword arguments of ``torch.compile`` for a choice of ``COMPILE``, or None for no compilation.
-
+    """Keyword arguments of ``torch.compile``."""
 
     mode: str
 
 
 def options(choice: str, network: NetworkConfig, evaluations: float, device: torch.device) -> Compiled | None:
-    """Keyword arguments of ``torch.compile`` for a choice of ``COMPILE``, or None where nothing is to be compiled.
+    """Keyword arguments of ``torch.compile`` for a choice of ``COMPILE``, or None for no compilation.
 
     evaluations: total number of single-image network evaluations of the work; a backward pass counts as two.
     Raises UserError for an unknown choice.
