@@ -1,11 +1,11 @@
-# Two commands: `make demo` runs the whole chain on handwritten digits, `make test` proves it.
-# The first of these that runs and is new enough (a pyenv shim may exist and not run).
+# Two commands: `make demo` runs the whole chain on handwritten digits, `make test` runs the tests.
+# PYTHON: the first of these that runs and has a supported version (a pyenv shim may exist and not run).
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
   if $$p -c '$(FITS)' 2>/dev/null; then echo $$p; break; fi; done)
 VENV := .venv
 READY := $(VENV)/.ready
-# Commands of the environment, wherever make was called from; MLflow keeps its numbers to itself.
+# The environment's commands come first in PATH. MLflow sends no telemetry.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -15,18 +15,18 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: help demo test test-slurm ui install
 
 help:
-	@echo "make demo     the whole chain on handwritten digits: train, sample, score, tabulate (about a quarter of an hour)"
+	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (about 15 minutes)"
 	@echo "make test     the tests"
-	@echo "make test-slurm  the tests on a private SLURM of two nodes, on this machine (Debian: installs it)"
-	@echo "make ui       MLflow's pages on http://127.0.0.1:$(PORT)"
-	@echo "make install  only the environment, in $(VENV)"
+	@echo "make test-slurm  the tests on a private two-node Slurm on this machine (Debian: installs it)"
+	@echo "make ui       MLflow on http://127.0.0.1:$(PORT)"
+	@echo "make install  create the virtual environment $(VENV) only"
 
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' \
 	  || { echo "error: Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Installing into $(VENV): torch and its companions, several GB, some minutes the first time."
+	@echo "Installing into $(VENV): torch and its dependencies, several GB, a few minutes the first time."
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[workflow,test]'
 	@touch $@
@@ -39,7 +39,7 @@ demo: $(READY)
 test: $(READY)
 	@python -m pytest
 
-# Debian's packages; installed where they are missing and this may be done.
+# Installs Debian's Slurm packages if they are missing and permissions allow.
 test-slurm: $(READY)
 	@command -v slurmctld munged >/dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld munged >/dev/null \
 	  || { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y slurm-wlm munge; }
@@ -47,6 +47,6 @@ test-slurm: $(READY)
 
 ui: $(READY)
 	@edm track sync --or-later
-	@echo "MLflow, in some seconds: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C ends it)"
+	@echo "MLflow starts in a few seconds: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///mlruns/mlflow.db --artifacts-destination mlruns/artifacts

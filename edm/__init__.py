@@ -1,6 +1,6 @@
 """Diffusion models in the EDM design space (Karras et al. 2022): train, sample, score, compare.
 
-The names below are the stable interface; each is imported when first used, so that ``import edm`` costs nothing.
+The names below are the stable interface. Each is imported at its first use, so ``import edm`` is fast.
 """
 
 from importlib import import_module

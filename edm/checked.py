@@ -1,4 +1,4 @@
-"""Dataclasses that hold their fields to types and limits, and say so in JSON Schema. Free of torch."""
+"""Dataclasses that validate the types and limits of their fields and export a JSON Schema. Does not import torch."""
 
 import dataclasses
 import functools
@@ -6,13 +6,15 @@ import math
 import numbers
 import operator
 import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from edm.errors import UserError
 
 _OF_LISTS = ("minItems", "maxItems")
-_BOUNDS = {
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (operator.ge, "at least {}"),
     "exclusiveMinimum": (operator.gt, "more than {}"),
     "maximum": (operator.le, "at most {}"),
@@ -20,10 +22,9 @@ _BOUNDS = {
     "multipleOf": (lambda value, of: value % of == 0, "a multiple of {}"),
 }
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
-_hints = functools.cache(get_type_hints)
 
 
-def choose(what: str, value: str, allowed) -> None:
+def choose(what: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise UserError(f"{what} {value!r} is unknown; choose one of {', '.join(allowed)}")
 
@@ -34,14 +35,15 @@ def require(holds: bool, message: str) -> None:
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON or YAML is of an annotated type; a list stands for a tuple, an integer for a number."""
+    """Whether a value from JSON or YAML has an annotated type. A list is a valid tuple, an integer a valid number."""
     if isinstance(hint, UnionType):
         return any(_is_of(value, option) for option in get_args(hint))
     if get_origin(hint) is tuple:
         return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
     if hint is float:
-        return isinstance(value, numbers.Real) and type(value) is not bool and abs(value) <= sys.float_info.max
-    return isinstance(value, numbers.Integral) and type(value) is not bool if hint is int else type(value) is hint
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return real and bool(abs(value) <= sys.float_info.max)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) if hint is int else type(value) is hint
 
 
 def _in_words(hint: Any) -> str:
@@ -52,7 +54,7 @@ def _in_words(hint: Any) -> str:
 
 
 def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
-    """Raises UserError where the value of a field, or an entry of it, is outside its limits. None is inside."""
+    """Raises UserError if the value of a field, or one of its entries, is outside its limits. None is always valid."""
     if "enum" in limits:
         choose(name, value, limits["enum"])
         return
@@ -66,19 +68,20 @@ def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
         require(least <= len(value) <= most, f"{name} has {len(value)} entries; it must have {least} to {most}")
 
 
+@dataclass(frozen=True)
 class Checked:
-    """Base of frozen dataclasses of plain values: checks, and conversion from and to plain dictionaries.
+    """Base of frozen dataclasses of plain values: validation, and conversion from and to plain dictionaries.
 
-    ``limits``: per field, the values it may take in the words of JSON Schema; for a list, those of its entries and
-    their number. ``__post_init__`` calls :meth:`check`.
+    limits: the limits of each field as JSON Schema keywords; for a list, the limits of its entries and of their number.
+    ``__post_init__`` of a subclass calls :meth:`check`.
     """
 
     limits: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def check(self) -> None:
-        """Every field for itself: its type and its limits. Lists become tuples."""
+        """Checks the type and the limits of each field separately. Converts lists to tuples."""
         for field in dataclasses.fields(self):
-            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
+            value, hint = getattr(self, field.name), self._hints()[field.name]
             unlimited = field.default == math.inf == value  # S_max
             right = unlimited or _is_of(value, hint)
             require(right, f"{field.name} is {value!r}, which is not {_in_words(hint)}")
@@ -88,7 +91,7 @@ class Checked:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError for a name that is unknown or missing, and for a value that the field cannot take."""
+        """An instance from a dictionary. Raises UserError for unknown or missing names, and for invalid values."""
         fields = dataclasses.fields(cls)
         for key in values:
             choose(f"{cls.__name__} field", key, [field.name for field in fields])
@@ -100,7 +103,7 @@ class Checked:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold: tuples as lists, infinities as None."""
 
-        def plain(value):
+        def plain(value: Any) -> Any:
             if isinstance(value, tuple):
                 return list(value)
             return None if isinstance(value, float) and math.isinf(value) else value
@@ -108,14 +111,19 @@ class Checked:
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def changes(self) -> dict[str, Any]:
-        """What differs from the defaults: enough for ``from_dict``, unmoved by fields that later versions add."""
+        """The values that differ from the defaults: enough for ``from_dict``, stable if later versions add fields."""
         values = self.to_dict()
         return {f.name: values[f.name] for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
     @classmethod
+    @functools.cache
+    def _hints(cls) -> dict[str, Any]:
+        return get_type_hints(cls)
+
+    @classmethod
     def schema(cls) -> dict[str, dict[str, Any]]:
         """JSON Schema of every field, from its type and its limits."""
-        return {field.name: _schema(_hints(cls)[field.name], cls.limits.get(field.name, {}))
+        return {field.name: _schema(cls._hints()[field.name], cls.limits.get(field.name, {}))
                 for field in dataclasses.fields(cls)}  # fmt: skip
 
 

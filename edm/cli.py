@@ -1,4 +1,4 @@
-"""The command line ``edm``: arguments in, exit status out. Nothing here computes."""
+"""The command line ``edm``: parses arguments, calls a command and returns its exit status."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from edm.commands.common import Commands
 from edm.errors import PREEMPTED, Preempted, UserError
 from edm.files.outputs import check_outputs
 
-#: The arguments that name what a command writes (files, folders) and what it reads; the same in all commands.
+#: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
 _FILES = ("output", "journal", "history", "lock")
 _FOLDERS_WRITTEN = ("out", "final")
 _READ = ("checkpoint", "config", "data", "file", "input", "params", "parts", "ref", "samples", "settings", "snapshots",
@@ -20,8 +20,8 @@ _READ = ("checkpoint", "config", "data", "file", "input", "params", "parts", "re
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    0, 1 after a mistake the user can mend (one line on stderr), 75 where a job was asked to stop, by a signal or its
-    time limit, and is to be started again (a training or a search continues then), or 130 after Ctrl-C elsewhere.
+    0: success. 1: an error that the user can correct (one line on stderr). 75: the job stopped on request, by a signal
+    or its time limit; the same command resumes a training run or a search. 130: Ctrl-C in other commands.
     """
     args = parser().parse_args(argv)
     if "device" in args:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _named(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
-    """The paths that the arguments of these names give."""
+    """The paths in the arguments with these names."""
     values = [getattr(args, name, None) for name in names]
     return [path for value in values if value for path in (value if isinstance(value, list) else [value])]
 
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="edm",
         description="Train, sample and score diffusion models in the EDM design space (Karras et al. 2022).",
-        epilog="The whole chain runs with `snakemake`; these are its steps. Each has its own --help.",
+        epilog="`snakemake` runs the whole chain; these commands are its steps. Each has its own --help.",
     )
     commands = Commands(top)
     for module in (data, launching, models, images, studies, reports, tracking):

@@ -128,7 +128,7 @@ class NetworkConfig(_Data):
     norm_groups: int | None = None
     skip_rescale: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.check()
         side, levels = self.resolution, len(self.channel_mult)
         require(side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
@@ -143,7 +143,7 @@ class NetworkConfig(_Data):
             require(width % groups == 0, f"{width} channels cannot be normalised in {groups} groups")
 
     @classmethod
-    def of(cls, architecture: str, **size) -> Self:
+    def of(cls, architecture: str, **size: Any) -> Self:
         """The configuration of a named architecture ("ddpmpp", "ncsnpp" or "adm") at a given size."""
         choose("architecture", architecture, ARCHITECTURES)
         return cls(**{**ARCHITECTURES[architecture], **size})
@@ -208,7 +208,7 @@ class TrainingConfig(_Data):
     level_samples: int = 10_000
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.check()
         require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
         self.network()
@@ -274,12 +274,12 @@ class SamplerConfig(_Data):
     S_noise: float = 1.0
     tolerance: float = 1e-4
 
-    def __post_init__(self):
-        if self.S_max is None:
-            object.__setattr__(self, "S_max", math.inf)
+    def __post_init__(self) -> None:
+        most = math.inf if self.S_max is None else self.S_max
+        object.__setattr__(self, "S_max", most)
         self.check()
         self._refuse_choices_without_effect()
-        require(self.S_min <= self.S_max, f"S_min {self.S_min:g} is larger than S_max {self.S_max:g}; swap them")
+        require(self.S_min <= most, f"S_min {self.S_min:g} is larger than S_max {most:g}; swap them")
         if self.sigma_min is not None and self.sigma_max is not None:
             ordered = self.sigma_min <= self.sigma_max
             require(ordered, f"sigma_min {self.sigma_min:g} is larger than sigma_max {self.sigma_max:g}; swap them")

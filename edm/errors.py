@@ -1,25 +1,25 @@
-"""Errors that a user can act on, and the end of a job that is to be continued."""
+"""Errors that a user can correct, and the exit of a job that resumes later."""
 
 from importlib import import_module
 
-#: Which extra of edm-pipeline a package comes with, where it is none of those that every installation has.
+#: Optional package → the extra of edm-pipeline that installs it.
 EXTRAS = {"matplotlib": "figures", "mlflow": "workflow", "sklearn": "digits", "torch_fidelity": "metrics"}
-#: Exit status of a job that was asked to stop and goes on when it is started again (EX_TEMPFAIL of sysexits.h).
+#: Exit status of a job that stopped on request and resumes at the next start (EX_TEMPFAIL of sysexits.h).
 PREEMPTED = 75
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: one line saying what was wrong, where, and what to do.
+    """An error that the user can correct: one line that states what is wrong, where, and what to do.
 
     The command line prints the message after ``error:`` and exits with status 1, without a traceback.
     """
 
 
 class Preempted(SystemExit):
-    """The work stopped because it was asked to, and goes on where it stopped when it is started again.
+    """The work stopped on request and resumes at the next start.
 
-    The command line prints the message after ``stopped:``; uncaught or not, the process ends with status 75. It is no
-    ``Exception``, so that what forgives errors does not swallow it.
+    The command line prints the message after ``stopped:``; even if uncaught, the process ends with status 75. It is not
+    an ``Exception``, so that handlers of errors do not catch it.
     """
 
     def __init__(self, message: str = ""):
@@ -28,7 +28,7 @@ class Preempted(SystemExit):
 
 
 def require(package: str) -> None:
-    """Raises UserError, naming the extra, where a package of ``EXTRAS`` is not installed. Imports it otherwise."""
+    """Imports a package of ``EXTRAS``. Raises UserError, naming the extra, if it is not installed."""
     try:
         import_module(package)
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ import torch
 from edm import params
 from edm.config import TrainingConfig
 from edm.design import draws
-from edm.design.losses import EDM
+from edm.design.losses import EDMLoss
 from edm.training import step
 from edm.training.step import TrainingStep, clean, ema_decay_at, learning_rate_at
 
@@ -41,7 +41,7 @@ def test_the_largest_draws(monkeypatch):
     monkeypatch.setattr(draws, "_words", lambda seeds, *_: torch.zeros(len(seeds), 4, 1, dtype=torch.int64))
     seeds = torch.arange(1)
     largest = float(draws.normal(seeds, 0, (1,)))
-    loss = EDM()
+    loss = EDMLoss()
     furthest = (loss.P_mean - float(loss.sigma(draws.uniform(seeds, 0, 1)).log())) / loss.P_std
     assert f"at most {largest:.2f} in size, ln σ at most {furthest:.2f} standard deviations" in row("tails")[1]
     assert math.erfc(largest / math.sqrt(2)) < 1e-10

@@ -67,9 +67,9 @@ def degrade(
 def _levels(denoiser: Denoiser, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
     """σ and σ̂, float64 [levels] each, rounded to levels that the model supports."""
     low, high = getattr(denoiser, "sigma_min", 0.0), getattr(denoiser, "sigma_max", math.inf)
-    for sigma in sigmas:
-        if not max(low, 1e-12) <= sigma <= high / (1 + GAMMA):
-            raise UserError(f"sigma {sigma:g} and sqrt(2) sigma must lie in the model's range, {low:g} to {high:g}")
+    for asked in sigmas:
+        if not max(low, 1e-12) <= asked <= high / (1 + GAMMA):
+            raise UserError(f"sigma {asked:g} and sqrt(2) sigma must lie in the model's range, {low:g} to {high:g}")
     round_sigma = getattr(denoiser, "round_sigma", lambda sigma: sigma)
     sigma = torch.tensor(tuple(sigmas), dtype=torch.float64, device=getattr(denoiser, "device", "cpu"))
     return round_sigma(sigma).cpu(), round_sigma((1 + GAMMA) * sigma).cpu()

@@ -1,6 +1,6 @@
 """The analyses of params.yaml: each takes a trained model and returns tensors to plot and numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,15 @@ def degradation(
 
     sigmas: "smallest" is the model's smallest supported noise level. Raises UserError if the model has no such limit.
     """
-    sigmas = [denoiser.sigma_min if sigma == "smallest" else sigma for sigma in sigmas]
+    levels = [denoiser.sigma_min if isinstance(sigma, str) else sigma for sigma in sigmas]
     classes = denoiser.network.config.classes
     clean = to_float(_drawn(denoiser, images, num_steps)).to(denoiser.device)
     labels = class_labels(torch.arange(images, device=denoiser.device), classes) if classes else None
-    choices = {"counts": repetitions, "class_labels": labels}
     with float32_as():
-        degraded = {noise: degrade(denoiser, clean, sigmas, S_noise=noise, **choices) for noise in S_noise}
+        degraded = {noise: degrade(denoiser, clean, levels, counts=repetitions, S_noise=noise, class_labels=labels)
+                    for noise in S_noise}  # fmt: skip
     shown = {named(noise): images.float() for noise, images in degraded.items()}
-    return shown, {"sigmas": sigmas, "repetitions": list(repetitions), "S_noise": list(S_noise)}
+    return shown, {"sigmas": levels, "repetitions": list(repetitions), "S_noise": list(S_noise)}
 
 
 def leaked(
@@ -68,7 +68,12 @@ def leaked(
     return shown, {"distances": distances, "metric": features.label, "images": images}
 
 
-STUDIES = {"truncation": truncation, "degradation": degradation, "leakage": leaked}
+Study = Callable[..., tuple[dict[str, Tensor], dict[str, Any]]]
+STUDIES: dict[str, Study] = {
+    "truncation": truncation,
+    "degradation": degradation,
+    "leakage": leaked,
+}
 
 
 def _drawn(denoiser: Denoiser, images: int, num_steps: int) -> Tensor:
@@ -79,7 +84,7 @@ def _drawn(denoiser: Denoiser, images: int, num_steps: int) -> Tensor:
 
 
 def save_study(
-    path: str | Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], about: Mapping[str, Any]
+    path: str | Path, tensors: dict[str, Tensor], numbers: Mapping[str, Any], about: Mapping[str, Any]
 ) -> None:
     """Writes the result of a study; ``about`` describes its model and settings."""
     save_tensors(path, tensors, {"format": FORMAT, **about, "numbers": numbers})

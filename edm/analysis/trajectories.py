@@ -8,11 +8,15 @@ same trajectories as x(t) = s(t) x(σ(t)) vs. t, with σ(t) and s(t) of each des
 import torch
 from torch import Tensor
 
-from edm.design.schedules import VE, VP, Linear, no_scaling, vp_scaling
+from edm.design.schedules import LinearSchedule, Scaling, Schedule, VESchedule, VPSchedule, no_scaling, vp_scaling
 from edm.errors import UserError
 
 #: σ(t) and s(t) of the panels (rows "Schedule" and "Scaling" of Table 1).
-PARAMETRISATIONS = {"VP": (VP(), vp_scaling), "VE": (VE(), no_scaling), "EDM": (Linear(), no_scaling)}
+PARAMETRISATIONS: dict[str, tuple[Schedule, Scaling]] = {
+    "VP": (VPSchedule(), vp_scaling),
+    "VE": (VESchedule(), no_scaling),
+    "EDM": (LinearSchedule(), no_scaling),
+}
 SIGMA_WIDE, SIGMA_NEAR = 25.0, 1.0  # noise levels at the right edge of the panels and of their insets
 _HALVINGS = 64  # bisection from a bracket of width at most 2 down to float64's resolution
 

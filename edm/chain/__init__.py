@@ -1,1 +1,1 @@
-"""Which job makes which file; what is stale; what a target costs."""
+"""The jobs of the chain, their files, their staleness and their costs."""

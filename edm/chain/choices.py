@@ -1,6 +1,6 @@
-"""Every choice behind the numbers of a report, in words.
+"""The settings behind the numbers of a report, as text.
 
-The page "configuration" shows them, and they are the specification of its step.
+The page "configuration" shows this text, and the text is the specification of the page's step.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def choices(chain: "Chain", report: Report) -> list[dict[str, Any]]:
     """Sections of a page, as plain data: a title, notes, and a table, whose first ``words`` columns are text.
 
-    Of each experiment only the models, samplers and studies that the tables and figures need.
+    They contain only the models, samplers and studies that the tables and figures need.
     """
     needed, sections = set(chain.needed(chain.by_name[f"about {report.name}"].files)), []
-    for experiment in report.experiments.values():  # in the order of params.yaml, whatever that of the tables
+    for experiment in report.experiments.values():  # in the order of params.yaml, not of the tables
         own = [job for job in chain.by_name.values() if job.key[0] == experiment.name and job in needed]
         sections += [_section(f"Experiment {experiment.name}", [_experiment(experiment)])]
         sections += [*_models(chain, experiment, own), *_samplers(experiment, own), *_studies(experiment, own)]
@@ -56,7 +56,7 @@ def _models(chain: "Chain", experiment: Experiment, jobs: list[Job]) -> list[dic
         if differing:
             rows = [("model", *differing), *((name, *(_shown(values[name][choice]) for choice in differing))
                                              for name in names)]  # fmt: skip
-            if len(names) <= len(differing):  # the longer side downwards
+            if len(names) <= len(differing):  # the longer list becomes the rows
                 rows = list(zip(*rows, strict=True))
             sections += [_section("Models: what they differ in", [], rows[0], rows[1:])]
         same = [(choice, _shown(value)) for choice, value in values[names[0]].items() if choice not in differing]
@@ -70,8 +70,8 @@ def _models(chain: "Chain", experiment: Experiment, jobs: list[Job]) -> list[dic
 
 
 def _samplers(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
-    """The grids that were measured and the sheets that were drawn: a row for the models that share the settings."""
-    rows: dict[tuple, list[str]] = {}
+    """The evaluated grids and the sheets: one row for all models with the same settings."""
+    rows: dict[tuple[str, str, tuple[SamplerConfig, ...], str, int], list[str]] = {}
     for job in jobs:
         if job.rule == "evaluate":
             grid_name = job.key[2].partition("/")[0]
@@ -112,7 +112,7 @@ def _fields(config: TrainingConfig | SamplerConfig) -> dict[str, Any]:
 
 
 def _settings(samplers: Sequence[SamplerConfig]) -> str:
-    """What is swept, then what else is not the default: "num_steps = 4, 8, 16; S_noise = 1.007"."""
+    """The swept settings, then the others that differ from their defaults: "num_steps = 4, 8; S_noise = 1.007"."""
     default, told = SamplerConfig(), {}
     for name in _fields(default):
         values = list(dict.fromkeys(getattr(sampler, name) for sampler in samplers))
@@ -124,8 +124,8 @@ def _settings(samplers: Sequence[SamplerConfig]) -> str:
 
 
 def _nfe(samplers: Sequence[SamplerConfig]) -> str:
-    counts = {sampler.nfe for sampler in samplers}
-    if None in counts:
+    counts = {sampler.nfe for sampler in samplers if sampler.nfe is not None}
+    if any(sampler.nfe is None for sampler in samplers):
         return "adaptive"
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edm.chain.job import Job
 from edm.chain.throughput import Throughput
@@ -19,13 +19,19 @@ FLOAT = 4  # bytes
 
 Bounds = tuple[int, int]
 
+_Number = TypeVar("_Number", int, float)
+
+
+def _both(a: tuple[_Number, _Number], b: tuple[_Number, _Number]) -> tuple[_Number, _Number]:
+    return a[0] + b[0], a[1] + b[1]
+
 
 @dataclass(frozen=True)
 class Cost:
-    """Work of some jobs. Bounds (least, greatest) differ if an outcome decides how much is needed.
+    """Work of some jobs. The bounds (least, greatest) differ if an outcome decides the amount of work.
 
     trained: images seen in training; drawn: images sampled; evaluations: of the network in sampling; hours: of one GPU;
-    disk: bytes that stay; sources: where the rates behind the hours come from.
+    disk: bytes kept; sources: where the rates behind the hours come from.
     """
 
     jobs: int = 1
@@ -37,9 +43,8 @@ class Cost:
     sources: frozenset[str] = frozenset()
 
     def __add__(self, other: "Cost") -> "Cost":
-        pair = lambda a, b: (a[0] + b[0], a[1] + b[1])
-        return Cost(self.jobs + other.jobs, self.trained + other.trained, pair(self.drawn, other.drawn),
-                    pair(self.evaluations, other.evaluations), pair(self.hours, other.hours),
+        return Cost(self.jobs + other.jobs, self.trained + other.trained, _both(self.drawn, other.drawn),
+                    _both(self.evaluations, other.evaluations), _both(self.hours, other.hours),
                     self.disk + other.disk, self.sources | other.sources)  # fmt: skip
 
 
@@ -67,9 +72,10 @@ def importing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 
 def choosing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     experiment, model = _of(chain, job)
-    cheap, full = choice_cost(len(experiment.models[model].snapshots), experiment.choice.confirm)
-    drawn = cheap * experiment.choice.images + full * experiment.sampling.images
-    nfe = experiment.grids[experiment.choice.grid].points[model][0].sampler.expected_nfe
+    choice = experiment.choice_of(model)
+    cheap, full = choice_cost(len(experiment.models[model].snapshots), choice.confirm)
+    drawn = cheap * choice.images + full * experiment.sampling.images
+    nfe = experiment.grids[choice.grid].points[model][0].sampler.expected_nfe
     disk = FLOAT * parameters(experiment.models[model])
     return _sampled(chain, job, rates, (drawn, drawn), (drawn * nfe, drawn * nfe), disk)
 
@@ -83,13 +89,13 @@ def searching(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 
 
 def evaluating(chain: "Chain", job: Job, rates: Throughput) -> Cost:
-    """Of an evaluation in one job; with shards, their results are only merged."""
+    """Work of an evaluation in one job. With shards, the job only merges their results."""
     drawn, evaluations = (0, 0) if job.parts else _evaluated(chain, job)
     return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
 
 
 def sharing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
-    """A shard's part of an evaluation, as even as counts allow; those of all shards add up to the whole."""
+    """A shard's part of an evaluation. The parts are as equal as counts allow and add up to the whole."""
     number, count = int(job.key[3].partition("-")[0]), chain.experiments[job.key[0]].sampling.shards
     drawn, evaluations = (n * number // count - n * (number - 1) // count for n in _evaluated(chain, job))
     return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
@@ -106,11 +112,11 @@ def sampling(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 def analysing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     analysis = chain.experiments[job.key[0]].analyses[job.key[2]]
     s = analysis.settings
-    nfe = SamplerConfig(num_steps=s.get("num_steps", 18)).nfe  # of the images that a study starts from
+    nfe = SamplerConfig(num_steps=s.get("num_steps", 18)).nfe  # of the initial images of a study
     if analysis.kind == "truncation":
         steps = len(s.get("rhos", range(6))) * (s.get("num_steps", 64) - 1)  # without the last step, to 0
         drawn = s.get("samples", 200)
-        evaluations = drawn * steps * (s.get("substeps", 200) + 3)  # the truth, an Euler step, a Heun step
+        evaluations = drawn * steps * (s.get("substeps", 200) + 3)  # reference solution, Euler step, Heun step
     elif analysis.kind == "degradation":
         drawn, counts = s.get("images", 8), s["repetitions"]
         levels = len(s["sigmas"]) * len(s.get("S_noise", [1]))
@@ -132,14 +138,14 @@ def _of(chain: "Chain", job: Job) -> tuple[Experiment, str]:
 
 
 def _evaluated(chain: "Chain", job: Job) -> tuple[int, int]:
-    """Images drawn for an evaluation, and evaluations of the network."""
+    """Images sampled for an evaluation, and evaluations of the network."""
     experiment, model = _of(chain, job)
     draws, images = experiment.evaluation(model, job.key[2]).draws, experiment.sampling.images
     return images * len(draws), sum(images * point.sampler.expected_nfe for point, _ in draws)
 
 
 def _config(chain: "Chain", job: Job) -> TrainingConfig:
-    """The configuration of a job's model; of a pretrained one, that which params.yaml says it is like."""
+    """The configuration of a job's model; for a pretrained model, that of its `like` in params.yaml."""
     experiment, model = _of(chain, job)
     if model in experiment.models:
         return experiment.models[model]

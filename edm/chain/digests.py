@@ -1,4 +1,4 @@
-"""What DVC compares: per stage and name, one small file with the digest of every step's specification.
+"""The files that DVC compares: per stage and name, one small file with the digest of every step's specification.
 
 A stage of dvc.yaml depends on its file, so DVC and Snakemake see the same changes: the file changes exactly when a
 step's settings, code number, raw data or an earlier step's specification change.
@@ -32,7 +32,7 @@ def write_digests(
     for name in experiments:
         if name not in chain.experiments:
             raise UserError(f"{name}: params.yaml has no such experiment; correct `kept` in dvc.yaml")
-    pairs = [("data", chain.params.dataset(name) and name) for name in datasets]
+    pairs = [("data", name) for name in datasets if chain.params.dataset(name)]
     pairs += [
         (stage, name)
         for name in experiments
@@ -51,9 +51,9 @@ def write_digests(
 
 
 def not_watched(paths: Iterable[str], stages: str | Path = "dvc.yaml") -> list[str]:
-    """Those of the paths that the stage `digests` of dvc.yaml does not depend on: DVC would miss their changes."""
+    """The paths that the stage `digests` of dvc.yaml does not depend on: DVC would miss their changes."""
     try:
         deps = yaml.safe_load(Path(stages).read_text(encoding="utf-8"))["stages"]["digests"]["deps"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return []  # the stage has another form, or DVC is not in use
+        return []  # the user rewrote the stage, or does not use DVC
     return [path for path in paths if not any(f"{path}/".startswith(f"{dep}/") for dep in deps)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 class Job:
     """One rule applied once.
 
-    key: what distinguishes it from the rule's other jobs; first its dataset, experiment or report.
+    key: distinguishes the job from the rule's other jobs; the first entry is its dataset, experiment or report.
     inputs: name → paths, such as ``{"model": (…,), "references": (…, …)}``; the rule's command reads them by name.
-    parts: shard files, deleted when the job is done.
+    parts: shard files, deleted when the job completes.
     """
 
     rule: str

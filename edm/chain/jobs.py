@@ -1,4 +1,4 @@
-"""The chain: all jobs of a params file, and what leads to a target."""
+"""The chain: all jobs of a params file, and the jobs that a target needs."""
 
 import functools
 import os
@@ -9,16 +9,16 @@ from edm.chain import paths
 from edm.chain.job import Job
 from edm.chain.rules import RULES
 from edm.errors import UserError
-from edm.params import Experiment, Params
+from edm.params import Experiment, Params, Report
 
 
 class Chain:
     """All jobs of a params file."""
 
-    def __init__(self, params: Params):
-        self.params = params
-        self.experiments = {name: params.experiment(name) for name in params.raw["experiments"]}
-        self.reports = {name: params.report(name) for name in params.reports}
+    def __init__(self, params: Params) -> None:
+        self.params: Params = params
+        self.experiments: dict[str, Experiment] = {name: params.experiment(name) for name in params.raw["experiments"]}
+        self.reports: dict[str, Report] = {name: params.report(name) for name in params.reports}
 
     def targets(self, name: str) -> list[str]:
         """The files of a report, an experiment, "REPORT/TABLE", "REPORT/FIGURE", or a file of the chain itself."""
@@ -29,18 +29,18 @@ class Chain:
             return [*tables, *figures, *paths.metrics_files(name), *paths.about_files(name), paths.tracking_file(name)]
         if name in self.experiments:
             return [paths.evaluation_file(evaluation) for evaluation in self.experiments[name].evaluations()]
-        report, _, part = name.partition("/")
-        if report in self.reports and part in self.reports[report].tables:
-            return paths.table_files(report, part)
-        if report in self.reports and part in self.reports[report].figures:
-            return paths.figure_files(report, part)
+        owner, _, part = name.partition("/")
+        if owner in self.reports and part in self.reports[owner].tables:
+            return paths.table_files(owner, part)
+        if owner in self.reports and part in self.reports[owner].figures:
+            return paths.figure_files(owner, part)
         if name in self.makers:
             return [name]
         known = [*self.reports, *(name for name in self.experiments if name not in self.reports)]
-        raise UserError(f"{name}: nothing makes that; name one of {', '.join(known)}, REPORT/TABLE or a file")
+        raise UserError(f"{name}: no job makes it; choose one of {', '.join(known)}, REPORT/TABLE or a file")
 
     def needed(self, targets: Iterable[str]) -> list[Job]:
-        """Every job that the target files need, each once, makers before users; files that exist are not looked at."""
+        """Every job that the target files need, each once, makers before users, even if the files exist."""
         found: dict[tuple[str, ...], Job] = {}
         stack = [(path, False) for path in reversed(list(targets))]
         while stack:
@@ -66,7 +66,7 @@ class Chain:
         return {job.name: job for job in self.makers.values()}
 
     def steps(self, stage: str, name: str) -> list[str]:
-        """The files that a stage makes of a dataset ("data"), or of an experiment or a report (the other stages)."""
+        """The files that a stage makes for a dataset ("data"), or for an experiment or a report (the other stages)."""
         members = dict.fromkeys((name, *(self.members(name) if name in self.reports else ())))
         return [path for member in members for path in self._by_stage.get((stage, member), ())]
 
@@ -79,11 +79,11 @@ class Chain:
         return found
 
     def specification(self, job: Job) -> Any:
-        """What decides the result of a job beside its inputs, as plain data."""
+        """The settings that affect the result of a job, without its inputs, as plain data."""
         return RULES[job.rule].settings(self, job)
 
     def raw_sources(self, job: Job) -> list[str]:
-        """The inputs of a job that come from outside, be they there or not."""
+        """The inputs of a job that no job makes, existing or not."""
         if job.rule == "prepare":
             return self._raw_sources(job.key[0])
         if job.rule == "published":
@@ -91,23 +91,23 @@ class Chain:
         return [path for path in job.files if path not in self.makers or self.makers[path].rule == "download"]
 
     def downloads_for(self, names: Iterable[str]) -> list[str]:
-        """What is still to be fetched for some reports or experiments."""
+        """The missing downloads of some reports or experiments."""
         jobs = self.needed(path for name in names for path in self.targets(name))
         return [path for job in jobs if job.rule == "download" for path in job.outputs]
 
     def jobs(self) -> Iterator[Job]:
-        """Every job there is."""
+        """Every job of the chain."""
         for rule in RULES.values():
             yield from rule.jobs(self)
 
     def absent_downloads(self) -> list[str]:
-        """What can be fetched and is not there. What is there is the user's own: no rule replaces it."""
+        """The downloads that do not exist yet. No rule replaces an existing file, which may be the user's own."""
         return [path for path in self.params.downloads if not os.path.exists(path)]
 
     def raw_inputs(self, dataset: str) -> list[str]:
-        """The raw source of a dataset, or the files of it that can be fetched; what is neither is left out.
+        """The raw files of a dataset that exist or can be downloaded.
 
-        A folder whose files are fetched stays a list of them once it is there, be it with the first of them alone.
+        A folder whose files are downloads is always a list of these files, also after the first of them arrived.
         """
         made_up = self.params.dataset(dataset).get("made_up")
         return [path for path in self._raw_sources(dataset) if made_up or self.obtainable(path)]
@@ -124,7 +124,7 @@ class Chain:
 
     @functools.cached_property
     def references(self) -> dict[str, tuple[Experiment, str]]:
-        """The statistics that are computed here, each with an experiment that uses it, and the extractor."""
+        """The statistics that the chain computes, each with an experiment that uses it, and the extractor."""
         found = {}
         for experiment in self.experiments.values():
             for features in (experiment.features, *experiment.more_features):
@@ -138,11 +138,11 @@ class Chain:
         return [experiment.name for experiment in self.reports[report].experiments.values()]
 
     def published_file(self, experiment: str, model: str) -> str:
-        """The name of a pretrained model's file in params.yaml."""
+        """The name in params.yaml of a pretrained model's file."""
         return self.experiments[experiment].pretrained[model]
 
     def pretrained(self, experiment: str, model: str) -> dict[str, Any]:
-        """What params.yaml states of a pretrained model's file."""
+        """The entry in params.yaml of a pretrained model's file."""
         return self.params.pretrained[self.published_file(experiment, model)]
 
     def obtainable(self, path: str) -> bool:

@@ -1,6 +1,6 @@
-"""Which file holds what: the paths of the chain, relative to the folder of params.yaml.
+"""The paths of the chain, relative to the folder of params.yaml.
 
-`data`, `models`, `results` and `steps` hold what is kept; `runs` is the working space of one machine.
+`data`, `models`, `results` and `steps` hold the files that DVC keeps; `runs` is the working space of one machine.
 """
 
 from edm.files.writing import digest
@@ -9,8 +9,8 @@ from edm.params import Evaluation, Experiment, Report
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
-ABOUT = ("configuration", "environment", "runtime")  # pages on how a report was made
-#: The curves of a report that DVC plots: name → what stands on the axes.
+ABOUT = ("configuration", "environment", "runtime")  # provenance pages of a report
+#: The curves of a report that DVC plots: name → quantities of the axes.
 PLOT_FILES = {"loss": ("images", "loss"), "levels": ("sigma", "error"), "nfe": ("nfe", "distance"),
               "churn": ("S_churn", "distance")}  # fmt: skip
 
@@ -24,7 +24,7 @@ def classifier(dataset: str) -> str:
 
 
 def reference_file(experiment: Experiment, features: str | None = None) -> str:
-    """Reference statistics: shared by the experiments that measure one dataset with one extractor and its weights."""
+    """Reference statistics; experiments with the same dataset, extractor and weights share them."""
     features = features or experiment.features
     if features == experiment.features and experiment.reference is not None:
         return experiment.reference
@@ -35,12 +35,12 @@ def reference_file(experiment: Experiment, features: str | None = None) -> str:
 
 
 def keeps_features(experiment: Experiment, features: str) -> bool:
-    """Whether a reference must hold the features themselves: some metrics compare sets, not Gaussians."""
+    """Whether a reference must contain the features: some metrics compare sets, not Gaussians."""
     return features == experiment.features and need_reference_features(experiment.metrics)
 
 
 def weights_of(experiment: Experiment, features: str | None = None) -> list[str]:
-    """The extractor's weights: trained here, a local file, or none (torch-fidelity's own, downloaded once)."""
+    """The extractor's weights: trained by the chain, a local file, or none (torch-fidelity downloads its own once)."""
     features = features or experiment.features
     if features == CLASSIFIER:
         return [classifier(experiment.dataset)]
@@ -57,7 +57,7 @@ def levels_file(experiment: Experiment, model: str) -> str:
 
 
 def model_file(experiment: Experiment, model: str) -> str:
-    """What is evaluated: the best snapshot where one is chosen, else the final model."""
+    """The evaluated model: the best snapshot if the experiment chooses one, else the final model."""
     return f"models/{experiment.name}/{model}/{'best' if experiment.chosen(model) else 'model'}.safetensors"
 
 
@@ -70,7 +70,7 @@ def evaluation_file(evaluation: Evaluation) -> str:
 
 
 def shard_files(experiment: Experiment, model: str, name: str) -> list[str]:
-    """The parts of an evaluation, in the order of their seeds; none where one job does all of it."""
+    """The parts of an evaluation, in the order of their seeds; empty if one job does all of it."""
     count, folder = experiment.sampling.shards, f"runs/{experiment.name}/{model}/distances/{name}.shards"
     return [f"{folder}/{number}-of-{count}.safetensors" for number in range(1, count + 1)] if count > 1 else []
 
@@ -108,6 +108,6 @@ def tracking_file(report: str) -> str:
 
 
 def shown_files(report: Report) -> list[str]:
-    """A file of each table and figure of a report."""
+    """One file of each table and figure of a report."""
     tables = [table_files(report.name, table)[0] for table in report.tables]
     return tables + [figure_files(report.name, figure)[0] for figure in report.figures]

@@ -1,12 +1,12 @@
-"""What a target would cost, before anyone spends a GPU-hour. Counted from the same jobs that the workflow runs.
+"""The cost of a target, estimated before anything runs from the same jobs that the workflow runs.
 
-GPU-hours come from a throughput table: measured on your own GPU by `edm bench`, else estimated and labelled so. They
-are those of networks alone: reading data, features and start-up are not in them.
+GPU-hours come from a throughput table: measured on your own GPU by `edm bench`, else labelled as an estimate. They
+count only networks, not reading data, features and start-up.
 """
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from edm.chain.costs import NOTHING, Cost
@@ -20,7 +20,7 @@ from edm.params import Params
 
 @dataclass
 class Plan:
-    """Costs by rule, in the order of the chain; the longest single job; jobs that need not run."""
+    """Costs by rule, in the order of the chain; the longest single job; the number of up-to-date jobs."""
 
     target: str
     by_rule: dict[str, Cost] = field(default_factory=dict)
@@ -33,9 +33,9 @@ class Plan:
 
 
 def make_plan(params: Params, target: str, throughput: str | None = None, everything: bool = False) -> Plan:
-    """The cost of a target; of what Snakemake would not run nothing is counted, unless ``everything`` is.
+    """The cost of the jobs that Snakemake would run for a target, or with ``everything`` of all its jobs.
 
-    Raises UserError for a target that nothing makes.
+    Raises UserError for a target that no job makes.
     """
     chain, plan = Chain(params), Plan(target)
     rates = Throughput.load(throughput if throughput and os.path.exists(throughput) else None)
@@ -51,7 +51,7 @@ def make_plan(params: Params, target: str, throughput: str | None = None, everyt
 
 
 def as_text(plan: Plan, gpus: int) -> str:
-    """The plan as a table for a terminal, with what its numbers mean."""
+    """The plan as a table for a terminal, with explanations of its numbers."""
     head = ("rule", "jobs", "images trained", "images drawn", "network evaluations", "GPU-hours", "disk")
     rows = [head, *(_row(rule, found) for rule, found in plan.by_rule.items()), _row("total", plan.total)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -60,14 +60,14 @@ def as_text(plan: Plan, gpus: int) -> str:
     lines.insert(1, "  ".join("-" * width for width in widths))
     lines.insert(-1, lines[1])
     low, high = (hours / gpus for hours in plan.total.hours)
-    lines += ["", f"{plan.target}: {plan.total.jobs:,} jobs; {plan.done:,} more are there already."]
+    lines += ["", f"{plan.target}: {plan.total.jobs:,} jobs; {plan.done:,} more are up to date."]
     if high:
         shared = f"{_span((low, high), _hours)} if {gpus} GPUs share it evenly"
-        lines.append(f"Wall time: {shared}, and not below the longest job on however many GPUs it uses: "
+        lines.append(f"Wall time: {shared}, but at least that of the longest job: "
                      f"{_hours(plan.longest[0])} GPU-hours ({plan.longest[1]}).")  # fmt: skip
         lines += [f"GPU-hours: {source}." for source in sorted(plan.total.sources)]
-        lines.append("Where two numbers stand, the outcome of a search decides. RK45 decides its evaluations itself; "
-                     f"{RK45_NFE} per image are assumed.")  # fmt: skip
+        lines.append("For two numbers, the outcome of a search decides. RK45 chooses its number of evaluations; "
+                     f"the plan assumes {RK45_NFE} per image.")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -76,7 +76,7 @@ def _row(rule: str, found: Cost) -> tuple[str, ...]:
     return (rule, f"{found.jobs:,}", _count(found.trained), *sampled, _span(found.hours, _hours), _bytes(found.disk))
 
 
-def _span(bounds: Iterable[float], show) -> str:
+def _span(bounds: Iterable[float], show: Callable[[float], str]) -> str:
     low, high = map(show, bounds)
     return low if low == high else f"{low} to {high}"
 
@@ -95,7 +95,7 @@ def _bytes(number: float) -> str:
     return _scaled(number, ((" TB", 1e12), (" GB", 1e9), (" MB", 1e6), (" kB", 1e3)), 1000)
 
 
-def _scaled(number: float, units, base: int) -> str:
+def _scaled(number: float, units: Iterable[tuple[str, float]], base: int) -> str:
     if not number:
         return "–"
     for unit, size in units:

@@ -1,11 +1,11 @@
-"""How each step came to its results, and which steps are stale: times of files play no part in it. Free of torch.
+"""The provenance and staleness of each step, by content hashes, not by timestamps. Free of torch.
 
-A step is a job of the chain. Its specification is what decides its outcome: its settings in params.yaml, the content of
-the raw data that it reads, the number of its code in :data:`edm.chain.rules.RULES`, and the digests of the
-specifications of the steps before it. When a step is done, a sidecar in ``steps/`` keeps the specification that it was
-started with, the hashes of its inputs and outputs, and where, when and by which commit it was made. A step is fresh
-where its sidecar agrees with params.yaml and with the files that exist. Absent files make nothing stale: a clone may
-lack raw data and samples.
+A step is a job of the chain. Its specification contains everything that affects its result: its settings in
+params.yaml, the content of the raw data that it reads, the version number of its code in
+:data:`edm.chain.rules.RULES`, and the digests of the specifications of the steps before it. When a step ends, a sidecar
+in ``steps/`` records the specification that the step started with, the hashes of its inputs and outputs, host, date and
+commit. A step is up to date if its sidecar agrees with params.yaml and with the existing files. Missing files do not
+make a step stale: a clone may lack raw data and samples.
 """
 
 import contextlib
@@ -30,23 +30,23 @@ from edm.files.writing import digest, sha256_file, write_json, write_text
 from edm.tracking import environment_tags
 
 FORMAT = "edm-step/1"
-#: What is told of how files were made.
+#: The fields of a sidecar that record how the files were made.
 ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
-LOCAL = Path(".edm")  # of this clone alone; may be deleted at any time
+LOCAL = Path(".edm")  # only for this clone; may be deleted at any time
 SETTLED = 2.0  # seconds after which another change of a file also changes its time, on every file system
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
 
 
 def sidecar_file(job: Job) -> str:
-    """Where a step's sidecar lies: below its stage and the dataset, experiment or report that it belongs to."""
-    if job.rule == "shard":  # it goes with what it describes
+    """The path of a step's sidecar: below its stage and its dataset, experiment or report."""
+    if job.rule == "shard":  # deleted together with the shard
         return f"{job.outputs[0]}.json"
     owner, *rest = job.key
     return f"{'/'.join(('steps', RULES[job.rule].stage, owner, job.rule, *rest))}.json"
 
 
-def read_sidecar(path: str | os.PathLike) -> dict[str, Any] | None:
-    """The sidecar at a path; None where there is none or it cannot be read, which are the same to a step."""
+def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The sidecar at a path; None if it is missing or damaged, which have the same effect."""
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
@@ -59,7 +59,7 @@ def read_sidecar(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 class Hashes:
-    """SHA-256 of files and folders, remembered for as long as a file keeps its inode, size and times."""
+    """SHA-256 of files and folders, cached as long as a file keeps its inode, size and times."""
 
     def __init__(self, path: Path | None = LOCAL / "hashes.json"):
         self.path, self._new = path, False
@@ -67,12 +67,12 @@ class Hashes:
             known = json.loads(path.read_text(encoding="utf-8")) if path else {}
         except (OSError, ValueError):
             known = {}
-        self._known: dict[str, list] = known if isinstance(known, dict) else {}
+        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
 
     def of(self, path: str) -> str | None:
-        """The hash of a file, or of the names and contents of a folder; None where there is neither.
+        """The hash of a file, or of the names and contents of a folder; None if the path does not exist.
 
-        Raises UserError where it cannot be read.
+        Raises UserError if it cannot be read.
         """
         try:
             mark, newest = _folder_mark(path) if os.path.isdir(path) else _mark(os.stat(path))
@@ -80,7 +80,8 @@ class Hashes:
             return None
         known = self._known.get(path)
         if known and known[0] == mark:
-            return known[1]
+            content: str = known[1]
+            return content
         try:
             found = _folder_hash(path) if os.path.isdir(path) else sha256_file(path)
         except OSError as error:
@@ -90,7 +91,7 @@ class Hashes:
         return found
 
     def save(self) -> None:
-        """Keeps what was computed for the next process; no matter where that fails."""
+        """Saves the computed hashes for the next process; a failure has no consequence."""
         if self.path and self._new:
             with contextlib.suppress(UserError):
                 write_text(self.path, json.dumps(self._known))
@@ -98,7 +99,7 @@ class Hashes:
 
 
 class Provenance:
-    """Specifications and freshness of the steps of a chain, as things are when they are first asked for."""
+    """Specifications and staleness of the steps of a chain; each is computed at its first use and cached."""
 
     def __init__(self, chain: Chain, hashes: Hashes | None = None):
         self.chain, self.hashes = chain, hashes or Hashes()
@@ -108,50 +109,51 @@ class Provenance:
         self._content = functools.cache(self.hashes.of)
 
     def specification(self, job: Job) -> dict[str, Any]:
-        """What decides the outcome of a step as params.yaml, the raw data and the code are now."""
+        """The specification of a step by the current params.yaml, raw data and code."""
         inputs: dict[str, str | None] = {path: self.digest(maker) for path, maker in made(self.chain, job)}
-        # Of raw data that are not here, what was known of them when they were used still holds.
+        # For missing raw data, the hash that the sidecar recorded at their use still counts.
         recorded = (self.sidecar(job) or {}).get("specification", {}).get("inputs", {})
         labels = raw_labels(self.chain, job)
         inputs |= {path: self._content(path) or recorded.get(label) for path, label in labels.items()}
         return _specification(self.chain, job, inputs)
 
     def _why_stale(self, job: Job) -> str | None:
-        """Why a step has to run again, in a few words; None where it is fresh or was never run."""
+        """Why a step has to run again, in a few words; None if it is up to date or never ran."""
         found = self.sidecar(job)
-        if found is None:  # what was fetched is known by its content
+        if found is None:  # the content of a download identifies it
             there = [path for path in job.outputs if job.rule != "download" and os.path.exists(path)]
-            return f"nothing tells how {there[0]} was made" if there else None
+            return f"no record of how {there[0]} was made" if there else None
         if found["digest"] != self.digest(job):
             return f"changed: {', '.join(_differences(found['specification'], self.specification(job)))}"
         if set(found["outputs"]) != set(job.outputs):
-            return "it makes other files now"
+            return "the step makes other files now"
         for path, content in found["outputs"].items():
             if self._content(path) not in (None, content):
-                return f"{path} is not the file that it made"
+                return f"{path} is not the file that the step made"
         for path, maker in made(self.chain, job):
             before = self.sidecar(maker)
             if before is None:
                 continue
             if before["outputs"].get(path) != found["inputs"].get(path):
-                return f"{path} was made again and is another one"
+                return f"{path} was made again with other content"
             if self.why_stale(maker) is not None:
                 return f"{path} is stale"
-        return "its last delivery left runs behind" if job.rule == "track" and _left_behind(job) else None
+        return "the last delivery to MLflow was incomplete" if job.rule == "track" and _left_behind(job) else None
 
     def to_run(self, targets: Iterable[str], forced: Iterable[str] = ()) -> list[Job]:
         """The jobs that have to run for some files, makers before users; ``forced``: files to make again in any case.
 
-        Those are the stale ones, the makers of what is missing and needed, and all that follow from either: what a
-        step will make is not known beforehand, so its users count even where it may make the same file again.
-        A missing file that nothing needs counts for nothing: a clone may lack samples, models and data.
+        These are the stale jobs, the makers of missing files that are needed, and all jobs that depend on either:
+        a step's output cannot be predicted, so its users run even if it may make the same file again. A missing file
+        that no job needs has no effect: a clone may lack samples, models and data.
         """
         targets = list(targets)
-        needed, makers, found = self.chain.needed(targets), self.chain.makers, set()
+        needed, makers = self.chain.needed(targets), self.chain.makers
+        found: set[Job] = set()
         stale = {job for job in needed if self.why_stale(job) is not None}
         absent = {path for job in needed for path in (*job.files, *job.parts, *job.outputs)
                   if not os.path.exists(path)}  # fmt: skip
-        absent |= {path for job in stale if job.rule == "shard" for path in job.outputs}  # of use to one step alone
+        absent |= {path for job in stale if job.rule == "shard" for path in job.outputs}  # only one step uses them
         stale = {job for job in stale if not absent.issuperset(job.outputs)}
         wanted, before = absent.intersection(targets).union(forced), -1
         while len(found) != before:
@@ -168,7 +170,7 @@ class Provenance:
     ) -> Callable[[Job], str]:
         """The digests of specifications without the content of files that are ``fetched`` between plan and step.
 
-        known: the specification of a step, where it is not that of params.yaml and the files as they are now.
+        known: the specifications of steps that differ from those by the current params.yaml and files.
         """
         known, fetched = known or self.specification, set(fetched)
 
@@ -189,19 +191,19 @@ def made(chain: Chain, job: Job) -> list[tuple[str, Job]]:
 
 
 def raw(chain: Chain, job: Job) -> list[str]:
-    """The inputs of a job that come from outside, be they here or not."""
+    """The inputs of a job that no step makes, existing or not."""
     own = {path for path, _ in made(chain, job)}
     return [path for path in chain.raw_sources(job) if path not in own]
 
 
 def raw_labels(chain: Chain, job: Job) -> dict[str, str]:
-    """What a specification calls each raw input: moved to another path, equal data are the same."""
+    """The name of each raw input in a specification, independent of its path: moved data are the same data."""
     return {path: f"raw data {number}" for number, path in enumerate(raw(chain, job), 1)}
 
 
 @dataclass
 class Started:
-    """A step that runs: what it was started with. ``finish`` writes its sidecar."""
+    """A running step and the specification that it started with. ``finish`` writes its sidecar."""
 
     job: Job
     path: str
@@ -215,24 +217,24 @@ class Started:
 
     @property
     def made_from(self) -> str:
-        """Digest of what decides the outcome beside the step's own settings: its code, all steps and data before it.
+        """Digest of everything but the step's settings that affects its result: its code, all steps and data before it.
 
-        What outlives an interruption carries it. The settings are compared where they are used: a state may be
-        continued for a longer training, and what was measured for one grid of a search is true in another. An
-        evaluation and its shards have the same.
+        All files for resuming contain it. The commands compare the settings themselves: a longer training run may
+        resume from a state, and a value measured for one grid of a search is valid in another. An evaluation and
+        its shards have the same digest.
         """
         own = ("rule", "key", "settings")
         return digest({part: value for part, value in self.specification.items() if part not in own})
 
     def finish(self, **more: Any) -> None:
-        """Seals what the step has made, with what ``more`` is known of it. Raises UserError for a missing output."""
+        """Writes the sidecar of the step's outputs, with the fields ``more``. Raises UserError for a missing output."""
         hashes = Hashes(None)
         outputs = {path: hashes.of(path) for path in self.job.outputs}
         if missing := [path for path, content in outputs.items() if content is None]:
             raise UserError(f"{missing[0]}: the step {self.job.name} did not make it")
         parts = [
             {"job": os.path.basename(path), **_made_by(read_sidecar(f"{path}.json") or {})} for path in self.job.parts
-        ]  # their own sidecars go with them
+        ]  # the sidecars of the parts are deleted with them
         tags = environment_tags()
         record = {
             "format": FORMAT, "rule": self.job.rule, "key": list(self.job.key), "digest": self.digest,
@@ -245,31 +247,30 @@ class Started:
 
 
 def start(chain: Chain, name: str, expected: str | None = None, fetched: Iterable[str] = ()) -> Started:
-    """What a step ("train digits/vp-F") is about to be made from, by the sidecars of the steps before it.
+    """A step ("train digits/vp-F") at its start, with its inputs by the sidecars of the steps before it.
 
-    expected: the digest of the specification that it was planned with, but for the content of ``fetched``: files that
-    were to be fetched first. Raises UserError where it is another one by now, or where nothing tells how an input was
-    made.
+    expected: the digest of its planned specification, without the content of ``fetched``, the files that were still to
+    be downloaded. Raises UserError if the digest has changed since, or if no sidecar records how an input was made.
     """
     begun, provenance = time.time(), Provenance(chain)
     if name not in chain.by_name:
-        raise UserError(f"{name}: params.yaml has no such step any more; run snakemake again")
+        raise UserError(f"{name}: params.yaml no longer has this step; run snakemake again")
     job = chain.by_name[name]
     digests: dict[str, str | None] = {path: provenance.hashes.of(path) for path in raw(chain, job)}
     inputs = dict(digests)
     for path, maker in made(chain, job):
         before = provenance.sidecar(maker)
         if before is None:
-            raise UserError(f"{path}: nothing tells how it was made; run snakemake again, or `edm adopt {path}`")
+            raise UserError(f"{path}: no record of how it was made; run snakemake again, or `edm adopt {path}`")
         digests[path], inputs[path] = before["digest"], before["outputs"].get(path)
     started = Started(job, sidecar_file(job), _specification(chain, job, digests), inputs, begun)
     if expected is not None and expected != (_planned(provenance, started, fetched) if fetched else started.digest):
-        raise UserError(f"{name}: params.yaml or its data were changed after this was planned; run snakemake again")
+        raise UserError(f"{name}: params.yaml or the data changed after the plan; run snakemake again")
     return started
 
 
 def _planned(provenance: Provenance, started: Started, fetched: Iterable[str]) -> str:
-    """The digest that a step which has started was planned with, if all before it was made as planned."""
+    """The planned digest of a started step, if all steps before it ran as planned."""
 
     def known(job: Job) -> dict[str, Any]:
         if job == started.job:
@@ -280,13 +281,13 @@ def _planned(provenance: Provenance, started: Started, fetched: Iterable[str]) -
 
 
 def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
-    """Takes the files of stale steps, as far as they are there, for what params.yaml and the code would make now.
+    """Marks existing files of stale steps as up to date although their settings or code changed.
 
-    For whoever knows that a change makes no difference. Returns the steps; their sidecars say that they were adopted.
+    The user vouches that the change does not affect the results. Returns the steps; their sidecars record the adoption.
     """
     adopted = []
     for job in chain.needed(targets):
-        provenance = Provenance(chain)  # anew: a step before may just have been adopted
+        provenance = Provenance(chain)  # again: an earlier step may just have been adopted
         if not RULES[job.rule].kept or not all(map(os.path.exists, job.outputs)) or provenance.why_stale(job) is None:
             continue
         inputs = {path: (provenance.sidecar(maker) or {"outputs": {}})["outputs"].get(path)
@@ -294,7 +295,7 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
         inputs |= {path: provenance.hashes.of(path) for path in raw(chain, job)}
         old = provenance.sidecar(job) or {}
         if old.get("outputs") != {path: provenance.hashes.of(path) for path in job.outputs}:
-            old = {}  # it tells of other files: how these came about nobody knows
+            old = {}  # it describes other files: the origin of these is unknown
         origin = {key: old.get(key) for key in (*ORIGIN, "parts")}
         started = Started(job, sidecar_file(job), provenance.specification(job), inputs, time.time())
         started.finish(adopted=datetime.now(UTC).isoformat(timespec="seconds"), **origin)
@@ -303,7 +304,7 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
 
 
 def _left_behind(job: Job) -> bool:
-    """Whether runs that are here are still to be delivered to MLflow."""
+    """Whether some local runs are not delivered to MLflow yet."""
     try:
         with open(job.outputs[0], encoding="utf-8") as file:
             return "reason" in json.load(file) and os.path.isdir(f"runs/{job.key[0]}")
@@ -312,7 +313,7 @@ def _left_behind(job: Job) -> bool:
 
 
 def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
-    """Where, when, with what and for how long."""
+    """Host, date, versions and duration."""
     return {name: sidecar[name] for name in ORIGIN if name in sidecar}
 
 
@@ -324,7 +325,7 @@ def _specification(chain: Chain, job: Job, inputs: dict[str, str | None]) -> dic
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[str]:
-    """Where two specifications differ: names of settings and of inputs."""
+    """The names of the settings and inputs in which two specifications differ."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [place or "its specification"]
     found = []
@@ -334,8 +335,8 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
     return found
 
 
-def _mark(status: os.stat_result) -> tuple[list[int], float]:
-    """What changes with a file, and the time of its last change."""
+def _mark(status: os.stat_result) -> tuple[list[int | str], float]:
+    """A mark that changes with a file, and the time of its last change."""
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns], status.st_ctime
 
 
@@ -344,7 +345,7 @@ def _files(folder: str) -> list[str]:
     return sorted(path for path in found if os.path.basename(path) != ".snakemake_timestamp")
 
 
-def _folder_mark(folder: str) -> tuple[list[int], float]:
+def _folder_mark(folder: str) -> tuple[list[int | str], float]:
     whole, newest, count = hashlib.sha256(), 0.0, 0
     for path in _files(folder):
         mark, changed = _mark(os.stat(path))

@@ -1,6 +1,7 @@
-"""What is done before Snakemake makes files again: it goes by times, and removes a step's outputs before it starts.
+"""Preparations before Snakemake makes files again.
 
-So it gets a marker that is newer than all that is to be made again, and what the chain did not make is set aside.
+Snakemake compares timestamps and removes a step's outputs before the step starts. So this module gives it a marker that
+is newer than all files to be made again, and moves files that the chain did not make to another folder.
 """
 
 import os
@@ -19,9 +20,9 @@ AHEAD = 60.0  # seconds by which another machine's clock may be ahead
 
 
 def new_marker(outputs: Iterable[str]) -> str:
-    """A file of this process that is newer than ``outputs``, even where these come from a clock that is ahead.
+    """A file of this process that is newer than ``outputs``, even if these come from a clock that is ahead.
 
-    Its text was in no file before: Snakemake forgives a newer input whose content it knows.
+    Its text is unique, because Snakemake ignores a newer input whose content it knows.
     """
     marker = LOCAL / f"stale-{os.getpid()}"
     write_text(marker, f"{time.time_ns()} {os.getpid()} {os.urandom(8).hex()}\n")
@@ -32,7 +33,7 @@ def new_marker(outputs: Iterable[str]) -> str:
 
 
 def to_present(paths: Iterable[str]) -> None:
-    """Sets files of the chain that come from the future to now: Snakemake fails a step whose input is newer than it."""
+    """Sets future times of the chain's files to now: a step whose input is newer than its output fails in Snakemake."""
     now = time.time()
     for path in paths:
         if os.path.exists(path) and os.stat(path).st_mtime > now:
@@ -40,23 +41,23 @@ def to_present(paths: Iterable[str]) -> None:
 
 
 def check_sources(chain: Chain, jobs: Iterable[Job]) -> None:
-    """Raises UserError where steps would fail, some after hours, for what they are made from.
+    """Raises UserError if steps would fail, some after hours, because of their raw data.
 
-    Where it is not to be had and files are here, which Snakemake would remove first; or where it comes from the future.
+    Either the data are missing and Snakemake would first remove existing outputs, or their date is in the future.
     """
     for job in jobs:
         for path in raw(chain, job):
             if not os.path.exists(path) and path not in chain.makers and any(map(os.path.exists, job.outputs)):
                 raise UserError(
-                    f"{path}: not there, and {job.name} has to run again; put it there, or keep what was made: "
+                    f"{path}: missing, and {job.name} has to run again; put it there, or keep the existing files: "
                     f"`edm adopt {job.outputs[0]}`"
                 )
             if os.path.exists(path) and os.stat(path).st_mtime > time.time() + AHEAD:
-                raise UserError(f"{path}: its date is in the future, which Snakemake refuses; `touch {path}`")
+                raise UserError(f"{path}: its date is in the future, which Snakemake rejects; `touch {path}`")
 
 
 def set_aside(provenance: Provenance, jobs: Iterable[Job]) -> Iterator[tuple[str, str]]:
-    """Moves outputs away that the chain did not make, as far as sidecars tell; yields each with its new place."""
+    """Moves away outputs that the chain did not make, according to the sidecars; yields each with its new path."""
     for job in jobs:
         known = (provenance.sidecar(job) or {}).get("outputs", {})
         for path in job.outputs:

@@ -1,4 +1,4 @@
-"""Points that jobs of the other layout have measured: `one_job_per` splits the work and changes no number."""
+"""Reuse of points evaluated by jobs of the other layout: `one_job_per` splits the work and changes no result."""
 
 import dataclasses
 from typing import Any
@@ -9,13 +9,13 @@ from edm.chain.paths import evaluation_file
 from edm.chain.provenance import Provenance
 from edm.files.writing import canonical_json, read_json
 
-_OF_THE_JOB = ("id", "repeat", "first_seed", "sampler", "run", "from")  # what a row holds beside its results
+_OF_THE_JOB = ("id", "repeat", "first_seed", "sampler", "run", "from")  # fields of a row that are not results
 
 
 def measured_before(chain: Chain, job: Job) -> dict[tuple[str, int], dict[str, Any]]:
     """(point, repeat) → results and the file they are ``from``, for the draws of an evaluation that need no new images.
 
-    A file counts where its sidecar vouches for it: same settings, code number and inputs, all by content.
+    A file counts if its sidecar records the same settings, code number and inputs, all by content.
     """
     name, model, evaluation = job.key[0], job.key[1], "/".join(job.key[2:])
     experiment, provenance = chain.experiments[name], Provenance(chain)
@@ -44,6 +44,6 @@ def measured_before(chain: Chain, job: Job) -> dict[tuple[str, int], dict[str, A
 
 
 def _shared(specification: dict[str, Any]) -> str:
-    """What the jobs of both layouts have in common: all but which points they measure."""
+    """The specification that jobs of both layouts share: everything except the points that they evaluate."""
     settings = {key: value for key, value in specification["settings"].items() if key not in ("points", "repeats")}
     return canonical_json({**specification, "key": None, "settings": settings})

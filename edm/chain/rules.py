@@ -1,8 +1,8 @@
-"""The rules of the chain in one table: which jobs a rule has, what decides their results, what they cost.
+"""The rules of the chain in one table: the jobs of each rule, the settings that affect their results, their costs.
 
-Chain, provenance, plan, pages, lineage, command line and ``dvc.yaml`` read the table; ``docs/rules.md`` shows how to
-add a rule. What is kept lies in data, models and results, each folder with files of one kind; runs is the working space
-of one machine. Rules and files:
+Chain, provenance, plan, pages, lineage, command line and ``dvc.yaml`` use the table; ``docs/rules.md`` shows how to
+add a rule. The folders data, models and results hold the files that DVC keeps; runs is the working space of one
+machine. Rules and files:
 
 ===========  ==================================================  =============================================
 rule         makes                                               from
@@ -51,10 +51,10 @@ class Rule:
     """One rule of the workflow.
 
     stage: of ``dvc.yaml``, and the folder of its sidecars below ``steps``. jobs: every job of a chain.
-    settings: what decides a job's result beside its inputs, as JSON data; GPUs, nodes, threads and shards do not.
+    settings: all settings that affect a job's result, as JSON data; without GPUs, nodes, threads and shards.
     code: the version of what the rule computes. Raise it if a change of code changes results: the rule's steps and all
-    that follow run again. A person decides this, since a hash of sources cannot tell a new formula from a new comment.
-    Different rounding, which another torch or processor brings too, is no reason to raise it.
+    dependent steps run again. You decide this, since a hash of sources cannot tell a new formula from a new comment.
+    Do not raise it for different rounding, which another torch version or processor causes, too.
     computes: whether it runs on GPUs. cost: what a job costs, for ``edm plan``.
     kept: whether its files stay, with a sidecar below ``steps``; downloads have none, shards are deleted once merged.
     """
@@ -158,7 +158,7 @@ def _search(chain: "Chain") -> Iterator[Job]:
 
 
 def _reference_of(experiment: Experiment, model: str) -> str:
-    """The statistics that a search measures against: those that a grid of the model names, else the dataset's."""
+    """The reference statistics of a search: those that a grid of the model names, else the dataset's."""
     for grid in experiment.grids.values():
         if model in grid.points and grid.reference:
             return grid.reference
@@ -249,7 +249,7 @@ def _of_pages(chain: "Chain", job: Job) -> Any:
 
 
 def _about(chain: "Chain") -> Iterator[Job]:
-    for name, report in chain.reports.items():  # what is shown, and thereby every step before it
+    for name, report in chain.reports.items():  # the targets, which need every earlier step
         inputs = named(shown=[*paths.shown_files(report), paths.metrics_files(name)[0]])
         yield Job("about", (name,), inputs, tuple(paths.about_files(name)))
 
@@ -278,7 +278,7 @@ def _made_from(sources: Iterable[Source]) -> list[str]:
 
 
 def measuring_options(job: Job) -> list[str]:
-    """What a job measures with, as options of its command: references, the extractor's weights, a search's outcome."""
+    """Options of a job's command: reference statistics, the extractor's weights, a search's outcome."""
     given = {"--ref": "references", "--weights": "weights", "--settings": "settings"}
     return [word for option, name in given.items() if name in job.inputs for word in (option, *job.inputs[name])]
 

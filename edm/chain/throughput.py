@@ -1,4 +1,4 @@
-"""What a GPU does per second: measured on the user's own machine, and where it is not, estimated and labelled so.
+"""Throughput of a GPU: measured on the user's machine, or else an estimate that is labelled as one.
 
 The table is free of torch; only :func:`measure` needs it.
 """
@@ -21,6 +21,8 @@ from edm.networks.flops import flops
 if TYPE_CHECKING:
     import torch
 
+    from edm.models.compilation import Compiled
+
 FORMAT = "edm-throughput/1"
 
 #: Configuration F on CIFAR-10: 200 Mimg in two days on eight V100s, and 26 images per second of 35 evaluations on one.
@@ -35,7 +37,7 @@ WARM_UP, FEWEST = 3, 3  # steps before the clock starts, and steps that a median
 
 @dataclass(frozen=True)
 class Rate:
-    """Training images, or network evaluations of one image, per second on one GPU, and where the number is from."""
+    """Training images, or network evaluations of one image, per second on one GPU, and the source of the number."""
 
     per_second: float
     source: str
@@ -44,10 +46,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line of the table. network: digest of what decides its speed; flops: of one evaluation.
+    """One line of the table. network: digest of the fields that affect its speed; flops: of one evaluation.
 
     device: its name; kind: "cuda", "cpu", …; training, evaluations: per second at ``batch`` images per step, both in
-    that precision; time: when, in UTC; about: how.
+    that precision; time: in UTC; about: conditions of the measurement.
     """
 
     network: str
@@ -63,17 +65,17 @@ class Measurement:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What a later measurement replaces: the same device, precision and network."""
+        """The key: a later measurement of the same device, precision and network replaces this one."""
         return self.device, self.precision, self.network
 
 
 class Throughput:
-    """Rates of any network, from the measurements there are.
+    """Rates of any network, from the existing measurements.
 
-    A network that was measured in a precision has its own rate. Any other has that of the nearest measurement on the
-    same device (the same precision before other ones, then the nearest in FLOPs), scaled by FLOPs; without any, the
-    published one of a V100, scaled likewise.
-    ``device``: part of a device's name; without one, the GPU measured last counts, and CPUs never do.
+    A network that was measured in a precision has its own rate. Any other has the rate of the nearest measurement on
+    the same device (the same precision before other ones, then the nearest in FLOPs), scaled by FLOPs; without
+    measurements, the published rate of a V100, scaled likewise.
+    ``device``: part of a device's name; default: the GPU measured last, never a CPU.
     """
 
     def __init__(self, measurements: Iterable[Measurement] = ()):
@@ -81,7 +83,7 @@ class Throughput:
 
     @classmethod
     def load(cls, path: str | Path | None) -> "Throughput":
-        """The table in a file; an empty one where there is no file. Raises UserError where the file is another."""
+        """The table in a file; an empty one without a file. Raises UserError for a file of another format."""
         return cls(_read(Path(path)) if path is not None and Path(path).exists() else ())
 
     def training(self, config: TrainingConfig, device: str | None = None) -> Rate:
@@ -89,7 +91,7 @@ class Throughput:
         return self._rate("training", config.network(), config.precision, device, ANCHOR_TRAINING)
 
     def evaluations(self, network: NetworkConfig, precision: str = "fp32", device: str | None = None) -> Rate:
-        """Network evaluations of one image per second and GPU. Raises UserError where ``device`` was not measured."""
+        """Network evaluations of one image per second and GPU. Raises UserError if ``device`` was not measured."""
         return self._rate("evaluations", network, precision, device, ANCHOR_EVALUATIONS)
 
     def _rate(self, what: str, network: NetworkConfig, precision: str, device: str | None, anchor: float) -> Rate:
@@ -104,7 +106,7 @@ class Throughput:
         return Rate(getattr(m, what) * m.flops / size, source, measured=False)
 
     def _on(self, device: str | None) -> list[Measurement]:
-        """The measurements of one device: a plan that mixes several would be true of none."""
+        """The measurements of one device, since a plan must not mix devices."""
         if device is None:
             found = [m for m in self.measurements if m.kind != "cpu"]
         else:
@@ -117,12 +119,12 @@ class Throughput:
 
 
 def network_digest(network: NetworkConfig) -> str:
-    """Names what decides a network's speed: all of its configuration but the dropout probability."""
+    """A digest of everything that affects a network's speed: its configuration without the dropout probability."""
     return digest({name: value for name, value in network.changes().items() if name != "dropout"})
 
 
 def record(path: str | Path, measurement: Measurement) -> None:
-    """Writes a measurement into the table of a file, in place of an earlier one of its kind; the others stay."""
+    """Writes a measurement into the table of a file; it replaces an earlier one with the same key."""
     path = Path(path)
     table = {m.key: m for m in (_read(path) if path.exists() else ())}
     table[measurement.key] = measurement
@@ -142,7 +144,8 @@ def _measurement(row: Any, where: str) -> Measurement:
         if field.type is str:
             fits = isinstance(value, str)
         else:
-            fits = isinstance(value, (int, field.type)) and not isinstance(value, bool) and 0 < value < math.inf
+            kinds = (int, float) if field.type is float else int
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < math.inf
         if not fits:
             wanted = "text" if field.type is str else "a positive number"
             raise UserError(f"{where} has {field.name} {value!r}; expected {wanted}; mend it or delete the file")
@@ -161,10 +164,10 @@ def measure(
 ) -> Measurement:
     """Times training steps and network evaluations of a configuration on one device; the medians, after a warm-up.
 
-    A step is training's own on made-up images: the drawing of a batch with its augmentation, the loss, its gradients,
-    Adam and the moving average; without clipping and without other GPUs to wait for. An evaluation is D(x; σ).
-    seconds: how long, shared by the two. batch: images at once, by default ``microbatch`` or 64. compile: as in train.
-    Raises UserError where the batch does not fit in the device's memory.
+    A step is a real training step on synthetic images: batch with augmentation, loss, gradients, Adam and moving
+    average, without clipping and without communication between GPUs. An evaluation is D(x; σ).
+    seconds: total time for both. batch: images per step, by default ``microbatch`` or 64. compile: as in train.
+    Raises UserError if the batch does not fit in the device's memory.
     """
     import torch
 
@@ -199,8 +202,8 @@ def measure(
     )
 
 
-def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, str] | None) -> list[Callable[[], None]]:
-    """A training step and a network evaluation of a minibatch, each to be called again and again."""
+def _work(config: TrainingConfig, device: "torch.device", compiled: "Compiled | None") -> list[Callable[[], None]]:
+    """A training step and a network evaluation of a minibatch, as functions to call repeatedly."""
     from itertools import count
 
     import numpy as np
@@ -231,7 +234,7 @@ def _work(config: TrainingConfig, device: "torch.device", compiled: dict[str, st
 
 
 def _pace(work: Callable[[], None], seconds: float, device: "torch.device") -> float:
-    """Median seconds of one call, from as many as fit into the time."""
+    """Median seconds of one call, from as many calls as fit into the time."""
     import torch
 
     def timed() -> float:
@@ -243,7 +246,7 @@ def _pace(work: Callable[[], None], seconds: float, device: "torch.device") -> f
 
     for _ in range(WARM_UP):
         timed()
-    times = []
+    times: list[float] = []
     while len(times) < FEWEST or sum(times) < seconds:
         times.append(timed())
     return median(times)

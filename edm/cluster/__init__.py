@@ -1,1 +1,1 @@
-"""Processes, GPUs, signals, Slurm."""
+"""Processes of a run, GPUs, signals, Slurm."""

@@ -1,7 +1,7 @@
-"""The GPUs of one machine, shared by the jobs that run on it: each has its own, and waits for them.
+"""Shares the GPUs of one machine among its jobs: each job reserves its own GPUs and waits until they are free.
 
-Slurm gives every job its GPUs. Where Snakemake starts jobs by itself, it goes by the cores that are free, and all of
-them would compute on the first GPU.
+Slurm assigns GPUs to every job. Without Slurm, Snakemake schedules jobs by free cores only, and all of them would
+compute on the first GPU.
 """
 
 import importlib.metadata
@@ -23,23 +23,23 @@ from edm.files.lock import Held, exclusive
 from edm.files.writing import digest
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-FOLDER = Path(f"/tmp/edm-gpus-{os.getuid()}")  # of this machine and user; a file per GPU, and per queue for them
-_LOOK = 0.5  # seconds between looks at GPUs that others have
+FOLDER = Path(f"/tmp/edm-gpus-{os.getuid()}")  # of this machine and user; one lock file per GPU and per queue
+_LOOK = 0.5  # seconds between checks for free GPUs
 
 
 @contextmanager
 def own(count: int) -> Iterator[list[int]]:
-    """Makes ``count`` GPUs that no other such block of this user on this machine has all that CUDA sees; 0 hides them.
+    """Reserves ``count`` free GPUs and hides the others from CUDA; 0 hides all.
 
-    Waits until so many are free; who comes later waits behind, or a block of many GPUs could wait for ever. Without
-    GPUs, where processes compute on CPUs, nothing is done. Yields open files: while any process has one of them open,
-    the GPUs are not given to others. Raises UserError where there are fewer GPUs.
+    Waits until ``count`` GPUs are free. Jobs of this user on this machine wait in a queue, so that a job with many GPUs
+    cannot starve. On a machine without GPUs it does nothing. Yields open files: a GPU stays reserved while any process
+    has its file open. Raises UserError if the machine has fewer GPUs.
     """
     before = os.environ.get(VISIBLE)
     with ExitStack() as held:
         here = on_this_machine() if count else []
         if 0 < len(here) < count:
-            raise UserError(f"{count} GPUs are asked for, and there are {len(here)}; lower `gpus` in params.yaml")
+            raise UserError(f"{count} GPUs are needed, but only {len(here)} are available; lower `gpus` in params.yaml")
         taken = _taken(here, count, held) if here else {}
         if taken or count == 0:
             os.environ[VISIBLE] = ",".join(taken)
@@ -53,13 +53,13 @@ def own(count: int) -> Iterator[list[int]]:
 
 
 def on_this_machine() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where there is no driver.
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; [] without a driver.
 
-    By UUID, which means the same in every process; in a job of Slurm, as Slurm names them.
+    They are UUIDs, which mean the same in every process; in a Slurm job, the names that Slurm gives.
     """
-    named = os.environ.get(VISIBLE)
-    if named is not None:  # CUDA goes as far as the first that is none
-        named = list(dict.fromkeys(takewhile(lambda name: name not in ("", "-1"), map(str.strip, named.split(",")))))
+    stated, named = os.environ.get(VISIBLE), None
+    if stated is not None:  # CUDA stops at the first invalid entry
+        named = list(dict.fromkeys(takewhile(lambda name: name not in ("", "-1"), map(str.strip, stated.split(",")))))
     if slurm.job() is not None:
         return named or []
     try:
@@ -68,16 +68,16 @@ def on_this_machine() -> list[str]:
         uuids = [_text(driver.nvmlDeviceGetUUID(handle)) for handle in handles]
         kinds = {_text(driver.nvmlDeviceGetName(handle)) for handle in handles}
     except Exception:
-        return []  # no driver, or one that does not tell
+        return []  # no driver, or one that does not answer
     if named is None:
         return uuids
-    # CUDA numbers unlike GPUs by their speed, if not told otherwise; the driver, by their place.
+    # By default CUDA numbers different GPUs by speed; the driver numbers them by PCI slot.
     numbered = len(kinds) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     return [_in_full(name, uuids, numbered) for name in named]
 
 
 def gpu_name() -> str | None:
-    """The GPU that torch would choose here, as the driver tells, without loading torch; None for the CPU."""
+    """The name of the GPU that torch would choose, from the driver, without loading torch; None for the CPU."""
     first = os.environ.get(VISIBLE, "0").partition(",")[0].strip()  # a number or a UUID
     if first in ("", "-1"):
         return None
@@ -88,11 +88,11 @@ def gpu_name() -> str | None:
         find = driver.nvmlDeviceGetHandleByIndex if first.isdecimal() else driver.nvmlDeviceGetHandleByUUID
         return _text(driver.nvmlDeviceGetName(find(int(first) if first.isdecimal() else first)))
     except Exception:
-        return None  # no driver, no GPU, or one that does not tell
+        return None  # no driver, no GPU, or a driver that does not answer
 
 
 def _driver() -> ModuleType:
-    """NVIDIA's library, ready to be asked. Raises an exception of its own where there is none."""
+    """NVIDIA's management library, initialised. Raises the library's exception if it is missing."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -104,7 +104,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _in_full(name: str, uuids: Sequence[str], numbered: bool) -> str:
-    """The UUID that a number or the beginning of one stands for; the name itself where that is not certain."""
+    """The UUID that a number or a UUID prefix stands for; the name itself if that is ambiguous."""
     if name.isdecimal():
         return uuids[int(name)] if numbered and int(name) < len(uuids) else name
     found = [uuid for uuid in uuids if uuid.startswith(name)]
@@ -112,7 +112,7 @@ def _in_full(name: str, uuids: Sequence[str], numbered: bool) -> str:
 
 
 def _taken(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
-    """Locks ``count`` of the GPUs, all at once, until ``held`` is closed: name → open file."""
+    """Locks ``count`` GPUs together until ``held`` is closed: name → open file."""
     _check_folder()
     with ExitStack() as waiting:
         queue = _file("queue-" + digest(sorted(here)))
@@ -130,7 +130,7 @@ def _taken(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
 
 
 def _free(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
-    """``count`` GPUs that nobody else has, locked until ``held`` is closed; none where there are fewer."""
+    """Locks ``count`` free GPUs until ``held`` is closed: name → open file; {} if fewer are free."""
     taken: dict[str, int] = {}
     with ExitStack() as tried:
         for name in here:
@@ -143,19 +143,19 @@ def _free(here: Sequence[str], count: int, held: ExitStack) -> dict[str, int]:
 
 
 def _check_folder() -> None:
-    """Raises UserError where somebody else could have put something in the way."""
+    """Raises UserError if other users could write to the folder of the lock files."""
     try:
         FOLDER.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{FOLDER}: cannot be made ({error.strerror}); GPUs are shared out there") from error
+        raise UserError(f"{FOLDER}: cannot be created ({error.strerror}); it is for the lock files of GPUs") from error
     found = FOLDER.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise UserError(f"{FOLDER}: not a folder that is yours alone; have it removed")
+        raise UserError(f"{FOLDER}: not a folder that only you can write to; have it removed")
 
 
 def _file(name: str) -> Path:
-    return FOLDER / re.sub(r"\W", "-", f"{slurm.job() or ''}-{name}")  # numbers of Slurm mean nothing in other jobs
+    return FOLDER / re.sub(r"\W", "-", f"{slurm.job() or ''}-{name}")  # Slurm's GPU numbers are valid only in the job
 
 
 def _say(count: int) -> None:
-    print(f"waiting for {count} GPU{'s' if count > 1 else ''}: other jobs have them, or came first", file=sys.stderr)
+    print(f"waiting for {count} GPU{'s' if count > 1 else ''}: other jobs use or await them", file=sys.stderr)

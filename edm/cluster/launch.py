@@ -1,10 +1,9 @@
-"""Starts a command on many processes, as torchrun does, and ends with the status that they end with.
+"""Starts a command in several processes with torchrun, and returns their exit status.
 
     python -m edm.cluster.launch --nproc-per-node 4 -m edm train …
 
-Options are torchrun's; ``--slurm`` stands for those by which the nodes of a step of Slurm find each other. By itself
-torchrun makes every failure a 1, stops that are to be continued (75) among them, and dies of SIGUSR1 without telling
-its processes.
+Options are torchrun's; ``--slurm`` adds the rendezvous options for the nodes of a Slurm step. torchrun alone turns
+every failure into exit status 1, including preemption (75), and SIGUSR1 kills it before it can stop its processes.
 """
 
 import sys
@@ -12,13 +11,13 @@ import sys
 from edm.cluster import slurm
 from edm.errors import PREEMPTED, UserError
 
-SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"  # passed on; what does not end within 30 s of one is killed
+SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"  # passed on; processes still running after 30 s are killed
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the processes. Returns 0, the status of the first that failed (128 + its signal), or 75 where asked to stop.
+    """Runs the processes. Returns 0, the status of the first failure (128 + its signal), or 75 if asked to stop.
 
-    What failed first is named on stderr.
+    Prints the first failure on stderr.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -27,7 +26,7 @@ def main(arguments: list[str]) -> int:
     try:
         nodes = slurm.rendezvous() if "--slurm" in arguments else []
         own = [argument for argument in arguments if argument != "--slurm"]
-        run.run(run.parse_args(["--signals-to-handle", SIGNALS, *nodes, *own]))  # the caller's own come later and win
+        run.run(run.parse_args(["--signals-to-handle", SIGNALS, *nodes, *own]))  # the caller's come last and win
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

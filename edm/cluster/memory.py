@@ -1,4 +1,4 @@
-"""What becomes of the memory of freed tensors on a CPU."""
+"""How the C library reuses the memory of freed CPU tensors."""
 
 import sys
 
@@ -6,15 +6,15 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt, from glibc's malloc.
 
 
 def keep_freed() -> bool:
-    """Lets this process keep what it frees, to use it again; whether that is possible.
+    """Makes this process keep freed memory for reuse. Returns False where the C library does not support that.
 
-    glibc returns the memory of every large tensor to the system, which clears each page of it anew when the next tensor
-    of the same size asks for it: a fifth of the time of a wide network's training step (bench/RESULTS.md). Other C
-    libraries are left alone.
+    By default glibc returns the memory of every large tensor to the system, which then clears each page again for the
+    next tensor: a fifth of the time of a wide network's training step (bench/RESULTS.md). Has no effect on other C
+    libraries.
     """
     if not sys.platform.startswith("linux"):
         return False
-    import ctypes  # 3 ms, which commands without a device need not wait for
+    import ctypes  # takes 3 ms, which commands without a device should not pay
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, -1))

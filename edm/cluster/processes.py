@@ -1,4 +1,4 @@
-"""The processes of one run: one, or as many as torchrun started. They work together and end together."""
+"""The processes of one run: a single process, or those that torchrun started. A failure of one ends all."""
 
 import os
 import sys
@@ -17,15 +17,15 @@ from torch import Tensor
 from edm.errors import Preempted, UserError
 
 CPU = torch.device("cpu")
-LEAVING, STATUS = "leaving", "status"  # in the store: how many processes left early; exit status of the first
+LEAVING, STATUS = "leaving", "status"  # keys in the store: number of processes that failed; exit status of the first
 JOINING = 600.0  # seconds for all processes of a run to find each other, as torchrun allows
-QUIET, LOOK = 10.0, 0.2  # seconds of waiting for them before a line says so, and between looks for a signal
-WATCH, GRACE = 1.0, 3.0  # seconds between looks at the store, and for a process to notice by itself
+QUIET, LOOK = 10.0, 0.2  # seconds before a line reports the wait, and between checks for signals
+WATCH, GRACE = 1.0, 3.0  # seconds between checks of the store, and for a process to fail on its own
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: ``rank`` of ``size``, and the device it computes on."""
+    """This process's ``rank``, the number of processes ``size``, and the ``device`` of this process."""
 
     rank: int = 0
     size: int = 1
@@ -42,13 +42,13 @@ class World:
         return values
 
     def total(self, *numbers: float) -> list[float]:
-        """The sums of some numbers over all processes, on every process. Several processes wait for their devices."""
+        """The sum of each number over all processes, on every process. Several processes wait for their devices."""
         if self.size == 1:
             return list(numbers)
         return self.sum(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
 
     def share(self, value: Any) -> Any:
-        """What the first process gives here, on every process; what the others give does not count."""
+        """Broadcasts the value of rank 0 to every process; the values of the others are ignored."""
         if self.size == 1:
             return value
         box = [value]
@@ -56,10 +56,10 @@ class World:
         return box[0]
 
     def gather(self, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """The tensors of every process, in order of rank, on the first process; nothing on the others.
+        """The tensors of every process, in order of rank, on rank 0; an empty list on the others.
 
-        Names and shapes may differ. The tensors of the others arrive on the CPU, one after the other, so that the
-        device holds one of them at a time.
+        Names and shapes may differ between processes. Rank 0 receives one tensor at a time and moves it to the CPU, so
+        that its device holds only one of them.
         """
         if self.size == 1:
             return [tensors]
@@ -81,15 +81,16 @@ class World:
         return gathered
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Returns when every process has called it."""
         if self.size > 1:
             dist.barrier()
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name: auto, cpu, cuda or cuda:N. "cuda" is the GPU of this process, "auto" that or the CPU.
+    """The device of that name: auto, cpu, cuda or cuda:N. "cuda" is the GPU of this process; "auto" is that GPU if
+    usable, else the CPU.
 
-    Raises UserError for other names, a GPU that is not there, or one GPU named for several processes.
+    Raises UserError for other names, for a GPU that does not exist, or if several processes would share cuda:N.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -102,10 +103,10 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(f"device {name!r}: this machine has no usable GPU; use --device cpu")
     _, size = _place()
     if index and size > 1:
-        raise UserError(f"device {name!r}: each of several processes takes a GPU of its own; use --device cuda")
+        raise UserError(f"device {name!r}: each of several processes needs its own GPU; use --device cuda")
     number = int(index or _number("LOCAL_RANK", 0))
     if number >= torch.cuda.device_count():
-        raise UserError(f"device {name!r}: GPU {number} is not there; this machine has {torch.cuda.device_count()}")
+        raise UserError(f"device {name!r}: GPU {number} does not exist; this machine has {torch.cuda.device_count()}")
     return torch.device("cuda", number)
 
 
@@ -114,10 +115,10 @@ ALONE = World()
 
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Joins the processes that torchrun started (NCCL on GPUs, else gloo), or stands alone; leaves them at the end.
+    """Joins the process group that torchrun started (NCCL on GPUs, else gloo) and leaves it at the end.
 
-    Where one leaves the block with an error, the others end within seconds and with its exit status. Only the error
-    of the first is raised, and shown by torchrun as the cause.
+    Without torchrun it yields a single process. If one process leaves the block with an error, the others end within
+    seconds and with its exit status. Only the first error is raised, and torchrun shows it as the cause.
     """
     place = pick_device(device)
     rank, size = _place()
@@ -133,8 +134,8 @@ def world(device: str = "auto") -> Iterator[World]:
     try:
         yield World(rank, size, place)
     except BaseException as error:
-        # The group is left standing: taking it down may wait for the others, and they must not notice before they are
-        # told, or the errors of their broken connections would be shown first.
+        # Do not destroy the process group: that could wait for the others, and they would see broken connections before
+        # the recorded status, and report those errors first.
         _leave(store, rank, error)
         raise
     over.set()
@@ -142,9 +143,9 @@ def world(device: str = "auto") -> Iterator[World]:
 
 
 def _place() -> tuple[int, int]:
-    """This process's rank and the number of processes, by torchrun's variables; 0 and 1 without them.
+    """This process's rank and the number of processes, from torchrun's environment variables; 0 and 1 without them.
 
-    Raises UserError where they are incomplete or make no sense: a process of its own would wait for others for ever.
+    Raises UserError if they are incomplete or invalid: the process would otherwise wait forever for others.
     """
     size = _number("WORLD_SIZE", 1, least=1)
     if size == 1:
@@ -156,12 +157,12 @@ def _place() -> tuple[int, int]:
     if rank >= size:
         raise UserError(f"RANK is {rank} and WORLD_SIZE {size}; ranks are counted from 0; {_ADVICE}")
     if not 0 < port < 1 << 16:
-        raise UserError(f"MASTER_PORT is {port}; a port lies between 1 and 65535; {_ADVICE}")
+        raise UserError(f"MASTER_PORT is {port}; a port is between 1 and 65535; {_ADVICE}")
     return rank, size
 
 
 def _number(name: str, default: int, least: int = 0) -> int:
-    """The whole number in an environment variable. Raises UserError where it holds something else."""
+    """The integer in an environment variable. Raises UserError for any other content."""
     text = os.environ.get(name) or str(default)
     if not (text.isascii() and text.isdecimal() and int(text) >= least):
         raise UserError(f"{name} is {text!r}; expected a whole number from {least}; {_ADVICE}")
@@ -172,9 +173,9 @@ _ADVICE = "start several processes with `edm launch --gpus N -- COMMAND`, or uns
 
 
 def _rendezvous(size: int) -> dist.Store:
-    """The store by which ``size`` processes find each other, when all have come.
+    """The store that connects ``size`` processes; returns when all have joined.
 
-    Python hears no signal inside torch's call, which waits: so a thread makes it. Raises UserError where it fails, or
+    torch's rendezvous call blocks Python's signal handlers, so it runs in a thread. Raises UserError if it fails, or
     after ``JOINING`` seconds.
     """
     found: list[Any] = []
@@ -197,14 +198,14 @@ def _rendezvous(size: int) -> dist.Store:
     if isinstance(store, Exception):
         reason = str(store).strip().partition("\n")[0] or f"no answer within {JOINING:g} s"
         raise UserError(f"the {size} processes did not meet at {address} ({reason}); {_ADVICE}") from None
-    store.set_timeout(dist.distributed_c10d.default_pg_timeout)  # what follows may take as long as torch allows it
+    store.set_timeout(dist.distributed_c10d.default_pg_timeout)  # later operations get torch's default timeout
     return store
 
 
 def _leave(store: dist.Store, rank: int, error: BaseException) -> None:
-    """Tells the others that this process ends. Raises SystemExit, after a line on stderr, where another one was first.
+    """Tells the others that this process ends. If another failed first, prints a line on stderr and raises SystemExit.
 
-    Agreed stops (``Preempted``) are the same on every process: none is the consequence of another.
+    All processes raise ``Preempted`` together by agreement: none is the consequence of another.
     """
     try:
         if store.add(LEAVING, 1) == 1:
@@ -214,7 +215,7 @@ def _leave(store: dist.Store, rank: int, error: BaseException) -> None:
             reason = str(error).strip().partition("\n")[0]
             print(f"process {rank} ends with another one ({type(error).__name__}: {reason})", file=sys.stderr)
             raise SystemExit(status) from None
-    except RuntimeError:  # the store went with the process that kept it
+    except RuntimeError:  # the store ended with the process that hosted it
         pass
     if "TORCHELASTIC_ERROR_FILE" in os.environ and isinstance(error, Exception):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -230,15 +231,15 @@ def _status(error: BaseException) -> int:
 
 
 def _watch(store: dist.Store, over: threading.Event) -> None:
-    """Ends this process when one has failed: on a GPU it would wait for that one's part for minutes.
+    """Ends this process when another has failed: on a GPU it would wait minutes for the failed process.
 
-    SIGTERM, which torchrun sends then, cannot do it: it asks for a stop after the step that never ends.
+    The SIGTERM that torchrun sends is not enough: it requests a stop after the current step, which never ends.
     """
     try:
         while not over.wait(WATCH):
             if store.check([STATUS]):
-                if not over.wait(GRACE):  # on a CPU, the broken connection raises an error, which is tidier
+                if not over.wait(GRACE):  # on a CPU, the broken connection raises a proper error
                     os._exit(int(store.get(STATUS)))
                 return
     except RuntimeError:
-        return  # the store is gone: the others have ended
+        return  # the store is closed: the others have ended

@@ -1,4 +1,4 @@
-"""What the commands share: groups of options, types of arguments, and how a command runs and speaks."""
+"""Option groups, argument types and helpers of all commands."""
 
 import argparse
 import os
@@ -14,16 +14,16 @@ from edm.errors import Preempted, UserError
 if TYPE_CHECKING:
     from edm.cluster.processes import World
 
-MADE_FROM = "EDM_MADE_FROM"  # the environment variable by which `edm launch` tells a command what its step is made from
+MADE_FROM = "EDM_MADE_FROM"  # environment variable: `edm launch` passes a command the digest of its step's inputs
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr."""
+    """Prints a line for the user on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def threads(count: int | None) -> None:
-    """Limits torch's threads, where a number is given."""
+    """Limits torch's threads if a number is given."""
     if count:
         import torch
 
@@ -31,10 +31,10 @@ def threads(count: int | None) -> None:
 
 
 def made_from(rule: str) -> str:
-    """Digest of what a command works with beside its settings; everything that an interruption leaves carries it.
+    """Digest of everything but the settings that decides a command's result; all its intermediate files contain it.
 
-    `edm launch` tells the command of a step: the step's code number and everything upstream. A command that was started
-    by hand knows the code number of its rule alone; the content of its inputs is for it to compare.
+    For a step, `edm launch` passes a digest of the step's code number and all steps and data before it. A command that
+    was started by hand uses only the code number of its rule, and compares the content of its inputs itself.
     """
     from edm.chain.rules import RULES
     from edm.files.writing import digest
@@ -44,9 +44,9 @@ def made_from(rule: str) -> str:
 
 @contextmanager
 def processes(device: str) -> Iterator["World"]:
-    """The processes that torchrun started, or this one alone; a signal ends them all with status 75.
+    """The processes that torchrun started, or only this one; a signal ends them all with status 75.
 
-    Files are written whole or not at all, so nothing but time is lost then.
+    All writes are atomic, so a signal costs only time.
     """
     with Notice() as notice:
         from edm.cluster.processes import world  # torch takes seconds to load
@@ -77,7 +77,7 @@ class Commands:
     def __call__(
         self, name: str, function: Callable[[argparse.Namespace], int | None], help: str, description: str | None = None
     ) -> argparse.ArgumentParser:
-        """A new subcommand that calls ``function`` with its arguments. description: of its own help; default: help."""
+        """A new subcommand that calls ``function`` with its arguments. description: for ``--help``; default: help."""
         sub = self._subparsers.add_parser(name, help=help, description=description or help)
         sub.set_defaults(function=function)
         return sub
@@ -85,7 +85,7 @@ class Commands:
 
 def from_params(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
-    sub.add_argument("--expect", help=argparse.SUPPRESS)  # digest of the settings that the workflow planned with
+    sub.add_argument("--expect", help=argparse.SUPPRESS)  # digest of the settings at the time of the workflow's plan
 
 
 def features_options(sub: argparse.ArgumentParser) -> None:
@@ -105,7 +105,7 @@ def machine(sub: argparse.ArgumentParser, device: bool = True) -> None:
 def compile_option(sub: argparse.ArgumentParser, meaning: str, default: str | None) -> None:
     sub.add_argument(
         "--compile", choices=COMPILE, default=default,
-        help=f"compile the network: auto where it pays, graphs with CUDA graphs, yes, no (default: {meaning})",
+        help=f"compile the network: auto (if it saves time), graphs (with CUDA graphs), yes, no (default: {meaning})",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Datasets, and what is made from them alone."""
+"""Commands for datasets, feature classifiers and reference statistics."""
 
 from argparse import Namespace
 
@@ -11,51 +11,51 @@ from edm.files.writing import sha256_file
 
 def add(command: Commands) -> None:
     sub = command(
-        "prepare", prepare, "turn a data source into a dataset archive (zip of PNG images)",
-        "Turn a data source into a dataset archive. What is found is checked against what the paper used of it, or "
-        "against what is stated here. An interrupted run continues.",
+        "prepare", prepare, "convert a data source to a dataset archive (zip of PNG images)",
+        "Convert a data source to a dataset archive. The command checks the files against the paper's numbers, or "
+        "against the options below. An interrupted run resumes.",
     )  # fmt: skip
     sub.add_argument("output", help="archive to write, such as data/digits.zip")
     sub.add_argument("--source", help=f"kind of source: {', '.join(SOURCES)}")
     sub.add_argument(
-        "--input", nargs="+", metavar="PATH", help="raw file or folder, where the source needs one; or several zips"
+        "--input", nargs="+", metavar="PATH", help="raw file or folder, if the source needs one; or several zips"
     )
-    sub.add_argument("--dataset", help="instead: name in params.yaml, which states source, path and all below")
+    sub.add_argument("--dataset", help="instead: dataset of params.yaml, which states source, path and all below")
     sub.add_argument("--resolution", type=int, help="crop to the short side and resize to this (Lanczos)")
     sub.add_argument("--channels", type=int, help="1 (grey) or 3 (grey is repeated to RGB)")
     sub.add_argument("--images", type=int, help="number of images to expect")
-    sub.add_argument("--classes", type=int, help="number of classes to expect; 0 leaves labels out")
-    sub.add_argument("--source-size", type=int, help="side of the images to expect before they are resized")
+    sub.add_argument("--classes", type=int, help="number of classes to expect; 0 omits labels")
+    sub.add_argument("--source-size", type=int, help="expected side of the raw images, before resizing")
     sub.add_argument(
         "--checksum", metavar="MD5", help="MD5 of the CIFAR-10 tarball (default: the published one); none: any"
     )
     sub.add_argument("--workers", type=int, help="processes to use (default: one per core)")
     from_params(sub)
 
-    sub = command("download", download, "fetch a file named under `downloads` in params.yaml")
-    sub.add_argument("path", help="the path it is kept at")
+    sub = command("download", download, "download a file listed under `downloads` in params.yaml")
+    sub.add_argument("path", help="its path in params.yaml")
     sub.add_argument("--lock", default="downloads.lock.json", help="recorded checksums (downloads.lock.json)")
     from_params(sub)
 
-    sub = command("made-up", made_up, "make up the raw source of a dataset, for rehearsals")
-    sub.add_argument("place", metavar="output", help="file or folder to write, where nothing is yet")
+    sub = command("made-up", made_up, "create a synthetic raw dataset, for rehearsals")
+    sub.add_argument("place", metavar="output", help="file or folder to write; must not exist")
     sub.add_argument("--dataset", required=True, help="name in params.yaml")
     from_params(sub)
 
-    sub = command("features", features, "train the classifier whose features digits are compared in")
+    sub = command("features", features, "train the classifier that provides the features of digits")
     sub.add_argument("data", help="dataset archive with labels")
     sub.add_argument("output", help="weights to write (.safetensors)")
     sub.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
     machine(sub, device=False)
 
-    sub = command("fid-ref", fid_ref, "feature statistics of a dataset, to measure distances from")
+    sub = command("fid-ref", fid_ref, "compute the feature statistics of a dataset, the reference for distances")
     sub.add_argument("data", help="dataset archive")
     sub.add_argument("output", help="statistics to write (.npz with mu and sigma)")
     sub.add_argument(
         "--keep-features",
         type=int,
         metavar="N",
-        help="keep the features of at most N images too, as KID and precision ask",
+        help="also store the features of at most N images, which KID and precision need",
     )
     features_options(sub)
 
@@ -117,7 +117,7 @@ def fid_ref(args: Namespace) -> None:
 
 
 def download(args: Namespace) -> None:
-    """A file of the section ``downloads`` of params.yaml."""
+    """Downloads a file of the section ``downloads`` of params.yaml."""
     from edm.files.download import download, pin
 
     entries = params.load(args.params).downloads
@@ -133,7 +133,7 @@ def download(args: Namespace) -> None:
 
 
 def made_up(args: Namespace) -> None:
-    """A made-up raw source, for rehearsals."""
+    """Creates a synthetic raw dataset, for rehearsals."""
     from edm.data.prepare.made_up import made_up
 
     loaded = params.load(args.params)

@@ -1,4 +1,4 @@
-"""Images of one model, by hand: drawn and measured."""
+"""Commands that sample images from a model and evaluate them."""
 
 from argparse import Namespace
 from typing import TYPE_CHECKING
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 def add(command: Commands) -> None:
     sub = command(
-        "sample", sample, "draw images from a checkpoint",
-        "Draw images from a checkpoint. Image i depends on seed i alone. Without options: Algorithm 1, 18 steps.",
+        "sample", sample, "sample images from a checkpoint",
+        "Sample images from a checkpoint. Image i depends only on seed i. Without options: Algorithm 1, 18 steps.",
     )  # fmt: skip
-    sub.add_argument("checkpoint", help="model.safetensors of a training")
+    sub.add_argument("checkpoint", help="model.safetensors of a training run")
     sub.add_argument("output", help="*.safetensors (for `edm fid`), *.png (one sheet) or *.zip (dataset archive)")
     sub.add_argument("--seeds", type=seed_range, default=range(64), metavar="A-B", help="seeds, both included (0-63)")
     sub.add_argument(
         "--block", type=lambda text: text if text == AUTO else count(text), default=64, metavar="N",
-        help="seeds per block: the images' batch; auto for as many as keep a large GPU busy (default 64)",
+        help="images per batch; auto: as many as keep a large GPU busy (default 64)",
     )  # fmt: skip
-    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the network (default fp32)")
+    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default fp32)")
     compile_option(sub, AUTO, AUTO)
     sub.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
     sub.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
@@ -44,7 +44,7 @@ def add(command: Commands) -> None:
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
     sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
     sub.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
-    shard_option(sub, "draw part K of N of the seeds alone, for `edm merge`")
+    shard_option(sub, "sample only part K of N of the seeds, for `edm merge`")
     for name, text in (
         ("alpha", "Algorithm 3: 1 is Heun, 0.5 midpoint (default 1)"),
         ("rho", "exponent of the edm time steps (default 7)"),
@@ -60,9 +60,9 @@ def add(command: Commands) -> None:
     machine(sub)
 
     sub = command(
-        "merge", merge, "put sample files together by their seeds",
-        "Put sample files of one checkpoint and equal settings together by their seeds, such as the parts that "
-        "`edm sample --shard` drew.",
+        "merge", merge, "merge sample files by their seeds",
+        "Merge sample files of one checkpoint and equal settings by their seeds, such as the parts that "
+        "`edm sample --shard` wrote.",
     )  # fmt: skip
     sub.add_argument("output", help="*.safetensors to write")
     sub.add_argument("parts", nargs="+", metavar="PART", help="*.safetensors of `edm sample`, in any order")
@@ -74,7 +74,7 @@ def add(command: Commands) -> None:
     sub.add_argument("samples", help="*.safetensors of `edm sample`")
     sub.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
     sub.add_argument("--output", help="JSON file to write")
-    sub.add_argument("--metrics", nargs="+", help="what else to measure: kid, precision, recall, inception_score")
+    sub.add_argument("--metrics", nargs="+", help="further metrics: kid, precision, recall, inception_score")
     features_options(sub)
 
 
@@ -118,7 +118,7 @@ def merge(args: Namespace) -> None:
 
 
 def write_images(output: str, drawn: "Drawn") -> None:
-    """Drawn images as one sheet (*.png) or as a dataset archive (*.zip)."""
+    """Writes sampled images as one sheet (*.png) or as a dataset archive (*.zip)."""
     from edm.data.archive import write_archive
 
     (pixels,) = drawn.images.values()

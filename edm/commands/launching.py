@@ -1,4 +1,4 @@
-"""One command on one process or on many, on this machine or on the nodes of a job of Slurm."""
+"""Start a command as one or several processes, on this machine or on the nodes of a Slurm job."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
@@ -22,39 +22,39 @@ if TYPE_CHECKING:
 def add(command: Commands) -> None:
     sub = command(
         "launch", launch, "start one of these commands, as several processes",
-        "Start a command as several processes that share its work, on this machine or on the nodes of a job of Slurm. "
-        "Signals reach all of them. A job that `snakemake --profile slurm` submitted goes back to the queue where the "
-        "command stops because it was asked to (status 75), and continues later.",
+        "Start a command as several processes that share its work, on this machine or on the nodes of a Slurm job. All "
+        "processes get the signals. If the command stops on request (status 75), a job that `snakemake --profile "
+        "slurm` submitted goes back to the queue and resumes later.",
     )  # fmt: skip
     processes = sub.add_mutually_exclusive_group()
-    processes.add_argument("--processes", type=count, default=1, help="on all nodes together (default 1)")
+    processes.add_argument("--processes", type=count, default=1, help="total on all nodes (default 1)")
     processes.add_argument(
         "--gpus", type=lambda text: 0 if text == "0" else count(text), metavar="N",
-        help="instead: a process for each of so many GPUs that no other such command has; waits for them. 0: on CPUs",
+        help="instead: reserve this many free GPUs, one process each; wait until they are free. 0: CPUs",
     )  # fmt: skip
-    sub.add_argument("--nodes", type=count, default=1, help="nodes of the job of Slurm (default 1)")
+    sub.add_argument("--nodes", type=count, default=1, help="nodes of the Slurm job (default 1)")
     sub.add_argument("--threads", type=count, default=1, help="CPUs on each node (default 1)")
     sub.add_argument(
         "--requeue", action="store_true",
-        help="where the command stops because it was asked to, by other means than Ctrl-C, put the job of Slurm that "
-        "this runs in back into the queue; only for a job that runs nothing else",
+        help="if the command stops on request, other than by Ctrl-C, requeue its Slurm job; only for a job that runs "
+        "nothing else",
     )  # fmt: skip
-    sub.add_argument("--step", help="the step of the chain that this is, such as 'train digits/vp-F'")
-    sub.add_argument("--digest", help="of the specification that the step was planned with")
-    sub.add_argument("--fetched", action="append", default=[], metavar="FILE", help="fetched since: not part of it")
+    sub.add_argument("--step", help="step of the chain that the command performs, such as 'train digits/vp-F'")
+    sub.add_argument("--digest", help="digest of the step's planned specification")
+    sub.add_argument("--fetched", action="append", default=[], metavar="FILE", help="file downloaded since the plan")
     sub.add_argument("--params", default="params.yaml", help="params file (default params.yaml)")
     sub.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as: -- train --data …")
 
     sub = command(
-        "adopt", adopt, "keep the files of steps although something about them has changed",
-        "Take the files of stale steps, as far as they are there, for what would be made now: for whoever knows that a "
-        "change makes no difference. What has no files is left as it is.",
+        "adopt", adopt, "mark the files of stale steps as up to date",
+        "Mark existing files as up to date although their settings or code changed. Use it only after a change that "
+        "does not affect the results. Steps without files stay as they are.",
     )  # fmt: skip
     sub.add_argument("targets", nargs="+", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file")
     from_params(sub)
 
     sub = command(
-        "digests", digests, "write what the stages of dvc.yaml depend on",
+        "digests", digests, "write the digest files that the stages of dvc.yaml depend on",
         "Write steps/digests/STAGE/NAME.json: the digest of every step's specification. DVC runs a stage when its file "
         "changes.",
     )  # fmt: skip
@@ -64,10 +64,10 @@ def add(command: Commands) -> None:
 
 
 def launch(args: Namespace) -> int:
-    """Returns the status of the command, having asked Slurm to continue it where it stopped on request.
+    """Runs the command and returns its status. If it stops on request, asks Slurm to requeue the job.
 
-    ``--requeue`` says that the job of Slurm is this command's own: the rules give it in the jobs that Snakemake
-    submitted. In any other (an interactive one, the user's own script) more may run than this. Ctrl-C asks for an end.
+    ``--requeue`` states that the Slurm job runs nothing else: the rules pass it only in the jobs that Snakemake
+    submitted. An interactive job or the user's script may run other commands, too. Ctrl-C does not requeue.
     """
     command = [part for part in args.rest if part != "--"] if args.rest[:1] == ["--"] else args.rest
     if not command:
@@ -76,8 +76,11 @@ def launch(args: Namespace) -> int:
         args.processes = max(args.gpus, 1)
     if args.processes % args.nodes:
         raise UserError(f"launch: {args.processes} processes cannot be shared evenly by {args.nodes} nodes")
-    with nullcontext([]) if args.gpus is None or args.nodes > 1 else own(args.gpus) as handles:
-        step = _start(args)  # when it has what it needs
+    owned: AbstractContextManager[list[int]] = nullcontext([])
+    if args.gpus is not None and args.nodes <= 1:
+        owned = own(args.gpus)
+    with owned as handles:
+        step = _start(args)  # only now that it has its resources
         threads = max(1, args.threads * args.nodes // args.processes)
         made_from = step.made_from if step else ""
         status, heard = _run(_command_line(command, args), threads, handles, made_from)
@@ -85,12 +88,12 @@ def launch(args: Namespace) -> int:
             step.finish(processes=args.processes, gpu=_gpu(step))
     if status == PREEMPTED and args.requeue and slurm.job() is not None and signal.SIGINT not in heard:
         slurm.requeue()
-        say(f"job {slurm.job()} goes back to Slurm's queue, to be continued")
+        say(f"job {slurm.job()} goes back to Slurm's queue and resumes later")
     return status
 
 
 def _start(args: Namespace) -> "Started | None":
-    """The step that the command is; params.yaml may be edited while it runs."""
+    """The step that the command performs. Read before it runs, since the user may edit params.yaml during the run."""
     if args.step is None:
         return None
     from edm import params
@@ -101,7 +104,7 @@ def _start(args: Namespace) -> "Started | None":
 
 
 def _gpu(step: "Started") -> str | None:
-    """The kind of GPU that the step computed on, one per process; None for a CPU."""
+    """The type of GPU of the step, one per process; None for a CPU."""
     from edm.chain.rules import RULES
 
     merges = bool(step.job.parts)
@@ -109,7 +112,7 @@ def _gpu(step: "Started") -> str | None:
 
 
 def adopt(args: Namespace) -> None:
-    """Steps whose files are kept although something about them has changed."""
+    """Marks the files of stale steps as up to date."""
     from edm import params
     from edm.chain.jobs import Chain
     from edm.chain.provenance import adopt as adopt_steps
@@ -120,7 +123,7 @@ def adopt(args: Namespace) -> None:
 
 
 def digests(args: Namespace) -> None:
-    """The files that the stages of dvc.yaml depend on."""
+    """Writes the digest files that the stages of dvc.yaml depend on."""
     from edm import params
     from edm.chain.digests import not_watched, write_digests
     from edm.chain.jobs import Chain
@@ -141,14 +144,14 @@ def _command_line(command: list[str], args: Namespace) -> list[str]:
 
 
 def _run(command: list[str], threads: int, handles: list[int], made_from: str) -> tuple[int, set[int]]:
-    """The status of a command that gets every signal that this process gets, and those signals.
+    """Runs a command, forwards every signal to it, and returns its status and those signals.
 
-    The status is 128 + the signal that ended it, where one did.
+    The status is 128 + the signal that ended the command, if one did.
 
-    handles: open files that it is to keep open, should it outlive this process. made_from: of its step, or "".
+    handles: open files that the command keeps open if it outlives this process. made_from: of its step, or "".
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), MADE_FROM: made_from}
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is someone to pass them on to
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command can get them
     hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     process, heard = subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles), set()
 

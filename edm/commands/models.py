@@ -1,4 +1,4 @@
-"""Models: trained here, or imported."""
+"""Commands that train, import and export models."""
 
 import argparse
 import json
@@ -38,12 +38,13 @@ from edm.tracking import Journal, environment_tags
 def add(command: Commands) -> None:
     sub = command(
         "train", train, "train one configuration",
-        "Train one configuration, on a CPU, a GPU, or (started by `edm launch`) on many. An interrupted run continues "
-        "from its last state to the same weights; a finished one is left as it is.",
+        "Train one configuration, on a CPU, a GPU, or (with `edm launch`) on several GPUs. An interrupted run resumes "
+        "from its last state with bit-identical weights; a finished run stays unchanged.",
     )  # fmt: skip
     sub.epilog = (
-        "SIGTERM, SIGUSR1, Ctrl-C and the end of the time limit save the state after the present step and end the run "
-        "with status 75: the same command continues it. Other statuses: 0 done, 1 error, 130 Ctrl-C pressed again."
+        "After SIGTERM, SIGUSR1, Ctrl-C or the end of the time limit, the run finishes its current step, saves its "
+        "state and exits with status 75; the same command resumes it. Other statuses: 0 done, 1 error, 130 a second "
+        "Ctrl-C."
     )
     sub.add_argument("--experiment", help="experiment in params.yaml")
     sub.add_argument("--model", help="model of the experiment, such as vp-F")
@@ -52,32 +53,32 @@ def add(command: Commands) -> None:
     sub.add_argument("--out", help="folder for model.safetensors, levels.json, log.jsonl, states, snapshots")
     sub.add_argument("--final", metavar="FOLDER", help="instead for the first two of these (default: --out)")
     sub.add_argument(
-        "--overwrite", action="store_true", help="train even where the folder holds a finished or another training"
+        "--overwrite", action="store_true", help="train even if the folder holds a finished or another training run"
     )
     sub.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     sub.add_argument(
         "--state-every", type=seconds, default=300, metavar="S",
-        help="seconds between states; two are kept (default 300)",
+        help="seconds between saved states; the run keeps two (default 300)",
     )  # fmt: skip
     sub.add_argument(
         "--time-limit", type=seconds, metavar="S",
-        help="seconds from now by which the run must have stopped; the end of a job of Slurm counts, too",
+        help="time limit of this run in seconds; the time limit of a Slurm job counts, too",
     )  # fmt: skip
     compile_option(sub, "that of the experiment, else auto", None)
     from_params(sub)
     machine(sub)
 
     sub = command(
-        "import", import_published, "turn a published checkpoint into one of ours",
-        "Turn a published checkpoint (EDM's pickles, score_sde's .pth, guided-diffusion's .pt) into one of ours. What "
-        "it is, is told by its content; nothing in it is run.",
+        "import", import_published, "convert a published checkpoint to model.safetensors",
+        "Convert a published checkpoint (EDM's pickles, score_sde's .pth, guided-diffusion's .pt) to "
+        "model.safetensors. The command recognises the format by the content, and executes no code from the file.",
     )  # fmt: skip
     sub.add_argument("file", help="the published file")
     sub.add_argument("output", help="model.safetensors to write")
-    sub.add_argument("--published", help="name under `pretrained` in params.yaml, which states what is below")
+    sub.add_argument("--published", help="name under `pretrained` in params.yaml, which states the options below")
     sub.add_argument("--lock", default="downloads.lock.json", help="recorded checksums (downloads.lock.json)")
     says = sub.add_argument_group(
-        "what a file does not say", "Left out, the value of the published files is assumed and printed."
+        "settings that a file does not determine", "Default: the value of the published files; the command prints it."
     )
     says.add_argument("--resolution", type=int, help="side of the images")
     says.add_argument("--channels-per-head", type=int, help="of the attention (guided-diffusion)")
@@ -94,8 +95,8 @@ def add(command: Commands) -> None:
         says.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=f"{meaning} (score_sde)")
     from_params(sub)
 
-    sub = command("export", export, "write a checkpoint under the parameter names of the published ones")
-    sub.add_argument("checkpoint", help="model.safetensors of a training or an import")
+    sub = command("export", export, "write a checkpoint with the parameter names of the published files")
+    sub.add_argument("checkpoint", help="model.safetensors of a training run or an import")
     sub.add_argument("output", help="*.safetensors or *.pt to write")
 
 
@@ -135,22 +136,22 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
     final, source = Path(args.final or out), made_from("train")
     threads(args.threads)
     dataset = read_archive(args.data)
-    about = {"experiment": experiment, "model": model}  # no commit: equal weights are to be equal files
+    about = {"experiment": experiment, "model": model}  # no commit: equal weights must give equal files
     with world(args.device) as place, ExitStack() as stack:
         work = (1 + BACKWARD) * config.steps * config.batch_size
         compiled = options(args.compile or compile, config.network(), work / place.size, place.device)
-        check(config, dataset, place)  # before anything is written
+        check(config, dataset, place)  # before writing any file
         if place.is_first and config.conditional and dataset.empty_classes:
-            say(f"warning: {args.data}: {described(dataset.classes, dataset.empty_classes)}; images are drawn of all")
-        if place.is_first:  # a job that was taken for dead may live: two would write the same files by turns
+            say(f"warning: {args.data}: {described(dataset.classes, dataset.empty_classes)}; it samples all classes")
+        if place.is_first:  # a requeued job may still be running elsewhere: the lock keeps both from writing
             stack.enter_context(exclusive(out / ".training"))
         folder = TrainingFolder(out, final, config, dataset, source)
         if place.share(folder.is_finished() and not args.overwrite if place.is_first else None):
             if place.is_first:
-                say(f"{final}: this training is finished; nothing is changed (--overwrite trains it again)")
+                say(f"{final}: this training run is finished; nothing is changed (--overwrite trains it again)")
             return
         if place.is_first:
-            if not (args.overwrite or os.environ.get(MADE_FROM)):  # the chain trains again what is stale
+            if not (args.overwrite or os.environ.get(MADE_FROM)):  # the chain retrains stale models
                 folder.require_own()
             stack.enter_context(_attempt(out / "attempts.log"))
         run = None
@@ -171,7 +172,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, Preempted) and run is not None:
-                run.sync()  # it goes on when it is started again, so it does not finish
+                run.sync()  # the run is not finished: it resumes later
             elif run is not None:
                 run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
@@ -179,7 +180,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
 
 @contextmanager
 def _attempt(path: Path) -> Iterator[None]:
-    """A line when a training starts and when it ends, and how: the log of a job goes when its next attempt begins."""
+    """Writes a line when a training run starts and ends: Slurm's log of a job is lost when its next attempt begins."""
 
     def note(what: str) -> None:
         where = " ".join([socket.gethostname(), *([f"job {slurm.job()}"] if slurm.job() else [])])
@@ -217,19 +218,19 @@ def import_published(args: Namespace) -> None:
         if not Path(args.file).exists():
             where = (entry or {}).get("note") or (entry or {}).get("url") or "get it from its authors"
             raise UserError(f"{args.file}: not there; put {args.published} at that path: {where}")
-        if entry is not None:  # a file that changes between two imports is another model
+        if entry is not None:  # a file that changes between two imports is a different model
             pin(args.lock, args.file, sha256_file(args.file))
     about = convert(args.file, args.output, **asked).about
     say(f"{args.output}: {about['source']}, licence {about['licence']}, sha256 {about['source_sha256'][:12]}")
     if about["assumed"]:
         assumed = ", ".join(f"{name} {json.dumps(value)}" for name, value in about["assumed"].items())
-        say(f"assumed, as the file does not say it: {assumed}")
+        say(f"assumed, because the file does not determine it: {assumed}")
 
 
 def export(args: Namespace) -> None:
     from edm.foreign import export
 
     differences = export(args.checkpoint, args.output)
-    say(f"{args.output}: written under the published names")
+    say(f"{args.output}: written with the published parameter names")
     if differences:
-        say(f"the authors' class cannot load it: {'; '.join(differences)}. This program can")
+        say(f"the authors' class cannot load it: {'; '.join(differences)}. `edm` can")

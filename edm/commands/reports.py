@@ -1,12 +1,13 @@
-"""Tables, figures, how they were made, where their numbers come from, and what a run would cost."""
+"""Commands for tables, figures, provenance pages, lineage and cost estimates."""
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from edm import params
 from edm.commands.common import Commands, compile_option, count, from_params, machine, say, seconds
-from edm.config import AUTO
+from edm.config import AUTO, TrainingConfig
 from edm.errors import UserError, require
 from edm.params import Report, layouts
 from edm.tracking import Journal, environment_tags
@@ -15,12 +16,13 @@ _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "m
 
 
 def add(command: Commands) -> None:
-    for function, text, *folders in (
-        (tables, "tables of a report, from the results there are", "results", "runs"),
-        (figures, "figures of a report, from the results there are", *_FOLDERS),
-        (metrics, "the headline numbers of a report as JSON, its curves as CSV", "results", "runs", "models"),
-        (about, "pages on how a report was made: configuration, environment, runtime", "results"),
-    ):
+    made: tuple[tuple[Callable[[Namespace], None], str, tuple[str, ...]], ...] = (
+        (tables, "write the tables of a report from the existing results", ("results", "runs")),
+        (figures, "draw the figures of a report from the existing results", tuple(_FOLDERS)),
+        (metrics, "write the headline numbers of a report as JSON, its curves as CSV", ("results", "runs", "models")),
+        (about, "write a report's provenance pages: configuration, environment, runtime", ("results",)),
+    )
+    for function, text, folders in made:
         name = function.__name__
         sub = command(name, function, text)
         sub.add_argument("report", help="report or experiment in params.yaml")
@@ -31,36 +33,36 @@ def add(command: Commands) -> None:
         from_params(sub)
 
     sub = command(
-        "trace", trace, "where a number of a table comes from, and the commands that give it again",
-        "The chain from a number to commit, data, configuration, snapshot, seeds and run, as recorded when each step "
-        "was made; what is not recorded is said to be unknown.",
+        "trace", trace, "print the provenance of a number in a table, and the commands that reproduce it",
+        "Print the chain from a number to commit, data, configuration, snapshot, seeds and run, as each step recorded "
+        "it; fields without a record are unknown.",
     )  # fmt: skip
     sub.add_argument("table", metavar="REPORT/TABLE", help="such as digits/table2")
-    sub.add_argument("row", help="label of the row, as the table has it")
-    sub.add_argument("column", nargs="?", help="name of the column; may be left out where there is one")
+    sub.add_argument("row", help="label of the row in the table")
+    sub.add_argument("column", nargs="?", help="name of the column; optional if the table has only one")
     sub.add_argument("--json", action="store_true", help="the same as JSON")
     from_params(sub)
 
     sub = command(
-        "plan", plan, "what a target would cost: jobs, images, network evaluations, GPU-hours, disk",
-        "What a target would cost, before anything runs. Counted from the same jobs that the workflow runs.",
+        "plan", plan, "estimate the cost of a target: jobs, images, network evaluations, GPU-hours, disk",
+        "Estimate the cost of a target without running it, from the same jobs that the workflow runs.",
     )  # fmt: skip
     sub.add_argument("target", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file of the chain")
-    sub.add_argument("--gpus", type=count, default=8, help="GPUs to share the work (default 8)")
-    sub.add_argument("--throughput", default="throughput.json", help="what `edm bench` measured (throughput.json)")
-    sub.add_argument("--all", action="store_true", help="count what is there already, too")
+    sub.add_argument("--gpus", type=count, default=8, help="number of GPUs for the estimate of wall time (default 8)")
+    sub.add_argument("--throughput", default="throughput.json", help="output of `edm bench` (default throughput.json)")
+    sub.add_argument("--all", action="store_true", help="also count jobs that are up to date")
     from_params(sub)
 
     sub = command("bench", bench, "measure training and sampling on this machine, for `edm plan`")
-    sub.add_argument("target", help="report or experiment whose networks are measured")
-    sub.add_argument("--output", default="throughput.json", help="file to add to (default throughput.json)")
+    sub.add_argument("target", help="report or experiment with the networks to measure")
+    sub.add_argument("--output", default="throughput.json", help="file to extend (default throughput.json)")
     sub.add_argument("--seconds", type=seconds, default=20, help="seconds per measurement (default 20)")
     sub.add_argument("--batch", type=count, help="images per step (default: chosen for the device)")
     compile_option(sub, AUTO, AUTO)
     from_params(sub)
     machine(sub)
 
-    sub = command("check", check, "check params.yaml and say what it would run")
+    sub = command("check", check, "check params.yaml and print what it would run")
     from_params(sub)
 
 
@@ -92,7 +94,7 @@ def figures(args: Namespace) -> None:
         except UserError as error:
             if len(names) == 1:
                 raise
-            say(f"{name}: left out: {error}")  # of many, those that can be drawn are
+            say(f"{name}: omitted: {error}")  # draw the others
             continue
         _record(args, name, files)
         say("\n".join(map(str, files)))
@@ -122,7 +124,7 @@ def about(args: Namespace) -> None:
 
     chain = Chain(params.load(args.params))
     if args.report not in chain.reports:
-        raise UserError(f"{args.report} is no report; choose one of {', '.join(chain.reports)}")
+        raise UserError(f"{args.report} is not a report; choose one of {', '.join(chain.reports)}")
     say("\n".join(map(str, write_about(chain, chain.reports[args.report], Path(args.results)))))
 
 
@@ -138,7 +140,7 @@ def bench(args: Namespace) -> None:
     loaded = params.load(args.params)
     report = loaded.report(args.target) if args.target in loaded.reports else None
     experiments = report.experiments.values() if report else [loaded.experiment(args.target)]
-    networks = {}
+    networks: dict[str, tuple[str, TrainingConfig]] = {}
     for experiment in experiments:
         for model, config in experiment.models.items():
             networks.setdefault(network_digest(config.network()), (f"{experiment.name}/{model}", config))
@@ -158,7 +160,7 @@ def check(args: Namespace) -> None:
         experiments = list(report.experiments.values()) if report else [loaded.experiment(name)]
         trainings = sum(len(experiment.models) for experiment in experiments)
         evaluations = sum(len(e.draws) for experiment in experiments for e in experiment.evaluations())
-        print(f"{name}: {trainings} trainings, {evaluations} evaluations")
+        print(f"{name}: {trainings} training runs, {evaluations} evaluations")
 
 
 def _chosen(args: Namespace, known: dict, what: str) -> list[str]:
@@ -169,7 +171,7 @@ def _chosen(args: Namespace, known: dict, what: str) -> list[str]:
 
 
 def _record(args: Namespace, name: str, files: list[Path]) -> None:
-    """Each table and figure is an artifact of a run of its own: jobs side by side share no journal."""
+    """Records each table and figure as an artifact of a separate run: parallel jobs must not share a journal."""
     kind = files[0].parent.name
     journal = Journal(Path(args.runs) / args.report / "report" / f"{name}.journal.jsonl")
     with journal.run(f"{args.report}/{name}", name=name, experiment=args.report,

@@ -1,4 +1,4 @@
-"""What the workflow asks of a model: evaluations, the choice of a snapshot, searches, sheets, analyses."""
+"""The workflow's steps on a model: evaluations, snapshot selection, searches, sheets, analyses."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -16,37 +16,35 @@ if TYPE_CHECKING:
 
 def add(command: Commands) -> None:
     for function, text, what in (
-        (evaluate, "draw the images of an evaluation and measure them", "evaluation"),
-        (choose, "choose the best snapshot of a training", None),
+        (evaluate, "sample the images of an evaluation and compute the distances", "evaluation"),
+        (choose, "choose the best snapshot of a training run", None),
         (search, "search for the best sampler settings", "search"),
-        (sheet, "draw a sheet of images to look at", "sheet"),
+        (sheet, "sample a sheet of images", "sheet"),
         (analyse, "study a model: truncation error, degradation, leakage", "analysis"),
     ):
         name = function.__name__
         sub = command(name, function, text)
-        sub.add_argument("snapshots" if name == "choose" else "checkpoint", help="as the training left it")
+        sub.add_argument("snapshots" if name == "choose" else "checkpoint", help="output of the training run")
         sub.add_argument("output", help="file to write")
         sub.add_argument("--experiment", required=True, help="experiment in params.yaml")
         sub.add_argument("--model", required=True, help="model of the experiment, such as vp-F")
         if what:
             sub.add_argument(f"--{what}", required=True, help=f"{what} of the experiment")
         if name in ("evaluate", "choose", "search"):
-            sub.add_argument("--ref", nargs="+", required=True, help="*.npz of the dataset, one per feature extractor")
+            sub.add_argument("--ref", nargs="+", required=True, help="statistics (*.npz), one per feature extractor")
         if name == "analyse":
             sub.add_argument("--data", help="dataset archive, for leakage")
         if name == "evaluate":
             sub.add_argument("--settings", help="outcome of a search (JSON) to sample with")
             split = sub.add_mutually_exclusive_group()
-            shard_option(split, "measure part K of N of the images and write a shard file (.safetensors)")
-            split.add_argument(
-                "--parts", nargs="+", metavar="FILE", help="take the results from the shard files of all parts"
-            )
+            shard_option(split, "evaluate part K of N of the images and write a shard file (.safetensors)")
+            split.add_argument("--parts", nargs="+", metavar="FILE", help="merge the shard files of all parts")
         if name != "sheet":
             sub.add_argument("--weights", help="file with the extractor's weights")
         if name in ("evaluate", "search"):
             sub.add_argument("--journal", help="journal for tracking (default: beside the output)")
         if name == "search":
-            sub.add_argument("--history", help="evaluations so far (default: beside the output)")
+            sub.add_argument("--history", help="file with the completed evaluations (default: beside the output)")
         from_params(sub)
         machine(sub)
 
@@ -71,7 +69,7 @@ def evaluate(args: Namespace) -> None:
 
 
 def _measured_before(loaded: params.Params, evaluation: params.Evaluation, output: str) -> dict[str, Any]:
-    """Results that jobs of the other `one_job_per` have left, by draw; none for a file that is not the chain's own."""
+    """Results of jobs with the other `one_job_per`, by draw; empty if the output is not a file of the chain."""
     from edm.chain.jobs import Chain
     from edm.chain.paths import evaluation_file
     from edm.chain.reuse import measured_before
@@ -113,7 +111,7 @@ def search(args: Namespace) -> None:
 
 
 def sheet(args: Namespace) -> None:
-    """Images to look at: the first seeds of a model."""
+    """Writes a sample sheet: images of the first seeds of a model."""
     experiment = params.load(args.params).experiment(args.experiment)
     spec = experiment.sheet_spec(args.model, args.sheet)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.sheet}")
@@ -145,7 +143,7 @@ def sheet(args: Namespace) -> None:
 
 
 def analyse(args: Namespace) -> None:
-    """A study behind a figure: truncation error, degradation, leakage."""
+    """Runs a study for a figure: truncation error, degradation, leakage."""
     experiment = params.load(args.params).experiment(args.experiment)
     spec = experiment.analysis_spec(args.model, args.analysis)
     params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.analysis}")

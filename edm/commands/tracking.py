@@ -10,13 +10,13 @@ from edm.errors import UserError
 from edm.files.outputs import require_apart
 from edm.files.writing import write_json
 
-SHOWN = 10  # lines that are named; the summary file names all
+SHOWN = 10  # maximum number of lines printed; the summary file lists all
 
 
 def add(command: Commands) -> None:
-    sub = command("track", sync, "bring MLflow up to date with the journals of all runs")
-    sub.add_argument("action", choices=["sync"], help="sync: send what is new")
-    sub.add_argument("folders", nargs="*", default=["runs"], help="where to look for journals (default runs)")
+    sub = command("track", sync, "send the journals of all runs to MLflow")
+    sub.add_argument("action", choices=["sync"], help="sync: send new entries")
+    sub.add_argument("folders", nargs="*", default=["runs"], help="folders with journals (default runs)")
     sub.add_argument("--uri", help="MLflow's address (default: tracking.uri of params.yaml)")
     sub.add_argument("--output", help="JSON file for a summary")
     sub.add_argument(
@@ -24,7 +24,7 @@ def add(command: Commands) -> None:
     )
     sub.add_argument(
         "--or-later", action="store_true",
-        help="end well where MLflow does not take the runs, and say so in the summary: the journals keep them",
+        help="exit 0 even if MLflow is unreachable; the summary states it, and the journals keep the runs",
     )  # fmt: skip
     from_params(sub)
 
@@ -53,5 +53,5 @@ def sync(args: Namespace) -> None:
     if len(report.set_aside) > SHOWN:
         say(f"warning: {len(report.set_aside) - SHOWN} more lines of journals were set aside")
     counts = {name: value for name, value in summary.items() if name != "set_aside"}
-    counts = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
-    say(f"warning: {reason}" if reason else f"{uri.rpartition('@')[2]}: {counts}")
+    told = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
+    say(f"warning: {reason}" if reason else f"{uri.rpartition('@')[2]}: {told}")

@@ -1,1 +1,1 @@
-"""Dataset archives, their pixels, and :mod:`edm.data.prepare`, which makes archives from raw data."""
+"""Dataset archives and their images, and :mod:`edm.data.prepare`, which converts raw data to archives."""

@@ -20,17 +20,17 @@ from edm.errors import UserError
 from edm.files.writing import atomic_write, sha256_file
 from edm.files.zip_records import CENTRAL, END, END64, LOCAL, LOCATOR64
 
-# Stored members only. One date for every member, 1980-01-01, so that equal images give equal bytes: those that Python's
-# zipfile writes.
+# Members are stored without compression. All have the date 1980-01-01, so that equal images give equal bytes; the bytes
+# are those that Python's zipfile writes.
 _DATE = 1 << 5 | 1
 _PERMISSIONS = 0o600 << 16
-_LARGEST = (1 << 31) - 1  # beyond, numbers move to zip64 records
+_LARGEST = (1 << 31) - 1  # larger numbers go to zip64 records
 _MOST_MEMBERS = (1 << 16) - 1
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 [N, C, H, W], H = W a power of two, C 1 or 3; labels int64 [N] or None; SHA-256 of the archive."""
+    """images: uint8 [N, C, H, W], H = W a power of two, C 1 or 3; labels: int64 [N] or None; sha256: of the archive."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -44,11 +44,11 @@ class Dataset:
 
     @property
     def empty_classes(self) -> list[int]:
-        """Classes that no image has: a model learns nothing of them, yet draws images of them as of all."""
+        """Classes without images. A model learns nothing about them, but can still sample them."""
         return empty_classes(self.labels)
 
     def require(self, resolution: int, channels: int, classes: int) -> None:
-        """Raises UserError where the archive is not what a configuration expects."""
+        """Raises UserError if the archive does not match a configuration."""
         shape = self.images.shape[1:]
         if shape != (channels, resolution, resolution):
             raise UserError(
@@ -65,15 +65,16 @@ class Dataset:
 
 
 def image_name(index: int) -> str:
-    """00000/img00000000.png: a folder per thousand images."""
+    """00000/img00000000.png: one folder per thousand images."""
     return f"{index // 1000:05d}/img{index:08d}.png"
 
 
 def write_archive(path: str | Path, images: Iterable[np.ndarray], labels: list[int] | None) -> int:
-    """Writes uint8 images [C, H, W] in order and their labels; equal input gives equal bytes. Returns their number.
+    """Writes uint8 images [C, H, W] in order, and their labels. Equal input gives equal bytes. Returns the number of
+    images.
 
-    Raises UserError where an image is not uint8, square with a power-of-two side and grey or RGB, where sizes differ,
-    or where there are not as many labels as images; nothing is left behind then.
+    Raises UserError, leaving no file, if an image is not uint8, square with a power-of-two side, and grey or RGB, if
+    sizes differ, or if the number of labels differs from the number of images.
     """
     shape = None
     with atomic_write(path) as temporary, open(temporary, "r+b") as file:
@@ -92,10 +93,10 @@ def write_archive(path: str | Path, images: Iterable[np.ndarray], labels: list[i
 
 
 class ArchiveWriter:
-    """Appends PNG files to an archive, in order and in little memory: 16 bytes per image.
+    """Appends PNG files to an archive in order, with 16 bytes of memory per image.
 
-    file: open for reading and writing. Images that it already holds, whole and in order, are kept: ``count`` of them.
-    What follows them (a torn member, an old end) is cut off, so that an interrupted archive can be continued.
+    file: open for reading and writing. To resume an interrupted archive, the writer keeps its complete images,
+    ``count`` of them, and cuts off everything after them (an incomplete member, an old directory).
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -116,7 +117,7 @@ class ArchiveWriter:
         self._checksums.append(zlib.crc32(png))
 
     def finish(self, labels: Sequence[int] | None) -> None:
-        """Appends dataset.json and the end of the zip. There are as many labels as images, or None."""
+        """Appends dataset.json and the zip directory. labels: one per image, or None."""
         text, offset = _labels_json(labels), self._end
         self._append(LABELS_FILE, text)
         start, position = self._end, 0
@@ -155,7 +156,7 @@ class ArchiveWriter:
 
 
 def read_archive(path: str | Path) -> Dataset:
-    """Reads a whole archive into memory. Raises UserError for a file that is missing, truncated or of another kind."""
+    """Reads a whole archive into memory. Raises UserError for a file that is missing, truncated, or not an archive."""
     with _opened(path) as tree:
         labels = _labels(tree)
         images = _decode(tree, tree.names)
@@ -163,15 +164,15 @@ def read_archive(path: str | Path) -> Dataset:
 
 
 def count_images(path: str | Path) -> int:
-    """The number of images in an archive, without reading them. Raises as :func:`read_archive`."""
+    """The number of images in an archive, without reading them. Raises like :func:`read_archive`."""
     with _opened(path) as tree:
         return len(tree.names)
 
 
 def some_images(path: str | Path, which: range) -> np.ndarray:
-    """Images of an archive by their numbers, uint8 [n, C, H, W], without reading the rest.
+    """A range of images of an archive, uint8 [n, C, H, W], without reading the rest.
 
-    Raises as :func:`read_archive`.
+    Raises like :func:`read_archive`.
     """
     with _opened(path) as tree:
         return _decode(tree, tree.names[which.start : which.stop])
@@ -180,7 +181,7 @@ def some_images(path: str | Path, which: range) -> np.ndarray:
 def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
     """All images of an archive in order, uint8 [≤ size, C, H, W], one chunk in memory at a time.
 
-    Raises as :func:`read_archive`.
+    Raises like :func:`read_archive`.
     """
     with _opened(path) as tree:
         for start in range(0, len(tree.names), size):
@@ -188,20 +189,20 @@ def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]
 
 
 def _opened(path: str | Path) -> Tree:
-    """The images of an archive, by name. What stands in it is judged as ``prepare`` judges a zip."""
+    """The images of an archive, by name, under the same rules as a zip given to ``prepare``."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such dataset; make it with `edm prepare`")
     return open_tree(Path(path))
 
 
 def _decode(tree: Tree, names: Sequence[str]) -> np.ndarray:
-    images: np.ndarray | None = None
+    images = np.empty((0,), dtype=np.uint8)
     for i, name in enumerate(names):
         where = f"{tree.where}: {shown(name)}"
         pixels = np.asarray(decoded(tree.read(name), where))
         image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        check_image(image, where, None if images is None else images.shape[1:])
-        if images is None:
+        check_image(image, where, images.shape[1:] if i else None)
+        if i == 0:
             images = np.empty((len(names), *image.shape), dtype=np.uint8)
         images[i] = image
     return images
@@ -215,7 +216,7 @@ def _labels(tree: Tree) -> np.ndarray | None:
 
 
 def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) -> None:
-    """Raises UserError where an image cannot stand in an archive, or (given a shape) beside others of that shape."""
+    """Raises UserError if an archive cannot hold an image, or if its shape differs from the given one."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise UserError(f"{where} is {image.dtype} of shape {image.shape}; expected uint8 [1 or 3, side, side]")
     _, height, width = image.shape
@@ -226,7 +227,7 @@ def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) ->
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """A PNG file without compression of uint8 [C, H, W]."""
+    """An uncompressed PNG file of uint8 [C, H, W]."""
     buffer = io.BytesIO()
     pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
     Image.fromarray(pixels).save(buffer, format="png", compress_level=0)
@@ -258,7 +259,7 @@ def _central(name: str, size: int, checksum: int, offset: int) -> bytes:
 
 
 def _zip_end(members: int, start: int, length: int) -> bytes:
-    """The end of a zip whose central directory begins at ``start``."""
+    """The end records of a zip whose central directory begins at ``start``."""
     large = b""
     if members > _MOST_MEMBERS or start > _LARGEST or length > _LARGEST:
         large = END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, members, members, length, start)

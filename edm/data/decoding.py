@@ -1,12 +1,12 @@
-"""Image files to pixels, by one set of rules for raw data and for archives (docs/dataset.md states them).
+"""Decodes image files, with the same rules for raw data and archives (docs/dataset.md lists them).
 
-Nothing is decoded before its declared size is known to be harmless.
+It checks the declared size of an image before decoding it.
 """
 
 import io
 import warnings
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from edm.errors import UserError
 
@@ -18,7 +18,7 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB
 _GREY = ("1", "L", "LA", "La")
 _COLOUR = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr")
-#: What turns an image upright, by its Exif orientation (Exif 3.0, tag 0x0112); 1 is upright.
+#: The transposition that turns an image upright, by Exif orientation (Exif 3.0, tag 0x0112); 1 is upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -27,15 +27,15 @@ _TURNS = {
 
 
 def decoded(data: bytes, where: str) -> Image.Image:
-    """An image file as 8-bit grey (mode L) or colour (RGB), turned upright, on white where it is transparent.
+    """An image file as 8-bit grey (mode L) or colour (RGB), turned upright, with transparent pixels on white.
 
-    Raises UserError, beginning with ``where``, for data that is no such image, damaged or too large; for more than
-    8 bits per channel, which would have to be scaled by a guess; and for several pictures in one file (an animation,
-    pages), of which all but one would be lost. The previews that phones put behind a JPEG do not count.
+    Raises UserError, beginning with ``where``, for data that is not such an image, is damaged or too large; for more
+    than 8 bits per channel, whose scaling would be a guess; and for several pictures in one file (an animation, pages),
+    of which all but one would be lost. Previews that phones append to a JPEG do not count.
     """
     try:
         with (
-            warnings.catch_warnings(action="ignore", category=UserWarning),  # of damaged Exif data
+            warnings.catch_warnings(action="ignore", category=UserWarning),  # about damaged Exif data
             Image.open(io.BytesIO(data), formats=list(FORMATS)) as image,
         ):
             width, height = image.size
@@ -46,7 +46,7 @@ def decoded(data: bytes, where: str) -> Image.Image:
                 raise UserError(f"{where} has pixels of kind {image.mode}; convert it to 8 bits per channel")
             if bits > 8:
                 raise UserError(f"{where} has {bits} bits per channel; convert it to 8 bits per channel")
-            if image.format in ("GIF", "TIFF", "WEBP", "PNG") and image.is_animated:
+            if image.format in ("GIF", "TIFF", "WEBP", "PNG") and getattr(image, "is_animated", False):
                 raise UserError(f"{where} holds several pictures (an animation or pages); save each as a file")
             image.load()
             return _on_white(_upright(image), bits)
@@ -56,23 +56,25 @@ def decoded(data: bytes, where: str) -> Image.Image:
         raise UserError(f"{where} declares too many pixels; more than {MAX_PIXELS:,} are refused") from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{where} is not a readable image ({', '.join(FORMATS)})") from None
-    except Exception as error:  # a damaged file may fail in any of Pillow's decoders, each in its own way
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions
         raise UserError(f"{where} is not a readable image ({' '.join(str(error).split())})") from None
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits per channel as the file declares them: Pillow cuts 16 bits of RGB to 8 without a word."""
+    """Bits per channel as the file declares them: Pillow silently reduces 16-bit RGB to 8 bits."""
     if image.format == "PNG":
         if data[12:16] != b"IHDR":
             raise ValueError("its first chunk is not IHDR")
         return data[24]
-    return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))) if image.format == "TIFF" else 8
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+    return 8
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # Pillow turns a TIFF itself
-    except Exception:  # damaged Exif data say nothing, and the pixels are whole
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 0))  # Pillow turns a TIFF itself
+    except Exception:  # ignore damaged Exif data: the pixels are intact
         turn = None
     return image if turn is None else image.transpose(turn)
 

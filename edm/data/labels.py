@@ -1,4 +1,4 @@
-"""Class labels: the one reader of dataset.json, and what "classes" means, for archives and raw data alike."""
+"""Class labels: reads dataset.json and counts classes, for archives and raw data."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from edm.errors import UserError
 
 LABELS_FILE = "dataset.json"
-MOST_CLASSES = 1_000_000  # of any network
+MOST_CLASSES = 1_000_000  # limit for any network
 
 
 def count_classes(labels: Sequence[int] | np.ndarray | None) -> int:
@@ -22,18 +22,18 @@ def count_classes(labels: Sequence[int] | np.ndarray | None) -> int:
 
 
 def empty_classes(labels: Sequence[int] | np.ndarray | None) -> list[int]:
-    """The classes below the largest label that no image has: 1 and 2 of the labels 0, 3."""
+    """The classes below the largest label without images: [1, 2] for the labels 0, 3."""
     return [] if labels is None else np.flatnonzero(np.bincount(labels) == 0).tolist()
 
 
 def described(count: int, empty: Sequence[int]) -> str:
-    """A number of classes in words, with those that have no images: "10 classes (7 without images: 1, 2, …)"."""
+    """A number of classes in words, with the classes without images: "10 classes (7 without images: 1, 2, …)"."""
     few = ", ".join(map(str, empty[:8])) + ", …" * (len(empty) > 8)
     return f"{count} class{'es' * (count != 1)}" + (f" ({len(empty)} without images: {few})" if empty else "")
 
 
 def class_index(label: Any, where: str) -> int:
-    """A label as an int. Raises UserError, beginning with ``where``, unless it is a whole number from 0."""
+    """A label as an int. Raises UserError, beginning with ``where``, unless it is a valid class index."""
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
     if not whole or not 0 <= label < MOST_CLASSES:
         raise UserError(f"{where} is not a class index from 0 to {MOST_CLASSES - 1:,} (a whole number)")
@@ -41,10 +41,10 @@ def class_index(label: Any, where: str) -> int:
 
 
 def read_labels(content: bytes, names: Sequence[str], where: str) -> list[int] | None:
-    """The labels of images, in the order of their names, from a dataset.json; None where it says ``null``.
+    """The labels of images, in the order of their names, from a dataset.json; None if its labels are ``null``.
 
     content: ``{"labels": [[name, label], …]}``, one entry for each name and no others.
-    Raises UserError, beginning with ``where``, for any other content: a label is a class index, never rounded.
+    Raises UserError, beginning with ``where``, for any other content. Labels are class indices and are never rounded.
     """
     where = f"{where}: {LABELS_FILE}"
     try:
@@ -56,20 +56,21 @@ def read_labels(content: bytes, names: Sequence[str], where: str) -> list[int] |
     if not (isinstance(entries, list) and all(map(_is_entry, entries))):
         raise UserError(f'{where} is not of the form {{"labels": [[name, label], …]}}')
     table = {name: class_index(label, f"{where}: the label of {shown(name)}") for name, label in entries}
-    if len(table) < len(entries):
-        seen = set()
-        twice = next(name for name, _ in entries if name in seen or seen.add(name))
-        raise UserError(f"{where} names {shown(twice)} twice; one image has one label")
+    seen: set[str] = set()
+    for name, _ in entries:
+        if name in seen:
+            raise UserError(f"{where} names {shown(name)} twice; one image has one label")
+        seen.add(name)
     unlabelled = next((name for name in names if name not in table), None)
     if unlabelled is not None:
         raise UserError(f"{where} has no label for {shown(unlabelled)}")
     if len(table) > len(names):
-        raise UserError(f"{where} names {shown(min(table.keys() - set(names)))}, which is not there")
+        raise UserError(f"{where} names {shown(min(table.keys() - set(names)))}, which does not exist")
     return [table[name] for name in names]
 
 
 def shown(name: str) -> str:
-    """A file's name as one harmless line."""
+    """A file's name as one printable line."""
     return name if name.isprintable() else ascii(name)
 
 
@@ -78,7 +79,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError where a key stands twice, of which Python would take the last."""
+    """A JSON object. Raises ValueError for a repeated key, of which Python would keep the last."""
     pairs = list(pairs)
     table = dict(pairs)
     if len(table) < len(pairs):

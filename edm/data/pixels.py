@@ -1,4 +1,4 @@
-"""Images as bytes and as the networks see them."""
+"""Conversion of images between bytes and network inputs."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Folders and zips of images: which files they hold, in a fixed order, and how to read one. Nothing is extracted."""
+"""Folders and zips of images: lists their files in a fixed order and reads them without extracting zips."""
 
 import hashlib
 import os
@@ -18,15 +18,15 @@ from edm.files.resumable import StoppedError
 MAX_FILE = 1 << 26  # bytes of one image file
 _LITTER = ("thumbs.db", "desktop.ini", "icon\r")
 _TEXTS = ("LICENSE", "LICENCE", "README")
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may claim gigabytes for a dictionary
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may allocate gigabytes for a dictionary
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Image files below a folder or in zips. ``names``: sorted, relative to the folder that all have in common.
+    """Image files below a folder or in zips. names: sorted, relative to their common folder.
 
-    labels_file: content of the dataset.json beside them, or None. identity: hash of all names and versions of files.
-    As a context manager it closes the zips at its end.
+    labels_file: content of the dataset.json beside them, or None. identity: hash of the names and versions of all
+    files. As a context manager it closes the zips at the end.
     """
 
     where: str
@@ -44,19 +44,19 @@ class Tree:
             file.close()
 
     def read(self, name: str) -> bytes:
-        """Bytes of one image file; may be called from many threads at once."""
+        """Bytes of one image file; safe to call from several threads."""
         return self._read(name)
 
 
-#: Name, size in bytes, and what its version is told by, of one file.
+#: One file: name, size in bytes, and a number that changes with its content (time or CRC).
 _Entry = tuple[str, int, int]
 
 
 def open_tree(path: Path | Sequence[Path]) -> Tree:
-    """Lists a folder, a zip, several zips, or a folder that holds nothing but zips; several zips are one dataset.
+    """Lists a folder, a zip, several zips, or a folder that contains only zips. Several zips form one dataset.
 
-    Hidden files and folders (``.name``, ``__MACOSX``), what systems leave behind, and files named LICENSE or README are
-    skipped. Raises UserError for anything else that is not an image, for unsafe names, and for damaged zips.
+    Skips hidden files and folders (``.name``, ``__MACOSX``), files that operating systems add, and files named LICENSE
+    or README. Raises UserError for any other file that is not an image, for unsafe names, and for damaged zips.
     """
     paths = list(path) if isinstance(path, Sequence) else [path]
     where = ", ".join(map(str, paths))
@@ -107,25 +107,25 @@ def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes], f
 
 
 def _hidden(part: str) -> bool:
-    """Whether a folder or a file is hidden by its name."""
+    """Whether a name marks a hidden folder or file."""
     return part.startswith(".") or part.lower() == "__macosx"
 
 
 def _skipped(name: str) -> bool:
-    """Whether a file is none of the dataset's. Only files have such names: a class may be called ``license``."""
+    """Whether a file is not part of the dataset. Applies to files only: a class folder may be named ``license``."""
     *_, file = parts = name.split("/")
     text = file.split(".")[0].upper() in _TEXTS and not file.lower().endswith(SUFFIXES)
     return text or file.lower() in _LITTER or any(map(_hidden, parts))
 
 
 def _common_folder(names: list[str]) -> str:
-    """The folder, with its slash, that all (sorted) names are below; empty where there is none."""
+    """The common folder of all (sorted) names, with a slash; empty if they have none."""
     common = posixpath.commonpath([posixpath.dirname(names[0]), posixpath.dirname(names[-1])])
     return f"{common}/" if common else ""
 
 
 def _folder(top: Path) -> Iterator[_Entry]:
-    """Everything below a folder, by its relative POSIX name. Links are followed, but not in circles."""
+    """All files below a folder, by relative POSIX name. Follows links, but raises UserError for a cycle."""
 
     def walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Entry]:
         status = os.stat(folder)
@@ -162,7 +162,7 @@ def _read_file(path: str) -> bytes:
 
 
 def _only_zips(folder: Path) -> list[Path]:
-    """The zips of a folder that holds nothing else, sorted; an empty list for any other folder."""
+    """The zips of a folder that contains only zips, sorted; [] for any other folder."""
     try:
         skipped = lambda path: _hidden(path.name) if path.is_dir() else _skipped(path.name)
         files = sorted(path for path in folder.iterdir() if not skipped(path))
@@ -176,7 +176,7 @@ _Member = tuple[Path, zipfile.ZipFile, zipfile.ZipInfo]
 
 
 def _zips(paths: Iterable[Path], members: dict[str, _Member], files: list[BinaryIO]) -> Iterator[_Entry]:
-    """Everything in some zips; ``members`` and ``files``, those that were opened, are filled on the way."""
+    """All files in some zips. Fills ``members``, and adds the opened zips to ``files``."""
     for path in paths:
         archive = _open_zip(path, files)
         for info in archive.infolist():
@@ -197,14 +197,14 @@ def _zips(paths: Iterable[Path], members: dict[str, _Member], files: list[Binary
 
 def _open_zip(path: Path, files: list[BinaryIO]) -> zipfile.ZipFile:
     try:
-        # An open file, not a path: zipfile would count its readers without a lock, and close it at a count of zero.
+        # Pass an open file: zipfile counts the readers of a path without a lock, and may close it too early.
         files.append(open(path, "rb"))  # noqa: SIM115 (open as long as the tree)
         return zipfile.ZipFile(files[-1])
     except FileNotFoundError:
         raise UserError(f"{path}: no such folder or zip") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # zipfile raises more than its own errors over damaged directories
+    except Exception as error:  # damaged directories raise many kinds of exceptions
         raise UserError(f"{path}: not a readable zip archive ({' '.join(str(error).split())})") from None
 
 
@@ -226,14 +226,14 @@ def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Bytes of one member, never more than it claims."""
+    """Bytes of one member, at most its declared size."""
     try:
         with archive.open(info) as member:
             data = member.read()
     except OSError as error:
         raise StoppedError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # a checksum, zlib, or a header that zipfile stumbles over
+    except Exception as error:  # a wrong checksum, zlib's errors, a damaged header
         raise UserError(f"{path}: {shown(info.filename)} is damaged ({' '.join(str(error).split())})") from None
-    if len(data) != info.file_size:  # zipfile is content with less
+    if len(data) != info.file_size:  # zipfile accepts fewer bytes
         raise UserError(f"{path}: {shown(info.filename)} is damaged ({len(data)} of {info.file_size} bytes)")
     return data

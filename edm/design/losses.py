@@ -4,14 +4,14 @@ Each noise distribution is defined by its quantile function: one uniform draw pe
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from edm.design.schedules import VP as VPSchedule
-from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T
+from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T, VPSchedule
 from edm.design.timesteps import IDDPM_STEPS, iddpm_levels
 
 
@@ -33,7 +33,7 @@ class Loss(Protocol):
 
 
 @dataclass(frozen=True)
-class VP:
+class VPLoss:
     """σ⁻¹(σ) ~ U(ε_t, 1); λ = 1/σ²."""
 
     beta_d: float = VP_BETA_D
@@ -59,7 +59,7 @@ class VP:
 
 
 @dataclass(frozen=True)
-class VE:
+class VELoss:
     """ln σ ~ U(ln σ_min, ln σ_max); λ = 1/σ²."""
 
     sigma_min: float = 0.02
@@ -81,7 +81,7 @@ class VE:
 
 
 @dataclass(frozen=True)
-class IDDPM:
+class IDDPMLoss:
     """σ = u_j with j ~ U{0, …, M − 1}; λ = 1/σ²."""
 
     steps: int = IDDPM_STEPS
@@ -111,7 +111,7 @@ class IDDPM:
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDMLoss:
     """ln σ ~ N(P_mean, P_std²); λ = (σ² + σ_data²)/(σ σ_data)²: every level starts at loss 1 (App. B.6)."""
 
     P_mean: float = -1.2
@@ -119,7 +119,8 @@ class EDM:
     sigma_data: float = 0.5
 
     def sigma(self, u: Tensor) -> Tensor:
-        return (self.P_mean + self.P_std * torch.special.ndtri(u)).exp()
+        sigma: Tensor = (self.P_mean + self.P_std * torch.special.ndtri(u)).exp()
+        return sigma
 
     def density(self, sigma: Tensor) -> Tensor:
         z = (sigma.log() - self.P_mean) / self.P_std
@@ -137,12 +138,12 @@ def _inside(density: Tensor, sigma: Tensor, limits: tuple[float, float]) -> Tens
     return torch.where((sigma >= limits[0]) & (sigma <= limits[1]), density, 0)
 
 
-LOSSES = {"vp": VP, "ve": VE, "iddpm": IDDPM, "edm": EDM}
+LOSSES = {"vp": VPLoss, "ve": VELoss, "iddpm": IDDPMLoss, "edm": EDMLoss}
 
 
 def weighted_error(
-    denoiser, loss: Loss, images: Tensor, sigma: Tensor, noise: Tensor, class_labels: Tensor | None,
-    augment_labels: Tensor | None = None,
+    denoiser: Callable[..., Tensor], loss: Loss, images: Tensor, sigma: Tensor, noise: Tensor,
+    class_labels: Tensor | None, augment_labels: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """λ(σ) (D(y + σ n; σ) − y)² per pixel (Eq. 2 weighted), float32 [B, C, H, W].
 
@@ -150,4 +151,5 @@ def weighted_error(
     """
     level = sigma.to(torch.float32).reshape(-1, 1, 1, 1)
     denoised = denoiser(images + level * noise, sigma, class_labels, augment_labels)
-    return loss.weight(level) * (denoised - images) ** 2
+    error: Tensor = loss.weight(level) * (denoised - images) ** 2
+    return error

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edm.design.schedules import VP as VPSchedule
-from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T
+from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T, VPSchedule
 from edm.design.timesteps import IDDPM_C1, IDDPM_C2, IDDPM_STEPS, iddpm_levels, linear_levels
 from edm.errors import UserError
 
@@ -24,22 +23,29 @@ class Preconditioning(nn.Module):
     """
 
     name: str
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
+    _range = (0.0, math.inf)
 
     def arguments(self) -> dict[str, float | int | None]:
         """Its constructor arguments, as values that JSON can hold."""
-        raise TypeError("Preconditioning is a base class; use VP, VE, IDDPM or EDM")
+        raise TypeError("Preconditioning is a base class; use one of PRECONDITIONINGS")
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """(c_skip, c_out, c_in, c_noise), each shaped as the float32 tensor ``sigma``."""
-        raise TypeError("Preconditioning is a base class; use VP, VE, IDDPM or EDM")
+        raise TypeError("Preconditioning is a base class; use one of PRECONDITIONINGS")
+
+    @property
+    def sigma_min(self) -> float:
+        return self._range[0]
+
+    @property
+    def sigma_max(self) -> float:
+        return self._range[1]
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         return sigma
 
 
-class VP(Preconditioning):
+class VPPreconditioning(Preconditioning):
     """Song et al., variance preserving. The network sees the time σ⁻¹(σ), scaled to [0, M − 1]."""
 
     name = "vp"
@@ -48,8 +54,7 @@ class VP(Preconditioning):
                  epsilon_t: float = VP_EPSILON_T):  # fmt: skip
         super().__init__()
         self.schedule, self.steps, self.epsilon_t = VPSchedule(beta_d, beta_min), steps, epsilon_t
-        self.sigma_min = self.schedule.sigma_at(epsilon_t)
-        self.sigma_max = self.schedule.sigma_at(1.0)
+        self._range = self.schedule.sigma_at(epsilon_t), self.schedule.sigma_at(1.0)
 
     def arguments(self) -> dict[str, float | int | None]:
         return {"beta_d": self.schedule.beta_d, "beta_min": self.schedule.beta_min, "steps": self.steps,
@@ -60,14 +65,14 @@ class VP(Preconditioning):
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
 
 
-class VE(Preconditioning):
+class VEPreconditioning(Preconditioning):
     """Song et al., variance exploding."""
 
     name = "ve"
 
     def __init__(self, sigma_min: float = 0.02, sigma_max: float = 100.0):
         super().__init__()
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self._range = sigma_min, sigma_max
 
     def arguments(self) -> dict[str, float | int | None]:
         return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
@@ -77,7 +82,7 @@ class VE(Preconditioning):
         return one, sigma, one, (0.5 * sigma).log()
 
 
-class IDDPM(Preconditioning):
+class IDDPMPreconditioning(Preconditioning):
     """Nichol and Dhariwal: the network supports M noise levels u_j; c_noise numbers them, M − 1 for the noisiest.
 
     The buffer ``u`` [M + 1] is part of the model: published files contain it in float32.
@@ -115,7 +120,7 @@ class IDDPM(Preconditioning):
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
 
 
-class LinearIDDPM(IDDPM):
+class LinearIDDPMPreconditioning(IDDPMPreconditioning):
     """iDDPM's preconditioning over the levels of Ho et al. 2020, guided-diffusion's "linear" schedule.
 
     beta_first, beta_last: β of the least and the most noisy step for M = 1000; other M divide the same schedule.
@@ -133,15 +138,15 @@ class LinearIDDPM(IDDPM):
         return {"beta_first": self.beta_first, "beta_last": self.beta_last, "steps": self.steps}
 
 
-class EDM(Preconditioning):
+class EDMPreconditioning(Preconditioning):
     """The paper's design: unit variance of network input and training target, least error amplification (App. B.6)."""
 
     name = "edm"
 
     def __init__(self, sigma_data: float = 0.5, sigma_min: float = 0.0, sigma_max: float | None = None):
         super().__init__()
-        self.sigma_data, self.sigma_min = sigma_data, sigma_min
-        self.sigma_max = math.inf if sigma_max is None else sigma_max
+        self.sigma_data = sigma_data
+        self._range = sigma_min, math.inf if sigma_max is None else sigma_max
 
     def arguments(self) -> dict[str, float | int | None]:
         return {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min,
@@ -154,7 +159,10 @@ class EDM(Preconditioning):
         return c_skip, c_out, total.rsqrt(), 0.25 * sigma.log()
 
 
-PRECONDITIONINGS = {kind.name: kind for kind in (VP, VE, IDDPM, LinearIDDPM, EDM)}
+_KINDS: tuple[type[Preconditioning], ...] = (
+    VPPreconditioning, VEPreconditioning, IDDPMPreconditioning, LinearIDDPMPreconditioning, EDMPreconditioning,
+)  # fmt: skip
+PRECONDITIONINGS = {kind.name: kind for kind in _KINDS}
 _MOST_STEPS = 100_000
 
 
@@ -176,7 +184,7 @@ def preconditioning_from(name: str, arguments: Mapping[str, Any]) -> Preconditio
     try:
         floats = {key: float(value) for key, value in numbers.items() if key != "steps"}
         made = kind(**floats, **({"steps": whole} if "steps" in numbers else {}))
-        unbounded = made.sigma_max == math.inf and kind is not EDM
+        unbounded = made.sigma_max == math.inf and kind is not EDMPreconditioning
         made_sense = (
             0 <= made.sigma_min < made.sigma_max and not unbounded and not any(map(math.isnan, floats.values()))
         )

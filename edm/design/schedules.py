@@ -4,6 +4,7 @@ Every function takes and returns float64 tensors of any shape; the unit of t dep
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,8 +24,12 @@ class Schedule(Protocol):
     def inverse(self, sigma: Tensor) -> Tensor: ...
 
 
+#: (s(t), ṡ(t)) of a schedule at t.
+Scaling = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
-class VP:
+class VPSchedule:
     """Variance preserving: σ(t) = √(exp(½β_d t² + β_min t) − 1), t in [0, 1]."""
 
     beta_d: float = VP_BETA_D
@@ -45,7 +50,7 @@ class VP:
         return ((self.beta_min**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt() - self.beta_min) / self.beta_d
 
     @classmethod
-    def through(cls, sigma_min: float, sigma_max: float) -> "VP":
+    def through(cls, sigma_min: float, sigma_max: float) -> "VPSchedule":
         """The schedule with σ(ε_s) = sigma_min and σ(1) = sigma_max (solves for β_d and β_min, Section 3)."""
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
         beta_d = 2 * (low / VP_EPSILON_S - high) / (VP_EPSILON_S - 1)
@@ -53,7 +58,7 @@ class VP:
 
 
 @dataclass(frozen=True)
-class VE:
+class VESchedule:
     """Variance exploding: σ(t) = √t, t in [0, σ_max²]."""
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ class VE:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearSchedule:
     """iDDPM, DDIM and EDM: σ(t) = t, so the time is the noise level."""
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -80,10 +85,10 @@ class Linear:
         return sigma
 
 
-SCHEDULES = {
-    "vp": VP.through,
-    "ve": lambda sigma_min, sigma_max: VE(),
-    "linear": lambda sigma_min, sigma_max: Linear(),
+SCHEDULES: dict[str, Callable[[float, float], Schedule]] = {
+    "vp": VPSchedule.through,
+    "ve": lambda sigma_min, sigma_max: VESchedule(),
+    "linear": lambda sigma_min, sigma_max: LinearSchedule(),
 }
 
 
@@ -99,4 +104,4 @@ def no_scaling(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ones_like(t), torch.zeros_like(t)
 
 
-SCALINGS = {"vp": vp_scaling, "none": no_scaling}
+SCALINGS: dict[str, Scaling] = {"vp": vp_scaling, "none": no_scaling}

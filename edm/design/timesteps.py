@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from edm.design.schedules import VP, VP_EPSILON_S
+from edm.design.schedules import VP_EPSILON_S, VPSchedule
 from edm.errors import UserError
 
 IDDPM_STEPS = 1000  # M
@@ -14,7 +14,7 @@ IDDPM_C1, IDDPM_C2 = 0.001, 0.008
 
 #: Default [σ_min, σ_max] (Table 1)
 DEFAULT_RANGE = {
-    "vp": (VP().sigma_at(VP_EPSILON_S), VP().sigma_at(1.0)),
+    "vp": (VPSchedule().sigma_at(VP_EPSILON_S), VPSchedule().sigma_at(1.0)),
     "ve": (0.02, 100.0),
     "iddpm": (0.002, 81.0),
     "edm": (0.002, 80.0),
@@ -47,7 +47,7 @@ def _fractions(num_steps: int) -> Tensor:
 
 def vp_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Uniform steps in the time of the VP schedule that runs from σ_max at t = 1 to σ_min at t = ε_s."""
-    return VP.through(sigma_min, sigma_max).sigma(1 + _fractions(num_steps) * (VP_EPSILON_S - 1))
+    return VPSchedule.through(sigma_min, sigma_max).sigma(1 + _fractions(num_steps) * (VP_EPSILON_S - 1))
 
 
 def ve_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -67,7 +67,8 @@ def iddpm_steps(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
 def edm_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:
     """Eq. 5: (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ."""
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (high + _fractions(num_steps) * (low - high)) ** rho
+    levels: Tensor = (high + _fractions(num_steps) * (low - high)) ** rho
+    return levels
 
 
 def noise_levels(discretization: str, num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:

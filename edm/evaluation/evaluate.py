@@ -150,4 +150,5 @@ def evaluate(
     Raises UserError if the sampler gives non-finite images, or if there are too few images.
     """
     seen = measure(denoiser, sampler, seeds, block, yardsticks, what, world)
-    return world.share(seen.results() if world.is_first else None)
+    results: dict[str, Any] = world.share(seen.results() if world.is_first else None)
+    return results

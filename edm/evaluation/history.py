@@ -87,7 +87,7 @@ class SearchHistory:
                 and header["format"] in (FORMAT, _EARLIER)
                 and re.fullmatch("[0-9a-f]+", header["spec"])
             ):
-                return header["spec"]
+                return str(header["spec"])
         except FileNotFoundError:
             return None
         except OSError as error:

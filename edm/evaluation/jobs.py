@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation.evaluate import Yardstick, evaluate, open_yardstick
 from edm.evaluation.finished import Finished
+from edm.evaluation.history import SearchHistory
 from edm.evaluation.recording import numbers_of, run_below
 from edm.evaluation.records import read_search, write_choice, write_results, write_search
-from edm.evaluation.search import Choice, Found, SearchHistory, choose, search
+from edm.evaluation.search import Choice, Found, choose, search
 from edm.evaluation.shards import Draw, Whole, measure_part, merge_parts
 from edm.files.writing import atomic_write, digest, sha256_file
 from edm.models import checkpoint as checkpoints
@@ -52,7 +54,7 @@ def evaluate_grid(
         raise UserError(f"{output}: a part of an evaluation goes into a .safetensors file, for --parts")
     if parts and not world.is_first:
         return
-    found = read_search(settings) if settings else {}
+    found = {"settings": read_search(settings)["settings"], "sha256": sha256_file(settings)} if settings else {}
     about = about_checkpoint(checkpoint) | {"settings": {"path": settings, **found} if settings else None}
     draws = tuple(Draw(point.id, repeat, _settled(point.sampler, found), experiment.sampling.seeds(repeat))
                   for point, repeat in evaluation.draws)  # fmt: skip
@@ -81,7 +83,7 @@ def evaluate_grid(
     finished = Finished(Path(runs.path).with_suffix(".finished.json"), whole.describe(), world, known)
     if not world.is_first:
         for draw in draws:
-            finished.take(draw.mark, lambda draw=draw: take(draw, ""))
+            finished.take(draw.mark, partial(take, draw, ""))
         return
     rows, system, label = [], SystemMetrics(), yardsticks[0].extractor.label
     for draw in draws:
@@ -93,7 +95,7 @@ def evaluate_grid(
         run = run_below(runs, experiment.name, evaluation.model, place, name, "evaluation", details,
                         about["checkpoint"], made_from, grid=evaluation.grid)  # fmt: skip
         with run:
-            results = finished.take(draw.mark, lambda draw=draw, name=name: take(draw, name))
+            results = finished.take(draw.mark, partial(take, draw, name))
             run.metrics(numbers_of(results, label) | system.read(), step=about["checkpoint"].get("images") or 0)
         say(f"{name}: {label} {results['distance']:.4g} (NFE {results['nfe']})")
         rows.append({"id": draw.point, "repeat": draw.repeat, "first_seed": draw.seeds.start,
@@ -128,7 +130,7 @@ def choose_snapshot(
         # Reuse the denoiser: its network may be compiled.
         denoiser.load_state_dict(checkpoints.load(folder / name, world.device).state_dict())
         seeds = range(first, first + images)
-        value = evaluate(denoiser, sampler, seeds, block, [yardstick], name, world)["distance"]
+        value: float = evaluate(denoiser, sampler, seeds, block, [yardstick], name, world)["distance"]
         if world.is_first:
             say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
         return value
@@ -191,14 +193,18 @@ def search_settings(
 
     def distance(settings: dict[str, Any]) -> float:
         what = ",".join(f"{key}={value}" for key, value in settings.items())
-        return evaluate(denoiser, sampler(settings), seeds, block, [yardstick], what, world)["distance"]
+        value: float = evaluate(denoiser, sampler(settings), seeds, block, [yardstick], what, world)["distance"]
+        return value
 
     fixed = {key: value for key, value in spec.items() if key not in ("over", "method", "max_sweeps")}
     identity = {**fixed, "sampler": base.to_dict(), "checkpoint": about["checkpoint"]["sha256"],
                 "metric": yardstick.describe(), "made_from": made_from}  # fmt: skip
     measured = SearchHistory(history or f"{output}.history.jsonl", identity, world)
-    start = {key: min(values, key=lambda value, key=key: abs((value or 0) - (getattr(base, key) or 0)))
-             for key, values in spec["over"].items()}  # fmt: skip
+
+    def nearest(values: Sequence[float | None], to: float) -> float | None:
+        return min(values, key=lambda value: abs((value or 0) - to))
+
+    start = {key: nearest(values, getattr(base, key) or 0) for key, values in spec["over"].items()}
 
     def found() -> Found:
         return search(distance, spec["over"], start, spec["method"], measured, spec["max_sweeps"], valid)

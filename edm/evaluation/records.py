@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edm.errors import UserError
-from edm.files.writing import read_json, sha256_file, write_json
+from edm.files.writing import read_json, write_json
 from edm.tracking import origin
 
 FORMAT = "edm-distances/2"
@@ -86,11 +86,11 @@ def write_search(path: str | Path, found: dict[str, Any]) -> None:
 
 
 def read_search(path: str | Path) -> dict[str, Any]:
-    """The "settings" that a search found, and the "sha256" of the file. Raises UserError for any other file."""
+    """The outcome of a search, with its "settings". Raises UserError for any other file."""
     record = read_json(path)
     if not isinstance(record, dict) or record.get("format") != SEARCH or "settings" not in record:
         raise UserError(f"{path}: not the outcome of a search; delete it and run snakemake again")
-    return {"settings": record["settings"], "sha256": sha256_file(path)}
+    return record
 
 
 def write_choice(path: str | Path, metric: dict[str, Any], chosen: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ Every measured value is written to a history file at once (:mod:`edm.evaluation.
 loses at most one.
 """
 
+import functools
 import itertools
 import math
 from collections import defaultdict
@@ -214,19 +215,21 @@ def choose(
         raise UserError(f"confirm is {confirm}; at least one candidate must be measured in full")
 
     def measured(names: Iterable[str], stage: str, objective: Callable[[str], float]) -> dict[str, float | None]:
-        rows = {n: history.measure({"candidate": n, "stage": stage}, lambda n=n: objective(n)) for n in names}
+        rows = {n: history.measure({"candidate": n, "stage": stage}, functools.partial(objective, n)) for n in names}
         return {name: row["value"] for name, row in rows.items()}
 
     def lowest(values: dict[str, float | None]) -> list[str]:
-        return sorted(values, key=lambda name: math.inf if values[name] is None else values[name])
+        numbers = {name: math.inf if value is None else value for name, value in values.items()}
+        return sorted(numbers, key=lambda name: numbers[name])
 
     cheap_values = measured(candidates, "cheap", cheap)
     kept = set(lowest(cheap_values)[:confirm])
     full_values = measured((name for name in candidates if name in kept), "full", full)
     best = lowest(full_values)[0]
-    if full_values[best] is None:
+    value = full_values[best]
+    if value is None:
         raise UserError(f"{history.path}: no candidate gave a finite value; check the model and the metric")
-    return Choice(best, full_values[best], cheap_values, full_values)
+    return Choice(best, value, cheap_values, full_values)
 
 
 def choice_cost(candidates: int, confirm: int) -> tuple[int, int]:

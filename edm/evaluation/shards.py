@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.errors import UserError
@@ -65,7 +67,8 @@ def measure_part(
     The processes of ``world`` share the part; rank 0 writes. ``about`` adds entries to the header.
     Raises UserError if the sampler gives non-finite images.
     """
-    tensors, rows = {}, []
+    tensors: dict[str, Tensor] = {}
+    rows: list[dict[str, Any]] = []
     for number, draw in enumerate(whole.draws):
         seeds = part_of(draw.seeds, whole.block, index, count)
         what = f"{draw.point} {index + 1}/{count}"
@@ -94,7 +97,9 @@ def merge_parts(paths: Iterable[str | Path], whole: Whole) -> list[dict[str, Any
 
 def _in_order(paths: Iterable[str | Path], whole: Whole) -> list[Path]:
     """The files in order of their parts. Reads only the headers."""
-    expected, found, counts = whole.describe(), {}, {}
+    expected = whole.describe()
+    found: dict[int, Path] = {}
+    counts: dict[int, Path] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such file; measure this part first, or correct the path")

@@ -1,1 +1,1 @@
-"""Files written atomically, hashed, locked, resumed, fetched."""
+"""File operations: atomic writes, hashes, locks, resumable outputs, downloads."""

@@ -1,4 +1,4 @@
-"""Files written beside the training: it goes on while a disk is waited for."""
+"""Writes files in a background thread, so that training does not wait for the disk."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Background:
-    """Does one thing at a time in a thread, in the order asked for. As a context manager it is done at the end."""
+    """Runs functions in one thread, one at a time and in order. As a context manager it waits for them at the end."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "background")
@@ -19,15 +19,15 @@ class Background:
         self._thread.shutdown()
 
     def do(self, work: Callable[[], None]) -> None:
-        """Begins ``work`` when what came before is done, which is waited for: one copy is in memory, not a queue.
+        """Waits for the previous work, then starts ``work``: memory holds one copy, not a queue.
 
-        Raises what the work before raised.
+        Raises the exception of the previous work.
         """
         self.wait()
         self._last = self._thread.submit(work)
 
     def wait(self) -> None:
-        """Returns when all is done. Raises what the last work raised."""
+        """Waits for the last work and raises its exception."""
         if self._last is not None:
             last, self._last = self._last, None
             last.result()

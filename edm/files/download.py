@@ -1,5 +1,6 @@
-"""Published files: fetched whole or not at all, checked, and pinned to what they were when first used. Torch-free."""
+"""Downloads published files atomically, verifies them, and pins their checksums on first use. Does not import torch."""
 
+import functools
 import hashlib
 import http.client
 import os
@@ -24,21 +25,21 @@ from edm.files.writing import digest, read_json, write_json
 
 TRIES = 3
 PAUSE = 2.0  # seconds before the second try; doubled before each further one
-TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets without a word
+TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets silently
 _PIECE = 1 << 20
-_RANGE_NOT_SATISFIABLE = 416  # its name changed with Python 3.13
+_RANGE_NOT_SATISFIABLE = 416  # HTTPStatus renamed it in Python 3.13
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _LABELS = {"sha256": "SHA-256", "md5": "MD5"}
 _HEX_DIGITS = {"sha256": 64, "md5": 32}
 
 
 def download(url: str, path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
-    """Fetches ``url`` (http, https or file) to ``path``, unless a file is there, and checks it; returns the path.
+    """Downloads ``url`` (http, https or file) to ``path`` unless the file exists, verifies it, and returns the path.
 
-    A connection that breaks is taken up where it broke, where the server can, three times in all. What was fetched by a
-    run that was stopped is continued by the next where a checksum is given, which tells whether the parts fit.
+    After a broken connection the download resumes at the same byte if the server supports that; it makes three attempts
+    in total. With a checksum, which shows whether the parts fit together, a stopped download resumes in the next run.
     sha256, md5: in hexadecimal digits, of the whole file.
-    Raises UserError, with nothing at ``path``, where the file cannot be fetched or is another.
+    Raises UserError, leaving nothing at ``path``, if the download fails or the checksum differs.
     """
     path, sums = Path(path), _checksums(sha256, md5)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
@@ -50,17 +51,17 @@ def download(url: str, path: str | Path, sha256: str | None = None, md5: str | N
         found = file.seek(0, os.SEEK_END)
         _Transfer(url, path, file, bool(sums)).run()
         wrong = _mismatch(file, sums)
-        if wrong and found:  # the part that was found may be of another version, or damaged
+        if wrong and found:  # the earlier part may be damaged or from another version
             file.truncate(0)
             _Transfer(url, path, file, bool(sums)).run()
             wrong = _mismatch(file, sums)
         if wrong:
-            raise UserError(f"{url}: {wrong}; the file there is damaged or another one: nothing was kept of it")
+            raise UserError(f"{url}: {wrong}; the published file is damaged or has changed; nothing was saved")
     return path
 
 
 def verify(path: str | Path, sha256: str | None = None, md5: str | None = None) -> None:
-    """Raises UserError where a file is not there or has another checksum."""
+    """Raises UserError if a file is missing or has another checksum."""
     sums = _checksums(sha256, md5)
     try:
         with open(path, "rb") as file:
@@ -72,10 +73,10 @@ def verify(path: str | Path, sha256: str | None = None, md5: str | None = None) 
 
 
 def pin(lock_path: str | Path, name: str, sha256: str) -> bool:
-    """Records the SHA-256 of a published file on first use; afterwards holds the file to it. True where it is new.
+    """Records the SHA-256 of a published file on first use, and compares with it afterwards. Returns True on first use.
 
-    lock_path: a JSON file of names and checksums, to be kept under version control.
-    Raises UserError where another checksum is recorded, or the lock file is damaged.
+    lock_path: a JSON file of names and checksums; keep it under version control.
+    Raises UserError if the recorded checksum differs, or the lock file is damaged.
     """
     lock_path, (sha256,) = Path(lock_path), _checksums(sha256, None).values()
     with _alone_in(lock_path.parent):
@@ -94,14 +95,14 @@ def pin(lock_path: str | Path, name: str, sha256: str) -> bool:
 
 
 class _BrokenError(Exception):
-    """A failure of the connection or the server that another try may not meet."""
+    """A failure of the connection or the server that may not happen in another attempt."""
 
 
 class _Transfer:
-    """The fetching of one address into an open file, from wherever the file ends.
+    """Downloads one URL into an open file, starting at the end of the file.
 
-    checked: whether a checksum will tell if parts do not belong together. ``version`` is what the server calls the
-    version of the file that the part at hand is of.
+    checked: whether a checksum will detect parts that do not belong together. ``version`` is the server's name (ETag or
+    date) of the version from which the present part was downloaded.
     """
 
     def __init__(self, url: str, path: Path, file: BinaryIO, checked: bool) -> None:
@@ -109,7 +110,7 @@ class _Transfer:
         self.version: str | None = None
 
     def run(self) -> None:
-        """Raises UserError after the last try, as a StoppedError where the part at hand is worth keeping."""
+        """Raises UserError after the last attempt: a StoppedError if the downloaded part is worth keeping."""
         tries = 1 if self.url.startswith("file:") else TRIES
         for attempt in range(tries):
             if attempt:
@@ -119,7 +120,7 @@ class _Transfer:
             except _BrokenError as error:
                 reason = error
         if self.checked and self.file.seek(0, os.SEEK_END):
-            raise StoppedError(self._say(f"{reason}; what has come is kept: run again to continue"))
+            raise StoppedError(self._say(f"{reason}; the downloaded part is kept: run again to continue"))
         raise UserError(self._say(reason))
 
     def _say(self, reason: object) -> str:
@@ -150,7 +151,7 @@ class _Transfer:
 
     @contextmanager
     def _open(self, start: int) -> Iterator[Any]:
-        """The server's answer, from byte ``start`` on if it can; None where there is nothing from there on."""
+        """The server's response, from byte ``start`` if it supports that; None if the file ends at ``start``."""
         headers = {"User-Agent": "edm"}
         if start:
             headers["Range"] = f"bytes={start}-"
@@ -180,11 +181,11 @@ class _Transfer:
 
     @staticmethod
     def _continues(response: Any, start: int) -> bool:
-        """Whether an answer is the part that was asked for; otherwise it is the whole file."""
+        """Whether the response is the requested part; otherwise it is the whole file."""
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             return False
         if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise _BrokenError("the server sends another part than was asked for")
+            raise _BrokenError("the server sent another part than the requested one")
         return True
 
 
@@ -196,25 +197,26 @@ def _read(response: Any) -> bytes:
 
 
 def _version(headers: Message) -> str | None:
-    """What names this very content: a strong ETag, else the date of its last change (RFC 9110, 13.1.5)."""
+    """The validator of this content: a strong ETag, else the date of its last change (RFC 9110, 13.1.5)."""
     tag = headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
 
 def _checksums(sha256: str | None, md5: str | None) -> dict[str, str]:
-    """The given checksums by the name of their function, in small letters."""
+    """The given checksums, lower case, by the name of their hash function."""
     sums = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value is not None}
     for name, value in sums.items():
         if not re.fullmatch(f"[0-9a-f]{{{_HEX_DIGITS[name]}}}", value):
-            raise UserError(f"{value!r} is no {_LABELS[name]}: {_HEX_DIGITS[name]} hexadecimal digits are expected")
+            raise UserError(f"{value!r} is not {_LABELS[name]}: expected {_HEX_DIGITS[name]} hexadecimal digits")
     return sums
 
 
 def _mismatch(file: BinaryIO, sums: dict[str, str]) -> str | None:
-    """What is wrong with the checksums of an open file, if anything is."""
+    """Describes the first checksum of an open file that differs; None if all agree."""
     for name, expected in sums.items():
         file.seek(0)
-        found = hashlib.file_digest(file, lambda name=name: hashlib.new(name, usedforsecurity=False)).hexdigest()
+        kind = functools.partial(hashlib.new, name, usedforsecurity=False)
+        found = hashlib.file_digest(file, kind).hexdigest()  # type: ignore[arg-type]  # BinaryIO's stubs lack readinto
         if found != expected:
             return f"{_LABELS[name]} is {found}, expected {expected}"
     return None
@@ -226,7 +228,7 @@ def _line(reason: object) -> str:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of this block for one folder, as far as its file system knows locks."""
+    """Locks a folder during this block, if its file system supports locks."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""One process at a time, also where a file system has no locks."""
+"""Exclusive locks between processes, also on file systems without locks."""
 
 import errno
 import math
@@ -15,7 +15,7 @@ from filelock import SoftFileLease, Timeout, lock_descriptor
 from edm.errors import UserError
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-_BEAT, _DEAD = 5.0, 60.0  # seconds between two signs of life of a lock file, and without one until it is broken
+_BEAT, _DEAD = 5.0, 60.0  # seconds between two renewals of a lock file, and until an unrenewed one is broken
 
 
 class Held(UserError):
@@ -24,16 +24,16 @@ class Held(UserError):
 
 @contextmanager
 def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[int]:
-    """Holds ``path`` (a small file, made here and left) alone: of all who ask for it, one at a time goes on.
+    """Holds an exclusive lock on ``path``, a small file that it creates and does not delete.
 
-    patience: seconds to wait for another; file servers take a while to notice that one died with its machine.
+    patience: seconds to wait for another holder; file servers take a while to release the lock of a crashed machine.
 
-    Held with ``flock``, which the system releases where the process dies, and which Linux carries over NFS. Where
-    the file system has no such locks, a file beside it is the lock: its holder keeps renewing its time, and one that
-    was not renewed for a minute, by the waiting process's own clock, belongs to a dead process.
+    The lock is a ``flock``, which the system releases when the process dies, and which Linux supports over NFS. On a
+    file system without such locks, a second file beside ``path`` is the lock: its holder keeps renewing its time, and a
+    lock not renewed for a minute, by the waiting process's clock, belongs to a dead process.
 
-    Yields the open file: with ``flock``, whoever inherits it holds it, too. Raises Held, naming who holds it, when
-    patience ends; UserError where the file cannot be written.
+    Yields the open file: with ``flock``, a child process that inherits it holds the lock, too. Raises Held, naming the
+    holder, when patience ends; UserError if the file cannot be written.
     """
     path, end = Path(path), time.monotonic() + patience
     with ExitStack() as stack:
@@ -45,7 +45,7 @@ def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[int]
                 time.sleep(random.uniform(0.02, 0.1))
             if held is None:
                 wait = -1 if end == math.inf else max(end - time.monotonic(), 0)
-                lease = SoftFileLease(f"{path}.held", wait, lease_duration=_DEAD, heartbeat_interval=_BEAT)
+                lease = SoftFileLease(f"{path}.held", timeout=wait, lease_duration=_DEAD, heartbeat_interval=_BEAT)
                 with suppress(Timeout):
                     stack.enter_context(lease)
                 held = lease.is_locked
@@ -58,7 +58,7 @@ def exclusive(path: str | os.PathLike, patience: float = 100.0) -> Iterator[int]
 
 
 def locked(handle: int) -> bool | None:
-    """Whether this process has the open file for itself from now on; None where the file system has no locks."""
+    """Whether this process now holds the lock on the open file; None if the file system has no locks."""
     try:
         return lock_descriptor(handle, blocking=False)
     except OSError as error:
@@ -68,8 +68,8 @@ def locked(handle: int) -> bool | None:
 
 
 def _sign(handle: int) -> None:
-    """Writes who holds the lock, for those who wait in vain."""
-    with suppress(OSError):  # a full disk: the lock holds all the same
+    """Records the holder in the lock file, for the error message of waiting processes."""
+    with suppress(OSError):  # a full disk does not affect the lock
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 

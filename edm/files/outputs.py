@@ -1,4 +1,4 @@
-"""What a command may replace: a file of its own, never a device, a folder, a pipe, or what it reads."""
+"""Checks what a command may overwrite: regular files, never devices, folders, pipes, or its own inputs."""
 
 import os
 import stat
@@ -15,9 +15,9 @@ _KINDS = {
 
 
 def check_outputs(files: Sequence[str], folders: Sequence[str], inputs: Sequence[str]) -> None:
-    """Raises UserError, before a command begins, where what it writes would replace what it must not.
+    """Raises UserError, before a command starts, if its outputs would overwrite something they must not.
 
-    files: that it writes; folders: that it writes files in; inputs: files and folders that it reads.
+    files: files that it writes; folders: folders that it writes files in; inputs: files and folders that it reads.
     """
     for path in files:
         require_replaceable(path)
@@ -31,14 +31,14 @@ def check_outputs(files: Sequence[str], folders: Sequence[str], inputs: Sequence
 
 
 def require_replaceable(path: str | os.PathLike) -> None:
-    """Raises UserError unless nothing stands at a path, or a file.
+    """Raises UserError unless a path is free or names a regular file.
 
-    A link to a file is as good as a file: the link is replaced and its target is kept. In /dev, where /dev/stdout may
-    be a link to a file, and in /proc and /sys nothing is ever written.
+    A link to a file counts as a file: the link is replaced and its target is kept. Paths in /proc, /sys and /dev (where
+    /dev/stdout may be a link to a file) are never written.
     """
     folder = Path(os.path.realpath(Path(path).parent))
     if folder == Path("/dev") or any(folder.is_relative_to(system) for system in _SYSTEM):
-        raise UserError(f"{path}: is the system's; name a file to write")
+        raise UserError(f"{path}: is a system path; name a file to write")
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -49,17 +49,17 @@ def require_replaceable(path: str | os.PathLike) -> None:
 
 
 def require_apart(outputs: Sequence[str | os.PathLike], inputs: Sequence[str | os.PathLike]) -> None:
-    """Raises UserError where an output is an input, too, by whatever name or link, or lies in a folder that is one."""
+    """Raises UserError if an output is also an input, by any name or link, or is inside an input folder."""
     for output in outputs:
         for source in inputs:
             if _same(output, source):
                 raise UserError(f"{output}: is read by this command and would be replaced; name another output")
             if os.path.isdir(source) and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
-                raise UserError(f"{output}: lies in {source}, which this command reads; name a place outside of it")
+                raise UserError(f"{output}: is inside {source}, which this command reads; name a place outside of it")
 
 
 def _same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
     try:
         return os.path.samefile(path, other)
-    except OSError:  # one of them is not there
+    except OSError:  # one of them does not exist
         return os.path.realpath(path) == os.path.realpath(other)

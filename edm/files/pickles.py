@@ -1,40 +1,39 @@
-"""Pickles, read without running anything they hold.
+"""A restricted unpickler that builds only plain containers, numbers and text, and imports nothing.
 
-A pickle is a program for a stack machine (its instructions: ``pickletools`` in Python's library), which Python's own
-unpickler lets import and call whatever it names. This machine knows containers, numbers and text, and imports nothing:
-a program may use only the names that the caller lists, each answered by a function of the caller's. So it can do no
-more than build plain values, and every claim of it is checked against the bytes that are there.
+A pickle is a program for a stack machine (``pickletools`` in Python's library lists its instructions). Python's own
+unpickler imports and calls everything that the program names. This one resolves only the names that the caller lists,
+each to a function of the caller, and checks every length that the pickle claims against the bytes in the file.
 
-Instructions that neither checkpoints nor CIFAR-10 need do not exist here. Time and memory are bounded: by a number of
-instructions, which bounds containers and memo, and an amount of text. Long byte strings, the weights, are not read but
-noted as spans.
+It has no instructions beyond those that checkpoints and CIFAR-10 need. Time and memory are bounded by a number of
+instructions, which also bounds containers and memo, and by an amount of text. Long byte strings (the weights) are not
+read but recorded as spans.
 """
 
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pickletools import code2op
+from pickletools import code2op  # type: ignore[attr-defined]  # the stubs of Python lack it
 from typing import Any, BinaryIO, NamedTuple
 
 from edm.files.refusals import damaged, refused, shown
 
-_INLINE = 64  # bytes of the longest byte string that is read: a number of numpy's
+_INLINE = 64  # bytes of the longest byte string that is read; enough for a numpy scalar
 _LONGEST_INTEGER = 16  # bytes
 _LONGEST_NAME = 256  # of a module or a global, in bytes
-_MOST_ARGUMENTS = 16  # of a call: one long tuple that is passed a hundred thousand times would take for ever
-_KEYS = 1 << 31  # integers below are keys of a dictionary without long chains of equal hashes
+_MOST_ARGUMENTS = 16  # of a call: passing one long tuple a hundred thousand times would take forever
+_KEYS = 1 << 31  # integers below this cannot cause long chains of equal hashes in a dictionary
 _NEWEST_PROTOCOL = 5
 
 
 class Name(NamedTuple):
-    """What a program calls a global: nothing is imported."""
+    """The name of a global in a pickle; it is never imported."""
 
     module: str
     name: str
 
 
 class Span(NamedTuple):
-    """A byte string that was left where it lies in the file."""
+    """The position in the file of a byte string that was not read."""
 
     start: int
     length: int
@@ -42,7 +41,7 @@ class Span(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """An object of a class that is not there: the class's name, the arguments it was made with and its state."""
+    """Stands for an object of a class that is not imported: class name, constructor arguments and state."""
 
     name: str
     arguments: tuple
@@ -51,9 +50,9 @@ class Instance:
 
 @dataclass
 class Budget:
-    """What all pickles of one file may spend together. The published files need less than a third of it.
+    """Limits for all pickles of one file together. The published files need less than a third of them.
 
-    longest: characters of one text; the source code that the authors' pickles carry has 0.03 MB.
+    longest: characters of one text; the source code in the authors' pickles has 0.03 MB.
     """
 
     instructions: int = 500_000
@@ -68,13 +67,13 @@ def interpret(
     file: BinaryIO, names: Names, budget: Budget, persistent: Callable[[Any], Any] | None = None,
     kind: str = "checkpoint",
 ) -> Any:  # fmt: skip
-    """The value of the pickle that starts at the position of ``file``, which is left behind its end.
+    """The value of the pickle that starts at the position of ``file``; leaves the position after its end.
 
-    names: the globals that a program may name; the function of one is called with the arguments where the program calls
-        it, and None stands for a name that is only passed on, as a :class:`Name`.
-    persistent: gives the value for a persistent id, where the pickle may have such. kind: what messages call the file.
-    Values are None, bool, int, float, str, bytes, tuple, list, dict, set, Name, Span, Instance and what the functions
-    return. They may hold themselves. Raises UserError without a file's name.
+    names: the globals that the pickle may use. When the pickle calls one, its function is called with the arguments;
+        None marks a name that is only passed as an argument, as a :class:`Name`.
+    persistent: returns the value for a persistent id, if the pickle may have them. kind: the file's kind in messages.
+    Values are None, bool, int, float, str, bytes, tuple, list, dict, set, Name, Span, Instance and the results of the
+    functions; containers may contain themselves. Raises UserError without the name of the file.
     """
     return _Machine(file, names, budget, persistent, kind).run()
 
@@ -102,13 +101,13 @@ class _Machine:
                 if not code:
                     raise damaged("its pickle ends too early")
                 known = code2op.get(code.decode("latin1"))
-                raise refused(f"its pickle uses {known.name if known else code}, as no {self.kind} does")
+                raise refused(f"its pickle uses {known.name if known else repr(code)}, as no {self.kind} does")
             action(self)
         if len(self.stack) != 1 or self.below:
             raise damaged("its pickle leaves no single value")
         return self.stack[0]
 
-    # What the instructions are made of ---------------------------------------------------------------------------
+    # Parts of the instructions -----------------------------------------------------------------------------------
 
     def take(self, count: int) -> bytes:
         data = self.file.read(count)
@@ -175,7 +174,7 @@ class _Machine:
         self.stack.append(tuple(reversed(items)))
 
     def tuple_since_mark(self) -> None:
-        items = self.since_mark()  # which changes the stack
+        items = self.since_mark()  # this changes the stack
         self.stack.append(tuple(items))
 
     # Containers: only exact lists, dictionaries and sets are filled ----------------------------------------------
@@ -234,7 +233,7 @@ class _Machine:
         state, target = self.pop(), self.top()
         if type(target) is Instance and target.state is None:
             target.state = state
-        elif type(target) is not dict:  # a state dict of torch's has attributes (_metadata), of no meaning here
+        elif type(target) is not dict:  # the attributes (_metadata) of torch's state dicts are ignored
             raise refused(f"its pickle sets the state of {shown(target)}")
 
     def persistent_id(self) -> None:
@@ -253,7 +252,7 @@ class _Machine:
 
 
 def _key(key: Any) -> Any:
-    """Text, bytes and small integers alone: they hash in time of their length, and differ in their hash."""
+    """Accepts only text, bytes and small integers: they hash in linear time, without many equal hashes."""
     if type(key) in (str, bytes) or (isinstance(key, int) and abs(key) < _KEYS):
         return key
     raise refused(f"its pickle uses {shown(key)} as a key")
@@ -267,14 +266,14 @@ def _number(layout: str) -> Callable[[_Machine], None]:
     return lambda machine: machine.stack.append(machine.number(layout))
 
 
-_ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
+_ACTIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"\x80": _Machine.protocol,
-    b"\x95": lambda m: m.take(8),  # the length of a frame, of no meaning here
+    b"\x95": lambda m: m.take(8),  # the length of a frame, ignored
     b"N": _push(None), b"\x88": _push(True), b"\x89": _push(False), b")": _push(()),
     b"]": lambda m: m.stack.append([]), b"}": lambda m: m.stack.append({}), b"\x8f": lambda m: m.stack.append(set()),
     b"J": _number("<i"), b"K": _number("<B"), b"M": _number("<H"), b"G": _number(">d"), b"\x8a": _Machine.integer,
     b"\x8c": lambda m: m.text("<B"), b"X": lambda m: m.text("<I"),
-    b"U": lambda m: m.bytes("<B"), b"T": lambda m: m.bytes("<I"),  # by which Python 2 writes text
+    b"U": lambda m: m.bytes("<B"), b"T": lambda m: m.bytes("<I"),  # Python 2 writes text with these
     b"C": lambda m: m.bytes("<B"), b"B": lambda m: m.bytes("<I"), b"\x8e": lambda m: m.bytes("<Q"),
     b"\x85": lambda m: m.tuple_of(1), b"\x86": lambda m: m.tuple_of(2), b"\x87": lambda m: m.tuple_of(3),
     b"(": _Machine.mark,

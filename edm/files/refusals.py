@@ -1,4 +1,4 @@
-"""The ways in which a foreign file fails, each one line however hostile its content."""
+"""Errors about foreign files. Each message is one bounded line, even for hostile content."""
 
 from edm.errors import UserError
 
@@ -9,22 +9,22 @@ _IN_WORDS = {"Instance": "an object", "Name": "a name", "Stored": "a tensor", "S
 
 
 def refused(reason: str) -> UserError:
-    """A file that is whole but asks for what no checkpoint needs, or is of no kind that is known."""
+    """For a file that is complete but uses something that no checkpoint needs, or is of an unknown kind."""
     return UserError(f"refused: {reason}; get the file from its publisher")
 
 
 def unsupported(kind: str, instead: str) -> UserError:
-    """A file whose kind is known, and which this program cannot use."""
+    """For a file of a known kind that this program cannot use."""
     return UserError(f"refused: it is {kind}; {instead}")
 
 
 def damaged(reason: str) -> UserError:
-    """A file that contradicts itself or ends too early."""
+    """For a file that contradicts itself or ends too early."""
     return UserError(f"damaged: {reason}; get the file again")
 
 
 def shown(value: object) -> str:
-    """A name from a file as printable ASCII of bounded length; of anything but text or a number, only its kind."""
+    """A name from a file as printable ASCII of bounded length; for other values than text and numbers, the kind."""
     if isinstance(value, str):
         text = ascii(value[: _LONGEST + 1])[1:-1]
     elif isinstance(value, int) and abs(value) < 1 << 64:
@@ -36,6 +36,6 @@ def shown(value: object) -> str:
 
 
 def printable(message: str) -> str:
-    """A message of other origin as one bounded line: a library's may repeat what a file says, as it is."""
+    """A message from another library as one bounded printable line: it may repeat content of the file."""
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message[: _LONGEST_LINE + 1])
     return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"

@@ -1,4 +1,4 @@
-"""An output that grows in a file beside it, outlives an interruption, and appears under its name only when whole."""
+"""Resumable outputs: written to a partial file beside them, which survives interruptions, and renamed when complete."""
 
 import os
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from edm.files.writing import atomic_write
 
 
 class StoppedError(UserError):
-    """A failure of the machine (disk, network), not of the input: what was done until then is kept."""
+    """A failure of the machine (disk, network), not of the input: the partial output is kept."""
 
 
 @contextmanager
 def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
     """Yields ``.NAME.KEY.partial`` beside ``output``, open for reading and writing; on success it becomes ``output``.
 
-    key: changes with everything that the output depends on, so that only a run of the same kind is continued.
-    A UserError removes the file. Anything else, a killed process included, leaves it for the next run to continue,
-    and so does StoppedError. What runs with other keys left behind is removed.
-    Raises UserError where another process is at the same work, or something else than a file stands at ``output``;
-    StoppedError where the disk fails.
+    key: changes with everything that the output depends on, so that a run resumes only the file of an equal run.
+    A UserError removes the file. StoppedError, any other exception, and a killed process leave it for the next run to
+    resume. Partial files with other keys are removed.
+    Raises UserError if another process is writing the same output, or if ``output`` is not a regular file; StoppedError
+    if the disk fails.
     """
     partial = output.parent / f".{output.name}.{key}.partial"
     require_replaceable(output)
@@ -40,7 +40,7 @@ def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
             _remove_others(output, partial)
             yield file
             file.flush()
-            with atomic_write(output) as temporary:  # still locked: nobody else may continue a file that is whole
+            with atomic_write(output) as temporary:  # still locked: no other process may resume a complete file
                 os.replace(partial, temporary)
     except StoppedError:
         raise
@@ -49,16 +49,16 @@ def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise StoppedError(f"{output}: {reason}; what is done is kept: mend that and run again to continue") from None
+        raise StoppedError(f"{output}: {reason}; what is done is kept: fix that and run again to continue") from None
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Whether this process now has the file for itself; where a file system knows no locks, it is taken to have."""
+    """Whether this process now holds the file's lock; assumed on a file system without locks."""
     return locked(file.fileno()) is not False
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file still has its name: between opening and locking, its owner may have finished it."""
+    """Whether an open file still has its name: another process may have finished it between opening and locking."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the hashes that identify them."""
+"""Atomic writes, and the hashes that identify files and values."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from edm.files.outputs import require_replaceable
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on success it is synced and renamed to ``path``, on failure removed.
 
-    The temporary name keeps the suffix of ``path``, for writers that choose a format by it.
-    Raises UserError where the folder or the file cannot be written, or something else than a file stands at ``path``.
+    The temporary name keeps the suffix of ``path``, for writers that choose a format by the suffix.
+    Raises UserError if the folder or the file cannot be written, or if ``path`` is not a regular file.
     """
     path = Path(path)
     require_replaceable(path)
@@ -42,10 +42,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_temporaries(path: str | os.PathLike) -> None:
-    """Removes what processes killed in an ``atomic_write`` of ``path`` left. The name in ``path`` may be a pattern.
+    """Removes temporary files of processes killed in an ``atomic_write`` of ``path``. Its name may be a pattern.
 
-    What the safetensors library left in the same folder, whose own temporary files do not tell what they were, too.
-    Only for whoever alone writes these files: the temporary file of a living process goes, too.
+    Also removes those of the safetensors library in the same folder, whose names do not show their target.
+    Call it only from the sole writer of these files: it also removes the temporary files of running processes.
     """
     path = Path(path)
     patterns = [f".{path.stem}.????????{path.suffix}"]  # mkstemp puts in eight characters
@@ -61,12 +61,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value) -> None:
-    """Writes ``value`` as indented JSON atomically; NaN and infinities are refused by JSON and so by us."""
+    """Writes ``value`` as indented JSON atomically. Raises ValueError for NaN and infinities, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike):
-    """The value in a JSON file. Raises UserError where the file is missing or not JSON."""
+    """The value in a JSON file. Raises UserError if the file is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def canonical_json(value) -> str:
 
 
 def named(number: float) -> str:
-    """A number as part of a name: as short as can be, but no two numbers alike. 40.0 is "40"; 1/3 is written out."""
+    """A number as part of a file name: as short as possible but unique. 40.0 gives "40"; 1/3 keeps all digits."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)
 
@@ -107,7 +107,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        return  # some file systems do not open folders; the rename itself is done
+        return  # some file systems cannot open folders; the rename is complete anyway
     try:
         os.fsync(handle)
     except OSError:

@@ -1,8 +1,9 @@
-"""Checkpoints of other programs: read safely, written for them, and any plain callable as a denoiser.
+"""Imports checkpoints of other programs, exports checkpoints for them, and wraps callables as denoisers.
 
-``read`` and ``convert`` take the files of the EDM authors, of score_sde and of guided-diffusion; ``export`` writes ours
-under the published names; ``DiscreteDenoiser`` wraps a model of diffusers' kind. No byte of a file is ever executed.
-Each is imported when first used: the catalogue of published files needs no torch.
+``read`` and ``convert`` accept the files of the EDM authors, of score_sde and of guided-diffusion; ``export`` writes a
+checkpoint of this program under the published names; ``DiscreteDenoiser`` wraps a model in the style of diffusers. No
+byte of a file is ever executed. Each name is imported on first use, since the catalogue of published files needs no
+torch.
 """
 
 from importlib import import_module

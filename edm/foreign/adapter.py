@@ -1,7 +1,7 @@
-"""Models that know discrete steps: any plain callable that predicts ε, v or x₀, as a denoiser D(x; σ).
+"""Wraps models with discrete time steps: any callable that predicts ε, v or x₀ becomes a denoiser D(x; σ).
 
-Such a model sees x_t = √ᾱ_t y + √(1 − ᾱ_t) n and the number t of the step. With σ_t = √((1 − ᾱ_t)/ᾱ_t) that is
-x/√(1 + σ²) for x = y + σ n: column "iDDPM + DDIM" of Table 1, and VP's scaling s(t) of Eq. 26.
+The input of such a model is x_t = √ᾱ_t y + √(1 − ᾱ_t) n and the number t of the step. With σ_t = √((1 − ᾱ_t)/ᾱ_t) that
+is x/√(1 + σ²) for x = y + σ n: column "iDDPM + DDIM" of Table 1, and VP's scaling s(t) of Eq. 26.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' words; "sample
 
 
 class DiscreteDenoiser:
-    """``net(x, sigma, class_labels=None)`` → D(x; σ), of the shape and type of x, for every sampler of ours.
+    """``net(x, sigma, class_labels=None)`` → D(x; σ), of the shape and type of x, for all samplers of :mod:`edm`.
 
-    model: ``model(x_t, t)``, or ``model(x_t, t, class_labels)`` where labels are given, for x_t [B, C, H, W] and whole
-        numbers t [B]; it returns a tensor, an object with one as ``sample`` (diffusers), or a tuple that begins with
-        one. Channels beyond those of x, such as a learned variance, are left out.
-    alphas_cumprod: ᾱ_t of every step, falling, in [0, 1); steps with ᾱ = 0 have no finite σ and are left out.
+    model: ``model(x_t, t)``, or ``model(x_t, t, class_labels)`` if labels are given, for x_t [B, C, H, W] and integers
+        t [B]. It returns a tensor, an object with a tensor ``sample`` (diffusers), or a tuple that begins with a
+        tensor. Channels beyond those of x, such as a learned variance, are ignored.
+    alphas_cumprod: ᾱ_t of every step, decreasing, in [0, 1); steps with ᾱ = 0 have no finite σ and are omitted.
     prediction: "epsilon", "v_prediction" (Salimans and Ho 2022) or "sample" (x₀), as diffusers' schedulers call it.
-    dtype: of what the model gets; ``device``: where the model is, the CPU unless the model says.
+    dtype: of the model's input. The attribute ``device`` is the model's device, or the CPU if it has no such attribute.
 
-    ``sigma_min``, ``sigma_max`` and ``round_sigma`` give its levels to the samplers. A σ between two levels is shown to
-    the model under the number of the nearest. Raises UserError for levels or a prediction that make no sense.
+    ``sigma_min``, ``sigma_max`` and ``round_sigma`` give its levels to the samplers. A σ between two levels is passed
+    to the model as the step number of the nearest level. Raises UserError for invalid levels or an unknown prediction.
     """
 
     def __init__(self, model: Callable[..., Any], alphas_cumprod: Sequence[float] | Tensor,

@@ -1,8 +1,8 @@
 """State dicts of guided-diffusion (Dhariwal and Nichol): ADM for ImageNet-64, class-conditional, with learned variance.
 
-A bare dictionary of tensors. Its shapes tell everything but the image's resolution, the number of attention heads, the
-order of the attention's channels and the noise schedule. Where they are not stated, those of the published model are
-taken: the first two only where the shapes are its own, too.
+The file is a plain dictionary of tensors. Their shapes determine everything except the resolution of the image, the
+number of attention heads, the order of the attention's channels and the noise schedule. Values that the user does not
+state are those of the published model; the first two are assumed only if the shapes match that model, too.
 """
 
 import re
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import IDDPM, LinearIDDPM
+from edm.design.preconditioning import IDDPMPreconditioning, LinearIDDPMPreconditioning
 from edm.errors import UserError
 from edm.files.refusals import damaged, refused, shown, unsupported
 from edm.foreign.asked import Asked
@@ -27,8 +27,8 @@ LICENCE = "MIT, if published by OpenAI"
 _NEEDED = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
 _BLOCK = {"norm0": "in_layers.0", "conv0": "in_layers.2", "affine": "emb_layers.1", "norm1": "out_layers.0",
           "conv1": "out_layers.3", "skip": "skip_connection"}  # fmt: skip
-_DROPOUT = 0.1  # it acts in training alone
-_GROUPS = 32  # of every norm, whatever the width
+_DROPOUT = 0.1  # active only in training
+_GROUPS = 32  # of every norm, at any width
 
 
 def recognises(value: Any) -> bool:
@@ -36,18 +36,18 @@ def recognises(value: Any) -> bool:
 
 
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of a state dict, and what is to be said about it. Raises UserError."""
+    """The denoiser of a state dict, and the facts about it. Raises UserError."""
     if not all(type(name) is str and isinstance(tensor, Stored) for name, tensor in value.items()):
         raise damaged("an entry of the state dict is no tensor")
     about: dict[str, Any] = {"licence": LICENCE, "inferred": {}, "assumed": {}}
     value = unwrapped(value)
     config = infer({name: tensor.shape for name, tensor in value.items()}, asked, about)
-    # The larger published models differ in both from that for 64 pixels.
+    # The larger published models differ in both settings from the 64×64 model.
     large = (config.model_channels, config.num_blocks) == (256, 2)
     linear = asked.take("noise_schedule", None if large else "cosine", about) == "linear"
     ordered = any(config.heads(config.model_channels * mult) > 1 for mult in config.channel_mult)
     old = ordered and asked.take("attention_order", None if large else "new", about) == "old"
-    preconditioning = LinearIDDPM() if linear else IDDPM()
+    preconditioning = LinearIDDPMPreconditioning() if linear else IDDPMPreconditioning()
     about["assumed"] |= preconditioning.arguments() | {"dropout": _DROPOUT}
     own = _own_tensors(config, StoredTensors(file, value), old) | {"preconditioning.u": preconditioning.u}
     return assemble(config, preconditioning, own, "its network"), about
@@ -64,7 +64,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         raise damaged("its time_embed.0.weight is no matrix")
     width, channels = max(time[1], 1), first[1]
     inputs, outputs = (_count(shapes, group) for group in ("input_blocks", "output_blocks"))
-    # An upsampling block ends every level of the decoder but the finest, as a third or second part of its last entry.
+    # Every decoder level except the finest ends with an upsampling block: the second or third part of its last entry.
     depth = 1 + sum(bool(re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)) for name in shapes)
     num_blocks = outputs // depth - 1
     if num_blocks < 1 or outputs != depth * (num_blocks + 1) or inputs != depth * (num_blocks + 1):
@@ -84,7 +84,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         if (attending or level == depth - 1) and width * mult[level] % channels_per_head:
             raise UserError(f"channels_per_head {channels_per_head} does not divide the {width * mult[level]} channels "
                             "of its attention; give another")  # fmt: skip
-    inferred = {
+    inferred: dict[str, Any] = {
         "channels": channels,
         "out_channels": last[0] if last[0] != channels else None,
         "classes": label[0] if label else 0,
@@ -92,7 +92,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         "channel_mult": mult,
         "num_blocks": num_blocks,
         "attn_resolutions": tuple(resolution >> level for level, attending in enumerate(attends) if attending),
-        "norm_groups": _GROUPS if min(widths) < 4 * _GROUPS else None,  # None is the same where all are as wide
+        "norm_groups": _GROUPS if min(widths) < 4 * _GROUPS else None,  # None gives the same if all are wide
     }
     about["inferred"] |= {name: list(value) if type(value) is tuple else value for name, value in inferred.items()}
     require_plausible({**inferred, "resolution": resolution, "channels_per_head": channels_per_head})
@@ -102,7 +102,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
 
 
 def _refuse_others(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises UserError for models whose tensors have the names of guided-diffusion's."""
+    """Raises UserError for other models whose tensors have guided-diffusion's names."""
     if any(name.endswith(".qkv.weight") and len(shape) == 4 for name, shape in shapes.items()):
         kind = "one of OpenAI's consistency models, or their EDM of ImageNet-64, with another preconditioning"
         raise unsupported(kind, "import NVIDIA's EDM of ImageNet-64")
@@ -112,7 +112,7 @@ def _refuse_others(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], group: str) -> int:
-    """How many entries a group of blocks has, numbered from 0."""
+    """Number of entries in a group of blocks."""
     numbers = {name.split(".")[1] for name in shapes if name.startswith(f"{group}.")}
     return len(numbers)
 
@@ -122,7 +122,7 @@ def _outputs(shapes: Mapping[str, tuple[int, ...]], entry: int) -> int:
 
 
 def _own_tensors(config: NetworkConfig, weights: StoredTensors, old: bool) -> dict[str, Tensor]:
-    """old: the attention has the old order of channels."""
+    """The tensors under our names. old: whether the attention has the old order of channels."""
     with torch.device("meta"):
         network = UNet(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
@@ -132,9 +132,9 @@ def _own_tensors(config: NetworkConfig, weights: StoredTensors, old: bool) -> di
             raise damaged(f"the weight {shown(theirs)} is missing")
         tensor = weights[theirs]
         if name == "embedding.label.weight" and tensor.ndim == 2:
-            tensor = tensor.T  # a table of rows, of which the class takes one
+            tensor = tensor.T  # an embedding table with one row per class
         elif ".attention." in name and tensor.ndim == 3:
-            tensor = tensor[..., None]  # a convolution in one dimension
+            tensor = tensor[..., None]  # a one-dimensional convolution
         require_shape(theirs, tensor, shapes[name], "its network")
         if old and ".qkv." in name:  # theirs are (head, {q, k, v}, channel); ours ({q, k, v}, head, channel)
             tensor = tensor.unflatten(0, (config.heads(len(tensor) // 3), 3, -1)).transpose(0, 1).flatten(0, 2)
@@ -155,7 +155,7 @@ def places(network: UNet) -> Iterator[tuple[str, str]]:
             yield f"{ours}.{kind}", f"{theirs}.{kind}"
 
     def layer(ours: str, module: torch.nn.Module, theirs: str, part: int) -> Iterator[tuple[str, str]]:
-        """A block is one part of their entry, its attention the next."""
+        """In their entry a block is one part, and its attention the next."""
         if not isinstance(module, Block):
             yield from both(ours, f"{theirs}.{part}")
             return
@@ -178,7 +178,7 @@ def places(network: UNet) -> Iterator[tuple[str, str]]:
     for i, module in list(enumerate(network.decoder))[2:]:
         if module.resample is None:
             entry, part = entry + 1, 0
-        else:  # the upsampling block, behind the last block of the level and its attention
+        else:  # the upsampling block, after the last block of the level and its attention
             part = 1 + (network.decoder[i - 1].attention is not None)
         yield from layer(f"decoder.{i}", module, f"output_blocks.{entry}", part)
     yield from both("out_norm", "out.0")

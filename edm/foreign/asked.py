@@ -1,4 +1,4 @@
-"""What a user may say about a file whose tensors do not say it."""
+"""Arguments that a user may give about a file, where its tensors do not determine them."""
 
 import math
 from dataclasses import dataclass, fields
@@ -6,21 +6,21 @@ from typing import Any
 
 from edm.errors import UserError
 
-#: Names and their values, as `edm import`, `pretrained` in params.yaml and :func:`edm.foreign.read` take them.
+#: Arguments with a fixed choice of values, for `edm import`, `pretrained` in params.yaml and :func:`edm.foreign.read`.
 CHOICES = {"attention_order": ("new", "old"), "noise_schedule": ("cosine", "linear"), "sde": ("vp", "subvp")}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """None where the user said nothing.
+    """The user's arguments; None if not given.
 
     resolution: image side of the model.
-    Of guided-diffusion. channels_per_head: of its attention. attention_order: of the outputs of ``qkv``: "new" (q, k, v
-    before the heads, ``use_new_attention_order``) or "old" (heads first). noise_schedule: "cosine" or "linear".
-    Of score_sde. sde: "vp" or "subvp"; beta_min, beta_max: of the VP SDE; fir: whether resampling uses the filter
-    (1, 3, 3, 1); skip_rescale: whether sums of two branches are scaled by √½; scale_by_sigma: whether the output is
-    divided by σ.
-    Raises UserError for a value that makes no sense.
+    For guided-diffusion. channels_per_head: of the attention. attention_order: order of the outputs of ``qkv``: "new"
+    (q, k, v before the heads, ``use_new_attention_order``) or "old" (heads first). noise_schedule: "cosine" or
+    "linear". For score_sde. sde: "vp" or "subvp"; beta_min, beta_max: of the VP SDE; fir: whether resampling uses the
+    filter (1, 3, 3, 1); skip_rescale: whether sums of two branches are scaled by √½; scale_by_sigma: whether the output
+    is divided by σ.
+    Raises UserError for an invalid value.
     """
 
     resolution: int | None = None
@@ -48,20 +48,20 @@ class Asked:
                 raise UserError(f"{name} is {value!r}; it must be {kind}")
 
     def given(self) -> dict[str, Any]:
-        """What the user said."""
+        """The arguments that the user gave."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     def allow(self, *names: str) -> None:
-        """Raises UserError where the user said something else, which has no effect on the file at hand."""
+        """Raises UserError if the user gave another argument, which has no effect on this file."""
         for name in self.given():
             if name not in names:
                 raise UserError(f"{name} was given, but the file says it itself; leave it out")
 
     def take(self, name: str, usual: Any, about: dict[str, Any]) -> Any:
-        """What the user said of ``name``, else ``usual``, which ``about`` then calls assumed.
+        """The user's value of ``name``, else ``usual``, which is then recorded as assumed in ``about``.
 
-        usual: the value of the published files; None where the file is not one of theirs by its size. Raises UserError
-        where neither says it.
+        usual: the value of the published files; None if the size of the file's model is not a published one. Raises
+        UserError if both are None.
         """
         value = getattr(self, name)
         if value is None and usual is None:

@@ -1,4 +1,4 @@
-"""Our checkpoints under the published names, so that other programs can use them."""
+"""Exports checkpoints under the published names, so that other programs can use them."""
 
 import io
 from pathlib import Path
@@ -20,20 +20,20 @@ SOURCE = "an export of this program"
 
 
 def export(checkpoint_path: str | Path, out: str | Path) -> list[str]:
-    """Writes the weights of one of our checkpoints as a state dict under the published names.
+    """Writes the weights of a checkpoint of this program as a state dict under the published names.
 
     out: ``.safetensors``, with ``class_name`` and ``init_kwargs`` (the published constructor call) in its header, or
-    ``.pt``, a dictionary of torch.save with the state dict beside them. :func:`edm.foreign.read` reads both back,
-    exactly. Returns why the authors' class cannot be made with that call: [] where it can, and then loads the state
-    dict and computes the same. Raises UserError for another ending, and for a network that the published classes
-    cannot describe.
+    ``.pt``, a dictionary written by torch.save that also holds the state dict. :func:`edm.foreign.read` reads both back
+    exactly. Returns the reasons why that call of the authors' class gives another model; [] means that the authors'
+    class loads the state dict and computes the same. Raises UserError for another suffix, and for a network that the
+    published classes cannot describe.
     """
     if Path(out).suffix not in (".safetensors", ".pt"):
         raise UserError(f"{out}: choose an ending: .safetensors or .pt")
     denoiser = checkpoint.load(checkpoint_path)
     class_name, init_kwargs = constructor_call(denoiser)
     found = differences(denoiser, init_kwargs)
-    # iDDPMPrecond has a learned variance always, and no such argument; reading it back takes it off again.
+    # iDDPMPrecond always has a learned variance, without an argument for it; importing removes it again.
     without = class_name == "iDDPMPrecond" and denoiser.network.config.out_channels is None
     own = {"out_channels": init_kwargs.pop("out_channels")} if without else {}
     about = checkpoint.describe(checkpoint_path)["about"]
@@ -43,7 +43,7 @@ def export(checkpoint_path: str | Path, out: str | Path) -> list[str]:
         checkpoint.save_tensors(out, tensors, header)
         return found
     with atomic_write(out) as temporary, io.BytesIO() as buffer:
-        torch.save({**header, "state_dict": tensors}, buffer)  # to memory: torch writes a file's name into the file
+        torch.save({**header, "state_dict": tensors}, buffer)  # in memory: torch writes file names into files
         temporary.write_bytes(buffer.getbuffer())
     return found
 
@@ -53,7 +53,7 @@ def recognises(value: Any) -> bool:
 
 
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of an export to ``.pt``, and what is to be said about it. Raises UserError."""
+    """The denoiser of an export to ``.pt``, and the facts about it. Raises UserError."""
     asked.allow()
     state = unwrapped(value["state_dict"]) if type(value["state_dict"]) is dict else None
     if state is None or not all(isinstance(tensor, Stored) for tensor in state.values()):
@@ -62,7 +62,7 @@ def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoi
 
 
 def rebuilt(value: dict[str, Any]) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of an export, whose ``state_dict`` is a mapping of tensors. Raises UserError."""
+    """The denoiser of an export, whose ``state_dict`` maps names to tensors, and facts about it. Raises UserError."""
     class_name, init_kwargs, own = value.get("class_name"), value.get("init_kwargs"), value.get("own", {})
     if type(class_name) is not str or type(init_kwargs) is not dict or type(own) is not dict:
         raise damaged("it names no class and no constructor arguments")
@@ -73,6 +73,6 @@ def rebuilt(value: dict[str, Any]) -> tuple[Denoiser, dict[str, Any]]:
 
 
 def licence(about: Any) -> str:
-    """The licence that a file of ours carries on from the file it was made of."""
+    """The licence that a file of this program inherits from its source file."""
     found = about.get("licence") if isinstance(about, dict) else None
     return found[:200] if isinstance(found, str) else "its maker's"

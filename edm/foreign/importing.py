@@ -1,4 +1,4 @@
-"""Any checkpoint as a denoiser: what a file is, is told by its content."""
+"""Reads a checkpoint of any known kind as a denoiser; the content of the file determines its kind."""
 
 import io
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from edm.models.denoiser import Denoiser
 _LARGEST = 8 << 30  # bytes; the largest published file has 1.2 GB
 _FAMILIES = (persistent, score_sde, adm, exporting)
 _OWN = "a checkpoint of this program"
-_EDM2 = b"MPFourier"  # a class of every network of EDM2, in its source code and by name
+_EDM2 = b"MPFourier"  # a class name in the source code of every EDM2 network
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A denoiser from a file, and what is known about it, as plain values:
+    """A denoiser from a file, and facts about it as plain values in ``about``:
 
     source: the kind of file; source_sha256: of its bytes; licence: of the published files of that kind;
-    asked: what the user said; inferred: what the file says; assumed: what nobody said.
+    asked: the user's arguments; inferred: values from the file; assumed: defaults for all other values.
     """
 
     denoiser: Denoiser
@@ -35,18 +35,18 @@ class Imported:
 
 
 def read(path: str | Path, **stated: Any) -> Imported:
-    """The denoiser in a checkpoint of any kind that is known, float32, in evaluation mode, without gradients.
+    """The denoiser in a checkpoint of any known kind: float32, in evaluation mode, without gradients.
 
-    Known are the EDM authors' pickles, score_sde's and guided-diffusion's files of torch.save, exports of this program,
-    and its own checkpoints. Nothing that a file holds is ever run.
-    stated: what the file does not say, by the names of :class:`edm.foreign.asked.Asked`. ``resolution`` and
-    ``channels_per_head`` have to be given where the file is not of the published model's size; of the others, the
-    values of the published files are assumed, and listed under ``assumed``. Raises UserError, in one line, for a file
-    that is of no such kind, damaged, hostile or incomplete, and for an argument that has no effect on it.
+    The known kinds are pickles of the EDM authors, files of score_sde and guided-diffusion (torch.save), exports of
+    this program, and its own checkpoints. No code in a file is ever run.
+    stated: values that the file does not contain, by the names of :class:`edm.foreign.asked.Asked`. ``resolution`` and
+    ``channels_per_head`` are required if the model does not have the published size; the others default to the values
+    of the published files, and ``assumed`` lists them. Raises UserError, in one line, for a file of another kind, for a
+    damaged, hostile or incomplete file, and for an argument that has no effect on it.
     """
     asked = Asked(**stated)
     try:
-        if not Path(path).is_file():  # a device or a pipe would never end
+        if not Path(path).is_file():  # reading a device or a pipe would never end
             raise UserError("no such file")
         with open(path, "rb") as file:
             size = file.seek(0, io.SEEK_END)
@@ -58,7 +58,7 @@ def read(path: str | Path, **stated: Any) -> Imported:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a checkpoint") from None
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # torch's word for it
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # the word in torch's out-of-memory errors
             raise
         raise UserError(f"{path}: there is not enough memory for its {size:,} bytes; free some") from None
     except UserError as error:
@@ -69,13 +69,14 @@ def read(path: str | Path, **stated: Any) -> Imported:
 
 def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) -> Denoiser:
     """The denoiser of :func:`read`, on a device."""
-    return read(path, **stated).denoiser.to(device, memory_format=torch.channels_last)
+    return read(path, **stated).denoiser.to(device).to(memory_format=torch.channels_last)
 
 
 def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:
-    """Writes the denoiser of :func:`read` as a checkpoint of ours, with what is known about it in the header.
+    """Writes the denoiser of :func:`read` as a checkpoint of this program, with the facts about it in the header.
 
-    Equal files and arguments give equal bytes. Raises UserError as :func:`read` does, and for a checkpoint of ours.
+    Equal files and arguments give equal bytes. Raises UserError like :func:`read`, and for a checkpoint of this
+    program.
     """
     imported = read(path, **stated)
     if imported.about["source"] == _OWN:
@@ -85,7 +86,7 @@ def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:
 
 
 def _read(path: str | Path, file: BinaryIO, asked: Asked) -> tuple[str, Denoiser, dict[str, Any]]:
-    """(kind of file, denoiser, what is known about it)."""
+    """(kind of file, denoiser, facts about it)."""
     file.seek(0)
     start = file.read(512)
     size = file.seek(0, io.SEEK_END)
@@ -114,7 +115,7 @@ def _read(path: str | Path, file: BinaryIO, asked: Asked) -> tuple[str, Denoiser
 
 
 def _authors(file: BinaryIO) -> Any:
-    """The value of a plain pickle. EDM2's may hold objects beside the network that no pickle of EDM has."""
+    """The value of a plain pickle. EDM2's pickles may fail to load, since they contain objects that EDM's do not."""
     try:
         return plain(file)
     except UserError:

@@ -1,7 +1,7 @@
-"""The authors' pickles: {ema, loss_fn, augment_pipe, dataset_kwargs}, whose objects carry their class's source code.
+"""The authors' pickles, {ema, loss_fn, augment_pipe, dataset_kwargs}, whose objects include their class's source code.
 
-``ema`` is one of the four preconditioning classes around a network. Its source is text to us; class names, constructor
-arguments and tensors say all that :func:`edm.foreign.published.from_published` needs.
+``ema`` is one of the four preconditioning classes around a network. The source code is never run; class names,
+constructor arguments and tensors are all that :func:`edm.foreign.published.from_published` needs.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from edm.models.denoiser import Denoiser
 
 SOURCE = "a pickle of the EDM authors' program"
 LICENCE = "CC BY-NC-SA 4.0, if published by NVIDIA"
-#: Classes of configuration A: NVIDIA's files of these are the models of others under other names.
+#: Classes of configuration A: NVIDIA's files of these classes are other authors' models under new names.
 _ORIGINS = {
     "VPPrecond": "derived from Song et al., Apache-2.0",
     "VEPrecond": "derived from Song et al., Apache-2.0",
     "iDDPMPrecond": "derived from Dhariwal and Nichol, MIT",
 }
-_DEEPEST = 16  # modules inside of modules; the authors' networks have 4
+_DEEPEST = 16  # nested modules; the authors' networks have 4
 _MOST_ENTRIES = 20_000  # modules and tensors; the largest of the authors' networks has 1,500
 _LONGEST_NAME = 100
 
@@ -41,7 +41,7 @@ def recognises(value: Any) -> bool:
 
 
 def is_training_state(value: Any) -> bool:
-    """EDM's {net, optimizer_state}, or EDM2's {state, net, optimizer, …}: weights without their average."""
+    """EDM's {net, optimizer_state} or EDM2's {state, net, optimizer, …}, which lack the EMA of the weights."""
     return isinstance(value, dict) and "net" in value and not {"optimizer", "optimizer_state"}.isdisjoint(value)
 
 
@@ -55,7 +55,7 @@ def edm2() -> UserError:
 
 
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of ``ema``, and what is to be said about it. Raises UserError."""
+    """The denoiser of ``ema``, and the facts about it. Raises UserError."""
     asked.allow()
     ema = _module(value["ema"])
     if ema.name == "Precond":
@@ -76,7 +76,7 @@ def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoi
 
 
 def _module(value: Any) -> Module:
-    """A module from an object of a decorated class, or of torch's container. Raises UserError for anything else."""
+    """The module described by an object of a decorated class or of torch's ModuleDict. Raises UserError for others."""
     if isinstance(value, Instance) and value.name == MODULE_DICT and type(value.state) is dict:
         return Module("ModuleDict", value.state)
     meta = value.arguments[0] if isinstance(value, Instance) and value.name == PERSISTENT and value.arguments else None
@@ -93,7 +93,7 @@ def _tensors(root: Module) -> Iterator[tuple[str, Stored]]:
         prefix, module, depth = waiting.pop()
         parts = [_entries(module, kind) for kind in ("_parameters", "_buffers", "_modules")]
         met += 1 + sum(map(len, parts))
-        if depth > _DEEPEST or met > _MOST_ENTRIES:  # a module may hold itself, or another many times
+        if depth > _DEEPEST or met > _MOST_ENTRIES:  # a module may contain itself, or another one many times
             raise refused("its modules hold each other without end")
         *tensors, modules = parts
         for name, tensor in (item for part in tensors for item in part.items()):

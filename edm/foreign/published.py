@@ -1,4 +1,4 @@
-"""Networks under the parameter names of the published EDM files: the one place that knows those names."""
+"""Networks under the parameter names of the published EDM files; only this module knows those names."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -8,20 +8,29 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import EDM, IDDPM, VE, VP, Preconditioning, preconditioning_from
+from edm.design.preconditioning import (
+    EDMPreconditioning,
+    IDDPMPreconditioning,
+    Preconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+    preconditioning_from,
+)
 from edm.errors import UserError
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.layers import GroupNorm
 from edm.networks.limits import require_plausible
 from edm.networks.unet import Block, UNet
 
-#: Published preconditioning classes, and which of their arguments are ours under which name.
-_PRECONDITIONING = {
-    "VPPrecond": (VP, {"beta_d": "beta_d", "beta_min": "beta_min", "M": "steps", "epsilon_t": "epsilon_t"}),
-    "VEPrecond": (VE, {"sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
-    "iDDPMPrecond": (IDDPM, {"C_1": "c1", "C_2": "c2", "M": "steps"}),
-    "EDMPrecond": (EDM, {"sigma_data": "sigma_data", "sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
-}
+#: Published preconditioning classes, and the names of their arguments here.
+_PRECONDITIONING: dict[str, tuple[type[Preconditioning], dict[str, str]]] = {
+    "VPPrecond": (VPPreconditioning, {"beta_d": "beta_d", "beta_min": "beta_min", "M": "steps",
+                                      "epsilon_t": "epsilon_t"}),
+    "VEPrecond": (VEPreconditioning, {"sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
+    "iDDPMPrecond": (IDDPMPreconditioning, {"C_1": "c1", "C_2": "c2", "M": "steps"}),
+    "EDMPrecond": (EDMPreconditioning, {"sigma_data": "sigma_data", "sigma_min": "sigma_min",
+                                        "sigma_max": "sigma_max"}),
+}  # fmt: skip
 #: Defaults of the published constructors where they differ from ours.
 _SONG = {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "attn_resolutions": [16],
          "dropout": 0.10, "embedding_type": "positional", "channel_mult_noise": 1, "encoder_type": "standard",
@@ -29,7 +38,7 @@ _SONG = {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "
 _ADM = {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3, "attn_resolutions": [32, 16, 8],
         "dropout": 0.10}  # fmt: skip
 _MODELS = {"SongUNet": _SONG, "DhariwalUNet": _ADM}
-#: Choices that the published classes fix and our networks leave open, under our names.
+#: Settings that the published classes fix and the networks here leave open, under the names here.
 _OURS = ("channels_per_head", "out_channels", "norm_groups")
 _OUTPUTS = ("out_conv.weight", "out_conv.bias")
 _IN_WORDS = {int: "a whole number", float: "a number", str: "text", list: "a list of whole numbers"}
@@ -41,24 +50,24 @@ _ARGUMENTS: dict[str, type] = {
     "resample_filter": list, "beta_d": float, "beta_min": float, "M": int, "epsilon_t": float, "sigma_min": float,
     "sigma_max": float, "sigma_data": float, "C_1": float, "C_2": float, **dict.fromkeys(_OURS, int),
 }  # fmt: skip
-_WITHOUT_EFFECT = {"use_fp16", "label_dropout"}  # on what a network computes in float32, once it is trained
+_WITHOUT_EFFECT = {"use_fp16", "label_dropout"}  # on the float32 output of a trained network
 
 
 def known_arguments(init_kwargs: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Of an untrusted mapping: the constructor arguments that describe a model, as plain values, and unknown names.
+    """(constructor arguments that describe a model, as plain values; unknown names) from an untrusted mapping.
 
-    Raises UserError where an argument is not of its type.
+    Raises UserError if an argument has the wrong type.
     """
-    known = {name: init_kwargs[name] for name in _ARGUMENTS if init_kwargs.get(name) is not None}
+    known: dict[str, Any] = {name: init_kwargs[name] for name in _ARGUMENTS if init_kwargs.get(name) is not None}
     for name, value in known.items():
         kind = _ARGUMENTS[name]
         if kind is list:
             value = list(value) if isinstance(value, (list, tuple)) and len(value) <= 16 else None
         elif kind is float and type(value) is int and abs(value) < 1 << 53:
             value = float(value)
-        if type(value) is not kind or (kind is list and not all(type(item) is int for item in value)):
+        if type(value) is not kind or (isinstance(value, list) and not all(type(item) is int for item in value)):
             raise UserError(f"constructor argument {name!r} is not {_IN_WORDS[kind]}")
-        if kind is float and not math.isfinite(value) and (name, value) != ("sigma_max", math.inf):
+        if isinstance(value, float) and not math.isfinite(value) and (name, value) != ("sigma_max", math.inf):
             raise UserError(f"constructor argument {name!r} is {value}")
         known[name] = value
     if known.get("sigma_max") == math.inf:
@@ -68,11 +77,11 @@ def known_arguments(init_kwargs: Mapping[Any, Any]) -> tuple[dict[str, Any], lis
 
 
 def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Denoiser:
-    """A denoiser from a published network: the class it was saved as, its constructor arguments and its parameters.
+    """A denoiser from the class name, constructor arguments and parameters of a published network.
 
     class_name: "VPPrecond", "VEPrecond", "iDDPMPrecond" or "EDMPrecond".
     state_dict: parameters and buffers under the published names ("model.enc.32x32_conv.weight", …).
-    Raises UserError where a choice is not one of the paper's networks, or a tensor is missing, left over or misshapen.
+    Raises UserError if a setting is not one of the paper's, or if a tensor is missing, unexpected or misshapen.
     """
     init_kwargs, _ = known_arguments(init_kwargs)
     preconditioning = _preconditioning(class_name, init_kwargs)
@@ -92,10 +101,10 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
         tensor, rows = state_dict[key], shapes[name][0]
         padded = name in _OUTPUTS and config.out_channels is None and class_name == "iDDPMPrecond"
         if padded and tensor.shape[:1] == (2 * rows,):
-            tensor = tensor[:rows]  # as to_published writes it
+            tensor = tensor[:rows]  # to_published pads it
         require_shape(key, tensor, shapes[name], class_name)
         own[f"network.{name}"] = _own_order(name, tensor)
-    if isinstance(preconditioning, IDDPM):
+    if isinstance(preconditioning, IDDPMPreconditioning):
         own["preconditioning.u"] = state_dict.get("u", preconditioning.u)
     return assemble(config, preconditioning, own, class_name)
 
@@ -103,25 +112,26 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
 def to_published(denoiser: Denoiser) -> dict[str, Tensor]:
     """The state dict of a denoiser under the published names; the inverse of :func:`from_published`, exactly.
 
-    iDDPMPrecond has outputs for a learned variance, on which D does not depend: without one they are zeros.
+    iDDPMPrecond has outputs for a learned variance, which do not affect D. A network without them gets zeros there.
     """
     own = denoiser.network.state_dict()
-    if isinstance(denoiser.preconditioning, IDDPM) and denoiser.network.config.out_channels is None:
+    if isinstance(denoiser.preconditioning, IDDPMPreconditioning) and denoiser.network.config.out_channels is None:
         own |= {name: torch.cat((own[name], torch.zeros_like(own[name]))) for name in _OUTPUTS}
     state = {f"model.{key}": _published_order(name, own[name]) for name, key in published_names(denoiser.network)}
     for key in _resampling_layers(denoiser.network):
         taps = torch.tensor(denoiser.network.config.resample_filter, dtype=torch.float32)
         state[f"model.{key}.resample_filter"] = (torch.outer(taps, taps) / taps.sum() ** 2)[None, None]
-    if isinstance(denoiser.preconditioning, IDDPM):
+    if isinstance(denoiser.preconditioning, IDDPMPreconditioning):
         state["u"] = denoiser.preconditioning.u
     return state
 
 
 def constructor_call(denoiser: Denoiser) -> tuple[str, dict[str, Any]]:
-    """(class name, constructor arguments) by which :func:`from_published` makes the same denoiser; plain values.
+    """(class name, constructor arguments) from which :func:`from_published` makes the same denoiser; plain values.
 
     Arguments that the published classes lack (``channels_per_head``, ``out_channels``, ``norm_groups``) appear only
-    where the network differs from theirs. Raises UserError for a network that the published classes cannot describe.
+    if the network differs from the published one. Raises UserError for a network that the published classes cannot
+    describe.
     """
     config, preconditioning = denoiser.network.config, denoiser.preconditioning
     classes = {kind: (name, arguments) for name, (kind, arguments) in _PRECONDITIONING.items()}
@@ -156,9 +166,9 @@ def constructor_call(denoiser: Denoiser) -> tuple[str, dict[str, Any]]:
 
 
 def differences(denoiser: Denoiser, init_kwargs: Mapping[str, Any]) -> list[str]:
-    """Why the authors' class does not compute what a denoiser computes, in words; empty where it does.
+    """The reasons why the authors' class does not compute the same as a denoiser; [] if it does.
 
-    init_kwargs: of :func:`constructor_call`.
+    init_kwargs: from :func:`constructor_call`.
     """
     found, config = [], denoiser.network.config
     if "channels_per_head" in init_kwargs:

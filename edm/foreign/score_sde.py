@@ -1,8 +1,8 @@
 """Checkpoints of score_sde (Song et al.): {optimizer, model, ema, step}, DDPM++ under VP or NCSN++ under VE.
 
-``model`` names its tensors ``module.all_modules.K.…``, by the number of the module; the weights to use are
+``model`` names its tensors ``module.all_modules.K.…``, where K is the number of the module; the EMA weights are
 ``ema.shadow_params``, a list in the order of the trainable parameters of ``model``. The order and the shapes of the
-modules tell how many levels and blocks there are, and where attention lies.
+modules determine the number of levels and blocks, and the position of attention.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edm.config import NetworkConfig
-from edm.design.preconditioning import VE, Preconditioning, preconditioning_from
+from edm.design.preconditioning import Preconditioning, VEPreconditioning, preconditioning_from
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN
 from edm.errors import UserError
 from edm.files.refusals import damaged, refused, shown, unsupported
@@ -29,14 +29,14 @@ _PREFIX = "all_modules."
 _BLOCK = {"norm0": "GroupNorm_0", "conv0": "Conv_0", "affine": "Dense_0", "norm1": "GroupNorm_1", "conv1": "Conv_1",
           "skip": "Conv_2"}  # fmt: skip
 _MOST_MODULES = 1000  # the published networks have up to 105
-#: What every published file has, and no file says: scale of the images, conditioning on time, activation, and a dropout
-#: that acts in training alone.
-_ASSUMED = {"continuous": True, "nonlinearity": "swish", "dropout": 0.1}
+#: Settings of every published file that no file contains: scale of the images, conditioning on time, activation, and
+#: dropout, which is active only in training.
+_ASSUMED: dict[str, Any] = {"continuous": True, "nonlinearity": "swish", "dropout": 0.1}
 _FIR = (1, 3, 3, 1)
 
 
 class Kind(NamedTuple):
-    """What a numbered module is, and how many channels go in and come out."""
+    """The kind of a numbered module, and its numbers of input and output channels."""
 
     name: str  # fourier, dense, conv, norm, block, resampling, attention or pyramid
     inputs: int = 0
@@ -50,7 +50,7 @@ def recognises(value: Any) -> bool:
 
 
 def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser of the EMA weights, and what is to be said about it. Raises UserError."""
+    """The denoiser of the EMA weights, and the facts about it. Raises UserError."""
     about: dict[str, Any] = {"licence": LICENCE, "inferred": {}, "assumed": {}}
     weights, levels = _weights(value)
     config = infer({name: tensor.shape for name, tensor in weights.items()}, asked, about)
@@ -59,7 +59,7 @@ def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoi
 
 
 def _weights(value: dict[str, Any]) -> tuple[dict[str, Stored], dict[str, Stored]]:
-    """(EMA weights by "K.…", or what the file has where a tensor is not trained; the list of noise levels, if any)."""
+    """(EMA weights by "K.…", with the stored value of untrained tensors; the list of noise levels, if any)."""
     model, ema = unwrapped(value["model"]), value["ema"]
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
     if not isinstance(shadow, list) or not all(isinstance(tensor, Stored) for tensor in [*shadow, *model.values()]):
@@ -72,7 +72,7 @@ def _weights(value: dict[str, Any]) -> tuple[dict[str, Stored], dict[str, Stored
             levels["sigmas"] = tensor
         else:
             raise refused(f"its model holds {shown(name)}, which is no part of DDPM++ or NCSN++")
-    trained = [name for name in weights if name != "0.W"]  # the Fourier frequencies stay as they were drawn
+    trained = [name for name in weights if name != "0.W"]  # the Fourier frequencies are not trained
     if len(shadow) != len(trained):
         raise damaged(f"it has {len(shadow)} EMA weights for {len(trained)} trained parameters")
     for name, tensor in zip(trained, shadow, strict=True):
@@ -82,7 +82,7 @@ def _weights(value: dict[str, Any]) -> tuple[dict[str, Stored], dict[str, Stored
     return weights, levels
 
 
-# What the shapes say --------------------------------------------------------------------------------------------------
+# Inference from shapes ------------------------------------------------------------------------------------------------
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, Any]) -> NetworkConfig:
@@ -99,7 +99,8 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
     if names[:3] != ["dense", "dense", "conv"] or names[-2:] != ["norm", "conv"] or ("pyramid" in names) != pyramid:
         raise refused("its modules are neither those of DDPM++ (VP) nor those of NCSN++ (continuous VE) for CIFAR-10")
     depth = names.count("resampling") // 2 + 1
-    # With n blocks per level: n·depth in the encoder, (n + 1)·depth in the decoder, 2 between, and the resampling ones.
+    # n blocks per level give n·depth blocks in the encoder, (n + 1)·depth in the decoder, 2 in the middle, and
+    # resampling.
     num_blocks = (names.count("block") - depth - 2) // (2 * depth)
     levels = _encoder_levels(body[3:], depth, num_blocks)
     width = max(body[2].outputs, 1)
@@ -107,7 +108,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
     attends = [any(kind.name == "attention" for kind in level) for level in levels]
     published = width == 128 and mult == (1, 2, 2, 2) and attends == [False, True, False, False]
     resolution = asked.take("resolution", 32 if published else None, about)
-    inferred = {
+    inferred: dict[str, Any] = {
         "channels": body[2].inputs,
         "model_channels": width,
         "channel_mult": mult,
@@ -123,13 +124,16 @@ def infer(shapes: Mapping[str, tuple[int, ...]], asked: Asked, about: dict[str, 
         about["inferred"]["fir"] = True  # without the filter, Conv2d_0 of the pyramid has another name
         about["assumed"]["fir_kernel"] = list(_FIR)
     filtered = fourier or asked.take("fir", False, about)
-    stated = {"resample_filter": _FIR if filtered else (1, 1), "skip_rescale": asked.take("skip_rescale", True, about)}
+    stated: dict[str, Any] = {
+        "resample_filter": _FIR if filtered else (1, 1),
+        "skip_rescale": asked.take("skip_rescale", True, about),
+    }
     require_plausible({**inferred, "resolution": resolution})
     return NetworkConfig(resolution, **inferred, **stated, dropout=_ASSUMED["dropout"])
 
 
 def _kinds(shapes: Mapping[str, tuple[int, ...]]) -> list[Kind]:
-    """The modules in order. Raises UserError where one is of no known kind."""
+    """The modules in order. Raises UserError for a module of an unknown kind."""
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         number, _, rest = name.partition(".")
@@ -154,13 +158,13 @@ def _kind(number: str, shapes: dict[str, tuple[int, ...]]) -> Kind:
     if "Conv2d_0.weight" in shapes:
         return Kind("pyramid")
     if "GroupNorm_1.weight" in shapes and outputs:
-        # Only where the image's size changes is there a shortcut between equal numbers of channels.
+        # Only resampling blocks have a shortcut between equal numbers of channels.
         return Kind("resampling" if "Conv_2.weight" in shapes and inputs == outputs else "block", inputs, outputs)
     raise refused(f"its module {shown(number)} is no part of DDPM++ or NCSN++")
 
 
 def _encoder_levels(kinds: list[Kind], depth: int, num_blocks: int) -> list[list[Kind]]:
-    """The blocks and attentions of each level of the encoder. Raises UserError where a level has none."""
+    """The blocks and attentions of each level of the encoder. Raises UserError for a level without any."""
     levels: list[list[Kind]] = [[]]
     for kind in kinds:
         blocks = [seen for seen in levels[-1] if seen.name == "block"]
@@ -188,16 +192,16 @@ def _preconditioning(
         return _variance_preserving(asked, about)
     about["inferred"]["preconditioning"] = "ve"
     if "sigmas" not in levels or levels.shape("sigmas") == (0,):
-        preconditioning = VE()
+        preconditioning = VEPreconditioning()
         about["assumed"] |= preconditioning.arguments()
         return preconditioning
-    # VE works on images in [0, 1], where noise is half as strong; its list of levels was an exponential.
+    # VE works on images in [0, 1], where noise is half as strong; its list of levels is geometric.
     sigmas = levels["sigmas"]
     low, high = (float(f"{2 * float(level):.9g}") for level in (sigmas.min(), sigmas.max()))
     if not 0 < low < high < float("inf"):
         raise damaged("its noise levels (module.sigmas) make no sense")
     about["inferred"] |= {"sigma_min": low, "sigma_max": high}
-    return VE(low, high)
+    return VEPreconditioning(low, high)
 
 
 def _variance_preserving(asked: Asked, about: dict[str, Any]) -> Preconditioning:
@@ -232,7 +236,7 @@ def _own_tensors(config: NetworkConfig, weights: StoredTensors) -> dict[str, Ten
 
 
 def _own_tensor(name: str, parts: list[Tensor], shape: torch.Size) -> Tensor:
-    """Attention is stored as matrices, input × output, one each for q, k, v and the projection."""
+    """score_sde stores attention as matrices, input × output, one each for q, k, v and the projection."""
     if not name.endswith((".qkv.weight", ".proj.weight", ".qkv.bias")):
         return parts[0]
     channels, matrix = shape[0] // len(parts), name.endswith("weight")

@@ -1,7 +1,7 @@
-"""torch.save's two containers, and plain pickles of tensors, as plain values with :class:`Stored` tensors.
+"""Reads torch.save's two formats, and plain pickles of tensors, as plain values with :class:`Stored` tensors.
 
-torch itself is not asked to read them, not even with ``weights_only``: nested streams, archives and plain pickles all
-go through the one machine, which checks every claim before any memory is given for it.
+It never uses torch.load, not even with ``weights_only``: the restricted unpickler reads nested streams, archives and
+plain pickles, and checks every claimed size before it allocates memory.
 """
 
 import io
@@ -23,7 +23,7 @@ _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"
 
 
 def zipped(file: BinaryIO) -> Any:
-    """The value in an archive of torch.save (since torch 1.6). Raises UserError."""
+    """The value in a zip archive of torch.save (since torch 1.6). Raises UserError."""
     found = members(file)
     descriptions = [name for name in found if name.endswith("/data.pkl")]
     if len(descriptions) != 1:
@@ -51,8 +51,8 @@ def zipped(file: BinaryIO) -> Any:
 def legacy(file: BinaryIO, budget: Budget | None = None) -> Any:
     """The value in a stream of torch.save (before torch 1.6) that starts at the position of ``file``.
 
-    Pickles of a magic number, a protocol, the machine's types, the value and the keys of its storages; then for each
-    storage the count of its numbers and the numbers. Raises UserError.
+    The stream holds pickles of a magic number, a protocol, the machine's types, the value and the keys of its storages;
+    then, for each storage, the count of its elements and the elements. Raises UserError.
     """
     budget = budget or Budget()
     if file.read(len(LEGACY_START)) != LEGACY_START:
@@ -79,7 +79,7 @@ def legacy(file: BinaryIO, budget: Budget | None = None) -> Any:
 
 
 def _place(file: BinaryIO, storages: list[Storage]) -> None:
-    """Notes where each storage's numbers lie, one after the other from the position of ``file``."""
+    """Records the position of each storage's elements, which follow one another from the position of ``file``."""
     here = file.tell()
     size = file.seek(0, 2)
     for storage in storages:
@@ -118,12 +118,12 @@ def plain(file: BinaryIO) -> Any:
 
 def _ordered_dict(*arguments: Any) -> dict:
     if arguments:
-        raise refused("it makes a dictionary out of another")  # again and again, it could
+        raise refused("it makes a dictionary out of another")  # repeated copies could grow without bound
     return {}
 
 
 def _set(*arguments: Any) -> set:
-    """Stands for builtins.set, by which protocol 3 writes a set: that of a module's buffers that are not saved."""
+    """Stands for builtins.set, with which protocol 3 writes the set of a module's non-persistent buffers."""
     match arguments:
         case (list() as items,) if len(items) <= 16 and all(type(item) is str for item in items):
             return set(items)
@@ -131,7 +131,7 @@ def _set(*arguments: Any) -> set:
 
 
 def _encoded(*arguments: Any) -> bytes:
-    """Stands for _codecs.encode, by which protocol 2, torch.save's default, writes the bytes of a number."""
+    """Stands for _codecs.encode, with which protocol 2, torch.save's default, writes the bytes of a number."""
     match arguments:
         case (str() as text, "latin1") if len(text) <= _LONGEST_NUMBER and all(ord(letter) < 256 for letter in text):
             return text.encode("latin1")
@@ -139,7 +139,7 @@ def _encoded(*arguments: Any) -> bytes:
 
 
 def _numpy_scalar(*arguments: Any) -> Any:
-    """Stands for numpy's scalar(dtype, bytes): the number as Python's own."""
+    """Stands for numpy's scalar(dtype, bytes): the value as a Python number."""
     match arguments:
         case (Instance("numpy.dtype", (str() as kind, *_), state), bytes() as data) if kind in _NUMPY_KINDS:
             native = type(state) is tuple and len(state) > 1 and state[1] in ("<", "|")
@@ -164,7 +164,7 @@ _NUMPY_NAMES: Names = {
     for name, function in (("scalar", _numpy_scalar), ("dtype", _instance_of("numpy.dtype")))
     if (module == "numpy") == (name == "dtype")
 }
-#: Objects of the authors' classes carry their source code (module_src); it stays a text among others.
+#: Objects of the authors' classes include their source code (module_src), which is read as plain text.
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 MODULE_DICT = "torch.nn.modules.container.ModuleDict"
 _PLAIN_NAMES: Names = {

@@ -1,4 +1,4 @@
-"""Tensors of a foreign file: described while the file is checked, read one by one when it has been."""
+"""Tensors of a foreign file: described while the file is checked, and read one by one afterwards."""
 
 import math
 import zlib
@@ -14,9 +14,9 @@ from edm.files.refusals import damaged, refused, shown
 
 _MOST_DIMENSIONS = 8
 _WRAPPER = "module."
-_MOST_EMPTY = 128  # size of a dimension of a tensor without numbers: 8 of them together still fit torch's integers
+_MOST_EMPTY = 128  # size of a dimension of an empty tensor: the product of 8 still fits torch's integers
 
-#: torch's name of a typed storage → its element
+#: torch's name of a typed storage → its element type
 DTYPES = {
     Name("torch", "FloatStorage"): torch.float32,
     Name("torch", "DoubleStorage"): torch.float64,
@@ -33,9 +33,9 @@ DTYPES = {
 
 @dataclass(slots=True, eq=False)
 class Storage:
-    """``count`` elements of one type; ``start``: where their bytes lie in the file, None while that is not known.
+    """``count`` elements of one type. start: position of their bytes in the file; None while unknown.
 
-    crc: CRC-32 of the bytes, where the file holds one.
+    crc: CRC-32 of the bytes, if the file contains one.
     """
 
     dtype: torch.dtype
@@ -51,7 +51,7 @@ class Storage:
 
 @dataclass(slots=True, eq=False)
 class Stored:
-    """A tensor that has not been read: a view of a storage, known to lie inside of it."""
+    """A tensor that has not been read: a view of a storage, checked to be within its bounds."""
 
     storage: Storage
     offset: int
@@ -72,7 +72,7 @@ def rebuild_tensor(*arguments: Any) -> Stored:
         raise damaged("a tensor has an offset, size or stride that is no number of elements")
     elements = math.prod(shape)
     if elements:
-        # A stride of 0 lets one number stand for any amount of them.
+        # With a stride of 0, one number could expand to any amount.
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         fits = last < storage.count and max((elements, *stride)) <= storage.count
     else:
@@ -90,14 +90,14 @@ def rebuild_parameter(*arguments: Any) -> Stored:
 
 
 def unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
-    """A state dict without the prefix that torch's DataParallel and DistributedDataParallel give to all its names."""
+    """A state dict without the prefix that torch's DataParallel and DistributedDataParallel add to all names."""
     if state and all(type(name) is str and name.startswith(_WRAPPER) for name in state):
         return {name.removeprefix(_WRAPPER): value for name, value in state.items()}
     return state
 
 
 def storage_claim(persistent_id: Any) -> tuple[str, Storage]:
-    """(key, storage without a place) of torch's persistent id ("storage", type, key, location, count, …)."""
+    """(key, storage without a position) from torch's persistent id ("storage", type, key, location, count, …)."""
     if type(persistent_id) is not tuple or not 5 <= len(persistent_id) <= 6:
         raise refused("its pickle refers to something else than the storage of a tensor")
     kind, element, key, _, count, *view = persistent_id
@@ -109,10 +109,10 @@ def storage_claim(persistent_id: Any) -> tuple[str, Storage]:
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """Tensors by name, each read from the file when it is asked for.
+    """Tensors by name, each read from the file on access.
 
-    A checkpoint holds every number once: all that is read together is bounded by the size of the file, so that names
-    which share one large storage cannot make many large tensors of it.
+    A checkpoint contains every number once. The size of the file therefore bounds all reads together, so that names
+    that share one large storage cannot expand to many large tensors.
     """
 
     def __init__(self, file: BinaryIO, stored: Mapping[str, Stored]):
@@ -126,14 +126,14 @@ class StoredTensors(Mapping[str, Tensor]):
         return iter(self._stored)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._stored  # a Mapping would read the tensor to see whether it is there
+        return name in self._stored  # the default of Mapping would read the tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The size of a tensor, which is not read for it."""
+        """The shape of a tensor, without reading it."""
         return self._stored[name].shape
 
     def __getitem__(self, name: str) -> Tensor:
-        """Raises UserError where the bytes are not those that were written."""
+        """Raises UserError if the bytes are incomplete or fail their checksum."""
         tensor = self._stored[name]
         storage = tensor.storage
         if 0 in tensor.shape:
@@ -142,8 +142,10 @@ class StoredTensors(Mapping[str, Tensor]):
         if self._left < 0:
             raise refused("its tensors share their numbers, as those of no checkpoint do")
         content = bytearray(storage.length)
+        if storage.start is None:
+            raise damaged(f"the numbers of {shown(name)} are not in it")
         self._file.seek(storage.start)
-        if self._file.readinto(content) != storage.length:
+        if self._file.readinto(content) != storage.length:  # type: ignore[attr-defined]  # BinaryIO's stubs lack it
             raise damaged("it ends inside of a tensor")
         if storage.crc is not None and zlib.crc32(content) != storage.crc:
             raise damaged(f"the checksum of {shown(name)} is wrong")

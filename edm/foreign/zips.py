@@ -1,7 +1,7 @@
-"""Zip archives as torch.save writes them: stored members, found by the directory at the end.
+"""Reads zip archives of torch.save: stored members, located by the directory at the end of the file.
 
-A reader of its own rather than ``zipfile``: that builds its whole directory before anyone can say how large it may be,
-and unpacks what is compressed. Layout: PKWARE's APPNOTE.TXT, sections 4.3 (records) and 4.5.3 (zip64).
+It does not use ``zipfile``, which builds the whole directory before the caller can limit its size, and unpacks
+compressed members. Layout: PKWARE's APPNOTE.TXT, sections 4.3 (records) and 4.5.3 (zip64).
 """
 
 import struct
@@ -11,12 +11,12 @@ from typing import BinaryIO, NamedTuple
 from edm.files.refusals import damaged, refused, shown
 from edm.files.zip_records import CENTRAL, END, END64, LOCAL, LOCATOR64
 
-_MOST_DIRECTORY = 4 << 20  # bytes; a model of 300 million parameters with its optimiser has 0.5 MB
+_MOST_DIRECTORY = 4 << 20  # bytes; a checkpoint of 300 million parameters with its optimiser has 0.5 MB
 _SATURATED = 0xFFFFFFFF  # the number is in a zip64 record instead
 
 
 class Member(NamedTuple):
-    """Where the bytes of a member lie, and their CRC-32."""
+    """Position and length of a member's bytes, and their CRC-32."""
 
     start: int
     length: int
@@ -24,7 +24,7 @@ class Member(NamedTuple):
 
 
 def members(file: BinaryIO) -> dict[str, Member]:
-    """The members of an archive by name. Raises UserError where it is not a whole archive of stored members."""
+    """The members of an archive by name. Raises UserError unless it is a complete archive of stored members."""
     size = file.seek(0, 2)
     start, length = _directory(file, size)
     if length > _MOST_DIRECTORY:
@@ -41,7 +41,7 @@ def members(file: BinaryIO) -> dict[str, Member]:
 
 
 def content(file: BinaryIO, member: Member) -> bytes:
-    """The bytes of a member, whose checksum is checked. Raises UserError."""
+    """The bytes of a member, after checking their checksum. Raises UserError."""
     data = _read(file, member.start, member.length)
     if zlib.crc32(data) != member.crc:
         raise damaged("the checksum of its description is wrong")
@@ -101,7 +101,7 @@ def _entry(directory: bytes, at: int) -> tuple[str, Member, int]:
 
 
 def _wide(extra: bytes, numbers: list[int]) -> list[int]:
-    """The numbers, with those that are saturated taken from the zip64 record, in their order."""
+    """The numbers, with saturated ones replaced by those of the zip64 record, in order."""
     at = 0
     while _SATURATED in numbers and len(extra) - at >= 4:
         kind, size = struct.unpack_from("<2H", extra, at)
@@ -114,7 +114,7 @@ def _wide(extra: bytes, numbers: list[int]) -> list[int]:
 
 
 def _placed(file: BinaryIO, member: Member, size: int) -> Member:
-    """The member with the place of its bytes, behind its local header."""
+    """The member with the position of its bytes, after its local header."""
     if member.start + LOCAL.size > size:
         raise damaged("a member of the zip archive lies outside of the file")
     signature, *_, name_length, extra_length = LOCAL.unpack(_read(file, member.start, LOCAL.size))

@@ -94,7 +94,7 @@ def train_classifier(
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed every GPU as well
             order = torch.randperm(len(images))
             kept, rest = order.tensor_split([max(1, round(held_out * len(images)))])
-            model = Classifier(*(record[key] for key in SHAPE_KEYS))
+            model = Classifier(*(int(record[key]) for key in SHAPE_KEYS))
             _fit(model, images[rest], labels[rest], epochs, batch_size, learning_rate)
         record["training_images"], record["held_out_images"] = len(rest), len(kept)
         record["training_accuracy"] = _accuracy(model, images[rest], labels[rest])

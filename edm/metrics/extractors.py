@@ -216,8 +216,8 @@ class _Averages(torch.nn.Module):
     GRID = 8
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-        size = [min(self.GRID, side) for side in images.shape[2:]]
-        return (F.adaptive_avg_pool2d(images.to(torch.float32) / 255, size).flatten(1),)
+        height, width = (min(self.GRID, side) for side in images.shape[2:])
+        return (F.adaptive_avg_pool2d(images.to(torch.float32) / 255, (height, width)).flatten(1),)
 
 
 def _label(name: str, sha256: str, published: str) -> str:

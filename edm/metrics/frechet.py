@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,14 +74,14 @@ class FeatureStatistics:
         """The inverse of :meth:`state`. Raises UserError if ``state`` is not such a state."""
         statistics = cls()
         try:
-            count, mean, scatter = state["count"].item(), state["mean"], state["scatter"]
+            number, mean, scatter = state["count"].item(), state["mean"], state["scatter"]
         except (KeyError, RuntimeError) as error:
             raise UserError(f"not a state of feature statistics ({error!r})") from None
-        types = {mean.dtype, scatter.dtype} == {torch.float64} and isinstance(count, int) and count >= 0
-        shapes = mean.ndim == 1 and scatter.shape == (len(mean), len(mean)) and bool(count) == bool(len(mean))
+        types = {mean.dtype, scatter.dtype} == {torch.float64} and isinstance(number, int) and number >= 0
+        shapes = mean.ndim == 1 and scatter.shape == (len(mean), len(mean)) and bool(number) == bool(len(mean))
         if not (types and shapes and mean.isfinite().all() and scatter.isfinite().all()):
             raise UserError("not a state of feature statistics (types, shapes or values are not those of one)")
-        statistics.count, statistics._mean, statistics._scatter = count, mean, scatter
+        statistics.count, statistics._mean, statistics._scatter = int(number), mean, scatter
         return statistics
 
     @property
@@ -174,7 +175,7 @@ def save_statistics(
     Raises UserError if the statistics are not those of a Gaussian or the file cannot be written.
     """
     mu, sigma = _checked_moments(mu, sigma, str(path))
-    members = {"mu": mu, "sigma": np.ascontiguousarray(sigma)}
+    members: dict[str, Any] = {"mu": mu, "sigma": np.ascontiguousarray(sigma)}
     if reference_features is not None:
         members |= {"features_count": np.array(len(reference_features))}
         members |= {"reference_features": _checked_features(reference_features, mu.size, str(path))}
@@ -198,7 +199,9 @@ def load_statistics(path: str | os.PathLike) -> ReferenceStatistics:
         if missing:
             raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; reference statistics need both")
         mu, sigma = archive["mu"], archive["sigma"]
-        extra = {key: _scalar(archive, key, kind, path) for key, kind in _EXTRAS.items() if key in archive.files}
+        extra: dict[str, Any] = {
+            key: _scalar(archive, key, kind, path) for key, kind in _EXTRAS.items() if key in archive.files
+        }
     mu, sigma = _checked_moments(mu, sigma, str(path))
     return ReferenceStatistics(path, mu, sigma, **extra)
 

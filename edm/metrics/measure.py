@@ -7,6 +7,7 @@ values in features of VGG-16.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from edm.networks.precision import float32_as
 
 # torch-fidelity's published settings, under its own names; copied so that a later release cannot change them
 INCEPTION_SCORE_SETTINGS = {"isc_splits": 10, "samples_shuffle": True, "rng_seed": 2020}
-KID_SETTINGS = {
+KID_SETTINGS: dict[str, Any] = {
     "kid_subsets": 100,
     "kid_subset_size": 1000,
     "kid_kernel": "poly",

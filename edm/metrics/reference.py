@@ -53,13 +53,15 @@ def save_reference(
 
     Raises UserError for fewer than two images, or if the file cannot be written.
     """
-    about = {
+    about: dict[str, int | str | None] = {
         "count": statistics.count,
         "features": extractor.name,
         "dataset_sha256": dataset_sha256,
         "weights_sha256": extractor.weights_sha256,
     }
-    extra = {key: value for key, value in about.items() if value is not None}  # some extractors have no weights
+    extra: dict[str, int | str] = {
+        key: value for key, value in about.items() if value is not None
+    }  # some extractors have no weights
     save_statistics(path, statistics.mean, statistics.covariance, extra, reference_features)
 
 

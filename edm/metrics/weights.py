@@ -57,4 +57,4 @@ def downloaded(name: str, url: str, sha256: str) -> Path:
 
 def hash_in_name(url: str) -> str:
     """First digits of the SHA-256 of a file published as ``name-<digits>.ext``, as torch.hub does."""
-    return re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", url).group(1)
+    return re.findall(r"-([0-9a-f]{8,64})\.[a-z]+$", url)[0]

@@ -1,5 +1,7 @@
 """Decides whether to compile a network (torch.compile). Compiling takes minutes and changes results by rounding."""
 
+from typing import TypedDict
+
 import torch
 
 from edm.config import AUTO, COMPILE, NetworkConfig
@@ -13,7 +15,13 @@ from edm.networks.flops import flops
 PAYS = 2e16
 
 
-def options(choice: str, network: NetworkConfig, evaluations: float, device: torch.device) -> dict[str, str] | None:
+class Compiled(TypedDict):
+    """Keyword arguments of ``torch.compile``."""
+
+    mode: str
+
+
+def options(choice: str, network: NetworkConfig, evaluations: float, device: torch.device) -> Compiled | None:
     """Keyword arguments of ``torch.compile`` for a choice of ``COMPILE``, or None for no compilation.
 
     evaluations: total number of single-image network evaluations of the work; a backward pass counts as two.

@@ -79,6 +79,8 @@ class Resample(nn.Module):
     filter: its taps in one dimension, an even number: (1, 1) is the box, (1, 3, 3, 1) NCSN++'s.
     """
 
+    kernel: Tensor
+
     def __init__(self, taps: tuple[int, ...], up: bool):
         super().__init__()
         self.up, self.box = up, tuple(taps) == (1, 1)
@@ -105,7 +107,8 @@ class DownConv(nn.Module):
         self.conv, self.down = Conv(inputs, outputs, 3), Resample(taps, up=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.conv(x, padding=1 + self.down.pad), padding=0)
+        y: Tensor = self.down(self.conv(x, padding=1 + self.down.pad), padding=0)
+        return y
 
 
 class PositionalEmbedding(nn.Module):
@@ -113,6 +116,8 @@ class PositionalEmbedding(nn.Module):
 
     song: frequencies 10000^(−k/(n/2 − 1)), ordered [sin, cos]; adm: 10000^(−k/(n/2)), ordered [cos, sin].
     """
+
+    freqs: Tensor
 
     def __init__(self, width: int, style: str):
         super().__init__()
@@ -131,6 +136,8 @@ class PositionalEmbedding(nn.Module):
 
 class FourierEmbedding(nn.Module):
     """[sin, cos] of 2π f c_noise at ``width``/2 fixed random frequencies f ~ N(0, 16²), part of the model (NCSN++)."""
+
+    freqs: Tensor
 
     def __init__(self, width: int, scale: float = 16.0):
         super().__init__()
@@ -169,7 +176,8 @@ class Attention(nn.Module):
         # Fused kernels need the channels of a head to be contiguous, as they are in channels_last.
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in qkv.unbind(1))
         out = F.scaled_dot_product_attention(q, k, v).to(x.dtype)
-        return self.proj(out.transpose(-1, -2).reshape(batch, channels, height, width))
+        y: Tensor = self.proj(out.transpose(-1, -2).reshape(batch, channels, height, width))
+        return y
 
     def _bias(self) -> Tensor:
         q, k, v = self.qkv.bias.chunk(3)

@@ -2,11 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
-# Recurrent layers too, although no network has any: torch's older switch is unreadable if cuDNN's two settings differ.
-_PLACES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+
+class _Place(Protocol):
+    fp32_precision: str
+
+
+# Recurrent layers too, though we have none: torch's older switch refuses to be read where the two of cuDNN differ.
+# torch puts an object in the place of the module cudnn, which its annotations do not tell.
+_PLACES: tuple[_Place, ...] = (  # type: ignore[assignment]
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn,
+)
 
 #: Names in params.yaml → dtype of convolutions. Half precision applies to convolutions only: embeddings, the products
 #: and the softmax of attention, preconditioning and everything computed from its result stay in float32.

@@ -111,6 +111,7 @@ class Embedding(nn.Module):
         if self.augment is not None and augment_labels is not None:
             emb = emb + self.augment(augment_labels.to(emb.dtype))
         if self.label is not None and not self.adm:
+            assert class_labels is not None
             # √L keeps the variance of a one-hot row at 1.
             emb = emb + self.label(class_labels * math.sqrt(self.classes))
         emb = self.layer1(F.silu(self.layer0(emb)))
@@ -152,7 +153,8 @@ class UNet(nn.Module):
                 self.encoder.append(Block(last, width, config, style, attention=attention))
                 kept.append(last := width)
 
-        self.decoder, self.joins = nn.ModuleList(), []
+        self.decoder = nn.ModuleList()
+        self.joins: list[bool] = []
         for level, (resolution, width) in reversed(levels):
             if level == len(levels) - 1:
                 self._decode(Block(last, last, config, style, attention=True), joins=False)
@@ -189,4 +191,5 @@ class UNet(nn.Module):
             kept.append(x)
         for block, joins in zip(self.decoder, self.joins, strict=True):
             x = block(torch.cat((x, kept.pop()), dim=1) if joins else x, emb)
-        return self.out_conv(silu(self.out_norm(x)))
+        out: Tensor = self.out_conv(silu(self.out_norm(x)))
+        return out

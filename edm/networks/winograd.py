@@ -12,6 +12,7 @@ float32 the rounding errors are a few times those of a direct convolution (four 
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -50,13 +51,15 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     backward pass.
     """
     function = _Convolution if torch.compiler.is_compiling() else _ConvolutionForwards
-    return function.apply(x, weight, bias)
+    y: Tensor = function.apply(x, weight, bias)
+    return y
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """The gradient [C_out, C, 3, 3] of weight, for the convolved x [B, C, H, W]; gradient: that of the result."""
     function = _WeightGradient if torch.compiler.is_compiling() else _WeightGradientForwards
-    return function.apply(x, gradient)
+    found: Tensor = function.apply(x, gradient)
+    return found
 
 
 def _input_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -90,14 +93,24 @@ def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 @_convolve.register_fake
-def _(x, weight, bias):
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     batch, _, height, width = x.shape
     return x.new_empty(batch, height, width, len(weight)).permute(0, 3, 1, 2)
 
 
 @_weight_gradient.register_fake
-def _(x, gradient):
+def _(x: Tensor, gradient: Tensor) -> Tensor:
     return x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
+
+
+class _Context(Protocol):
+    """What torch keeps between the directions of a function."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+    def save_for_forward(self, *tensors: Tensor) -> None: ...
 
 
 class _Convolution(torch.autograd.Function):
@@ -105,15 +118,16 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return _convolve(x, weight, bias)
+        y: Tensor = _convolve(x, weight, bias)
+        return y
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
         ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
@@ -128,15 +142,16 @@ class _WeightGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, gradient: Tensor) -> Tensor:
-        return _weight_gradient(x, gradient)
+        found: Tensor = _weight_gradient(x, gradient)
+        return found
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx, change: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, change: Tensor) -> tuple[Tensor | None, ...]:
         x, gradient = ctx.saved_tensors
         needs_x, needs_gradient = ctx.needs_input_grad
         return (
@@ -149,14 +164,14 @@ class _ConvolutionForwards(_Convolution):
     """Adds forward-mode differentiation, which torch's compiler does not support."""
 
     @staticmethod
-    def jvp(ctx, dx: Tensor, dweight: Tensor, dbias: Tensor) -> Tensor:
+    def jvp(ctx: _Context, dx: Tensor, dweight: Tensor, dbias: Tensor) -> Tensor:
         x, weight = ctx.saved_tensors
         return convolve(dx, weight, dbias) + convolve(x, dweight, torch.zeros_like(dbias))
 
 
 class _WeightGradientForwards(_WeightGradient):
     @staticmethod
-    def jvp(ctx, dx: Tensor, dgradient: Tensor) -> Tensor:
+    def jvp(ctx: _Context, dx: Tensor, dgradient: Tensor) -> Tensor:
         x, gradient = ctx.saved_tensors
         return weight_gradient(dx, gradient) + weight_gradient(x, dgradient)
 

@@ -1,12 +1,12 @@
 """params.yaml: read, checked, and resolved into configurations, sampler grids, tables and figures. Free of torch.
 
 ===============  =====================================================================
-reading.py       the file: YAML, the schema, mistakes in a person's words
-resolving.py     what the file says → what is run
-experiment.py    what is run: models, grids, searches, sheets, analyses, reports
-layouts.py       what the file says → what each table and figure shows
-sources.py       what they show: labels, published numbers, sources
-descriptions.py  configurations in the words of Tables 7 and 8
+reading.py       the file: YAML, the schema, readable error messages
+resolving.py     entries of the file → experiments
+experiment.py    experiments: models, grids, searches, sheets, analyses, reports
+layouts.py       entries of the file → layouts of tables and figures
+sources.py       layouts: labels, published numbers, sources
+descriptions.py  configurations as the rows of Tables 7 and 8
 paper.py         the paper's numbers, read from paper.yaml
 catalogue.py     the published checkpoints
 ===============  =====================================================================

@@ -1,6 +1,6 @@
-"""The published files that Tables 2, 3 and 4 use, as data: where each is to be had, and whose it is.
+"""The published files that Tables 2, 3 and 4 use, as data: address, authors and licence of each.
 
-Checksums are not here: nobody publishes them. The workflow records one at the first use of a file.
+The authors publish no checksums, so the workflow records one at the first use of a file.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,8 @@ _NVIDIA = "CC BY-NC-SA 4.0"
 class Published(NamedTuple):
     """A file as its authors publish it.
 
-    file: its name; url: of the file itself, None where only a page leads to it; family: "edm", "score_sde" or "adm";
-    licence: of the weights; where: the page or folder, for a person.
+    file: its name; url: of the file itself, None if only a page links to it; family: "edm", "score_sde" or "adm";
+    licence: of the weights; where: the page or folder, for manual download.
     """
 
     file: str
@@ -26,7 +26,7 @@ class Published(NamedTuple):
 
 
 def kept_at(name: str) -> str:
-    """The path, in a project, of the published file of our name."""
+    """The path, in a project, of the published file with this name in the catalogue."""
     return f"downloads/pretrained/{name}.{PUBLISHED[name].file.rpartition('.')[2]}"
 
 
@@ -42,7 +42,7 @@ def _score_sde(folder: str, file: str) -> Published:
 _SONG = "derived from Song et al., Apache-2.0"
 _DHARIWAL = "derived from Dhariwal and Nichol, MIT"
 
-#: Our name → the file.
+#: Name in params.yaml → file.
 PUBLISHED: dict[str, Published] = {
     **{
         f"edm-{dataset}-{network}": _edm(f"edm-{dataset}-{network}")

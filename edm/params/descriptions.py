@@ -1,4 +1,4 @@
-"""Configurations in the words of Tables 7 and 8."""
+"""Configurations as the rows of Tables 7 and 8."""
 
 from collections.abc import Callable
 
@@ -56,7 +56,7 @@ HYPERPARAMETERS: Entries = {
     "augmentation probability": lambda c, _: _number(c.augment),
 }
 
-#: Table 8, row by row. The U-Net has skip connections in the encoder alone.
+#: Table 8, row by row. Only the encoder of the U-Net has skip connections.
 NETWORKS: Entries = {
     "resampling filter": lambda c, _: _list(c.network().resample_filter),
     "noise embedding": lambda c, _: c.network().embedding,

@@ -1,4 +1,4 @@
-"""What params.yaml comes down to: data that says what is trained, sampled, measured and shown."""
+"""The resolved params.yaml: models, grids, searches, sheets, analyses and reports as data."""
 
 import functools
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import digest
 
-#: Fields of a training that change no weight but by rounding. ``level_samples`` holds for levels.json, which a training
-#: writes at its end: another number is used by the next training and is no reason for one.
+#: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
+#: training run writes at its end: a changed number applies to the next run and does not cause one.
 UNDECIDING = ("microbatch", "level_samples")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One sampler setting of a grid; ``id`` names what is swept over ("num_steps=18")."""
+    """One sampler setting of a grid; ``id`` states the swept values ("num_steps=18")."""
 
     id: str
     sampler: SamplerConfig
@@ -26,8 +26,8 @@ class Point:
 class Grid:
     """Sampler settings to try, per model.
 
-    reference: statistics to measure against in place of the dataset's own, or None.
-    settings_from: the search whose outcome fills in what the grid leaves open, or None.
+    reference: statistics that replace the dataset's own, or None.
+    settings_from: the search whose outcome provides the settings that the grid does not state, or None.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Grid:
 class Search:
     """A search for the best sampler settings (Table 5): one job per model.
 
-    samplers: what each model starts from. over: the values to try per parameter, in the order of the sweeps.
+    samplers: the initial settings of each model. over: the values to try per parameter, in the order of the sweeps.
     method: "coordinate" or "exhaustive". images: per evaluation.
     """
 
@@ -58,7 +58,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images to look at: the first of the seeds, per model."""
+    """A sample sheet: images of the first seeds, per model."""
 
     name: str
     samplers: dict[str, SamplerConfig]
@@ -67,7 +67,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A study of one model at a time (Figures 13, 14, Appendix F.2): its kind, and what it is told."""
+    """A study of one model at a time (Figures 13, 14, Appendix F.2): its kind and its settings."""
 
     name: str
     kind: str
@@ -77,9 +77,9 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Choice:
-    """How the best snapshot is chosen: every one with few ``images``, the ``confirm`` best of them with all.
+    """The selection of the best snapshot: all are ranked with few ``images``, the ``confirm`` best again with all.
 
-    grid: of one point, the sampler; models that it does not sample keep their last state.
+    grid: a grid of one point, the sampler; models outside this grid use their final model.
     """
 
     grid: str
@@ -89,10 +89,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Training:
-    """Who trains a model; its result does not depend on that.
+    """Resources for training; they do not affect the result.
 
-    gpus: of all nodes together, each with a process of its own; 0 for one process without. state_every: seconds
-    between two states, from which an interrupted training continues. compile: of :data:`edm.config.COMPILE`.
+    gpus: total on all nodes, one process each; 0 for one process on a CPU. state_every: seconds between two states,
+    from which an interrupted training run resumes. compile: of :data:`edm.config.COMPILE`.
     """
 
     gpus: int = 1
@@ -107,12 +107,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn for an evaluation (Section 6): ``images`` per repeat, from consecutive seeds.
+    """How an evaluation samples images (Section 6): ``images`` per repeat, from consecutive seeds.
 
-    block: seeds that go through the network at once; "auto" for as many as keep a large GPU busy. precision: of the
-    network. one_job_per: "grid" or "point", what one job evaluates. shards: jobs that share the images of each of
-    these, and gpus: processes with a GPU of their own that share a job; 0 for one process without. compile: a choice of
-    :data:`edm.config.COMPILE`. No result depends on the last four, but for rounding in compiled networks.
+    block: images per batch; "auto" for as many as keep a large GPU busy. precision: of the network. one_job_per: a job
+    evaluates one "grid" or one "point". shards: jobs that share the images of each of these. gpus: processes, one per
+    GPU, that share a job; 0 for one process on a CPU. compile: a choice of :data:`edm.config.COMPILE`. The last four
+    do not affect results, except for rounding in compiled networks.
     """
 
     images: int
@@ -137,7 +137,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One job: points of a grid of a model, each with the repeats to draw. ``name`` is its file below the model."""
+    """One job: points of a grid of a model, each with its repeats. ``name``: its file below the model."""
 
     experiment: str
     model: str
@@ -150,8 +150,8 @@ class Evaluation:
 class Experiment:
     """An experiment with everything resolved; ``models`` maps "column-rung" to its configuration, in table order.
 
-    pretrained: models that are imported, and the names of their published files; they have no configuration.
-    metrics: what is measured beside the Fréchet distance. more_features: extractors of further Fréchet distances.
+    pretrained: imported models and the names of their published files; they have no configuration.
+    metrics: further metrics beside the Fréchet distance. more_features: extractors of further Fréchet distances.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Experiment:
         return (*self.models, *self.pretrained)
 
     def chosen(self, model: str) -> bool:
-        """Whether evaluations use the best of the model's snapshots, not its last state."""
+        """Whether evaluations use the model's best snapshot instead of the final model."""
         if self.choice is None or model not in self.models or not self.models[model].snapshot_every:
             return False
         return model in self.grids[self.choice.grid].points
@@ -211,7 +211,7 @@ class Experiment:
         return {(evaluation.model, evaluation.name): evaluation for evaluation in self.evaluations()}
 
     def evaluation_spec(self, evaluation: Evaluation) -> dict[str, Any]:
-        """What decides the numbers of an evaluation, as plain data: choices that differ from the defaults."""
+        """The settings that affect the numbers of an evaluation, as plain data: those that differ from the defaults."""
         sampling, grid = self.sampling, self.grids[evaluation.grid]
         spec = {
             "points": {point.id: point.sampler.changes() for point, _ in evaluation.draws},
@@ -227,22 +227,29 @@ class Experiment:
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:
-        """What decides a training, as plain data: fields that differ from the defaults, without ``UNDECIDING``."""
+        """The settings that affect a training run: fields that differ from the defaults, without ``UNDECIDING``."""
         if model not in self.models:
-            hint = "; it is pre-trained" if model in self.pretrained else f"; it has {', '.join(self.models)}"
+            hint = "; it is pretrained" if model in self.pretrained else f"; it has {', '.join(self.models)}"
             raise UserError(f"experiment {self.name}: no model {model!r} to train{hint}")
         changes = self.models[model].changes()
         return {name: value for name, value in changes.items() if name not in UNDECIDING}
 
+    def choice_of(self, model: str) -> Choice:
+        """How the snapshot of a model is chosen. Raises UserError for an experiment that chooses none."""
+        if self.choice is None:
+            raise UserError(f"experiment {self.name}: no snapshot of model {model!r} is chosen; state `choose`")
+        return self.choice
+
     def choice_spec(self, model: str) -> dict[str, Any]:
-        """What decides which snapshot is chosen."""
-        point = self.grids[self.choice.grid].points[model][0]
-        return {"sampler": point.sampler.changes(), "images": self.choice.images, "confirm": self.choice.confirm,
+        """The settings that affect the choice of the snapshot."""
+        choice = self.choice_of(model)
+        point = self.grids[choice.grid].points[model][0]
+        return {"sampler": point.sampler.changes(), "images": choice.images, "confirm": choice.confirm,
                 "confirm_images": self.sampling.images, "first_seed": self.sampling.first_seed,
                 "block": self.sampling.block, "features": self.features, **self._precision()}  # fmt: skip
 
     def search_spec(self, model: str, name: str) -> dict[str, Any]:
-        """What decides the outcome of a search."""
+        """The settings that affect the outcome of a search."""
         search = _of(self.searches, name, model, "search", self.name)
         return {"sampler": search.samplers[model].changes(), "over": {k: list(v) for k, v in search.over.items()},
                 "method": search.method, "images": search.images, "max_sweeps": search.max_sweeps,
@@ -250,7 +257,7 @@ class Experiment:
                 "features": self.features, **self._precision()}  # fmt: skip
 
     def sheet_spec(self, model: str, name: str) -> dict[str, Any]:
-        """What decides a sheet of images."""
+        """The settings that affect a sample sheet."""
         sheet = _of(self.sheets, name, model, "sheet", self.name)
         return {"sampler": sheet.samplers[model].changes(), "images": sheet.images,
                 "first_seed": self.sampling.first_seed, **self._precision()}  # fmt: skip
@@ -259,9 +266,9 @@ class Experiment:
         return {} if self.sampling.precision == "fp32" else {"precision": self.sampling.precision}
 
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
-        """What decides an analysis: its settings, and the extractor where it measures distances.
+        """The settings that affect an analysis: its own, and the extractor if it measures distances.
 
-        The content of the extractor's weights, where they are a file, is among the inputs of the step.
+        If the extractor's weights are a file, their content is among the inputs of the step.
         """
         if name not in self.analyses or model not in self.analyses[name].models:
             raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")
@@ -278,7 +285,7 @@ def _of(known: dict[str, Any], name: str, model: str, what: str, experiment: str
 
 @dataclass(frozen=True)
 class Report:
-    """Tables and figures over some experiments; ``experiments`` maps the names used in them, "" where there is one."""
+    """Tables and figures of some experiments; ``experiments`` maps the names used in them, "" for a single one."""
 
     name: str
     title: str
@@ -304,6 +311,6 @@ class Report:
 
 
 def check_spec(spec: Any, expected: str | None, what: str) -> None:
-    """Raises UserError where a spec is no longer the one with the digest that a workflow's job was started with."""
+    """Raises UserError if a spec no longer has the digest that the workflow started the job with."""
     if expected is not None and digest(spec) != expected:
         raise UserError(f"{what}: params.yaml was changed after this job was planned; run snakemake again")

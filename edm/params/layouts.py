@@ -1,11 +1,11 @@
-"""What stands in each table and figure of a report: params.yaml's words resolved into layouts.
+"""The content of each table and figure of a report: entries of params.yaml resolved to layouts.
 
-One source for the workflow (what must be made first), the plan (what that costs), the report (what is shown) and the
-specification of each step.
+The workflow (which files to make first), the plan (their cost), the report (its content) and the specification of each
+step use the same layouts.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from edm.errors import UserError
@@ -17,22 +17,22 @@ from edm.params.sources import Figure, Layout, Metrics, Source, plain
 
 
 def table_spec(report: Report, name: str) -> dict[str, Any]:
-    """What decides a table beside the measurements, as plain data."""
+    """The settings that affect a table, without the measurements, as plain data."""
     return plain(table_layout(report, name))
 
 
 def figure_spec(report: Report, name: str) -> dict[str, Any]:
-    """What decides a figure beside what it is drawn from, as plain data."""
+    """The settings that affect a figure, without its inputs, as plain data."""
     return plain(figure_layout(report, name))
 
 
 def metrics_spec(report: Report) -> dict[str, Any]:
-    """What decides the headline numbers and curves beside the measurements, as plain data."""
+    """The settings that affect the headline numbers and curves, without the measurements, as plain data."""
     return plain(metrics_layout(report))
 
 
 def check_report(report: Report) -> None:
-    """Raises UserError, naming the table or figure, where one names what is not there."""
+    """Raises UserError, naming the table or figure, if one refers to an undefined name."""
     for section, entries, look in (("tables", report.tables, table_layout),
                                    ("figures", report.figures, figure_layout)):  # fmt: skip
         for name in entries:
@@ -43,13 +43,13 @@ def check_report(report: Report) -> None:
 
 
 def metrics_layout(report: Report) -> Metrics:
-    """What metrics.json and the plots of a report hold."""
+    """The content of metrics.json and of the plots of a report."""
     tables, levels, grids = {}, {}, {}
     for name, spec in report.tables.items():
         layout, stated = table_layout(report, name), spec.get("rows", {})
         if not any(source.kind == "grid" for source in layout.sources()):
             continue
-        # A short key where the row is a sentence.
+        # A short key if the row label is a sentence.
         short = all(isinstance(grid, str) for grid in stated.values()) and len(set(stated.values())) == len(stated)
         tables[name] = {
             (stated.get(row, row) if short else row): {
@@ -70,7 +70,7 @@ def metrics_layout(report: Report) -> Metrics:
 
 
 def table_layout(report: Report, name: str) -> Layout:
-    """What a table shows. Raises UserError where it names what is not there."""
+    """The layout of a table. Raises UserError for undefined names."""
     spec = report.tables[name]
     columns, rows = _TABLES[spec["kind"]](report, spec)
     layout = Layout(name, spec["kind"], spec["title"], columns, rows, metrics=tuple(spec.get("metrics", ())),
@@ -90,7 +90,7 @@ Content = tuple[list[str], dict[str, list[Source | None]]]
 
 
 def _configurations(report: Report, spec: dict[str, Any]) -> Content:
-    """Rungs by columns, all in one grid (Table 2)."""
+    """Rungs (rows of the ladder) by columns, all in one grid (Table 2)."""
     own = next(iter(report.experiments.values()))
     columns = _labels(spec.get("columns", list(own.columns)))
     found = {}
@@ -164,7 +164,7 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
 
     def content(report: Report, spec: dict[str, Any]) -> Content:
         columns = {label: _trained(report, ref, f"column {label!r}") for label, ref in _labels(spec["columns"]).items()}
-        rows = {}
+        rows: dict[str, list[Source | None]] = {}
         for row, entry in entries.items():
             texts = [entry(s.experiment.models[s.model], s.experiment.training) for s in columns.values()]
             rows[row] = [dataclasses.replace(s, text=text) for s, text in zip(columns.values(), texts, strict=True)]
@@ -181,7 +181,7 @@ _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _c
 
 
 def figure_layout(report: Report, name: str) -> Figure:
-    """What a figure shows. Raises UserError where it names what is not there."""
+    """The layout of a figure. Raises UserError for undefined names."""
     spec = report.figures[name]
     options = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
     rows = spec.get("rows", {"": spec.get("panels", {})})
@@ -213,7 +213,7 @@ def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) ->
 
 
 def _drawn_title(report: Report, spec: dict[str, Any]) -> str:
-    """The title above a figure; a curve of a table has the table's."""
+    """The title above a figure; a curve of a table has the table's title."""
     title = spec.get("title", report.tables[spec["table"]]["title"] if spec.get("table") in report.tables else "")
     return f"{title} ({spec['column']})" if "column" in spec and len(report.experiments) > 1 else title
 
@@ -229,7 +229,7 @@ def _dataset(report: Report, named: str) -> dict[str, Source]:
 
 
 def curve_lines(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
-    """The lines of a curve: stated, or the rows of a table in one column."""
+    """The lines of a curve: as stated, or the rows of a table in one column."""
     if "lines" in spec:
         return {label: _named(report, reference, "grid") for label, reference in spec["lines"].items()}
     if spec["table"] not in report.tables:
@@ -238,7 +238,7 @@ def curve_lines(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
     if spec["column"] not in layout.columns:
         raise UserError(f"column {spec['column']!r} is not in {spec['table']}; it has {', '.join(layout.columns)}")
     index = layout.columns.index(spec["column"])
-    return {row: cells[index] for row, cells in layout.rows.items() if cells[index] is not None}
+    return {row: source for row, cells in layout.rows.items() if (source := cells[index]) is not None}
 
 
 # References -----------------------------------------------------------------------------------------------------------
@@ -258,14 +258,16 @@ def _model(report: Report, reference: str) -> Source:
 def _trained(report: Report, reference: str, what: str) -> Source:
     source = _model(report, reference)
     if source.model not in source.experiment.models:
-        raise UserError(f"{what}: {source.model} is pre-trained and has no configuration here")
+        raise UserError(f"{what}: {source.model} is pretrained and has no configuration here")
     return source
 
 
 def _named(report: Report, reference: str, kind: str) -> Source:
     experiment, model, name = report.refer_to_grid(reference)
-    sections = {"grid": experiment.grids, "search": experiment.searches, "sheet": experiment.sheets,
-                "analysis": experiment.analyses}  # fmt: skip
+    sections: dict[str, Mapping[str, Any]] = {
+        "grid": experiment.grids, "search": experiment.searches, "sheet": experiment.sheets,
+        "analysis": experiment.analyses,
+    }  # fmt: skip
     entries = sections[kind]
     if name not in entries:
         raise UserError(f"{kind} {name!r} is not defined; {experiment.name} has {', '.join(entries) or 'none'}")
@@ -275,9 +277,10 @@ def _named(report: Report, reference: str, kind: str) -> Source:
     return Source(kind, experiment, model, name)
 
 
-def _if_there(experiment: Experiment, model: str, grid: str) -> Source | None:
-    there = grid in experiment.grids and model in experiment.grids[grid].points
-    return Source("grid", experiment, model, grid) if there else None
+def _if_there(experiment: Experiment, model: str, grid: str | None) -> Source | None:
+    if grid is None or grid not in experiment.grids or model not in experiment.grids[grid].points:
+        return None
+    return Source("grid", experiment, model, grid)
 
 
 def _nowhere(grid: str, experiments: Iterable[Experiment]) -> str:

@@ -1,5 +1,6 @@
-"""The paper's own numbers, to stand beside ours."""
+"""The paper's numbers, for comparison in the tables."""
 
+import contextlib
 import functools
 import re
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ _ENTRY = re.compile(r"(?P<about>about )?(?P<text>.*?)\s*(?:\((?P<nfe>\d+)\))?\*?
 
 @dataclass(frozen=True)
 class Published:
-    """A number of the paper as printed, with its NFE where the paper gives one.
+    """A number of the paper as printed, with its NFE if the paper gives one.
 
-    verified: False for a value that no source states. approximate: whether the paper gives it as a whole number only.
+    verified: False for a value that no source states. approximate: whether the paper gives only a whole number.
     """
 
     text: str
@@ -33,7 +34,7 @@ class Published:
 
 
 def published(table: str, row: str, column: str) -> Published | None:
-    """The paper's cell; None where it has none. Raises UserError for a table, row or column that it does not have."""
+    """The paper's cell; None if it is empty. Raises UserError for a table, row or column that the paper lacks."""
     tables = _tables()
     if table not in tables:
         raise UserError(f"paper: {table!r} is none of {', '.join(tables)}")
@@ -50,10 +51,11 @@ def _parsed(text: str | None) -> Published | None:
     if not isinstance(text, str):
         raise UserError(f"{FILE}: {text!r} is not text; put every entry in quotes, to keep its digits")
     match = _ENTRY.fullmatch(text)
-    try:
+    if match is None:
+        raise UserError(f"{FILE}: {text!r} is more than one line; write every entry in one")
+    value: float | None = None
+    with contextlib.suppress(ValueError):
         value = float(match["text"])
-    except ValueError:
-        value = None
     nfe = int(match["nfe"]) if match["nfe"] else None
     return Published(match["text"], value, nfe, match["doubt"] is None, match["about"] is not None)
 

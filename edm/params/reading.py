@@ -1,4 +1,4 @@
-"""The file itself: YAML, the schema, and mistakes in a person's words."""
+"""Reading params.yaml: YAML, the schema, and readable error messages."""
 
 import copy
 import functools
@@ -21,12 +21,12 @@ from edm.tracking import DEFAULT_URI
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
 
-MAX_DEPTH, MAX_VALUES = 50, 200_000  # of a params file, aliases written out: ours is 8 deep and has 2,500
+MAX_DEPTH, MAX_VALUES = 50, 200_000  # of a params file with expanded aliases; params.yaml is 8 deep and has 2,500
 
 
 @dataclass(frozen=True)
 class Params:
-    """The whole file. Experiments are resolved when asked for."""
+    """The whole file. Experiments are resolved at their first use."""
 
     path: str
     raw: dict[str, Any]
@@ -41,40 +41,40 @@ class Params:
 
     @property
     def downloads(self) -> dict[str, dict[str, Any]]:
-        """What can be fetched: path → url, and its checksum where it is known. Published checkpoints are among it."""
+        """The downloads, with published checkpoints: path → url, and the checksum if it is known."""
         published = {kept_at(name): {"url": file.url, "note": file.where} for name, file in PUBLISHED.items()}
         return published | self.raw.get("downloads", {})
 
     @property
     def pretrained(self) -> dict[str, dict[str, Any]]:
-        """Published checkpoints: name → path, and what cannot be inferred from it; the file adds to the catalogue."""
+        """Published checkpoints: name → path, and settings that the file does not determine; extends the catalogue."""
         known = {name: {"path": kept_at(name)} for name in PUBLISHED}
         stated = self.raw.get("pretrained", {})
         return known | {name: known.get(name, {}) | entry for name, entry in stated.items()}
 
     @property
     def reports(self) -> list[str]:
-        """Everything that has tables or figures: experiments of their own, and reports over several."""
+        """Everything that has tables or figures: single experiments, and reports on several."""
         own = [name for name, raw in self.raw["experiments"].items() if raw.get("tables") or raw.get("figures")]
         return [*own, *self.raw.get("reports", {})]
 
     def dataset(self, name: str) -> dict[str, Any]:
-        """Source, path, and what the prepared archive must hold."""
+        """Source, path, and the expected content of the prepared archive."""
         datasets = self.raw["datasets"]
         if name not in datasets:
             raise UserError(f"{self.path}: dataset {name!r} is not defined{nearest(name, datasets)}")
         return {"path": None, "images": None, **datasets[name]}
 
     def dataset_spec(self, name: str) -> dict[str, Any]:
-        """What decides a dataset beside the content of its raw data: where these lie decides nothing."""
+        """The settings that affect a dataset, without the content and the path of its raw data."""
         return {key: value for key, value in self.dataset(name).items() if key != "path"}
 
     def pretrained_spec(self, name: str) -> dict[str, Any]:
-        """What decides an imported model beside its published file. ``like`` is for the plan alone."""
+        """The settings that affect an imported model, without its published file. Only the plan uses ``like``."""
         return {key: value for key, value in self.pretrained[name].items() if key not in ("path", "like")}
 
     def experiment(self, name: str) -> Experiment:
-        """Raises UserError, naming the place in the file, where the experiment does not fit together."""
+        """The resolved experiment. Raises UserError, naming the place in the file, if its entries are inconsistent."""
         experiments = self.raw["experiments"]
         if name not in experiments:
             raise UserError(f"{self.path}: experiment {name!r} is not defined{nearest(name, experiments)}")
@@ -92,7 +92,7 @@ class Params:
         return self._resolved[name]
 
     def report(self, name: str) -> Report:
-        """A report over several experiments, or an experiment's own. Raises UserError as :meth:`experiment`."""
+        """A report on several experiments, or on a single one. Raises UserError as :meth:`experiment`."""
         reports = self.raw.get("reports", {})
         if name in reports:
             raw, place = reports[name], f"reports.{name}"
@@ -115,7 +115,7 @@ class Params:
         return {}
 
     def _scale(self, experiment: str) -> float:
-        """The factor of the report that an experiment belongs to."""
+        """The scale of the report that contains an experiment."""
         scales = {
             name: raw.get("scale", 1.0)
             for name, raw in self.raw.get("reports", {}).items()
@@ -128,10 +128,10 @@ class Params:
 
 
 def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
-    """Reads a params file and checks it against the schema; ``whole``: checks that everything in it fits together, too.
+    """Reads a params file and validates it against the schema.
 
-    Without it, a job resolves only the experiment it is about. Raises UserError with the path of the first mistake and
-    what was expected.
+    whole: resolve and check all experiments and reports, too; otherwise a job resolves only its own experiment. Raises
+    UserError with the path of the first mistake and the expected value.
     """
     path = Path(path)
     try:
@@ -164,7 +164,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
 
 
 def _check_targets(raw: dict[str, Any], path: Path) -> None:
-    """Raises UserError where an experiment or a report has the name of a target that belongs to another one."""
+    """Raises UserError if an experiment or a report has the name of another one's target."""
     names = {name: section for section in ("experiments", "reports") for name in raw.get(section, {})}
     owners = {f"{stage}-{name}": name for stage in TARGETS for name in names}
     owners |= {f"data-{name}": name for name in raw["datasets"]}
@@ -176,46 +176,48 @@ def _check_targets(raw: dict[str, Any], path: Path) -> None:
 
 
 def _check_made_up(raw: dict[str, Any], path: Path) -> None:
-    """Raises UserError where made-up data would lie anywhere but in the folder that is theirs alone."""
+    """Raises UserError if the path of synthetic data is outside the folder reserved for them."""
     for name, dataset in raw["datasets"].items():
         place = dataset.get("path")
         inside = isinstance(place, str) and os.path.normpath(place) == place and place.startswith(f"{MADE_UP}/")
         if "made_up" in dataset and not inside:
             raise UserError(
-                f"{path}: datasets.{name}.path: made-up data lie below {MADE_UP}/ alone, where they replace nothing of "
-                f"yours, not at {place!r}; state {MADE_UP}/{name}, or remove made_up"
+                f"{path}: datasets.{name}.path: synthetic data must be below {MADE_UP}/, where they replace none of "
+                f"your files, not at {place!r}; state {MADE_UP}/{name}, or remove made_up"
             )
 
 
 def _read_yaml(text: str) -> Any:
-    """Plain data. Raises YAMLError for tags of objects, and for text that grows out of all proportion.
+    """Plain data. Raises YAMLError for tags of objects, and for aliases that expand to too many values.
 
-    ``yaml.load``, since ``safe_load`` takes no loader; ours is the safe one, which knows no tag of Python.
+    ``yaml.load``, since ``safe_load`` takes no loader; the loader here extends the safe one, which has no Python tags.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=_UniqueKeys):  # before anything is built, which is recursive
+    for event in yaml.parse(text, Loader=_UniqueKeys):  # before building objects, which is recursive
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise yaml.constructor.ConstructorError(None, None, f"nested more than {MAX_DEPTH} deep", event.start_mark)
+            nested = f"nested more than {MAX_DEPTH} deep"
+            raise yaml.constructor.ConstructorError(None, None, nested, event.start_mark)  # type: ignore[arg-type]
     raw = yaml.load(text, Loader=_UniqueKeys)
     values, count = [(raw, 0)], 0
-    while values:  # each as often as it is referred to: aliases of aliases can stand for billions
+    while values:  # each as often as it is referenced: aliases of aliases can expand to billions
         value, depth = values.pop()
         count += 1
         if count > MAX_VALUES or depth > MAX_DEPTH:
-            raise yaml.YAMLError("its aliases (*name) refer to themselves, or unfold without end")
+            raise yaml.YAMLError("its aliases (*name) refer to themselves or expand without end")
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         values += [(part, depth + 1) for part in inner]
     return raw
 
 
-class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader, which makes no objects, without its silence: YAML lets a key stand twice and keeps the last."""
+# The stubs know libyaml's marks and the other ones as two types, and no choice between two bases.
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader, with an error for duplicate keys, of which PyYAML silently keeps the last."""
 
     def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError):  # what PyYAML lets through of the 99th of September, and of tags
+        except (ValueError, KeyError, AttributeError):  # PyYAML does not catch errors such as September 99, or of tags
             kind, value = node.tag.rpartition(":")[2], str(node.value)[:40]
             raise yaml.constructor.ConstructorError(
                 None, None, f"{value!r} is no {kind}; put it in quotes if it is text", node.start_mark
@@ -232,13 +234,13 @@ class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
                     None, None, f"key {value!r} is not text; put it in quotes", key.start_mark
                 )
             if value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {value!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {value!r}", key.start_mark)
             seen.add(value)
         return super().construct_mapping(node, deep)
 
 
 def _extended(place: str, entries: dict[str, Any], path: Path, below: tuple[str, ...] = ()) -> Any:
-    """An experiment or a report merged, mapping by mapping, into the one it extends."""
+    """An experiment or a report, merged key by key into the one that it extends."""
     section, _, name = place.partition(".")
     own = entries[name]
     if not isinstance(own, dict) or "extends" not in own:
@@ -262,7 +264,7 @@ def _merged(base: Any, change: Any) -> Any:
 
 @functools.cache
 def schema() -> dict[str, Any]:
-    """The JSON schema of params.yaml: the file, with the fields of the configurations filled in from edm.config.
+    """The JSON schema of params.yaml: the schema file with the fields of the configurations from edm.config.
 
     Sampler settings take a number or, in a grid, a list of them.
     """
@@ -278,7 +280,7 @@ def schema() -> dict[str, Any]:
 
 
 def _swept(field: dict[str, Any]) -> dict[str, Any]:
-    """The schema of one value of a field, or of a list of them where it is a number; null is no choice here."""
+    """The schema of one value of a field, or of a list of values for a number; null is not allowed."""
     if "enum" in field:
         return field
     kind = field["type"] if isinstance(field["type"], str) else field["type"][0]
@@ -291,7 +293,7 @@ def _validate(raw: Any, path: Path) -> None:
     from jsonschema.exceptions import best_match
     from jsonschema.validators import extend
 
-    # JSON's schema takes 64.0 for an integer and NaN for a number; the code behind it takes neither.
+    # JSON Schema accepts 64.0 as an integer and NaN as a number; the code accepts neither.
     types = Draft202012Validator.TYPE_CHECKER.redefine_many({
         "integer": lambda _, value: type(value) is int,
         "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
@@ -300,7 +302,7 @@ def _validate(raw: Any, path: Path) -> None:
     errors = list(validator(schema()).iter_errors(raw))
     if not errors:
         return
-    # A mistake shows up in every experiment that extends the one it stands in: name it where it stands.
+    # Every experiment that extends a faulty one repeats its mistake: report the original place.
     error = _meant(best_match([error for error in errors if not _inherits(error, raw)] or errors))
     place = ".".join(str(part) for part in error.absolute_path) or "the file"
     raise UserError(f"{path}: {place}: {_explain(error)}")
@@ -315,7 +317,7 @@ def _inherits(error, raw: Any) -> bool:
 
 
 def _meant(error):
-    """The mistake itself where the schema leaves a choice: alternatives of another type were not meant."""
+    """The mistake itself if the schema has alternatives: ignores alternatives of another type."""
     from jsonschema.exceptions import best_match
 
     while error.context:
@@ -327,7 +329,7 @@ def _meant(error):
 
 
 def _explain(error) -> str:
-    """A schema error in a person's words."""
+    """A schema error as readable text."""
     value, expected = error.instance, error.validator_value
     if error.context and all(e.validator in ("type", "const") for e in error.context):
         stated = [e.validator_value for e in error.context if e.validator == "type"]
@@ -337,8 +339,8 @@ def _explain(error) -> str:
         choice = dict.fromkeys(" and ".join(map(repr, e.validator_value)) for e in error.context)
         return f"key {', or '.join(choice)} is missing"
     if error.validator == "oneOf" and not error.context:
-        choice = [" and ".join(map(repr, option["required"])) for option in expected]
-        return f"{', or '.join(choice)}: one of them, not both"
+        options = [" and ".join(map(repr, option["required"])) for option in expected]
+        return f"{', or '.join(options)}: one of them, not both"
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         key = next(key for key in value if key not in known)
@@ -351,11 +353,11 @@ def _explain(error) -> str:
             f"{value!r} is not one of {', '.join(map(str, expected))}{nearest(str(value), [str(e) for e in expected])}"
         )
     if error.validator == "type":
-        types = " or ".join([expected] if isinstance(expected, str) else expected)
+        wanted = " or ".join([expected] if isinstance(expected, str) else expected)
         hint = ""
-        if isinstance(value, str) and "number" in types and _is_number(value):
+        if isinstance(value, str) and "number" in wanted and _is_number(value):
             hint = f"; YAML reads {value} as text, write {float(value)!r}"
-        return f"{value!r} is not of type {types}{hint}"
+        return f"{value!r} is not of type {wanted}{hint}"
     return error.message.splitlines()[0][:200]
 
 

@@ -1,4 +1,4 @@
-"""From what params.yaml says to what is run: ladders added up, grids multiplied out, names looked up."""
+"""Resolves the entries of params.yaml: sums up ladders, multiplies out grids, looks up names."""
 
 import difflib
 import itertools
@@ -11,24 +11,24 @@ from edm.files.writing import named
 from edm.metrics import EXTRACTORS, check_metrics
 from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sampling, Search, Sheet, Training
 
-#: Names of rules, targets and folders, which experiments cannot have.
+#: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
             "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about", "track", "logs",
             "made-up", "set-aside"}  # fmt: skip
-#: Where made-up raw data lie, and nothing else.
+#: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
-#: `snakemake train-NAME` and kin: parts of an experiment or a report.
+#: `snakemake train-NAME` and similar targets: parts of an experiment or a report.
 TARGETS = ("train", "sample", "evaluate", "download")
-#: The fields of a training that its dataset states.
+#: The fields of a training run that its dataset determines.
 OF_DATASETS = ("resolution", "channels", "classes")
-#: What ``scale`` shortens: durations in Mimg.
+#: The fields that ``scale`` multiplies: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
 
 
 def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
     """An experiment, with every duration and every number of images times ``scale``.
 
-    Raises UserError, naming the place in the file, where the experiment does not fit together.
+    Raises UserError, naming the place in the file, if the entries of the experiment are inconsistent.
     """
     here = f"experiments.{name}"
     if name in RESERVED:
@@ -57,7 +57,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     analyses = {}
     for key, value in _present(raw, "analyses"):
         settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
-        if value["kind"] == "leakage" and "images" in settings:  # a distance is measured of them
+        if value["kind"] == "leakage" and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
         for model in value["models"]:
             known(f"{here}.analyses.{key}", "model", model, names)
@@ -85,19 +85,19 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
 
 
 def known(here: str, kind: str, name: str, names) -> None:
-    """Raises UserError, with the nearest name, where ``name`` is not one of ``names``."""
+    """Raises UserError, with the nearest name, if ``name`` is not one of ``names``."""
     if name not in names:
         raise UserError(f"{here}: {kind} {name!r} is not defined{nearest(name, names)}")
 
 
 def nearest(word: str, names) -> str:
-    """A hint at the name that was meant, or at all of them."""
+    """A hint: the nearest name, or all names."""
     close = difflib.get_close_matches(str(word), [str(k) for k in names], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(map(str, names))}"
 
 
 def _present(raw: dict[str, Any], section: str):
-    """The entries of a section; null takes away what the extended experiment had."""
+    """The entries of a section; null removes an entry of the extended experiment."""
     return [(key, value) for key, value in raw.get(section, {}).items() if value is not None]
 
 
@@ -115,7 +115,7 @@ def _count(images: int, scale: float) -> int:
 def _models(
     here: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float
 ) -> tuple[dict[str, TrainingConfig], dict[str, str]]:
-    """The trained models by name, and the published files of the pre-trained ones."""
+    """The trained models by name, and the published files of the pretrained ones."""
     size = {key: dataset[key] for key in OF_DATASETS}
     fields: dict[str, dict[str, Any]] = {}
     for column, rung in itertools.product(raw["columns"], raw["ladder"]):
@@ -155,7 +155,7 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale
         return None
     known(f"{here}.choose", "grid", raw["grid"], grids)
     if any(len(points) != 1 for points in grids[raw["grid"]].points.values()):
-        raise UserError(f"{here}.choose: grid {raw['grid']!r} has several points; a choice goes by one")
+        raise UserError(f"{here}.choose: grid {raw['grid']!r} has several points; a choice needs a single one")
     return Choice(raw["grid"], _count(raw["images"], scale), raw["confirm"])
 
 
@@ -177,7 +177,7 @@ def _search(here: str, name: str, raw: dict[str, Any], models, scale: float, ste
     for sampler in samplers.values():
         for key, values in raw["over"].items():
             for value in values:
-                # The other bound is left open: pairs that do not go together are skipped by the search itself.
+                # Without checking the other bound: the search skips invalid pairs.
                 free = {"S_min": 0.0, "S_max": None} if key in ("S_min", "S_max") else {}
                 _checked(f"{here}.over.{key}", SamplerConfig.from_dict, {**sampler.changes(), **free, key: value})
     over = {key: tuple(values) for key, values in raw["over"].items()}
@@ -186,9 +186,9 @@ def _search(here: str, name: str, raw: dict[str, Any], models, scale: float, ste
 
 
 def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
-    """The settings of each model of a grid: the product of its lists. A model may change what the grid states.
+    """The settings of each model of a grid: the product of its lists. A model may override settings of the grid.
 
-    steps: what an experiment has in place of every list of ``num_steps``; its last in place of every single number.
+    steps: an experiment's replacement for every list of ``num_steps``; its last entry replaces every single number.
     """
     chosen = raw["models"]
     chosen = list(models) if chosen == "all" else chosen
@@ -201,7 +201,7 @@ def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> 
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
         swept = [key for key, value in choices.items() if isinstance(value, list)]
-        settings = []
+        settings: list[Point] = []
         for values in itertools.product(*(choices[key] for key in swept)):
             setting = dict(zip(swept, values, strict=True))
             label = ",".join(f"{key}={named(value)}" for key, value in setting.items()) or "only"

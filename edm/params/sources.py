@@ -1,7 +1,7 @@
-"""Tables and figures as data: labels, published numbers, and where each number and picture comes from.
+"""Tables and figures as data: labels, published numbers, and the source of each number and image.
 
-A layout is all that the code that fills a table or draws a figure is given beside the results, and :func:`plain` of it
-is the specification of the step. So a step cannot show a label or a number that its specification does not hold.
+The code that fills a table or draws a figure gets only a layout and the results, and :func:`plain` of the layout is the
+specification of the step. So a step cannot show a label or a number that its specification does not contain.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ from typing import Any
 from edm.params.experiment import Experiment
 from edm.params.paper import Published
 
-SHEET_IMAGES = 24  # shown of each sheet, unless a figure states another number
-WITHIN, BEST = "within 3 %", "of the best"  # whose NFE a table shows beside the lowest distance
+SHEET_IMAGES = 24  # images shown per sheet, unless a figure states another number
+WITHIN, BEST = "within 3 %", "of the best"  # the setting whose NFE a table shows beside the lowest distance
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a cell, a line or a picture comes from.
+    """The source of a cell, a line or an image.
 
     kind: "grid", "search", "sheet", "analysis", "levels" (loss per noise level), "model" (its configuration) or
     "dataset". name: of the grid, search, sheet or analysis. text: the entry itself, of "model".
@@ -31,7 +31,7 @@ class Source:
     text: str = ""
 
     def plain(self) -> list[Any]:
-        """What a reader sees of it, or what decides which results are shown, beside those results."""
+        """The part that a reader sees or that selects the results, without the results."""
         if self.kind == "model":
             return [self.kind, self.text]
         if self.kind == "dataset":
@@ -48,10 +48,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Layout:
-    """A table: its columns, and its rows with a source per column; None where the paper has no such cell either.
+    """A table: its columns, and its rows with a source per column; None for a cell that is empty in the paper, too.
 
-    nfe: whose NFE each row shows (``WITHIN`` or ``BEST``). paper: the paper's cells by row; empty where the table is
-    not compared. metrics: further columns. note: a sentence below the table.
+    nfe: the setting whose NFE each row shows (``WITHIN`` or ``BEST``). paper: the paper's cells by row; empty without
+    comparison. metrics: further columns. note: a sentence below the table.
     """
 
     name: str
@@ -72,8 +72,8 @@ class Layout:
 class Figure:
     """A figure: its sources by label, in rows; only sheets have several rows, and those have labels.
 
-    over, mark: of a curve. images: shown of each sheet. distances: by row, the grid whose distance stands under each
-    sheet that was drawn with the same settings.
+    over, mark: of a curve. images: shown per sheet. distances: by row, the grid whose distance is printed below
+    each sheet with the same settings.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Figure:
 class Metrics:
     """The headline numbers: {table: {row: {column: grid}}}; and the curves of DVC's plots by the names of their lines.
 
-    levels: of the models trained here; grids: of everything that the tables measure.
+    levels: of the models trained by the chain; grids: of all measurements in the tables.
     """
 
     tables: dict[str, dict[str, dict[str, Source]]]
@@ -113,7 +113,7 @@ class Metrics:
 
 
 def plain(value: Any) -> Any:
-    """A layout as plain data for a specification: every field; the order of what has labels is shown, so it counts."""
+    """A layout as plain data for a specification: every field; labelled entries keep their order, which is visible."""
     if isinstance(value, Source):
         return value.plain()
     if dataclasses.is_dataclass(value):

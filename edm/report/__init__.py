@@ -1,1 +1,1 @@
-"""Tables and figures, drawn from the results files and from nothing else."""
+"""Tables and figures; the results files are their only source."""

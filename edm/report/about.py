@@ -1,6 +1,6 @@
-"""How a report came about: what was configured, where it was computed, how long that took.
+"""The provenance pages of a report: configuration, environment and runtime.
 
-From params.yaml and the sidecars of the steps.
+Their sources are params.yaml and the sidecars of the steps.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from edm.files.writing import write_text
 from edm.params import Report
 from edm.report.page import grid, heading, page, paragraphs
 
-LONGEST = 20  # jobs that are named one by one
+LONGEST = 20  # number of jobs that the runtime page lists
 
 
 @dataclass(frozen=True)
 class Done:
-    """A job that was done, as its sidecar tells. processes: side by side, one per GPU where there were GPUs.
+    """A completed job, from its sidecar. processes: in parallel, one per GPU if the job used GPUs.
 
-    seconds: None where nobody knows, as of files that were adopted from elsewhere.
+    seconds: None if unknown, as for adopted files.
     """
 
     rule: str
@@ -71,12 +71,12 @@ def write_about(chain: Chain, report: Report, results: Path) -> list[Path]:
 
 
 def done_jobs(chain: Chain, report: Report) -> list[Done]:
-    """The jobs that a report was made by, in the order of the chain, each shard of an evaluation for itself."""
+    """The completed jobs of a report, in the order of the chain; each shard of an evaluation is a separate job."""
     return [one for job in _needed(chain, report) for one in told_by(job)]
 
 
 def told_by(job: Job) -> list[Done]:
-    """A job as its sidecar tells, after the shards that it merged; nothing where there is no sidecar."""
+    """A job from its sidecar, after the shards that it merged; nothing without a sidecar."""
     sidecar = read_sidecar(sidecar_file(job))
     if sidecar is None:
         return []
@@ -95,7 +95,7 @@ def _done(rule: str, key: tuple[str, ...], sidecar: dict[str, Any]) -> Done:
 
 
 def configuration(chain: Chain, report: Report) -> str:
-    """Every model and every sampler that the report rests on, with the value of every choice."""
+    """Every model and every sampler that the report uses, with all their settings."""
     parts = []
     for section in choices(chain, report):
         parts += [heading(section["title"]), paragraphs(*section["notes"])]
@@ -107,11 +107,13 @@ def configuration(chain: Chain, report: Report) -> str:
 
 
 def environment(chain: Chain, report: Report, done: list[Done]) -> str:
-    """Which code, on which machines, with which software, from which data."""
-    code = _counted(done, lambda one: ((one.commit or "unknown"), {"true": "yes", "false": "no"}.get(one.dirty, "–")))
+    """The code, machines, software and data of a report."""
+    code = _counted(
+        done, lambda one: ((one.commit or "unknown"), {"true": "yes", "false": "no"}.get(one.dirty or "", "–"))
+    )
     machines = _counted(done, lambda one: (one.host, one.gpu or "–", str(one.processes)))
     software = Counter((name, version) for one in done for name, version in one.versions.items())
-    data = {}
+    data: dict[str, tuple[str, str | None]] = {}
     for job in _needed(chain, report):
         sidecar = read_sidecar(sidecar_file(job)) or {"inputs": {}, "outputs": {}}
         data |= {path: ("as given", sidecar["inputs"].get(path)) for path in raw(chain, job)}
@@ -140,7 +142,7 @@ def _counted(done: Iterable[Done], of: Callable[[Done], tuple[str, ...]]) -> lis
 
 
 def runtime(report: Report, done: list[Done]) -> str:
-    """How long the jobs of each rule took, and the longest of all."""
+    """The duration of the jobs of each rule, and the longest jobs."""
     rules: dict[str, list[Done]] = {}
     unknown = [one.name for one in done if one.seconds is None]
     done = [one for one in done if one.seconds is not None]
@@ -149,8 +151,8 @@ def runtime(report: Report, done: list[Done]) -> str:
     on_gpus = any(one.gpu for one in done)
     rows = [_row(rule, jobs, on_gpus) for rule, jobs in rules.items()] + [_row("all", done, on_gpus)]
     head = ("rule", "jobs", "total", "median", "longest", *(["GPU-hours"] if on_gpus else []))
-    longest = sorted(done, key=lambda one: -one.seconds)[:LONGEST]
-    listed = [(one.name, one.gpu or "CPU", str(one.processes), duration(one.seconds)) for one in longest]
+    longest = sorted(done, key=lambda one: -(one.seconds or 0.0))[:LONGEST]
+    listed = [(one.name, one.gpu or "CPU", str(one.processes), duration(one.seconds or 0.0)) for one in longest]
     notes = ("Wall time of each job from its start to its last file, as the job recorded it; start-up counts, "
              "waiting for a machine does not. Jobs run side by side: the total is not how long one waits. "
              "A training that was interrupted counts from its last start.")  # fmt: skip
@@ -161,7 +163,7 @@ def runtime(report: Report, done: list[Done]) -> str:
 
 
 def _row(rule: str, jobs: list[Done], on_gpus: bool) -> tuple[str, ...]:
-    seconds = [one.seconds for one in jobs] or [0.0]
+    seconds = [one.seconds or 0.0 for one in jobs] or [0.0]
     hours = [f"{sum(one.gpu_hours for one in jobs):,.2f}"] if on_gpus else []
     times = map(duration, (sum(seconds), statistics.median(seconds), max(seconds)))
     return (rule, f"{len(jobs):,}", *times, *hours)

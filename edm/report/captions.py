@@ -1,8 +1,9 @@
-"""What the tables and figures of a report show, in plain words, as reStructuredText for `snakemake --report`."""
+"""Captions of the tables and figures of a report, as reStructuredText for `snakemake --report`."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from edm.chain.choices import in_words
 from edm.chain.jobs import Chain
@@ -22,71 +23,71 @@ PAPER = (
 _NUMBERED = re.compile(r"(table|figure)(\d+)([a-z]*)")
 _TABLES = {
     "configurations": (
-        "Each row is a training configuration, each column an architecture; the numbers are the Fréchet distances "
-        "of images that the trained models draw. Lower is better."
+        "Each row is a training configuration, each column an architecture; the numbers are Fréchet distances "
+        "of images sampled from the trained models. Lower is better."
     ),
     "samplers": (
-        "Each row is a way to draw images, each column a trained model; the numbers are Fréchet distances, with "
+        "Each row is a sampler, each column a trained model; the numbers are Fréchet distances, with "
         "the network evaluations per image (NFE) in brackets. Lower is better."
     ),
     "cells": (
-        "Each row is a model and a way to draw images from it; the numbers are Fréchet distances, with the "
+        "Each row is a model with a sampler; the numbers are Fréchet distances, with the "
         "network evaluations per image (NFE) in brackets. Lower is better."
     ),
     "settings": (
-        "Each column is a model, each row a parameter of the stochastic sampler (Algorithm 2) as a search found "
-        "it best."
+        "Each column is a model, each row the best value that a search found for a parameter of the stochastic "
+        "sampler (Algorithm 2)."
     ),
-    "hyperparameters": ("How the models are trained. Nothing here is measured."),
-    "networks": ("What the networks are built of. Nothing here is measured."),
+    "hyperparameters": ("The training settings of the models. Nothing here is measured."),
+    "networks": ("The architectures of the networks. Nothing here is measured."),
 }
-#: By kind of figure: its title where params.yaml gives none, and what it shows.
+#: By kind of figure: its default title, and a description.
 _FIGURES = {
     "curve": (
-        "Distance over {over}",
-        "Fréchet distance of the images drawn, over {over}: one line per sampler or model, one marker per "
+        "Distance vs. {over}",
+        "Fréchet distance of the sampled images vs. {over}: one line per sampler or model, one marker per "
         "setting. Lower is better.",
     ),
     "levels": (
         "Loss per noise level",
-        "Mean loss at each noise level σ before (dashed) and after training, weighted as each model's training weights "
-        "it; the band is the standard deviation over images. Measured on {levels} images per level. The curves of the "
-        "right axis are the distributions of noise levels in training.",
+        "Mean loss at each noise level σ before (dashed) and after training, with each model's training "
+        "weight; the band is the standard deviation over images. Measured on {levels} images per level. The right axis "
+        "shows the distributions of noise levels in training.",
     ),
     "sheets": (
         "Samples",
-        "Images drawn by each model from the same seeds, neither chosen nor sorted{real}: {images} each.",
+        "Images sampled from each model with the same seeds, neither selected nor sorted{real}: {images} each.",
     ),
     "noisy": (
         "Noisy images and the ideal denoiser",
-        "Images of the dataset with more and more noise, and below each what the ideal denoiser makes of it. "
-        "Nothing here is trained.",
+        "Images of the dataset with increasing noise, and below each the output of the ideal denoiser. "
+        "No network is involved.",
     ),
     "trajectories": (
         "Solutions of the ODE",
         "Solution trajectories for two data points in one dimension under three parametrisations, at high noise "
-        "and near the data. Nothing here is trained.",
+        "and near the data. No network is involved.",
     ),
     "truncation": (
         "Local truncation error",
-        "The error that one step of Euler's and of Heun's method makes, over the noise level, for several "
-        "spacings ρ of the steps: mean over images, and their standard deviation.",
+        "The error of one step of Euler's and of Heun's method vs. the noise level, for several spacings ρ of the "
+        "steps: mean and standard deviation over images.",
     ),
     "degradation": (
         "Degradation by repeated noise",
-        "What becomes of images when noise is added and removed again many times at one noise level: an exact "
-        "denoiser would leave them as they are.",
+        "Images after adding and removing noise many times at one noise level: an exact denoiser would leave them "
+        "unchanged.",
     ),
     "leakage": (
         "Leakage of augmentation",
-        "Images of the dataset, augmented ones, and those drawn by a model that saw only augmented images: "
-        "whether its images are augmented, too.",
+        "Images of the dataset, augmented images, and samples of a model that saw only augmented images in training, "
+        "to check whether the samples look augmented, too.",
     ),
 }
 
 
 class Captions:
-    """Titles and captions of the reports of a chain, from params.yaml and from the results there are."""
+    """Titles and captions of the reports of a chain, from params.yaml and the existing results."""
 
     def __init__(self, chain: Chain):
         self.chain = chain
@@ -102,7 +103,7 @@ class Captions:
         sources = list(table_layout(one, name).sources())
         words = [_TABLES[spec["kind"]], *self._measured(sources)]
         if any(source.experiment.sampling.repeats > 1 for source in sources if source.kind == "grid"):
-            words.append("Each number is the lowest of several repeats, whose range stands in square brackets.")
+            words.append("Each number is the lowest of several repeats; square brackets show their range.")
         return self._caption(one, name, words, [source.experiment.dataset for source in sources])
 
     def figure(self, report: str, name: str) -> str:
@@ -135,11 +136,11 @@ class Captions:
         title = _escaped(report.title[0].upper() + report.title[1:])
         counts = {"table": len(report.tables), "figure": len(report.figures)}
         shown = " and ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
-        return [title, "=" * (len(title) + 1), "", f"{shown} in the form of the paper's: {PAPER}.", "",
-                "Beside each table and figure, the eye opens it and the i its caption.", "",
+        return [title, "=" * (len(title) + 1), "", f"{shown} in the layout of the paper's: {PAPER}.", "",
+                "The eye icon opens a table or figure, the i icon its caption.", "",
                 f"**Computed** {span}: {len(done):,} jobs, {duration(sum(one.seconds or 0.0 for one in done))} "
-                "summed over them.", "",
-                f"**Code**: commit {code}.", "", "**Datasets**, as they were used:", "", *data, ""]  # fmt: skip
+                "in total.", "",
+                f"**Code**: commit {code}.", "", "**Datasets**:", "", *data, ""]  # fmt: skip
 
     def _title(self, report: Report, name: str) -> str:
         if name in report.tables:
@@ -152,7 +153,7 @@ class Captions:
         return f"{title} ({report.tables[spec['table']]['title']}{column})" if "table" in spec else title
 
     def _measured(self, sources: Iterable[Source]) -> list[str]:
-        """With how many images and in which features, as the results tell."""
+        """The number of images and the features, from the results."""
         results, seen = Results(Path("results")), []
         try:
             for source in sources:
@@ -167,12 +168,12 @@ class Captions:
         used = list(dict.fromkeys(datasets))
         spec = report.tables.get(name) or report.figures[name]
         number = _number(spec.get("paper", name)) or (spec.get("paper") and "a table")
-        beside = ", whose numbers stand beside ours" if "paper" in spec else ""
-        words.append(f"It stands for {number} of the paper{beside}." if number else "The paper has no such picture."
+        beside = ", with the paper's numbers for comparison" if "paper" in spec else ""
+        words.append(f"It corresponds to {number} of the paper{beside}." if number else "The paper has no such figure."
                      if name in report.figures else "The paper has no such table.")  # fmt: skip
         words += [f"Dataset: {in_words(used)}."] if used else []
         if any(self.chain.params.dataset(dataset).get("made_up") for dataset in used):
-            words.append("The data are made up: the numbers mean nothing.")
+            words.append("The data are synthetic: the numbers are not meaningful.")
         head = f"{_number(name) or name}: {self._title(report, name)}"
         return f"**{_escaped(head)}.** {_escaped(' '.join(words))}\n"
 
@@ -183,12 +184,13 @@ def _number(name: str, pad: str = "") -> str | None:
     return f"{found[1].title()} {pad if len(found[2]) == 1 else ''}{found[2]}{found[3]}" if found else None
 
 
-def _axis(spec: dict) -> str:
-    return {"nfe": "network evaluations (NFE)"}.get(spec.get("over"), spec.get("over", ""))
+def _axis(spec: dict[str, Any]) -> str:
+    over: str = spec.get("over", "")
+    return {"nfe": "network evaluations (NFE)"}.get(over, over)
 
 
 def _level_samples(source: Source) -> int:
-    """Images per noise level: as measured, or before that as params.yaml asks."""
+    """Images per noise level: as measured, or as set in params.yaml before the measurement."""
     path = Path(levels_file(source.experiment, source.model))
     asked = source.experiment.models[source.model].level_samples
     return read_json(path)["after"]["samples"] if path.exists() else asked

@@ -1,4 +1,4 @@
-"""A table as data: what stands in each cell, whoever writes it out."""
+"""A table as data: the content of each cell, independent of the output format."""
 
 from dataclasses import dataclass, field
 
@@ -8,10 +8,10 @@ from edm.report.results import Measurement
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell. ``text`` is our number or entry as shown; empty where it is ``missing``, which says why.
+    """A table's cell. ``text``: the measured number or the setting as shown, or empty; then ``missing`` states why.
 
-    value, nfe: as numbers, where they are. low, high, repeats: of the repeats of the setting shown; measured: where
-    the value comes from. more: other metrics. paper: the paper's cell. A cell that the paper lacks too has nothing.
+    value, nfe: as numbers, if available. low, high, repeats: of the repeats of the setting shown. measured: the source
+    of the value. more: other metrics. paper: the paper's cell. A cell that the paper lacks, too, is empty.
     """
 
     text: str = ""
@@ -27,7 +27,7 @@ class Cell:
 
     @property
     def difference(self) -> str:
-        """Ours less the paper's, of FIDs and settings; for entries that are no numbers, "differs" where they do."""
+        """Measured value minus the paper's, for FIDs and settings; "differs" for entries that are not numbers."""
         if self.paper is None or not self.text:
             return ""
         if self.value is None or self.paper.value is None:
@@ -35,12 +35,12 @@ class Cell:
         if self.measured is None:  # a setting, not a measurement
             same = (round(self.value) if self.paper.approximate else self.value) == self.paper.value
             return "" if same else f"{self.value - self.paper.value:+.3g}"
-        if self.measured.label != "FID":  # the paper's numbers are: another distance has nothing to be compared with
+        if self.measured.label != "FID":  # the paper's numbers are FIDs, so other distances are not comparable
             return ""
         return f"{self.value - self.paper.value:+.2f}"
 
     def ours(self) -> str:
-        """Our entry as shown: the number, the range of its repeats, its NFE; or why there is none."""
+        """The measured entry as shown: number, range of its repeats, NFE; or the reason why it is missing."""
         if not self.text:
             return self.missing or "–"
         span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 else ""
@@ -61,5 +61,5 @@ class Table:
 
     @property
     def compared(self) -> bool:
-        """Whether the paper's numbers stand beside ours."""
+        """Whether the table shows the paper's numbers for comparison."""
         return any(cell.paper for cells in self.rows.values() for cell in cells)

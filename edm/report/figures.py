@@ -1,4 +1,4 @@
-"""Figures of a report: which results are drawn how. The drawing itself is in :mod:`edm.report.panels`."""
+"""Figures of a report: selects the results for each. :mod:`edm.report.panels` draws them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ from edm.report.results import Measurement, Results, metric
 from edm.report.tables import best, least_nfe
 
 MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowest": (best, "lowest")}
-PER_ROW = 4  # sheets side by side, of a figure that states no rows
+PER_ROW = 4  # sheets per row of a figure that states no rows
 LEVELS_TITLE = "Loss per noise level"
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie: results, runs, the dataset archives, the models."""
+    """The folders of results, runs, dataset archives and models."""
 
     results: Path
     runs: Path
@@ -38,8 +38,8 @@ class Places:
 def write_figure(report: Report, name: str, places: Places) -> list[Path]:
     """Draws a figure of the report under ``results/REPORT/figures``, PNG and SVG; returns the files.
 
-    What is not there yet is left out of it, and said. Raises UserError where there is nothing to draw it from; a curve
-    without any point is drawn as such.
+    A figure omits missing inputs and states this. Raises UserError if all inputs are missing; a curve without any
+    point stays empty.
     """
     written: list[Path] = []
     layout = figure_layout(report, name)
@@ -48,22 +48,23 @@ def write_figure(report: Report, name: str, places: Places) -> list[Path]:
 
 
 def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
-    """Distance over a quantity, one line per source (Figures 2, 4, 5b, 5c, 12, 13c, 15)."""
+    """Distance vs. a quantity, one line per source (Figures 2, 4, 5b, 5c, 12, 13c, 15)."""
     results = Results(places.results, places.runs)
-    lines, marked, seen = {}, {}, []
+    lines: dict[str, list[tuple[float, float, float, float]] | float] = {}
+    marked, seen = {}, []
     mark, mark_label = MARKS.get(layout.mark, (None, ""))
     for label, source in layout.shown.items():
         rows = results.of(source.experiment, source.model, source.name)
         seen += [m for row in rows for m in row.all]
         x = [_position(row.lowest, layout.over) for row in rows]
         if rows and layout.over != "nfe" and len(set(x)) == 1 and len(rows) > 1:
-            lines[label] = best(rows).lowest.distance  # not swept over this axis: a level to compare with
+            lines[label] = best(rows).lowest.distance  # not swept over this axis: a horizontal level for comparison
             continue
         lines[label] = [(at, row.lowest.distance, row.lowest.distance, row.highest.distance)
                         for at, row in zip(x, rows, strict=True)]  # fmt: skip
         if rows and mark is not None:
             marked[label] = _position(mark(rows).lowest, layout.over)
-    metric(seen)  # raises where results of several kinds would share an axis
+    metric(seen)  # raises if results of several kinds would share an axis
     ylabel = next((m.label for m in seen), "distance")
     panels.curves(lines, layout.over, path, written, ylabel=ylabel, title=layout.title, marked=marked,
                   mark_label=mark_label)  # fmt: skip
@@ -74,7 +75,7 @@ def _position(measurement: Measurement, over: str) -> float:
 
 
 def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
-    """Loss per noise level before and after training, and noise levels in training, each model's own (Figure 5a)."""
+    """Loss per noise level before and after training, and the model's noise levels in training (Figure 5a)."""
     from edm.models.checkpoint import loss_of
     from edm.training.loss_levels import density, weighted
 
@@ -99,7 +100,7 @@ def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> 
 
 
 def _sheets(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
-    """Images of several models or samplers from the same seeds, side by side (Figures 6 to 12)."""
+    """Images of several models or samplers with the same seeds, side by side (Figures 6 to 12)."""
     results, drawn, feet = Results(places.results, places.runs), {}, {}
     for row, sources in layout.rows.items():
         drawn[row] = {label: _sheet(source, places, layout.images) for label, source in sources.items()}
@@ -124,7 +125,7 @@ def _sheet(source: Source, places: Places, count: int) -> np.ndarray | None:
 
 
 def _distance(sheet: Source, grid: Source, results: Results) -> str:
-    """The lowest distance of the images that a sheet shows some of; empty where none was measured."""
+    """The lowest distance of the image set that a sheet shows a part of; empty without a measurement."""
     sampler = sheet.experiment.sheets[sheet.name].samplers[sheet.model] if sheet.kind == "sheet" else None
     for repeats in results.of(grid.experiment, grid.model, grid.name):
         m = repeats.lowest

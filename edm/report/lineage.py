@@ -1,7 +1,7 @@
-"""Where a number of a table comes from: the steps from its cell back to the raw data, by their sidecars. Free of torch.
+"""The lineage of a number: the steps from its cell back to the raw data, by their sidecars. Free of torch.
 
-What a step was made from is told by hashes: a sidecar speaks for a file only where the hashes agree. Where none does,
-``unknown`` says so; nothing is filled in from what params.yaml would make now.
+Hashes identify the inputs of a step: a sidecar describes a file only if the hashes agree. Without such a sidecar the
+entry has the key ``unknown``; the current params.yaml fills no gaps.
 """
 
 import os
@@ -28,20 +28,20 @@ from edm.report.tables import build_table
 from edm.tracking import environment_tags
 from edm.tracking.sync import run_id
 
-AGAIN = str(LOCAL / "again.json")  # where a number that is measured again goes
+AGAIN = str(LOCAL / "again.json")  # output of a repeated measurement
 
 
 def trace(params: Params, table: str, row: str, column: str | None = None) -> dict[str, Any]:
     """The lineage of a cell of "REPORT/TABLE", as plain data.
 
-    cell: what stands there. steps: the files it comes from, users before makers, each with what its sidecar tells and
-    what it was made ``from``. measure_again, make_again: commands for a shell, one per line. cautions: what keeps them
-    from giving this number. Raises UserError for names that are not there, and for an empty cell, saying why it is.
+    cell: its content. steps: the files behind it, users before makers, each with the fields of its sidecar and its
+    inputs (``from``). measure_again, make_again: shell commands, one per line. cautions: reasons why the commands may
+    not give this number. Raises UserError for unknown names, and for an empty cell, with the reason.
     """
     report, shown, column, cell = _find(params, table, row, column)
     place = {"table": table, "row": row, "column": column}
     source = table_layout(report, shown.name).rows[row][shown.columns.index(column)]
-    if not cell.text:
+    if source is None or not cell.text:
         raise UserError(f"{table}, {row}, {column}: {_why_empty(cell, source)}")
     place["shown"] = cell.ours()
     if source.kind == "model":
@@ -69,7 +69,7 @@ def _find(params: Params, table: str, row: str, column: str | None) -> tuple[Rep
 
 
 def _hint(word: str, names: list[str]) -> str:
-    """What there is; of many names the nearest, if any is near."""
+    """The existing names; of many only the nearest, if one is similar."""
     return nearest(word, names) if len(names) > 6 else f"; it has {'; '.join(names)}"
 
 
@@ -85,7 +85,7 @@ def _why_empty(cell: Cell, source: Source | None) -> str:
 
 
 def _of_configuration(params: Params, place: dict[str, Any], source: Source) -> dict[str, Any]:
-    """A cell that describes a model: nothing was measured, params.yaml says it."""
+    """A cell that describes a model: params.yaml states it, without a measurement."""
     experiment, model = source.experiment.name, source.model
     cell = {**place, "experiment": experiment, "model": model, "told_by": params.path}
     cell |= {"configuration": source.experiment.training_spec(model), **_code()}
@@ -94,7 +94,7 @@ def _of_configuration(params: Params, place: dict[str, Any], source: Source) -> 
 
 
 def _code() -> dict[str, str]:
-    """Commit and dirty flag of the code that reads params.yaml now."""
+    """Commit and dirty flag of the current code."""
     return {key: value for key, value in environment_tags().items() if key in ("commit", "dirty")}
 
 
@@ -110,13 +110,15 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
 
 
 def _named(sampler: SamplerConfig) -> dict[str, Any]:
-    """The settings of a sampler that a reader looks for, and those that are not the defaults."""
+    """The main settings of a sampler, and those that differ from the defaults."""
     looked_for = {"solver": sampler.solver} | ({} if sampler.nfe is None else {"num_steps": sampler.num_steps})
     return looked_for | sampler.changes()
 
 
 def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
     m, experiment = cell.measured, source.experiment
+    if m is None:
+        raise UserError(f"{place['table']}, {place['row']}, {place['column']}: {_why_empty(cell, source)}")
     evaluation = next(e for e in experiment.evaluations_of(m.model, m.grid)
                       if (m.point, m.repeat) in [(point.id, repeat) for point, repeat in e.draws])  # fmt: skip
     walk = _Walk(chain, evaluation_file(evaluation))
@@ -133,7 +135,7 @@ def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Sou
 
 
 def _shown_nfe(cell: Cell, measured: Measurement) -> dict[str, str]:
-    """The NFE that the table shows may be that of another setting, whose distance is nearly as low."""
+    """The NFE in the table, if it belongs to another setting, whose distance is nearly as low."""
     if cell.nfe in (None, measured.nfe):
         return {}
     return {"nfe_shown": f"{cell.nfe}, of the cheapest setting within 3 % of this one"}
@@ -145,24 +147,24 @@ def _candidates(experiment: Experiment, measured: Measurement) -> str:
 
 
 class _Walk:
-    """The steps behind a results file, by path, in the order in which they are come upon."""
+    """The steps behind a results file, by path, in the order of the traversal."""
 
     def __init__(self, chain: Chain, path: str):
         self.chain, self.provenance, self.path = chain, Provenance(chain), path
-        self.record: dict[str, Any] = read_json(path)  # itself tells of its model and its references
+        self.record: dict[str, Any] = read_json(path)  # names its model and its references
         self.steps: dict[str, dict[str, Any]] = {}
         self._visit(path, self.provenance.hashes.of(path), None)
 
     def run(self, key: str | None) -> dict[str, str]:
-        """The key of a run in MLflow, and its id where the store can be asked at once."""
+        """The key of a run in MLflow, and its id if the store answers at once."""
         found = run_id(self.chain.params.tracking_uri, key) if key else None
         return ({"mlflow_key": key} if key else {}) | ({"mlflow_run": found} if found else {})
 
     def finished(self, cell: dict[str, Any], command: list[str], place: str) -> dict[str, Any]:
-        """The whole lineage. command: what measures again; place: of the number in what it writes."""
+        """The whole lineage. command: measures again; place: of the number in its output."""
         top, sidecar = self.steps[self.path], self.provenance.sidecar(self.chain.makers[self.path])
         settings = sidecar["specification"].get("settings") if sidecar else None
-        # With the settings that the number was measured with, the command refuses to measure with others.
+        # With the digest of the original settings, the command rejects other settings.
         expect = settings if sidecar else self.chain.specification(self.chain.makers[self.path])
         words = ["edm", "launch", "--", *command, "--expect", digest(expect), *_params_option(self.chain.params)]
         show = f"python -c \"import json; print(json.load(open('{AGAIN}')){place})\""
@@ -176,11 +178,12 @@ class _Walk:
                 "make_again": again, "cautions": self._cautions(top)}  # fmt: skip
 
     def _visit(self, path: str, used: str | None, user: Job | None) -> None:
-        """Adds the step that made a file, and those before it. used: the hash of what ``user`` took."""
+        """Adds the step that made a file, and the steps before it. used: the hash of the file that ``user`` read."""
         job = self.chain.makers.get(path)
         if path not in self.steps:
             made_here = job is not None and job.rule != "download"
-            entry = self.steps[path] = self._step(path, job) if made_here else self._outside(path, used, user)
+            entry = self._step(path, job) if job is not None and made_here else self._outside(path, used, user)
+            self.steps[path] = entry
             for source in entry.get("from", ()):
                 self._visit(source["file"], source["sha256"], job)
         entry = self.steps[path]
@@ -189,7 +192,8 @@ class _Walk:
             entry.setdefault("unknown", f"{what} is another file, sha256 {used}: how that was made is not recorded")
 
     def _step(self, path: str, job: Job) -> dict[str, Any]:
-        sidecar, entry = self.provenance.sidecar(job), {"file": path, "step": job.name}
+        sidecar = self.provenance.sidecar(job)
+        entry: dict[str, Any] = {"file": path, "step": job.name}
         if sidecar is None:
             return entry | {"sha256": self.provenance.hashes.of(path)} | self._untold(path, job)
         entry["sha256"] = sidecar["outputs"].get(path)
@@ -206,10 +210,10 @@ class _Walk:
         return entry
 
     def _untold(self, path: str, job: Job) -> dict[str, Any]:
-        """Of a step without a sidecar: what its own file says, and from what params.yaml would make it."""
+        """A step without a sidecar: the content of its own file, and its inputs by params.yaml."""
         sidecar = sidecar_file(job)
         state = "cannot be read" if os.path.exists(sidecar) else "is not there"
-        unknown = f"nothing tells how it was made: {sidecar} {state}"
+        unknown = f"no record of how it was made: {sidecar} {state}"
         inputs: dict[str, str | None] = dict.fromkeys(job.files)
         if path != self.path:
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
@@ -219,16 +223,16 @@ class _Walk:
         return {"unknown": f"{unknown}; commit and hashes are those that the file itself names", **own,
                 "from": [{"file": name, "sha256": content} for name, content in inputs.items()]}  # fmt: skip
 
-    def _outside(self, path: str, used: str | None, user: Job) -> dict[str, Any]:
-        """A file that no step makes."""
-        if path not in self.chain.raw_sources(user):
-            return {"file": path, "sha256": used, "unknown": "params.yaml has no step any more that makes it"}
+    def _outside(self, path: str, used: str | None, user: Job | None) -> dict[str, Any]:
+        """A file without a step that makes it."""
+        if user is None or path not in self.chain.raw_sources(user):
+            return {"file": path, "sha256": used, "unknown": "params.yaml no longer has a step that makes it"}
         entry = self.chain.params.downloads.get(path, {})
         source = entry.get("url") or entry.get("note")
         return {"file": path, "sha256": used, "source": source or "outside the chain"}
 
     def _details(self, path: str, job: Job, entry: dict[str, Any], sidecar: dict[str, Any]) -> dict[str, Any]:
-        """What a kind of step has to say beside its settings."""
+        """The fields of a kind of step beside its settings."""
         seen, metric = self._checkpoint(entry["sha256"]), self.record["metric"]
         images = {"images_seen": seen["images"]} if "images" in seen else {}
         if job.rule == "train":
@@ -241,7 +245,7 @@ class _Walk:
             catalogued = (
                 {"where": PUBLISHED[name].where, "licence": PUBLISHED[name].licence} if name in PUBLISHED else {}
             )
-            told = {key: seen[key] for key in ("source", "source_sha256", "licence") if key in seen}
+            told: dict[str, Any] = {key: seen[key] for key in ("source", "source_sha256", "licence") if key in seen}
             return {"published_as": name, **catalogued, **told}
         if job.rule == "choose":
             return {**self._choice(job, sidecar), **images, **self.run(f"{'/'.join(job.key)}/choice")}
@@ -257,7 +261,7 @@ class _Walk:
         return {}
 
     def _checkpoint(self, sha256: str | None) -> dict[str, Any]:
-        """What the results file says of its model, if that is the one of this hash."""
+        """The fields of the results file about its model, if the model has this hash."""
         return self.record["checkpoint"] if self.record["checkpoint"].get("sha256") == sha256 else {}
 
     def _choice(self, job: Job, sidecar: dict[str, Any]) -> dict[str, Any]:
@@ -271,18 +275,18 @@ class _Walk:
         }
 
     def _cautions(self, top: dict[str, Any]) -> list[str]:
-        """What keeps the commands from giving this number."""
+        """The reasons why the commands may not give this number."""
         found = []
         for source in top["from"]:
             content = self.provenance.hashes.of(source["file"])
             if content is None:
-                found.append(f"{source['file']} is not here: get it back (dvc pull) before you measure again")
+                found.append(f"{source['file']} is missing: restore it (dvc pull) before you measure again")
             elif source["sha256"] not in (None, content):
                 found.append(f"{source['file']} is not the file that was used: measuring again gives another number")
         if top.get("now", "").startswith("stale: changed"):
-            found.append(f"params.yaml or the code asks for something else by now ({top['now']})")
+            found.append(f"params.yaml or the code has changed since ({top['now']})")
         if not top.get("commit"):
-            found.append("the commit is not recorded: there is no command that makes it again")
+            found.append("the commit is not recorded, so no command can make it again")
         dirty = [step["step"] for step in self.steps.values() if step.get("dirty") == "true"]
         if dirty:
             found.append(f"made with changes that were not committed: {', '.join(dirty)}")
@@ -291,12 +295,12 @@ class _Walk:
             found.append(f"its steps ran at {len(commits)} commits; the commands name that of the last step")
         unknown = [step["file"] for step in self.steps.values() if "unknown" in step]
         if unknown:
-            found.append(f"not all of it is known: {', '.join(unknown)}")
+            found.append(f"incomplete records: {', '.join(unknown)}")
         return found
 
 
 def _of_hash(path: str, sha256: str | None, provenance: Provenance) -> dict[str, Any]:
-    """What a JSON file holds, if it is the one of that hash; else nothing."""
+    """The content of a JSON file if it has that hash; else empty."""
     return read_json(path) if sha256 is not None and provenance.hashes.of(path) == sha256 else {}
 
 

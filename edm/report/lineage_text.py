@@ -1,16 +1,16 @@
-"""A lineage as an indented tree: every step once, what it was made from below it."""
+"""A lineage as an indented tree: every step once, with its inputs below it."""
 
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 WIDTH, NAME = 120, 18
-_MADE = ("seconds", "host", "slurm_job")  # in the line that says when
+_MADE = ("seconds", "host", "slurm_job")  # in the line of the date
 _ELSEWHERE = (*_MADE, "dirty", "table", "row", "column", "shown", "file", "from")
 
 
 def as_text(lineage: dict[str, Any]) -> str:
-    """The tree of ``edm.report.lineage.trace``, and the commands that give the number again."""
+    """The tree of ``edm.report.lineage.trace``, and the commands that reproduce the number."""
     cell, steps = lineage["cell"], {step["file"]: step for step in lineage["steps"]}
     lines = [f"{cell['table']}, {cell['row']}, {cell['column']}: {cell['shown']}"]
     for name, value in _origin(cell, set()):
@@ -31,7 +31,7 @@ def as_text(lineage: dict[str, Any]) -> str:
 
 
 def _tree(path: str, steps: dict[str, Any], indent: int, shown: set[str]) -> list[str]:
-    """The lines of a file and of what it was made from. shown: what stands above already."""
+    """The lines of a file and of its inputs. shown: the files already printed above."""
     if path in shown:
         return [f"{' ' * indent}{path} (as above)"]
     shown.add(path)
@@ -44,7 +44,7 @@ def _tree(path: str, steps: dict[str, Any], indent: int, shown: set[str]) -> lis
 
 
 def _origin(entry: dict[str, Any], shown: set[str]) -> Iterator[tuple[str, Any]]:
-    """What an entry tells, by name: in one line what belongs together, versions only where they are others."""
+    """The fields of an entry, by name: related ones in one line, versions only if they differ from those above."""
     for name, value in entry.items():
         if name == "created":
             more = [entry[key] if key != "seconds" else f"{entry[key]} s" for key in _MADE if key in entry]
@@ -70,7 +70,7 @@ def _fact(name: str, value: Any, indent: int) -> list[str]:
 
 
 def _words(value: Any) -> str:
-    """A JSON value for a reader."""
+    """A JSON value as readable text."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Pages in HTML that stand alone: no file beside them, no script, no network."""
+"""Self-contained HTML pages, without other files, scripts or network."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -26,17 +26,17 @@ p, li {{ color: #444; font-size: 13px }}
 
 
 def page(title: str, *parts: str) -> str:
-    """A page of its own; title is text, the parts are HTML."""
+    """A complete page; title is text, the parts are HTML."""
     return _PAGE.format(title=html.escape(title), body="\n".join(filter(None, parts)))
 
 
 def frame(head: str, body: str) -> str:
-    """A table of rows that are HTML already; a wide one scrolls by itself."""
+    """A table of HTML rows; a wide table scrolls."""
     return f"<div><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, total: bool = False) -> str:
-    """A table of text. The first ``text`` columns are words, the others numbers; total: the last row sums up."""
+    """A table of text. The first ``text`` columns are words, the others numbers; total: the last row is a sum."""
     kind = lambda index: ' class="text"' if index < text else ""
     names = "".join(f"<th{kind(index)}>{html.escape(name)}</th>" for index, name in enumerate(head))
     lines = ["".join(f"<{'td' if index else 'th'}{kind(index)}>{html.escape(cell)}</{'td' if index else 'th'}>"

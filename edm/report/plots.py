@@ -13,9 +13,9 @@ from edm.report.results import Results
 
 
 def write_plots(report: Report, results: Path, runs: Path, models: Path) -> list[Path]:
-    """Writes ``results/REPORT/plots/*.csv``, as far as there are results; returns the files.
+    """Writes ``results/REPORT/plots/*.csv``, from the existing results; returns the files.
 
-    loss.csv: training loss over images seen. levels.csv: error per noise level after training. nfe.csv, churn.csv: the
+    loss.csv: training loss vs. images seen. levels.csv: error per noise level after training. nfe.csv, churn.csv: the
     distances of the grids of the report's tables that vary NFE or S_churn.
     """
     rows: dict[str, list[tuple]] = {name: [] for name in PLOT_FILES}

@@ -1,4 +1,4 @@
-"""The measured distances of a report, as its results files hold them, and why others are not there."""
+"""The measured distances of a report, from its results files, and the reasons for missing ones."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from edm.tracking import read_journal
 
 @dataclass(frozen=True)
 class Repeats:
-    """The repeats of one sampler setting: the lowest is reported, the range shown (Section 6)."""
+    """The repeats of one sampler setting: tables report the lowest and show the range (Section 6)."""
 
     all: tuple[Measurement, ...]
 
@@ -38,7 +38,7 @@ class Results:
         self._read: dict[tuple[str, str, str], list[Repeats]] = {}
 
     def of(self, experiment: Experiment, model: str, grid: str) -> list[Repeats]:
-        """What was measured of a grid of a model: each point with the repeats there are. Raises UserError."""
+        """The measurements of a grid of a model: each point with its existing repeats. Raises UserError."""
         key = (experiment.name, model, grid)
         if key not in self._read:
             found: dict[str, list[Measurement]] = {}
@@ -50,17 +50,17 @@ class Results:
         return self._read[key]
 
     def complete(self, experiment: Experiment, model: str, grid: str) -> tuple[int, int]:
-        """How many draws of a grid are there, and how many there are to be."""
+        """The number of existing draws of a grid, and the required number."""
         wanted = len(experiment.grids[grid].points[model]) * experiment.sampling.repeats
         return sum(len(repeats.all) for repeats in self.of(experiment, model, grid)), wanted
 
     def why_missing(self, experiment: Experiment, model: str, grid: str) -> str:
-        """Why nothing of a grid is there: "not run", "running", "failed", or what became of its model."""
+        """Why a grid has no results: "not run", "running", "failed", or the state of its model."""
         jobs = [f"distances/{evaluation.name}" for evaluation in experiment.evaluations_of(model, grid)]
         return self._why(experiment, model, jobs)
 
     def why_not_searched(self, experiment: Experiment, model: str, search: str) -> str:
-        """Why the outcome of a search is not there, in the same words."""
+        """Why a search has no outcome, in the same words."""
         return self._why(experiment, model, [f"searches/{search}"])
 
     def _why(self, experiment: Experiment, model: str, jobs: list[str]) -> str:
@@ -69,13 +69,13 @@ class Results:
         for state in ("failed", "running", "interrupted"):
             if state in states:
                 return state
-        training = self._state(f"{folder}/journal.jsonl")
+        training = self._state(f"{folder}/journal.jsonl") or ""
         return {"failed": "training failed", "running": "training", "interrupted": "training interrupted"}.get(
             training, "not run"
         )
 
     def _state(self, journal: str) -> str | None:
-        """What the last run in a journal came to; one that says nothing for a day counts as interrupted."""
+        """The status of the last run in a journal; a run without an entry for a day counts as interrupted."""
         path = self.runs / journal
         records = read_journal(path) if path.exists() else []
         if not records:
@@ -101,7 +101,7 @@ class Results:
 
 
 def _is_of(row: dict[str, Any], sampler: SamplerConfig | None, searched: bool) -> bool:
-    """Whether a row was measured with the settings that its point has by now; a search may have added to them."""
+    """Whether a row was measured with the current settings of its point; a search may have added some."""
     if sampler is None:
         return False
     then, now = SamplerConfig.from_dict(row["sampler"]).changes(), sampler.changes()
@@ -109,7 +109,7 @@ def _is_of(row: dict[str, Any], sampler: SamplerConfig | None, searched: bool) -
 
 
 def metric(measured: list[Measurement]) -> str:
-    """What distances are, in one line. Raises UserError where they are of several kinds: those are never mixed."""
+    """A description of distances, in one line. Raises UserError for several kinds, which must not be mixed."""
     kinds = {(m.label, m.description) for m in measured}
     if len(kinds) > 1:
         raise UserError(f"results in several features ({', '.join(sorted(k[0] for k in kinds))}); measure all in one")

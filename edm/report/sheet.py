@@ -1,4 +1,4 @@
-"""Many small images on one sheet."""
+"""A sheet: many small images as one image."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""How figures look: legible in print, told apart without colour vision, the same bytes from the same numbers."""
+"""The style of figures: legible in print and without colour vision, and the same bytes from the same numbers."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edm.files.writing import atomic_write
 
-#: Okabe and Ito's colours, and a marker for each, so that neither colour nor shape alone has to carry the meaning.
+#: Okabe and Ito's colours, and a marker for each, so that lines differ in colour and in shape.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
@@ -16,7 +16,7 @@ FORMATS = (".png", ".svg")
 
 
 def line_styles() -> Iterator[dict[str, str]]:
-    """Endlessly many styles of a line, the first 28 of them different."""
+    """An infinite sequence of line styles, the first 28 of them different."""
     for dashes in itertools.cycle(DASHES):
         for color, marker in zip(COLORS, MARKERS, strict=True):
             yield {"color": color, "marker": marker, "linestyle": dashes}
@@ -28,17 +28,16 @@ def page(
 ) -> Iterator:
     """Yields an empty figure of that size in inches; afterwards writes it as PNG and SVG beside ``path``.
 
-    ``path`` has no suffix; the files are appended to ``written``. On an exception nothing is written. layout: as
-    matplotlib has it; None leaves every place to the caller.
+    ``path`` has no suffix; the files are appended to ``written``. On an exception nothing is written. layout: of
+    matplotlib; with None the caller places everything.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    settings = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
-                "axes.spines.right": False, "svg.hashsalt": "edm", "legend.frameon": False}  # fmt: skip
-    with plt.rc_context(settings):
+    with plt.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
+                         "axes.spines.right": False, "svg.hashsalt": "edm", "legend.frameon": False}):  # fmt: skip
         figure = plt.figure(figsize=(width, height), dpi=dpi, layout=layout)
         try:
             yield figure
@@ -54,18 +53,18 @@ def page(
 
 @contextmanager
 def canvas(path: Path, written: list[Path], width: float = 5.0, height: float = 3.4) -> Iterator:
-    """Yields the axes of a figure that has one pair; afterwards writes it, as :func:`page` does."""
+    """Yields the axes of a figure with one pair of axes; afterwards writes it, as :func:`page` does."""
     with page(path, written, width, height) as figure:
         yield figure.subplots()
 
 
 def log_ticks(axis) -> None:
-    """Labels on a logarithmic axis: powers of ten where it spans decades, more numbers the less it spans."""
+    """Labels on a logarithmic axis: powers of ten for decades, more numbers for a smaller span."""
     from matplotlib.ticker import LogFormatterMathtext, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
-    if decades < 0.6:  # too little for round multiples of a power of ten; even steps are as good
+    if decades < 0.6:  # too small for round multiples of a power of ten; even steps work as well
         axis.set_major_locator(MaxNLocator(6))
     else:
         subs = (1, 1.5, 2, 3, 4, 5, 7) if decades < 1.2 else (1, 2, 5) if decades < 3 else (1,)

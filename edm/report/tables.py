@@ -1,4 +1,4 @@
-"""Tables in the paper's form: what stands in each cell, from whatever results there are."""
+"""Tables in the paper's layout: the content of each cell, from the existing results."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edm.chain.paths import TABLE_FORMATS, search_file
 from edm.errors import UserError
-from edm.evaluation.history import FORMAT as SEARCH_FORMAT
-from edm.files.writing import read_json, write_json, write_text
+from edm.evaluation.records import read_search
+from edm.files.writing import write_json, write_text
 from edm.params import Report
 from edm.params.layouts import metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
@@ -29,7 +29,8 @@ def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Pa
 
 def write_metrics(report: Report, results: Path, runs: Path) -> Path:
     """Writes the lowest distances of every table as one JSON: {table: {row: {column: distance}}}."""
-    measured, summary = Results(results, runs), {}
+    measured = Results(results, runs)
+    summary: dict[str, dict[str, dict[str, float]]] = {}
     for name, rows in metrics_layout(report).tables.items():
         seen: list[Measurement] = []
         summary[name] = {row: {} for row in rows}
@@ -74,13 +75,13 @@ def best(rows: list[Repeats]) -> Repeats:
 
 
 def least_nfe(rows: list[Repeats], share: float = 1.03) -> Repeats:
-    """The setting of the least NFE whose distance is within 3 % of the lowest (Table 3, the dots of Figure 2)."""
+    """The setting with the smallest NFE whose distance is within 3 % of the lowest (Table 3, the dots of Figure 2)."""
     limit = share * best(rows).lowest.distance
     return min((row for row in rows if row.lowest.distance <= limit), key=lambda row: row.lowest.nfe)
 
 
 def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats]], int | None]) -> Table:
-    """A table of distances: each cell is the lowest of a grid. nfe: of a row, what is shown of its settings."""
+    """A table of distances: each cell is the lowest of a grid. nfe: of a row, the setting whose NFE it shows."""
     partial: list[str] = []
     seen: list[Measurement] = []
 
@@ -135,19 +136,17 @@ def _settings(layout: Layout, results: Results) -> Table:
         source = columns[column]
         path = results.results / Path(search_file(source.experiment, source.model, source.name)).relative_to("results")
         if path.exists():
-            found[column] = outcome = read_json(path)
-            if not isinstance(outcome, dict) or outcome.get("format") != SEARCH_FORMAT:
-                raise UserError(f"{path}: not the outcome of a search; delete it and run snakemake again")
+            found[column] = outcome = read_search(path)
             notes.append(f"{column}: {outcome['metric']['label']} {outcome['value']:.4g}, {outcome['method']} search, "
                          f"{outcome['evaluations']} evaluations of {outcome['images']:,} images.")  # fmt: skip
-    rows = {}
+    rows: dict[str, list[Cell]] = {}
     for row, sources in layout.rows.items():
         rows[row] = []
-        for column, source in zip(layout.columns, sources, strict=True):
-            if source is None:
+        for column, cell in zip(layout.columns, sources, strict=True):
+            if cell is None:
                 rows[row].append(Cell())
             elif column not in found:
-                rows[row].append(Cell(missing=results.why_not_searched(source.experiment, source.model, source.name)))
+                rows[row].append(Cell(missing=results.why_not_searched(cell.experiment, cell.model, cell.name)))
             else:
                 value = found[column]["settings"][row]
                 rows[row].append(Cell("∞" if value is None else f"{value:g}", value))
@@ -156,7 +155,8 @@ def _settings(layout: Layout, results: Results) -> Table:
 
 def _described(layout: Layout, results: Results) -> Table:
     number = lambda text: float(text) if text.replace(".", "", 1).isdigit() else None
-    rows = {row: [Cell(source.text, number(source.text)) for source in cells] for row, cells in layout.rows.items()}
+    rows = {row: [Cell(source.text, number(source.text)) for source in cells if source is not None]
+            for row, cells in layout.rows.items()}  # fmt: skip
     notes = ["As resolved from params.yaml; nothing here is measured."]
     return Table(layout.name, layout.title, "choice", layout.columns, rows, notes)
 

@@ -1,4 +1,4 @@
-"""A table as Markdown to read, CSV to compute with, LaTeX (booktabs) to print and HTML to publish."""
+"""A table as Markdown, CSV, LaTeX (booktabs) and HTML."""
 
 import csv
 import html
@@ -28,7 +28,7 @@ def as_markdown(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """One line per cell, also of those that are missing, with what leads back to its origin."""
+    """One line per cell, including missing ones, with the fields that identify its origin."""
     more = sorted({name for cells in table.rows.values() for cell in cells for name in cell.more})
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -61,7 +61,7 @@ def as_latex(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """A page of its own; each cell tells its origin when pointed at, and those of measured ones stand below."""
+    """A complete page; a tooltip on each cell shows its origin, and a list below those of the measured ones."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in [table.corner, *_headings(table)])
     body = []
     for row, cells in table.rows.items():
@@ -88,7 +88,7 @@ def _headings(table: Table) -> list[str]:
 
 
 def _texts(table: Table, cell: Cell) -> list[str]:
-    """What a reader sees of a cell: ours beside the paper's, then the further metrics that the table shows."""
+    """The text of a cell: the measured value, the paper's, then the further metrics of the table."""
     text = cell.ours()
     if cell.paper is not None:
         text = " / ".join(filter(None, (text, cell.paper.shown(), cell.difference)))

@@ -55,11 +55,12 @@ def block_of(asked: int | str, network: NetworkConfig) -> int:
     if asked != AUTO:
         return int(asked)
     low, high = BLOCKS
-    return min(max(2 ** round(math.log2(BLOCK_FLOPS / flops(network))), low), high)
+    size: int = 2 ** round(math.log2(BLOCK_FLOPS / flops(network)))
+    return min(max(size, low), high)
 
 
 def generate(
-    denoiser, config: SamplerConfig, seeds: range, shape: tuple[int, ...], *, classes: int = 0,
+    denoiser: Denoiser, config: SamplerConfig, seeds: range, shape: tuple[int, ...], *, classes: int = 0,
     class_label: int | None = None, block: int = DEFAULT_BLOCK,
 ) -> Iterator[Block]:  # fmt: skip
     """Yields the images of ``seeds`` block by block, in order.
@@ -84,8 +85,8 @@ def generate(
         draw = lambda step, x, whole=whole: noise.churn(whole, step, shape)
         images, nfe = draw_images(denoiser, noise.latents(whole, shape), labels, config, draw)
         wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
-        part = [None if tensor is None else tensor[wanted].cpu() for tensor in (whole, labels, images, nfe)]
-        yield Block(*part)
+        kept = None if labels is None else labels[wanted].cpu()
+        yield Block(whole[wanted].cpu(), kept, images[wanted].cpu(), nfe[wanted].cpu())
 
 
 def draw_images(
@@ -114,4 +115,4 @@ def draw_images(
         images = sampler(net, latents, class_labels, num_steps=config.num_steps, noise=noise)
     else:
         images = solve(net, latents, class_labels, config, noise)
-    return images, torch.full((len(images),), config.nfe)
+    return images, torch.full((len(images),), config.expected_nfe)

@@ -19,7 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from edm.design.schedules import VP, VP_EPSILON_S, vp_scaling
+from edm.design.schedules import VP_EPSILON_S, VPSchedule, vp_scaling
 from edm.design.timesteps import IDDPM_STEPS, iddpm_levels
 from edm.errors import UserError
 from edm.sampling.sampler import Denoiser
@@ -56,7 +56,7 @@ def _vp(net: Denoiser, latents: Tensor, class_labels: Tensor | None, num_steps: 
     """
     _require_steps(num_steps)
     t_steps = torch.linspace(1, VP_EPSILON_S, num_steps, dtype=torch.float64)
-    schedule = VP()
+    schedule = VPSchedule()
     sigmas, scales = schedule.sigma(t_steps).tolist(), vp_scaling(schedule, t_steps)[0].tolist()
     betas = (schedule.beta_min + schedule.beta_d * t_steps).tolist()
     _require_range(net, sigmas)
@@ -154,8 +154,10 @@ def iddpm(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
         except in the last step.
     """
     variance = variance or getattr(net, "variance", None)
-    together = variance is None and getattr(net, "learned_variance", False)
-    if variance is None and not together:
+    together: Callable[..., tuple[Tensor, Tensor]] | None = None
+    if variance is None and getattr(net, "learned_variance", False):
+        together = getattr(net, "with_variance", None)
+    if variance is None and together is None:
         raise UserError("iddpm: the model has no learned variance; choose another sampler or give variance=")
     noise = noise or _global_noise
     sigmas = _iddpm_sigmas(net, _spread(num_steps))
@@ -164,10 +166,10 @@ def iddpm(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
         a, a_next = _alpha_bar(sigma), _alpha_bar(sigma_next)
         alpha = a / a_next
         beta, unscaled = 1 - alpha, x / math.sqrt(a)
-        if together:
-            denoised, v = net.with_variance(unscaled, _scalar(sigma, x), class_labels)
+        if together is not None:
+            denoised, v = together(unscaled, _scalar(sigma, x), class_labels)
         else:
-            denoised, v = _denoise(net, unscaled, sigma, class_labels), None
+            denoised = _denoise(net, unscaled, sigma, class_labels)
         x0 = _clipped(denoised.to(torch.float32), clip_denoised)
         # Ho et al., Eq. 7: the posterior of the next x given x0 and x.
         mean = (math.sqrt(a_next) * beta * x0 + math.sqrt(alpha) * (1 - a_next) * x) / (1 - a)
@@ -175,7 +177,8 @@ def iddpm(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
             break
         # Nichol and Dhariwal, Eq. 15: log Σ = w log β + (1 − w) log β̃.
         beta_tilde = beta * (1 - a_next) / (1 - a)
-        v = variance(unscaled, _scalar(sigma, x), class_labels) if v is None else v
+        if variance is not None:
+            v = variance(unscaled, _scalar(sigma, x), class_labels)
         w = (v.to(x) + 1) / 2
         log_variance = w * math.log(beta) + (1 - w) * math.log(beta_tilde)
         x = mean + (0.5 * log_variance).exp() * noise(k, x).to(x)
@@ -207,7 +210,8 @@ def _global_noise(k: int, x: Tensor) -> Tensor:
 
 def _mean_norm(x: Tensor) -> Tensor:
     """The Euclidean norm of an image, averaged over the batch."""
-    return x.flatten(1).norm(dim=1).mean()
+    mean: Tensor = x.flatten(1).norm(dim=1).mean()
+    return mean
 
 
 def _clipped(denoised: Tensor, clip: bool) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.sampling.sampler import Denoiser, supported_range
+from edm.sampling.sampler import Denoiser, rounding_of, supported_range
 from edm.sampling.steps import slope
 
 # Coefficients of Dormand and Prince (Hairer et al., Table II.5.2). Stage i is taken at σ + c_i h, x + h Σ_j a_ij k_j.
@@ -85,7 +85,8 @@ def rk45(
     """
     if not (math.isfinite(atol) and atol > 0 and math.isfinite(rtol) and rtol >= 0):
         raise UserError(f"rk45: rtol is {rtol:g} and atol is {atol:g}; give finite numbers, rtol >= 0 and atol > 0")
-    tolerance, flow = _Tolerance(rtol, atol), lambda x, sigma: slope(net, x, sigma, class_labels)
+    tolerance = _Tolerance(rtol, atol)
+    flow: _Flow = lambda x, sigma: slope(net, x, sigma, class_labels)
     tolerances = f"rtol {rtol:g} and atol {atol:g}"
     high, low = _ends(net, sigma_min, sigma_max)
 
@@ -125,7 +126,7 @@ def _ends(net: Denoiser, sigma_min: float | None, sigma_max: float | None) -> tu
     """(σ_max, σ_min), clamped and rounded to what the model supports."""
     low, high = supported_range(net, SamplerConfig(sigma_min=sigma_min, sigma_max=sigma_max))
     levels = torch.tensor([high, low], dtype=torch.float64)
-    high, low = getattr(net, "round_sigma", lambda sigma: sigma)(levels).tolist()
+    high, low = rounding_of(net)(levels).tolist()
     return high, low
 
 
@@ -141,7 +142,8 @@ def _step(flow: _Flow, x: Tensor, sigma: Tensor, d: Tensor, sigma_next: Tensor) 
 
 def _combine(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
     """Σ_j w_j k_j."""
-    return sum(weight * stage for weight, stage in zip(weights, stages, strict=True) if weight)
+    products = (weight * stage for weight, stage in zip(weights, stages, strict=True) if weight)
+    return sum(products, start=stages[0].new_zeros(()))
 
 
 def _first_step(flow: _Flow, tolerance: _Tolerance, x: Tensor, sigma: Tensor, d: Tensor, longest: float) -> Tensor:

@@ -96,7 +96,7 @@ def sample_points(
         images[name] = torch.cat(pixels)
         evaluations[name] = sum(int(b.nfe.sum()) for b in blocks)
         if blocks and labels is not None:
-            labels = torch.cat([b.labels for b in blocks])
+            labels = torch.cat([b.labels for b in blocks if b.labels is not None])
     bar.close()
     drawn = Drawn(images, evaluations, torch.tensor(own, dtype=torch.int64), labels)
     sums = world.total(*evaluations.values())
@@ -166,7 +166,7 @@ def merge_samples(output: str | Path, paths: Sequence[str | Path]) -> int:
             f"{first}: a part of seeds {asked[0]}-{asked[1] - 1}, of which some are missing; name all parts"
         )
     images = {name: torch.cat([part.images[name] for _, part in parts]) for name in like.images}
-    labels = None if like.labels is None else torch.cat([part.labels for _, part in parts])
+    labels = None if like.labels is None else torch.cat([part.labels for _, part in parts if part.labels is not None])
     evaluations = {name: sum(part.header["evaluations"][name] for _, part in parts) for name in images}
     _write(output, Drawn(images, evaluations, torch.tensor(seeds), labels), header)
     return len(seeds)
@@ -213,4 +213,4 @@ def _settings(path: str | Path, samples: SampleSet) -> dict[str, Any]:
 
 def in_batches(images: Tensor, size: int = 256) -> Iterable[Tensor]:
     """The images in order, ``size`` at a time."""
-    return images.split(size)
+    return torch.split(images, size)

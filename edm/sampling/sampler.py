@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edm.config import SOLVERS, SamplerConfig
-from edm.design.schedules import SCALINGS, SCHEDULES, Schedule
+from edm.design.schedules import SCALINGS, SCHEDULES, Scaling, Schedule
 from edm.design.timesteps import DEFAULT_RANGE, noise_levels
 from edm.errors import UserError
 
@@ -23,7 +23,7 @@ class _Flow:
     denoiser: Denoiser
     class_labels: Tensor | None
     schedule: Schedule
-    scaling: Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
+    scaling: Scaling
 
     def derivative(self, x: Tensor, t: Tensor) -> Tensor:
         """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D(x/s; σ)."""
@@ -84,7 +84,7 @@ def solve(
     noise: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """:func:`sample` with the settings as one object."""
-    round_sigma = getattr(net, "round_sigma", lambda sigma: sigma)
+    round_sigma = rounding_of(net)
     noise = noise or (lambda i, x: torch.randn_like(x))
     sigma_min, sigma_max = supported_range(net, config)
     schedule = SCHEDULES[config.schedule](sigma_min, sigma_max)
@@ -97,12 +97,13 @@ def solve(
     def sigma_and_s(t: Tensor) -> tuple[float, float]:
         return float(schedule.sigma(t)), float(scaling(schedule, t)[0])
 
+    most = math.inf if config.S_max is None else config.S_max
     sigma_0, s_0 = sigma_and_s(t_steps[0])
     x = latents.to(torch.float64) * (sigma_0 * s_0)
     for i, (t, t_next) in enumerate(pairwise(t_steps)):
         sigma, s = sigma_and_s(t)
         gamma = min(config.S_churn / config.num_steps, math.sqrt(2) - 1)
-        if gamma > 0 and config.S_min <= sigma <= config.S_max:
+        if gamma > 0 and config.S_min <= sigma <= most:
             # Algorithm 2, lines 4 to 6: raise the noise level from σ to σ̂ by fresh noise.
             t = schedule.inverse(_on_cpu(round_sigma(torch.tensor(sigma * (1 + gamma), dtype=torch.float64))))
             sigma_hat, s_hat = sigma_and_s(t)
@@ -118,6 +119,16 @@ def solve(
         d_prime = flow.derivative(x + config.alpha * h * d, t_prime)
         x = x + h * ((1 - 0.5 / config.alpha) * d + (0.5 / config.alpha) * d_prime)
     return x
+
+
+def rounding_of(net: Denoiser) -> Callable[[Tensor], Tensor]:
+    """``net.round_sigma``, or what leaves levels as they are."""
+    found: Callable[[Tensor], Tensor] = getattr(net, "round_sigma", _as_it_is)
+    return found
+
+
+def _as_it_is(sigma: Tensor) -> Tensor:
+    return sigma
 
 
 def supported_range(net: Denoiser, config: SamplerConfig) -> tuple[float, float]:

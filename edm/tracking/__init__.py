@@ -1,7 +1,7 @@
-"""Records what each job did, at no cost to the job.
+"""Records what each job did, without slowing or failing the job.
 
 A job appends to its own JSONL journal (``Journal``) and imports no tracking library. ``edm.tracking.sync.sync`` copies
-journals to MLflow later, from one process; it is not imported here, because importing MLflow takes seconds.
+journals to MLflow later, in one process; it is not imported here, because importing MLflow takes seconds.
 """
 
 from edm.tracking.environment import environment_tags, origin

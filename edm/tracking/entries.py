@@ -1,4 +1,4 @@
-"""A run record in the words of an MLflow store: names, lengths and numbers that every backend takes."""
+"""Converts a run record to MLflow's entries: names, lengths and numbers that every backend accepts."""
 
 import json
 import math
@@ -11,7 +11,7 @@ KEY_TAG = "edm.key"
 PARENT_KEY_TAG = "edm.parent"  # kept beside MLflow's own tag, to find the parent again when its run is replaced
 
 _NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _EXPERIMENT_LENGTH = 250, 6000, 5000, 500
-_LARGEST = 1.7976931348623157e308  # what SQL stores hold for an infinity
+_LARGEST = 1.7976931348623157e308  # SQL stores keep this in place of infinity
 
 
 def experiment_name(record: RunRecord) -> str:
@@ -25,7 +25,7 @@ def run_name(record: RunRecord) -> str:
 
 
 def params(record: RunRecord) -> dict[str, str]:
-    """The parameters as text; long ones are cut."""
+    """The parameters as text; long ones are truncated."""
     return {
         _entry_name(name): (value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:_PARAM_LENGTH]
         for name, value in record.params.items()
@@ -33,7 +33,7 @@ def params(record: RunRecord) -> dict[str, str]:
 
 
 def tags(record: RunRecord) -> dict[str, str]:
-    """The tags, with the keys of the run and of its parent; long ones are cut."""
+    """The tags, with the keys of the run and of its parent; long ones are truncated."""
     entries = {_entry_name(name): value[:_TAG_LENGTH] for name, value in record.tags.items()}
     entries[KEY_TAG] = record.key
     if record.parent:
@@ -42,7 +42,7 @@ def tags(record: RunRecord) -> dict[str, str]:
 
 
 def points(record: RunRecord) -> dict[tuple[str, int], tuple[float, int]]:
-    """The metrics: (name, step) -> (value, time), with values as the store will return them."""
+    """The metrics: (name, step) -> (value, time), with the values that the store will return."""
     return {
         (_entry_name(name), step): (_stored(point.value), point.time)
         for name, series in record.metrics.items()
@@ -60,8 +60,8 @@ def _stored(value: float) -> float:
 
 
 def _entry_name(name: str) -> str:
-    """The name of a metric, param or tag, with what MLflow refuses replaced by underscores."""
+    """The name of a metric, param or tag, with the characters that MLflow rejects replaced by underscores."""
     name = re.sub(r"[^/\w.\- :]", "_", name)[:_NAME_LENGTH]
     if name != posixpath.normpath(name) or name.startswith(("/", "..")) or name == ".":
-        name = "_" + name.replace("/", "_")[: _NAME_LENGTH - 1]  # MLflow takes names for paths, which must be plain
+        name = "_" + name.replace("/", "_")[: _NAME_LENGTH - 1]  # MLflow only takes names that are plain paths
     return name

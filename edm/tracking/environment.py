@@ -1,4 +1,4 @@
-"""Where a run happens, as tags: which code, which data revision, which job, host and GPU."""
+"""The environment of a run as tags: code commit, data revision, job, host and GPU."""
 
 import functools
 import os
@@ -12,9 +12,9 @@ _DVC_FILES = ("dvc.yaml", "dvc.lock", "*.dvc")
 
 
 def environment_tags() -> dict[str, str]:
-    """Commit and dirty flag, DVC revision, host, Python, Slurm job and GPU, as far as they are known.
+    """Commit and dirty flag, DVC revision, host, Python, Slurm job and GPU; unknown ones are omitted.
 
-    Never raises, and imports nothing large: the GPU is named only where the job has loaded torch itself.
+    Never raises, and imports nothing large: it names the GPU only if the job has already imported torch.
     """
     tags = {"host": socket.gethostname(), "python": platform.python_version()}
     tags |= _git_tags() | _dvc_tags(os.getcwd()) | _slurm_tags()
@@ -23,18 +23,18 @@ def environment_tags() -> dict[str, str]:
             if torch.cuda.is_available():
                 tags["gpu"] = torch.cuda.get_device_name()
         except Exception:
-            pass  # a broken driver is not the business of a tag
+            pass  # a broken driver must not fail the job
     return tags
 
 
 def origin() -> dict[str, str | None]:
-    """Which code makes a result: its commit, and whether that was changed."""
+    """The code that makes a result: commit and dirty flag; None if git cannot tell."""
     tags = environment_tags()
     return {"commit": tags.get("commit"), "dirty": tags.get("dirty")}
 
 
 def _slurm_tags() -> dict[str, str]:
-    """The job under the name that Slurm's commands take: 10_3 in an array; and how often it was requeued."""
+    """The job as Slurm's commands name it (10_3 in an array), and how often it was requeued."""
     tags = {}
     if job := os.environ.get("SLURM_ARRAY_JOB_ID"):
         tags["slurm_job"] = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
@@ -47,7 +47,7 @@ def _slurm_tags() -> dict[str, str]:
 
 @functools.cache
 def _git_tags() -> dict[str, str]:
-    """Commit and dirty flag (changed tracked files) of the code that runs; empty where git cannot tell."""
+    """Commit and dirty flag (changed tracked files) of the running code; empty if git cannot tell."""
     described = _git(Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     commit, _, dirty = described.partition("-")
     return {"commit": commit, "dirty": "true" if dirty else "false"} if commit else {}
@@ -55,9 +55,9 @@ def _git_tags() -> dict[str, str]:
 
 @functools.cache
 def _dvc_tags(folder: str) -> dict[str, str]:
-    """The DVC revision: the commit that last changed DVC's files, "-dirty" where they differ from it by now.
+    """The DVC revision: the commit that last changed DVC's files, with "-dirty" if they have changed since.
 
-    `git checkout` of it and `dvc checkout` bring back the data that a run saw. Inside an experiment of DVC, its name.
+    `git checkout` of this commit and `dvc checkout` restore the run's data. Adds the name inside a DVC experiment.
     """
     if not Path(folder, "dvc.yaml").exists():
         return {}
@@ -72,8 +72,8 @@ def _dvc_tags(folder: str) -> dict[str, str]:
 
 
 def _git(folder: str | Path, *arguments: str) -> str:
-    """What git prints; nothing where it fails."""
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # jobs side by side must not wait for the index
+    """The output of git; empty if it fails."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # concurrent jobs must not wait for the index lock
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=False

@@ -1,4 +1,4 @@
-"""The events of a journal as they are read: checked, since anything may stand in a file that outlives its writer."""
+"""Reads and validates the events of a journal, whose lines may be damaged or written by another version."""
 
 import json
 from collections.abc import Callable
@@ -11,17 +11,18 @@ _LARGEST_STEP = 1 << 62
 
 
 def read_event(line: bytes) -> dict[str, Any]:
-    """The event of a line. Raises ValueError or RecursionError, in a few words, for anything that is none."""
+    """The event of a line. Raises ValueError or RecursionError with a short reason for any other line."""
     try:
         event = json.loads(line)
-        json.dumps(event, ensure_ascii=False, allow_nan=False).encode()  # no infinity, no half of a character
+        json.dumps(event, ensure_ascii=False, allow_nan=False).encode()  # rejects infinities and lone surrogates
     except RecursionError:
         raise ValueError("nested too deep") from None
     except ValueError:
         raise ValueError("not a whole line of JSON") from None
     if not isinstance(event, dict):
         raise ValueError("not an event")
-    fields = _FIELDS.get(event.get("event")) if isinstance(event.get("event"), str) else None
+    kind = event.get("event")
+    fields = _FIELDS.get(kind) if isinstance(kind, str) else None
     if fields is None:
         raise ValueError("not an event that this version knows")
     for name, fits in {**_ALL, **fields}.items():
@@ -40,7 +41,7 @@ def _name(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    """A number, or as text what JSON has no number for."""
+    """Whether it is a number, or the text of a number that JSON cannot hold."""
     try:
         return not isinstance(value, bool) and isinstance(float(value), float)
     except (ValueError, TypeError, OverflowError):
@@ -64,9 +65,9 @@ def _flat(value: Any, left: int = _DEEPEST) -> bool:
     return left > 0 and all(_flat(entry, left - 1) for entry in inner)
 
 
-_ALL = {"key": _name, "time": _time}
-#: What each kind of event holds beside ``_ALL``. A run may leave fields out; the other kinds may not.
-_FIELDS = {
+_ALL: dict[str, Callable[[Any], bool]] = {"key": _name, "time": _time}
+#: Fields of each kind of event besides ``_ALL``. They are optional for a run and required for the other kinds.
+_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "run": {"name": _name, "experiment": _name, "parent": _name, "params": _mapping(_flat), "tags": _mapping(_text)},
     "metrics": {"step": _step, "values": _mapping(_number)},
     "tag": {"name": _name, "value": _text},

@@ -1,7 +1,7 @@
-"""The journal of a job: one append-only JSONL file, and the runs that it describes.
+"""The journal of a job, an append-only JSONL file, and the runs that it describes.
 
-Each line is one event: ``run`` (a run begins, or goes on after a restart), ``metrics``, ``tag``, ``artifact`` or
-``finish``, with the key of its run and a time in milliseconds. The journal is the record; what MLflow shows is a copy.
+Each line is one event: ``run`` (a run begins or resumes), ``metrics``, ``tag``, ``artifact`` or ``finish``, with the
+key of its run and a time in milliseconds. The journal is the authoritative record; MLflow shows a copy.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,15 +28,15 @@ _PENDING_LIMIT = 1 << 24  # bytes kept in memory while the file cannot be writte
 
 
 class Journal:
-    """Writes one journal file. Nothing here raises into the job: a failure is reported once on stderr.
+    """Writes one journal file. Its methods never raise: the first failure prints a warning on stderr.
 
-    Each event is one line, handed to the operating system at once. Lines that cannot be written (full disk) are kept
-    in memory and go out with the next event that can. One process at a time writes a journal.
+    Each event is one line, passed to the operating system immediately. Lines that cannot be written (full disk) are
+    kept in memory and written with a later event. Only one process at a time may write a journal.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self._file = None
+        self._file: FileIO | None = None
         self._pending = bytearray()
         self._warned = False
 
@@ -50,17 +51,16 @@ class Journal:
         parent: str | None = None,
         made_from: str | None = None,
     ) -> "Run":
-        """Begins the run ``key``, or continues it where the journal has it already (a resumed job).
+        """Begins the run ``key``, or resumes it if the journal already has it (a resumed job).
 
-        ``key`` is unique in the project. What is left out (None) stays as it was; at first the name is the key.
-        Nested ``params`` are flattened (``a: {b: 1}`` is ``a.b``). Other params than before begin the run afresh,
-        and so does another ``made_from``, which names code and inputs: what the journal said about it up to here no
-        longer counts. Their hash is the tag ``params_sha256``, by which
-        runs of one configuration are found. ``parent`` is the key of a run in any journal.
+        key: unique in the project. name: by default the key. parent: the key of a run in any journal. params: nested
+        ones are flattened (``a: {b: 1}`` is ``a.b``); their hash becomes the tag ``params_sha256``, which finds the
+        runs of one configuration. made_from: identifies code and inputs. An argument of None keeps the earlier value.
+        If params or made_from differ from the earlier ones, the run starts afresh and its earlier events are discarded.
         """
         with self._shielded():
-            event = {"event": "run", "key": key, "name": name, "experiment": experiment, "parent": parent,
-                     "made_from": made_from}  # fmt: skip
+            event: dict[str, Any] = {"event": "run", "key": key, "name": name, "experiment": experiment,
+                                     "parent": parent, "made_from": made_from}  # fmt: skip
             event["params"] = None if params is None else dict(_flattened(params))
             event["tags"] = {str(tag): _text(value) for tag, value in (tags or {}).items()}
             if params is not None:
@@ -77,18 +77,18 @@ class Journal:
         while self._pending:
             del self._pending[: self._file.write(self._pending)]
 
-    def _opened(self):
+    def _opened(self) -> FileIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
         if file.tell():
             with open(self.path, "rb") as reader:
                 reader.seek(-1, os.SEEK_END)
-                if reader.read(1) != b"\n":  # a job was killed in mid-line: its torn line must not swallow ours
+                if reader.read(1) != b"\n":  # a job was killed in mid-line; keep its torn line apart from the next
                     self._pending[:0] = b"\n"
         return file
 
     def _sync(self) -> None:
-        """Forces what was written to the disk and closes the file; the next event opens it again."""
+        """Forces the written events to disk and closes the file; the next event reopens it."""
         if self._file is not None:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -98,14 +98,14 @@ class Journal:
     def _shielded(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of whatever kind: tracking never fails a job
+        except Exception as error:  # any exception: tracking never fails a job
             if not self._warned:
                 self._warned = True
-                print(f"warning: {self.path}: not all events are recorded ({error}); going on", file=sys.stderr)
+                print(f"warning: {self.path}: not all events are recorded ({error}); continuing", file=sys.stderr)
 
 
 class Run:
-    """One run in a journal. As a context manager it finishes the run: FAILED or KILLED where the block raised."""
+    """One run in a journal. As a context manager it finishes the run, as FAILED or KILLED if the block raised."""
 
     def __init__(self, journal: Journal, key: str):
         self._journal = journal
@@ -113,29 +113,29 @@ class Run:
         self._finished = False
 
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
-        """Records metric values at ``step`` (images seen). The last value written for a metric and step counts."""
+        """Records metric values at ``step`` (images seen). A later value for the same metric and step replaces it."""
         with self._journal._shielded():
             numbers = {str(name): _plain(float(value)) for name, value in values.items()}
             self._journal._append({"event": "metrics", "key": self.key, "step": int(step), "values": numbers})
 
     def artifact(self, path: str | os.PathLike, folder: str = "") -> None:
-        """Records the file ``path`` and its hash, to be shown in ``folder``. The file is not copied, so keep it."""
+        """Records the file ``path`` and its hash; MLflow shows it in ``folder``. It is not copied, so keep the file."""
         with self._journal._shielded():
             event = {"event": "artifact", "key": self.key, "path": os.path.relpath(path), "folder": folder}
             self._journal._append(event | {"sha256": sha256_file(path)})
 
     def tag(self, name: str, value: Any) -> None:
-        """Sets a tag; the last value counts."""
+        """Sets a tag; a later value replaces it."""
         with self._journal._shielded():
             self._journal._append({"event": "tag", "key": self.key, "name": str(name), "value": _text(value)})
 
     def sync(self) -> None:
-        """Forces all that was recorded to the disk, as ``finish`` does; the run goes on."""
+        """Forces all recorded events to disk, without finishing the run."""
         with self._journal._shielded():
             self._journal._sync()
 
     def finish(self, status: str = "FINISHED") -> None:
-        """Ends the run with one of ``STATUSES`` and forces the journal to the disk."""
+        """Ends the run with one of ``STATUSES`` and forces the journal to disk."""
         self._finished = True
         with self._journal._shielded():
             if status not in STATUSES:
@@ -151,19 +151,19 @@ class Run:
             return
         if kind is None:
             self.finish()
-        else:  # an interrupt or exit ends a run that was not at fault
+        else:  # an interrupt or exit is not a failure of the run
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
 
 
 class Point(NamedTuple):
-    """A metric's value at a step, and when it was written (ms)."""
+    """A metric's value at a step, and the time of writing (ms)."""
 
     value: float
     time: int
 
 
 class Artifact(NamedTuple):
-    """A file that a run made: its path from the working directory, where to show it, its hash when recorded."""
+    """A file of a run: path from the working directory, folder to show it in, hash when recorded."""
 
     path: str
     folder: str
@@ -177,7 +177,7 @@ class Artifact(NamedTuple):
 
 @dataclass
 class RunRecord:
-    """A run as its journal tells it: all events merged, later ones first in rank. Times in milliseconds."""
+    """A run according to its journal: all events merged, later ones take precedence. Times in milliseconds."""
 
     key: str
     start: int
@@ -191,17 +191,17 @@ class RunRecord:
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, dict[int, Point]] = field(default_factory=dict)  # name -> step -> point
-    artifacts: dict[str, Artifact] = field(default_factory=dict)  # by the path it is shown as
+    artifacts: dict[str, Artifact] = field(default_factory=dict)  # by the path that MLflow shows
 
 
 def read_journal(path: str | os.PathLike, set_aside: list[str] | None = None) -> list[RunRecord]:
-    """The runs in a journal, in the order in which they began.
+    """The runs in a journal, in the order of their beginnings.
 
-    Torn and foreign lines are skipped, and ``set_aside`` gets one entry per line: the file, the line, what is wrong.
-    Raises UserError where the file cannot be read.
+    Skips damaged and unknown lines, and appends an entry to ``set_aside`` for each: file, line number, fault.
+    Raises UserError if the file cannot be read.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would never end
             raise UserError(f"{path}: journal cannot be read (not a regular file); move it away")
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
@@ -219,13 +219,13 @@ def read_journal(path: str | os.PathLike, set_aside: list[str] | None = None) ->
 
 
 def _apply(event: dict, records: dict[str, RunRecord]) -> None:
-    """Merges one event into the records. Raises ValueError, and changes nothing, where its run has not begun."""
+    """Merges one event into the records. Raises ValueError, changing nothing, if its run has not begun."""
     key, now = event["key"], int(event["time"])
     if event["event"] == "run":
         record = records.setdefault(key, RunRecord(key=key, start=now, updated=now, name=key))
         if record.params and any(event.get(name, getattr(record, name)) != getattr(record, name)
                                  for name in ("params", "made_from")):  # fmt: skip
-            kept = {"name": record.name, "experiment": record.experiment, "parent": record.parent}
+            kept: dict[str, Any] = {"name": record.name, "experiment": record.experiment, "parent": record.parent}
             record = records[key] = RunRecord(key=key, start=now, updated=now, **kept)
         for name in ("name", "experiment", "parent", "params", "made_from"):
             if name in event:
@@ -259,7 +259,7 @@ def _flattened(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it: non-finite numbers and foreign types as strings."""
+    """The value in a form for JSON: non-finite numbers and unknown types become strings."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -273,6 +273,6 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A tag's value: strings as they are, everything else as JSON writes it."""
+    """A tag's value: strings unchanged, everything else as JSON."""
     plain = _plain(value)
     return plain if isinstance(plain, str) else json.dumps(plain)

@@ -1,7 +1,7 @@
-"""Copies journals to an MLflow store. Only here is MLflow imported, and no job runs it.
+"""Copies journals to an MLflow store. Only this module and ``transfer`` import MLflow, and no job runs them.
 
-The journals are the record: a store that was deleted is filled again from them, and what contradicts them in a store
-gives way. So runs with a tag ``edm.key`` belong to ``sync``: one deleted by hand comes back while its journal is there.
+The journals are authoritative: ``sync`` refills a deleted store from them, and replaces runs in the store that
+contradict them. ``sync`` owns all runs with a tag ``edm.key``: one deleted by hand reappears while its journal exists.
 """
 
 import functools
@@ -25,7 +25,7 @@ from edm.tracking.transfer import SyncReport, Transfer
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# MLflow's own defaults would retry a dead server for minutes and print a link per run. What the user has set stays.
+# MLflow's own defaults would retry a dead server for minutes and print a link per run. The user's settings win.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -35,7 +35,7 @@ _ENVIRONMENT = {
 
 
 class Undelivered(UserError):
-    """Some runs did not arrive; the journals keep them. ``report`` tells what did."""
+    """Some runs did not arrive; the journals keep them. ``report`` counts those that did."""
 
     def __init__(self, message: str, report: SyncReport):
         super().__init__(message)
@@ -48,20 +48,20 @@ def sync(
     lock_path: str | os.PathLike | None = None,
     limit: float = 600.0,
 ) -> SyncReport:
-    """Brings the store at ``tracking_uri`` to what the journals say. Repeating it sends nothing.
+    """Updates the store at ``tracking_uri`` from the journals. Repeating it sends nothing.
 
-    Runs are found by the tag ``edm.key``, and what is new is added. A run that contradicts its journal is deleted
-    (MLflow keeps it in its trash) and sent afresh, so that there is one run per key: MLflow changes neither params
-    nor metric points once written, but a job may be rerun with other params, or resumed from an earlier step. Where
-    two journals hold one key, the one written last counts. Values too long for MLflow are cut. Artifacts are looked
-    up from the working directory. A child whose parent is not there yet is attached by the sync that finds it.
+    It finds runs by the tag ``edm.key`` and adds new entries. It deletes a run that contradicts its journal (MLflow
+    keeps it in its trash) and sends it again, so that the store has one run per key: MLflow cannot change params or
+    metric points once written, but a job may be rerun with other params, or resumed from an earlier step. If two
+    journals hold one key, the one written last counts. Values too long for MLflow are truncated. Artifact paths are
+    relative to the working directory. A child run is attached to its parent by the first sync that finds both.
 
-    One sync works at a time: a lock (by default beside the SQLite file) covers reading and sending. After ``limit``
-    seconds, of waiting for the lock or for the store, no further run is begun; the next sync goes on there.
+    Only one sync runs at a time: a lock (by default beside the SQLite file) covers reading and sending. After ``limit``
+    seconds, including the wait for the lock, it starts no further run; the next sync continues there.
 
-    Raises Undelivered, a UserError, where runs did not arrive: the store cannot be reached, refuses a run, or is too
-    slow, or a journal cannot be read. All other runs have arrived then, if the store took any. Single lines that cannot
-    be read are set aside: the report names them, and everything else arrives.
+    Raises Undelivered, a UserError, if runs did not arrive: the store is unreachable, rejects a run, or is too slow, or
+    a journal cannot be read. All other runs have then arrived, if the store accepted any. Lines that cannot be read are
+    skipped and listed in the report.
     """
     _settle_environment()
     deadline = time.monotonic() + limit
@@ -69,7 +69,7 @@ def sync(
     lock_path = lock_path or (f"{database}.lock" if database else f"mlruns/sync-{digest(tracking_uri)}.lock")
     journal_paths, report = list(journal_paths), SyncReport()
     try:
-        require("mlflow")  # before the lock: its seconds pass while others work
+        require("mlflow")  # before the lock: importing MLflow takes seconds
     except UserError as error:
         raise _undelivered(tracking_uri, error, report, journal_paths) from None
     from mlflow.exceptions import MlflowException
@@ -92,7 +92,7 @@ def sync(
 
 
 def run_id(tracking_uri: str, key: str) -> str | None:
-    """The id of the run of a key; None where there is none, or the store is no SQLite file that can be read at once."""
+    """The id of the run of a key; None if it has no run, or if the store is not an SQLite file that is free to read."""
     database = _sqlite_path(tracking_uri)
     if database is None or not database.exists():
         return None
@@ -104,14 +104,14 @@ def run_id(tracking_uri: str, key: str) -> str | None:
             experiments = [experiment.experiment_id for experiment in client.search_experiments()]
             condition = f"tags.`{entries.KEY_TAG}` = '{key}'"
             found = client.search_runs(experiments, condition, max_results=1, order_by=["attributes.start_time DESC"])
-    except Exception:  # an answer that is nice to have
+    except Exception:  # the answer is optional
         return None
     return found[0].info.run_id if found else None
 
 
 @functools.cache
 def _client(tracking_uri: str) -> "MlflowClient":
-    """A client that is asked several things: opening a store takes a second."""
+    """A cached client: opening a store takes a second."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri)
@@ -124,9 +124,9 @@ def _settle_environment() -> None:
 def _latest_records(
     journal_paths: Iterable[str | os.PathLike], set_aside: list[str] | None = None
 ) -> tuple[list[RunRecord], list[str]]:
-    """One record per key, in the order of their beginnings: parents before children; and the unreadable journals.
+    """(one record per key, ordered by start, so parents before children; errors of unreadable journals).
 
-    ``set_aside`` gets an entry for each line that could not be read.
+    Appends an entry to ``set_aside`` for each line that cannot be read.
     """
     latest: dict[str, RunRecord] = {}
     problems = []
@@ -150,9 +150,9 @@ def _sqlite_path(tracking_uri: str) -> Path | None:
 
 
 def _check_database(path: Path, deadline: float) -> None:
-    """Waits until the file can be written. Raises sqlite3.Error where it cannot, or is no database.
+    """Waits until the file can be written. Raises sqlite3.Error if that fails or the file is not a database.
 
-    MLflow would wait for a writer 20 seconds, whatever it is told, and try a file that is no database for minutes.
+    MLflow always waits 20 seconds for another writer, and retries a file that is not a database for minutes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     patience = min(max(deadline - time.monotonic(), 0.1), 3600.0)
@@ -163,7 +163,7 @@ def _check_database(path: Path, deadline: float) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hushes what MLflow and its libraries log; their errors are raised all the same."""
+    """Silences the logs of MLflow and its libraries; exceptions still propagate."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "sqlalchemy", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -176,15 +176,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _undelivered(tracking_uri: str, error: Exception, report: SyncReport, journal_paths: list) -> Undelivered:
-    """One line for the user, without the login that a URI may hold, and how many runs are to come."""
-    if not report.runs:  # it failed before they were read
+    """The error for the user: one line without the login that a URI may hold; its report counts the pending runs."""
+    if not report.runs:  # the failure came before the journals were read
         report.runs = report.runs_pending = len(_latest_records(journal_paths)[0])
     login = urlsplit(tracking_uri).netloc.rpartition("@")[0]
     cause: BaseException | None = error
-    while cause := cause.__cause__ or cause.__context__:
+    while cause is not None and (cause := cause.__cause__ or cause.__context__):
         if isinstance(cause, OSError | sqlite3.Error):
             error = cause  # MLflow wraps "connection refused" or "database is locked" in paragraphs
     reason = " ".join(str(error).split())[:300]
     text = f"{tracking_uri}: the tracking store did not take the runs ({reason}); the journals keep everything: "
-    text += "mend the store, then repeat `edm track sync`"
+    text += "fix the store, then repeat `edm track sync`"
     return Undelivered(text.replace(f"{login}@", "") if login else text, report)

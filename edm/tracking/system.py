@@ -1,7 +1,7 @@
-"""What a job asks of its machine, as metrics under MLflow's own names, so that its "System metrics" page shows them.
+"""System metrics of a job under MLflow's names, so that MLflow's "System metrics" page shows them.
 
-Read from /proc and from the torch that the job has loaded, at the moments when it records anyway: no thread, no
-library. What a machine does not tell is left out.
+They are read from /proc and from an already imported torch, whenever the job records metrics: this needs no thread and
+no library. Metrics that a machine does not provide are omitted.
 """
 
 import os
@@ -13,11 +13,11 @@ _MB = 1e6
 
 
 class SystemMetrics:
-    """Readings of processor, memory and GPU; rates are means since the reading before."""
+    """Reads the load of processor, memory and GPU; rates are means since the previous reading."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._machine, self._process = _machine_times(), _process_times()
-        self._busy = self._machine[0] / max(self._machine[1], 1)  # since the machine's start, until a tick has passed
+        self._busy = self._machine[0] / max(self._machine[1], 1)  # since boot, until a tick has passed
 
     def read(self) -> dict[str, float]:
         """The metrics by name. Never raises."""
@@ -26,11 +26,11 @@ class SystemMetrics:
             try:
                 found |= part()
             except Exception:
-                continue  # what a machine does not tell is left out
+                continue  # omit metrics that the machine does not provide
         return {f"system/{name}": value for name, value in found.items()}
 
     def _processor(self) -> dict[str, float]:
-        """Share of the machine's processors that was busy, and how many of them this process kept so (100 is one)."""
+        """Busy share of the machine's processors, and the processor use of this process (100 is one processor)."""
         (cpu, clock), (cpu_before, clock_before) = _process_times(), self._process
         self._process = cpu, clock
         values = {"process_cpu_percentage": 100 * (cpu - cpu_before) / max(clock - clock_before, 1e-9)}
@@ -52,7 +52,7 @@ class SystemMetrics:
         }
 
     def _gpu(self) -> dict[str, float]:
-        """Of the GPU that this process computes on; utilization and power where torch finds nvidia-ml-py."""
+        """Metrics of this process's GPU; utilization and power only if torch finds nvidia-ml-py."""
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_initialized():
             return {}
@@ -67,17 +67,17 @@ class SystemMetrics:
             values["utilization_percentage"] = torch.cuda.utilization(device)
             values["power_usage_watts"] = torch.cuda.power_draw(device) / 1000
         except Exception:
-            pass  # nvidia-ml-py is not there, or the driver does not tell
+            pass  # nvidia-ml-py is missing, or the driver does not answer
         return {f"gpu_{device}_{name}": float(value) for name, value in values.items()}
 
 
 def _process_times() -> tuple[float, float]:
-    """Seconds of processor time of this process with its threads, and of the clock."""
+    """(processor time of this process with its threads, clock time), in seconds."""
     return time.process_time(), time.monotonic()
 
 
 def _machine_times() -> tuple[int, int]:
-    """Ticks that all processors together were busy, and all ticks; zeros where nothing tells."""
+    """(busy ticks, all ticks) of all processors together; zeros if unknown."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
             ticks = [int(field) for field in file.readline().split()[1:9]]

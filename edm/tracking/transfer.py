@@ -1,4 +1,4 @@
-"""One pass that brings an MLflow store to what records say; ``edm.tracking.sync`` calls it under its lock."""
+"""One pass that updates an MLflow store from run records; ``edm.tracking.sync`` calls it under its lock."""
 
 import hashlib
 import math
@@ -14,20 +14,20 @@ from edm.files.writing import digest, sha256_file
 from edm.tracking import entries, views
 from edm.tracking.journal import RunRecord
 
-_ARTIFACTS_TAG = "edm.artifacts"  # digests of what was sent
-_ARTIFACTS_KEPT = 380  # of 13 characters each in a tag of 5000; older files are sent again with the next change
-_SYNCED_TAG = "edm.synced"  # digest of the record, once all of it has arrived
-# Answers that concern one run: it must not keep those after it from arriving.
+_ARTIFACTS_TAG = "edm.artifacts"  # digests of the files sent
+_ARTIFACTS_KEPT = 380  # of 13 characters each in a tag of 5000; older ones are sent again on the next change
+_SYNCED_TAG = "edm.synced"  # digest of the record, set once all of it has arrived
+# Errors that concern one run only; the sync continues with the next run.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 _PARENT_RUN_TAG = "mlflow.parentRunId"
 
 
 @dataclass
 class SyncReport:
-    """What a sync sent. A replaced run counts as created; ``artifacts_missing`` are gone or changed since recorded.
+    """Counts of what a sync sent. A replaced run counts as created.
 
-    ``runs`` are those that the journals tell of, ``runs_pending`` those of them that did not arrive; ``set_aside`` are
-    the lines of journals that could not be read, each with its file, number and fault.
+    runs: runs in the journals. runs_pending: those of them that did not arrive. artifacts_missing: files deleted or
+    changed since they were recorded. set_aside: journal lines that could not be read, with file, line number and fault.
     """
 
     runs: int = field(default=0, compare=False)
@@ -41,7 +41,7 @@ class SyncReport:
 
 
 class Transfer:
-    """Sends records to a store. Files go to ``artifact_root``, or where the store itself decides (None)."""
+    """Sends records to a store. artifact_root: folder for files; None lets the store decide."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Transfer:
         self.updated: set[str] = set()
 
     def run(self) -> list[str]:
-        """Sends what is new, once, and returns why single runs were refused.
+        """Sends everything new once. Returns one message per rejected run.
 
-        Raises MlflowException and OSError where the store fails altogether, and TimeoutError at the deadline.
+        Raises MlflowException or OSError if the store fails as a whole, and TimeoutError at the deadline.
         """
         try:
             return self._run()
@@ -80,7 +80,7 @@ class Transfer:
         refused = []
         for record in self.records:
             if time.monotonic() > self.deadline:
-                raise TimeoutError(f"time is up, {self.report.runs_pending} of {self.report.runs} runs are to come")
+                raise TimeoutError(f"time is up, {self.report.runs_pending} of {self.report.runs} runs are pending")
             try:
                 self._send(record)
             except MlflowException as error:
@@ -94,7 +94,7 @@ class Transfer:
         return refused
 
     def _ensure_experiments(self) -> dict[str, str]:
-        """The id of each experiment in the store; those that records name are created, or restored from the trash."""
+        """The id of each experiment in the store. Creates missing ones for the records, or restores deleted ones."""
         known = {experiment.name: experiment.experiment_id for experiment in _pages(self.client.search_experiments)}
         for name in dict.fromkeys(entries.experiment_name(record) for record in self.records):
             if name in known:
@@ -110,7 +110,7 @@ class Transfer:
         return known
 
     def _find_runs(self) -> dict[str, Any]:
-        """The run of each key in the store. Of several with one key (restored from the trash) the last stays."""
+        """The run of each key in the store. Of several runs with one key (restored from the trash) keeps the last."""
         runs: dict[str, Any] = {}
         condition = f"tags.`{entries.KEY_TAG}` != ''"
         found = _pages(self.client.search_runs, experiment_ids=[*self.experiments.values()], filter_string=condition)
@@ -122,7 +122,7 @@ class Transfer:
         return runs
 
     def _send(self, record: RunRecord) -> None:
-        """Sends what the store lacks of one record."""
+        """Sends the parts of one record that the store lacks."""
         run = self.runs.get(record.key)
         state = hashlib.sha256(repr(record).encode()).hexdigest()[:16]
         if run is not None and run.data.tags.get(_SYNCED_TAG) == state:
@@ -146,14 +146,14 @@ class Transfer:
             self._log(run, tags={_SYNCED_TAG: state})
 
     def _stored_points(self, run: Any) -> dict[tuple[str, int], float]:
-        """What the store holds of a run's metrics: (name, step) -> value."""
+        """The metrics of a run in the store: (name, step) -> value."""
         if run is None:
             return {}
         histories = [self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
         return {(point.key, point.step): point.value for history in histories for point in history}
 
     def _contradicts(self, run: Any, stored: dict, record: RunRecord, params: dict, points: dict) -> bool:
-        """Whether the stored run holds what the journal does not say and MLflow cannot change."""
+        """Whether the stored run contradicts the journal in entries that MLflow cannot change."""
         return (
             run.info.start_time != record.start
             or run.info.experiment_id != self.experiments[entries.experiment_name(record)]
@@ -183,12 +183,12 @@ class Transfer:
             [Metric(name, value, time, step) for (name, step), (value, time) in (points or {}).items()],
             [Param(name, value) for name, value in (params or {}).items()],
             [RunTag(name, value) for name, value in (tags or {}).items()],
-            synchronous=True,  # whatever the environment says: the mark of completeness must come last
+            synchronous=True,  # regardless of the environment: the completeness tag must come last
         )
         run.data.tags.update(tags or {})
 
     def _send_artifacts(self, run: Any, record: RunRecord) -> bool:
-        """Sends files that are new or changed; False where one is gone, or no longer what the journal recorded."""
+        """Sends new or changed files. Returns False if a file is missing or has changed since it was recorded."""
         sent = run.data.tags.get(_ARTIFACTS_TAG, "").split()
         complete = True
         for artifact in record.artifacts.values():
@@ -207,11 +207,11 @@ class Transfer:
         return complete
 
     def _set_state(self, run: Any, record: RunRecord) -> bool:
-        """Brings name, status and end to those of the record; True where that changed anything."""
+        """Sets name, status and end time to those of the record. Returns True if that changed anything."""
         name, info = entries.run_name(record), run.info
         if renamed := info.run_name != name:
             self.client.update_run(info.run_id, name=name)
-        if record.end is None and info.status != record.status:  # resumed after it had finished
+        if record.end is None and info.status != record.status:  # resumed after finishing
             self.client.update_run(info.run_id, status=record.status)
         elif record.end is not None and (info.status, info.end_time) != (record.status, record.end):
             self.client.set_terminated(info.run_id, record.status, record.end)
@@ -220,7 +220,7 @@ class Transfer:
         return True
 
     def _attach_children(self) -> None:
-        """Points children to their parents' present runs, also children whose journals are not part of this sync."""
+        """Links child runs to their parents' current runs, including children whose journals are not in this sync."""
         for key, run in self.runs.items():
             parent = self.runs.get(run.data.tags.get(entries.PARENT_KEY_TAG))
             if parent is not None and run.data.tags.get(_PARENT_RUN_TAG) != parent.info.run_id:
@@ -228,7 +228,7 @@ class Transfer:
                 self.updated.add(key)
 
     def _set_views(self) -> None:
-        """Tells MLflow's pages what to show of an experiment; a note that a person has written stays."""
+        """Sets the views of MLflow's pages for each experiment; keeps a note written by a user."""
         groups: dict[str, list[RunRecord]] = {}
         for record in self.records:
             groups.setdefault(entries.experiment_name(record), []).append(record)
@@ -250,7 +250,7 @@ def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
 
 
 def _unchanged(path: str, sha256: str) -> bool:
-    """Whether a regular file has that hash; nothing else is read: a pipe would never end."""
+    """Whether a regular file has that hash. Only regular files are read: a pipe would never end."""
     try:
         return os.path.isfile(path) and sha256_file(path) == sha256
     except OSError:

@@ -1,6 +1,6 @@
-"""What MLflow's pages show of an experiment at first sight: columns, order and charts, kept as tags of the experiment.
+"""Default views of an experiment in MLflow: columns, order and charts, stored as tags of the experiment.
 
-These are the tags that MLflow's own "Share" button writes; a version that does not know them ignores them.
+MLflow's own "Share" button writes the same tags; versions that do not know them ignore them.
 """
 
 import base64
@@ -14,14 +14,14 @@ from edm.tracking.journal import RunRecord
 
 _SHARED = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
-_OURS = re.compile(r"(\[[^]]*\]\(#/experiments/[^)]*\)( · )?)*")  # any other note is a person's
+_OURS = re.compile(r"(\[[^]]*\]\(#/experiments/[^)]*\)( · )?)*")  # any other note was written by a user
 
 
 def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[str, str]:
     """The tags of an experiment with these runs: its views, and a note with links to them.
 
-    "points" are the evaluations, best first, with the distance over NFE and over S_churn; "trainings" are the
-    configurations with their losses. Without evaluations or trainings there is no such view.
+    The view "points" shows the evaluations, best first, with charts of distance vs. NFE and distance vs. S_churn;
+    "trainings" shows the configurations with their losses. A view without runs is omitted.
     """
     kinds: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -40,20 +40,20 @@ def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[st
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="
     note = " · ".join(f"[{text}]({page}{view}&compareRunsMode={mode})" for text, view, mode in links)
     return {
-        "mlflow.experimentKind": "custom_model_development",  # else MLflow asks, and may guess an application of LLMs
+        "mlflow.experimentKind": "custom_model_development",  # else MLflow asks, and may guess an LLM application
         NOTE: note,
         **{_SHARED + name: _packed(view) for name, view in views.items()},
     }
 
 
 def may_change(tag: str, value: str | None) -> bool:
-    """Whether a tag with this value (None: without one) is ours to set: a note that a person wrote is not."""
+    """Whether ``sync`` may set a tag that has this value (None: no value): not if it is a note written by a user."""
     return tag != NOTE or value is None or _OURS.fullmatch(value) is not None
 
 
 def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
     numbers = _varied(records, ("num_steps", "S_churn", "S_noise", "rho", "alpha", "tolerance"))
-    columns = ["model", "grid", *(name for name in numbers if name != "S_noise")]  # as many as a page is wide
+    columns = ["model", "grid", *(name for name in numbers if name != "S_noise")]  # as many as fit on a page
     nfe, length = _axis("nfe", "METRIC"), _axis(distance, "METRIC")
     charts = [_chart("nfe", "SCATTER", f"{distance} over NFE", xaxis=nfe, yaxis=length)]
     for name in (name for name in numbers if name in ("S_churn", "rho", "alpha")):
@@ -81,7 +81,7 @@ def _trainings(records: list[RunRecord]) -> dict[str, Any]:
 
 
 def _varied(records: list[RunRecord], names: Iterable[str]) -> list[str]:
-    """Those of the params in which the records differ."""
+    """The params in which the records differ."""
     return [name for name in names if len({json.dumps(record.params.get(name)) for record in records}) > 1]
 
 
@@ -112,6 +112,6 @@ def _axis(key: str, kind: str) -> dict[str, str]:
 
 
 def _packed(view: dict[str, Any]) -> str:
-    """As MLflow's pages pack a view: deflated, in base64, short enough for a tag of 5000 characters."""
+    """A view in MLflow's encoding: deflated, in base64, short enough for a tag of 5000 characters."""
     text = json.dumps(view, separators=(",", ":"))
     return "deflate;" + base64.b64encode(zlib.compress(text.encode(), 9)).decode()

@@ -1,1 +1,1 @@
-"""Batches, the step, the loop, states and log, the loss per noise level."""
+"""Training: batches, the training step, the loop, training states and log, and the loss per noise level."""

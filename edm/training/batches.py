@@ -1,7 +1,7 @@
 """Training inputs as a function of the sample's number: order, flips, augmentation, noise level and noise.
 
-Sample k is the k-th image that training sees. All that is random about it is drawn from its own seed, so it does not
-depend on the number of processes, on gradient accumulation, or on whether the run was interrupted.
+Sample k is the k-th image that the training run sees. All its random numbers come from its own seed, so they do not
+depend on the number of processes, on gradient accumulation, or on interruptions.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from edm.data.archive import Dataset
 from edm.data.pixels import to_float
 from edm.design import draws as noise
 from edm.design.augmentation import augment
+from edm.design.losses import Loss
+from edm.models.compilation import Compiled
 
 _SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds never share a draw
 
@@ -30,14 +32,15 @@ class Batch:
 
 
 class Batches:
-    """The samples of one training run. The dataset lies on the device where it fits, else in host memory.
+    """The samples of one training run. The dataset is kept on the device if it fits there, else in host memory.
 
-    compiled: keyword arguments of ``torch.compile`` for what turns pixels and seeds into inputs; None leaves it alone.
+    compiled: keyword arguments of ``torch.compile`` for the function that turns pixels and seeds into inputs; None does
+        not compile it.
     """
 
     def __init__(
-        self, dataset: Dataset, config: TrainingConfig, loss, device: torch.device,
-        compiled: dict[str, str] | None = None,
+        self, dataset: Dataset, config: TrainingConfig, loss: Loss, device: torch.device,
+        compiled: Compiled | None = None,
     ):  # fmt: skip
         self.config, self.loss, self.device = config, loss, device
         self._inputs = self._drawn if compiled is None else torch.compile(self._drawn, **compiled)
@@ -58,7 +61,7 @@ class Batches:
     def _on_device(self, part: Tensor) -> Tensor:
         if part.device == self.device:
             return part
-        return part.pin_memory().to(self.device, non_blocking=True)  # else the host waits for all work before it
+        return part.pin_memory().to(self.device, non_blocking=True)  # unpinned, the copy would block
 
     def _drawn(self, pixels: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """From pixels uint8 [B, C, H, W]: images, augment_labels, the quantiles of σ, noise."""
@@ -73,7 +76,7 @@ class Batches:
         return images, augment_labels, noise.uniform(seeds, 0, 1, noise.SIGMA)[:, 0], draws
 
     def _rows(self, first: int, count: int) -> Tensor:
-        """Dataset rows of consecutive samples, beside the images: every epoch is a fresh permutation of all."""
+        """Dataset rows of consecutive samples, on the device of the images. Every epoch is a new permutation."""
         total, rows = len(self.images), []
         while count > 0:
             epoch, place = divmod(first, total)

@@ -1,4 +1,7 @@
-"""Which training a folder is of: a finished one is not begun again, and no other one takes its place unasked."""
+"""Records which training run a folder belongs to.
+
+A finished run is not repeated, and another run does not overwrite it unless the user asks for that.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +20,9 @@ FINAL = ("model.safetensors", "levels.json")
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The folder ``out`` of a training, and the folder ``final`` of its ``FINAL`` files.
+    """The folder ``out`` of a training run, and the folder ``final`` of its ``FINAL`` files.
 
-    made_from: of :func:`edm.training.loop.train`.
+    made_from: as in :func:`edm.training.loop.train`.
     """
 
     out: Path
@@ -29,35 +32,35 @@ class TrainingFolder:
     made_from: str = ""
 
     def note(self, finished: bool) -> None:
-        """Writes whose folder this is, and whether that training is finished."""
+        """Records which training run this folder belongs to, and whether that run is finished."""
         write_json(self.out / RECORD, {"format": FORMAT, **self._own(), "finished": finished})
 
     def is_finished(self) -> bool:
-        """Whether this very training is finished, and its files are present."""
+        """Whether exactly this training run is finished and its files exist."""
         found = self._found()
         if found is None or not found["finished"] or self._differences(found):
             return False
         return all((self.final / name).exists() for name in FINAL) and self._is_own(self.final / FINAL[0])
 
     def require_own(self) -> None:
-        """Raises UserError where the folder holds a training that would be lost: another one, or a finished one."""
+        """Raises UserError if training here would destroy another training run, or a finished one."""
         found, model = self._found(), self.final / FINAL[0]
         if found is not None:
             differing = self._differences(found)
-            if not found["finished"]:  # what does not change the weights so far may change; state.py sees to the code
+            if not found["finished"]:  # fields without effect on the weights may change; state.py checks made_from
                 differing = [name for name in differing if name not in (*IRRELEVANT, "made_from")]
             what = f"with another {', '.join(differing)}" if differing else f"whose files are not in {self.final}"
             if found["finished"] or differing:
                 stage = "a finished" if found["finished"] else "an interrupted"
-                raise UserError(f"{self.out}: holds {stage} training {what}; {_ADVICE}")
+                raise UserError(f"{self.out}: holds {stage} training run {what}; {_ADVICE}")
         if model.exists() and not (found and self._is_own(model)):
-            raise UserError(f"{model}: no training in {self.out} made it; {_ADVICE}")
+            raise UserError(f"{model}: no training run in {self.out} made it; {_ADVICE}")
 
     def _own(self) -> dict[str, Any]:
         return {"config": self.config.to_dict(), "dataset": self.dataset.sha256, "made_from": self.made_from}
 
     def _found(self) -> dict[str, Any] | None:
-        """The record in the folder; None where it has none, or no whole one."""
+        """The record in the folder; None if it is missing or incomplete."""
         try:
             found = read_json(self.out / RECORD)
             return found if found["format"] == FORMAT and found.keys() >= {*self._own(), "finished"} else None
@@ -70,7 +73,7 @@ class TrainingFolder:
         return fields + [name for name in ("dataset", "made_from") if found[name] != own[name]]
 
     def _is_own(self, model: Path) -> bool:
-        """Whether a checkpoint is the end of this training, by its header."""
+        """Whether a checkpoint is the result of this training run, according to its header."""
         try:
             header = checkpoint.describe(model)
         except UserError:
@@ -80,4 +83,4 @@ class TrainingFolder:
         return found == (self.config.to_dict(), self.dataset.sha256, self.config.steps * self.config.batch_size)
 
 
-_ADVICE = "choose another --out, or train over it with --overwrite"
+_ADVICE = "choose another --out, or replace it with --overwrite"

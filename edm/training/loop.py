@@ -1,4 +1,4 @@
-"""Training: one loop for a CPU, a GPU and many."""
+"""The training loop, for a CPU, one GPU and several GPUs."""
 
 import copy
 import math
@@ -18,6 +18,7 @@ from edm.errors import Preempted, UserError
 from edm.files.background import Background
 from edm.files.writing import remove_temporaries, write_json
 from edm.models import checkpoint
+from edm.models.compilation import Compiled
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
@@ -27,7 +28,7 @@ from edm.training.overflows import Overflows
 from edm.training.state import TrainingLog, TrainingState
 from edm.training.step import TrainingStep, learning_rate_at
 
-TICKS, TICK_IMAGES = 100, 100_000  # a look at loss and clock a hundred times in a run, and every 100,000 images
+TICKS, TICK_IMAGES = 100, 100_000  # a log row a hundred times per run, and at least every 100,000 images
 FILES = ("log.jsonl", "snapshots/*.safetensors", "state-?.safetensors")
 
 
@@ -41,22 +42,23 @@ def train(
     run: Run | None = None,
     notice: Notice | None = None,
     state_every: float = 300.0,
-    compiled: dict[str, str] | None = None,
+    compiled: Compiled | None = None,
     about: dict[str, Any] | None = None,
     made_from: str = "",
 ) -> Denoiser:
-    """Trains a configuration on a dataset and returns the averaged (EMA) denoiser; in ``out`` it leaves
+    """Trains a configuration on a dataset and returns the averaged (EMA) denoiser.
 
-    model.safetensors, levels.json (loss per noise level before and after, and over training), log.jsonl, snapshots/
-    where asked, and, until it is done, its last two states, state-0.safetensors and state-1.safetensors. An interrupted
-    run of the same configuration continues from the newer one to the same weights, log and snapshots, to the bit.
+    Writes to ``out``: model.safetensors, levels.json (loss per noise level before and after training, and the loss
+    curve), log.jsonl, snapshots/ if configured, and, until training ends, its last two states, state-0.safetensors and
+    state-1.safetensors. An interrupted run of the same configuration resumes from the newer state; its weights,
+    log and snapshots are bit-identical to those of an uninterrupted run.
 
-    final: folder for the first two of these, in place of ``out``.
-    run: told what is logged, and finished at the end. notice: asks for an early stop. state_every: seconds between two
-    states. compiled: of :class:`TrainingStep`. about: entries for the header of the checkpoint.
-    made_from: names the code and the steps before this one; a state made from others is moved aside, not continued.
-    Raises Preempted where ``notice`` asked for it, after the state was saved; UserError where the dataset does not fit
-    the configuration or the loss stops being finite, and the last good state is kept then.
+    final: folder for model.safetensors and levels.json, instead of ``out``.
+    run: receives the logged metrics; finished at the end. notice: requests an early stop. state_every: seconds between
+    two states. compiled: as in :class:`TrainingStep`. about: entries for the header of the checkpoint.
+    made_from: identifies the code and the preceding steps; a state with another value is moved aside, not resumed.
+    Raises Preempted if ``notice`` requests a stop, after saving the state; UserError if the dataset does not fit the
+    configuration, or if the loss stops being finite (the last good state is then kept).
     """
     check(config, dataset, world)
     set_float32(config.precision)
@@ -66,7 +68,7 @@ def train(
     step = TrainingStep(config, dataset, world, compiled)
     if world.is_first:
         for path in (*(final / name for name in FINAL), *(out / name for name in FILES)):
-            remove_temporaries(path)  # of a process killed while it wrote
+            remove_temporaries(path)  # left by a process killed while writing
     with Background() as background:
         state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background,
                               made_from)  # fmt: skip
@@ -76,16 +78,16 @@ def train(
         if world.is_first:
             folder.note(finished=False)
         if images == 0 and world.is_first:
-            shutil.rmtree(out / "snapshots", ignore_errors=True)  # of an earlier run: not ours to be chosen from
+            shutil.rmtree(out / "snapshots", ignore_errors=True)  # snapshots of an earlier run
 
-        def measure() -> dict:
+        def measure() -> levels.Levels:
             batch = config.microbatch or 512
             return levels.error_per_level(step.ema, dataset, config.conditional, config.level_samples, world, batch)
 
-        state.before = measure() if state.before is None else state.before
+        before = state.before = measure() if state.before is None else state.before
 
         def keep() -> None:
-            """Saves the state, after the log and the journal: continued from it, they lack no row."""
+            """Saves the state after the log and the journal, so that a resumed run finds all rows up to its state."""
             log.sync()
             if run is not None:
                 run.sync()
@@ -96,7 +98,7 @@ def train(
         tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
         started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
         tick_time, tick_images = time.monotonic(), images
-        sums = state.sums  # since the last row of the log
+        sums = state.sums  # since the last log row
         parameters = sum(parameter.numel() for parameter in step.net.parameters())
         overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
         bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
@@ -136,11 +138,11 @@ def train(
                 bar.set_postfix_str(f"loss {mean:.4g}")
             if images in snapshots and world.is_first:
                 snapshot = out / "snapshots" / f"{images:012d}.safetensors"
-                if not snapshot.exists():  # else it was written before an interruption
+                if not snapshot.exists():  # else written before an interruption
                     taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": images}
                     background.do(partial(checkpoint.save, snapshot, taken, config, told))
             pause = pauses.after_step(state.cost) if images < total else None
-            if pause:  # last in a step: the state lacks nothing of it
+            if pause:  # last in a step, so that the state includes the whole step
                 keep()
             if pause == "stop":
                 bar.close()
@@ -149,37 +151,37 @@ def train(
                 raise Preempted(_stopped(notice, images, state.images) if world.is_first else "")
         bar.close()
 
-        keep()  # whatever fails from here on costs no training
+        keep()  # a failure after this line loses no training
         background.wait()
         notice.release()
         if world.is_first:
             checkpoint.save(final / "model.safetensors", step.ema, config, {**about, "images": images})
         after = measure()
         if world.is_first:
-            for name, level in (("before", state.before), ("after", after)):
+            for name, level in (("before", before), ("after", after)):
                 if run is not None:
                     run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
-            write_json(final / "levels.json", {"before": state.before, "after": after, "training": log.curve("loss")})
+            write_json(final / "levels.json", {"before": before, "after": after, "training": log.curve("loss")})
             if run is not None:
                 run.artifact(final / "levels.json")
                 run.finish()
         world.wait()
-        notice.hold()  # it is done: a stop would be an error now
+        notice.hold()  # training is complete: stopping now would report a false interruption
         if world.is_first:
             folder.note(finished=True)
-            state.remove()  # last: a process killed before continues from it
+            state.remove()  # last: a process killed earlier resumes from it
         return step.ema
 
 
 def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:
-    """Raises UserError where a dataset does not fit a configuration, or the processes cannot share its minibatch."""
+    """Raises UserError if a dataset does not fit a configuration, or if a batch has fewer images than processes."""
     dataset.require(*config.dataset_size)
     if config.batch_size < world.size:
         raise UserError(f"batch_size {config.batch_size} is too small for {world.size} processes; start fewer")
 
 
 def _stopped(notice: Notice, images: int, saved: int) -> str:
-    """What a person reads of an early stop."""
+    """The message about an early stop."""
     kept = "the state is saved" if saved == images else f"only the state of {saved:,} images is kept"
     reason = notice.reason or "another process was asked to"
     return f"{reason}, after {images:,} images; {kept}, the same command continues"

@@ -1,4 +1,4 @@
-"""Gradients that are too large for half precision: said when they begin to matter, an end to what cannot learn."""
+"""Gradient overflows in half precision: a warning when they are frequent, an error when training cannot succeed."""
 
 import sys
 from pathlib import Path
@@ -6,20 +6,21 @@ from pathlib import Path
 from edm.config import TrainingConfig
 from edm.errors import UserError
 
-#: Overflows are worth a line on stderr from this share of the steps between two rows of the log on, and from ``FEWEST``
-#: on. A loss scale that fits causes one in some thousand steps.
+#: A warning is printed when at least this share of the steps between two log rows overflow, and at least ``FEWEST``
+#: steps overflowed in total. With a suitable loss scale, one step in a few thousand overflows.
 MATTERS, FEWEST = 0.1, 10
-#: So many steps in a row end a training, or all steps of a shorter one (``FEWEST`` at least), if each overflowed and at
-#: least half of all gradient entries were not finite. They are replaced, so that Adam works with made-up numbers for
-#: most weights; and a constant loss scale will not mend that. With fewer entries replaced, the other weights do learn.
+#: This many steps in a row end a training run, or all steps of a shorter run (at least ``FEWEST``), if each overflowed
+#: and at least half of all gradient entries were not finite. Those entries are replaced, so Adam updates most weights
+#: with arbitrary numbers, and a constant loss scale does not correct that. With fewer entries replaced, the other
+#: weights learn.
 HOPELESS = 500
 
 
 class Overflows:
-    """Watches the steps of a training whose gradients overflow, a row of the log at a time.
+    """Counts the training steps whose gradients overflow, once per log row.
 
-    parameters: how many the network has. in_a_row: hopeless steps up to now (states keep it). active: whether this
-    process is to say something.
+    parameters: number of parameters of the network. in_a_row: consecutive hopeless steps so far (stored in the training
+    state). active: whether this process prints the warning.
     """
 
     def __init__(self, out: Path, config: TrainingConfig, parameters: int, in_a_row: int, active: bool):
@@ -28,10 +29,9 @@ class Overflows:
         self._seen = 0
 
     def look(self, overflows: int, entries: int, steps: int, images: int) -> None:
-        """After ``images``: of the last ``steps`` steps, ``overflows`` had entries that were not finite, in all
-        ``entries``.
+        """Checks the last ``steps`` steps: ``overflows`` had non-finite gradient entries, ``entries`` in total.
 
-        Raises UserError where the training cannot learn (``HOPELESS``).
+        images: number of training images seen so far. Raises UserError if training cannot succeed (``HOPELESS``).
         """
         hopeless = overflows >= steps and entries >= steps * self.parameters / 2
         self.in_a_row = self.in_a_row + steps if hopeless else 0
@@ -43,9 +43,9 @@ class Overflows:
                 f"{self.in_a_row:,} steps, up to {images:,} images: nothing is learned; {advice}"
             )
         if self.active and self._seen >= FEWEST and overflows >= MATTERS * steps:
-            self.active = False  # once is enough: log.jsonl has every row
+            self.active = False  # warn once; log.jsonl has every row
             print(
                 f"warning: {self.out}: gradients overflowed in {self.config.precision} in {overflows} of the last "
-                f"{steps} steps, up to {images:,} images, and were replaced; if that goes on, {advice}",
+                f"{steps} steps, up to {images:,} images, and were replaced; if that continues, {advice}",
                 file=sys.stderr,
             )

@@ -1,4 +1,4 @@
-"""What lets an interrupted training go on as if nothing had happened: its states and its log."""
+"""Training states and the training log, from which an interrupted run resumes with bit-identical results."""
 
 import json
 import math
@@ -18,20 +18,22 @@ from edm.errors import UserError
 from edm.files.background import Background
 from edm.files.writing import digest, write_text
 from edm.models import checkpoint
+from edm.models.denoiser import Denoiser
+from edm.training.loss_levels import Levels
 
 STATE_FORMAT = "edm-training-state/2"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
-#: Fields that leave the weights after n images as they are: a state may be continued with others.
+#: Fields without effect on the weights after n images: a run may resume with other values.
 IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
 _HEADER = {"identity", "images", "seconds", "before", "overflowing", "checksum"}
-SLOW_DISK = 50e6  # bytes per second; how long saving takes is estimated with it until it is measured
+SLOW_DISK = 50e6  # bytes per second; estimates the time to save until it is measured
 
 
 class TrainingLog:
-    """log.jsonl: a row per tick. A resumed run drops the rows beyond its state, so that none is there twice.
+    """log.jsonl: one row per tick. A resumed run drops the rows after its state, so that no row is repeated.
 
-    Rows that cannot be written (full disk) are kept in memory and go out as soon as they can; a training does not
-    fail for its log.
+    Rows that cannot be written (full disk) are kept in memory and written as soon as possible; a failing log does not
+    stop training.
     """
 
     def __init__(self, path: Path, images: int, active: bool):
@@ -50,12 +52,12 @@ class TrainingLog:
             self._flush(sync=False)
 
     def sync(self) -> None:
-        """Forces all rows to the disk: a state must not outlive the rows before it."""
+        """Forces all rows to disk: a saved state must not be newer than the log on disk."""
         if self.active:
             self._flush(sync=True)
 
     def curve(self, name: str) -> dict[str, list[float]]:
-        """A quantity over the images seen, as far as the rows are on the disk."""
+        """A quantity vs. images seen, from the rows on disk."""
         rows = [json.loads(row) for row in self.path.read_text(encoding="utf-8").splitlines()]
         return {"images": [row["images"] for row in rows], name: [row[name] for row in rows]}
 
@@ -63,7 +65,7 @@ class TrainingLog:
         try:
             with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
                 file.seek(self._size)
-                file.truncate()  # what a full disk cut off in mid-row
+                file.truncate()  # remove a row that a full disk cut short
                 file.write(self._pending)
                 file.flush()
                 if sync:
@@ -78,45 +80,47 @@ class TrainingLog:
 
 def _images_of(row: str) -> float:
     try:
-        return json.loads(row)["images"]
+        images: float = json.loads(row)["images"]
+        return images
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line torn by a kill
 
 
 class TrainingState:
-    """What an interrupted run needs to go on: weights, their average, Adam's moments, sums of the log, counters.
+    """The state from which a run resumes: weights, their average, Adam's moments, sums of the log, counters.
 
-    The last two states are kept, in state-0.safetensors and state-1.safetensors by turns, so that there is a whole
-    one while the other is written and even if the newer is damaged later. Which one is newer is told by the images
-    that it has seen, never by a clock. A checksum covers all that a state says.
+    The last two states are kept, in state-0.safetensors and state-1.safetensors alternately, so that one is complete
+    while the other is written, and even if the newer one is damaged later. The number of images seen decides which
+    state is newer, never a clock. A checksum covers the whole content of a state.
 
-    ``restore`` and ``save`` are called by all processes of a run; the first one chooses, and writes.
+    All processes of a run call ``restore`` and ``save``; rank 0 chooses the state, and writes it.
     """
 
     def __init__(
-        self, out: Path, config: TrainingConfig, dataset: Dataset, net, ema, optimizer, world: World,
-        background: Background, made_from: str = "",
+        self, out: Path, config: TrainingConfig, dataset: Dataset, net: Denoiser, ema: Denoiser,
+        optimizer: torch.optim.Optimizer, world: World, background: Background, made_from: str = "",
     ):  # fmt: skip
-        """made_from: of :func:`edm.training.loop.train`."""
+        """made_from: as in :func:`edm.training.loop.train`."""
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
         self.background = background
         self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
         fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
-        self.images, self.seconds, self.before = 0, 0.0, None
-        self.overflowing = 0  # steps in a row, of :class:`edm.training.overflows.Overflows`
-        #: This process's sums since the last row of the log, as :class:`edm.training.step.TrainingStep` adds them up.
+        self.images, self.seconds = 0, 0.0
+        self.before: Levels | None = None
+        self.overflowing = 0  # consecutive steps, see :class:`edm.training.overflows.Overflows`
+        #: This process's sums since the last log row, accumulated by :class:`edm.training.step.TrainingStep`.
         self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
-        self._next = 0  # the slot to write: that of the older state
+        self._next = 0  # the slot to write: the one with the older state
         size = sum(tensor.nbytes for tensor in net.parameters())
-        self.cost = 4 * size / SLOW_DISK  # seconds that saving takes: a guess, then the longest time so far
+        self.cost = 4 * size / SLOW_DISK  # seconds to save: an estimate, then the longest time so far
         self._longest = 0.0
 
     def restore(self) -> int:
-        """Loads the newest whole state of this very configuration and dataset; returns the images it has seen.
+        """Loads the newest complete state of exactly this configuration and dataset; returns its number of images seen.
 
-        Without one the training starts from the beginning. Other files in its place, and damaged ones, are moved
-        aside and named on stderr: training starts again rather than not at all.
+        Without such a state, training starts from the beginning. States of other runs and damaged states are moved
+        aside and reported on stderr; they do not stop training.
         """
         slot = -1
         if self.world.is_first:
@@ -129,18 +133,18 @@ class TrainingState:
             try:
                 tensors, header = self._read(path)
             except UserError as error:
-                text = f"{path} {error}, as process {self.world.rank} sees it: all processes need the same folder"
+                text = f"{path} {error} on process {self.world.rank}: all processes need the same folder"
                 raise UserError(text) from None
-        sums = tensors.pop("sums")  # a row per process
+        sums = tensors.pop("sums")  # one row per process
         if len(sums) == self.world.size:
             self.sums.copy_(sums[self.world.rank])
-        elif self.world.is_first:  # other processes than then: the log adds up all the same
+        elif self.world.is_first:  # the number of processes changed; the total of the log stays right
             self.sums.copy_(sums.sum(0))
         for prefix, module in (("net.", self.net), ("ema.", self.ema)):
             part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             checkpoint.load_weights(module, part, path)
         for index, parameter in enumerate(self.net.parameters()):
-            # In the parameter's own memory format: fused Adam walks both side by side.
+            # In the parameter's memory format: fused Adam reads both with the same strides.
             moments = {k: torch.empty_like(parameter).copy_(tensors[f"adam.{index}.{k}"]) for k in MOMENTS}
             step = tensors[f"adam.{index}.step"].to(parameter.device)
             self.optimizer.state[parameter] = {"step": step, **moments}
@@ -149,10 +153,10 @@ class TrainingState:
         return self.images
 
     def save(self, images: int, seconds: float) -> None:
-        """Takes the state and has it written over the older one in the background.
+        """Copies the state and writes it over the older one in the background.
 
-        Where it cannot be written (full disk), a warning says so on stderr. Raises UserError, leaving both, where a
-        weight is no longer finite, and what a snapshot raised that is still being written: no state is without it.
+        If writing fails (full disk), prints a warning on stderr. Raises UserError, keeping both states, if a weight is
+        no longer finite; reraises the error of a snapshot still being written, so no state is saved without it.
         """
         sums = self.sums.new_zeros(self.world.size, len(self.sums))
         sums[self.world.rank] = self.sums
@@ -173,7 +177,7 @@ class TrainingState:
             )
         host = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                 for name, tensor in (tensors | {"sums": sums}).items()}  # fmt: skip
-        header = {"format": STATE_FORMAT, "identity": self.identity, "made_from": self.made_from}
+        header: dict[str, Any] = {"format": STATE_FORMAT, "identity": self.identity, "made_from": self.made_from}
         header |= {"images": images, "seconds": seconds, "before": self.before, "overflowing": self.overflowing}
         self.background.do(lambda: self._write(host, header, begun))
 
@@ -182,7 +186,7 @@ class TrainingState:
         try:
             checkpoint.save_tensors(self.paths[self._next], host, header)
         except UserError as error:
-            print(f"warning: {error}; the state of {self.images:,} images is kept, going on", file=sys.stderr)
+            print(f"warning: {error}; the state of {self.images:,} images is kept, continuing", file=sys.stderr)
             return
         self.images, self._next = header["images"], 1 - self._next
         self.cost = self._longest = max(self._longest, time.monotonic() - begun)
@@ -192,7 +196,7 @@ class TrainingState:
             path.unlink(missing_ok=True)
 
     def _choose(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
-        """Slot and content of the state to continue from; slot −1 where there is none."""
+        """Slot and content of the state to resume from; slot −1 if none is usable."""
         found, problems = [], []
         for slot, path in enumerate(self.paths):
             if path.exists():
@@ -200,7 +204,7 @@ class TrainingState:
                     found.append((self._header(path)["images"], slot))
                 except UserError as error:
                     problems.append(self._set_aside(path, error))
-        chosen = (-1, {}, {})
+        chosen: tuple[int, dict[str, Tensor], dict[str, Any]] = (-1, {}, {})
         for _, slot in sorted(found, reverse=True):
             try:
                 chosen = (slot, *self._read(self.paths[slot]))
@@ -214,13 +218,13 @@ class TrainingState:
         return chosen
 
     def _header(self, path: Path) -> dict[str, Any]:
-        """What a state says of itself. Raises UserError with the reason why it is not one of this training."""
+        """The header of a state. Raises UserError with the reason if it does not belong to this training run."""
         try:
             header = checkpoint.read_header(path, STATE_FORMAT)
         except UserError:
-            raise UserError("is not a whole training state") from None
+            raise UserError("is not a complete training state") from None
         if not header.keys() >= _HEADER or not isinstance(header["images"], int):
-            raise UserError("is not a whole training state")
+            raise UserError("is not a complete training state")
         if header["identity"] != self.identity:
             raise UserError("belongs to another configuration or dataset")
         if header.get("made_from") != self.made_from:
@@ -228,12 +232,12 @@ class TrainingState:
         return header
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and header of a state. Raises UserError with the reason why it cannot be continued from."""
+        """Tensors and header of a state. Raises UserError with the reason if training cannot resume from it."""
         header = self._header(path)
         try:
             tensors, _ = checkpoint.load_tensors(path, STATE_FORMAT)
         except UserError:
-            raise UserError("is not a whole training state") from None
+            raise UserError("is not a complete training state") from None
         if header.pop("checksum") != checkpoint.checksum(tensors, header):
             raise UserError("is damaged (its checksum differs)")
         return tensors, header

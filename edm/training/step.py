@@ -3,6 +3,7 @@
 import copy
 import inspect
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +14,30 @@ from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.design.losses import weighted_error
 from edm.models import checkpoint
+from edm.models.compilation import Compiled
+from edm.models.denoiser import Denoiser
 from edm.training.batches import Batches
 
-#: Of DistributedDataParallel: whether buffers are sent round in each step. Ours never change.
+#: The option of DistributedDataParallel that broadcasts buffers in each step. These networks have constant buffers.
 CONSTANT_BUFFERS = "forward_sync_buffers"
 if CONSTANT_BUFFERS not in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters:
     CONSTANT_BUFFERS = "broadcast_buffers"  # before torch 2.15
-_ALIGNED = 64  # elements: where the gradient of a parameter begins, so that kernels may read 16 bytes at once
+_ALIGNED = 64  # elements: gradients start at multiples of this, so that kernels can read 16 bytes at once
 
 
 class TrainingStep:
-    """A network (``net``), its moving average (``ema``), its ``optimizer``; each call takes them a minibatch further.
+    """A network (``net``), its moving average (``ema``) and its ``optimizer``; each call trains on one minibatch.
 
-    compiled: keyword arguments of ``torch.compile`` for the drawing of inputs, the network and the loss; None leaves
-    them as they are.
+    compiled: keyword arguments of ``torch.compile`` for the drawing of inputs, the network and the loss; None does
+    not compile.
     """
 
     def __init__(
-        self, config: TrainingConfig, dataset: Dataset, world: World = ALONE, compiled: dict[str, str] | None = None
+        self, config: TrainingConfig, dataset: Dataset, world: World = ALONE, compiled: Compiled | None = None
     ):
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
-        self.net = checkpoint.build(config).to(world.device, memory_format=torch.channels_last).train()
+        self.net = checkpoint.build(config).to(world.device).to(memory_format=torch.channels_last).train()
         self.net.precision = config.precision
         self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
@@ -43,17 +46,18 @@ class TrainingStep:
         self.loss = checkpoint.loss_of(config)
         self._batches = Batches(dataset, config, self.loss, world.device, compiled)
         self._error = weighted_error if compiled is None else torch.compile(weighted_error, **compiled)
-        self._model = self.net
+        self._model: Denoiser | nn.parallel.DistributedDataParallel = self.net
         if world.size > 1:
-            self._model = nn.parallel.DistributedDataParallel(self.net, **{CONSTANT_BUFFERS: False})
+            constant: dict[str, Any] = {CONSTANT_BUFFERS: False}
+            self._model = nn.parallel.DistributedDataParallel(self.net, **constant)
         self._first, self._share = _share(config.batch_size, world)
         self._micro = min(config.microbatch or self._share, self._share)
 
     def __call__(self, images: int, sums: Tensor) -> None:
-        """The minibatch that begins with sample ``images``, this process's share of it in rounds of ``microbatch``.
+        """Trains on this process's share of the minibatch that starts at sample ``images``, ``microbatch`` at a time.
 
-        Adds to ``sums`` (float64 [4], on the device, which nobody waits for): the loss summed over pixels, images,
-        gradient entries that were not finite, and 1 where there were any.
+        Adds to ``sums`` (float64 [4], on the device, without synchronising): the loss summed over pixels, the number of
+        images, the number of non-finite gradient entries, and 1 if that number is above 0.
         """
         config, world = self.config, self.world
         if config.dropout > 0:
@@ -63,29 +67,31 @@ class TrainingStep:
             count = min(self._micro, self._share - start)
             batch = self._batches.draw(first + start, count)
             last = start + count == self._share
-            with nullcontext() if last or world.size == 1 else self._model.no_sync():
+            with nullcontext() if last or isinstance(self._model, Denoiser) else self._model.no_sync():
                 pixels = self._error(self._model, self.loss, batch.images, batch.sigma, batch.noise, batch.labels,
                                      batch.augment_labels)  # fmt: skip
                 # Summed over pixels, averaged over the whole minibatch; DDP divides by the number of processes.
-                (pixels.sum() * (config.loss_scale * world.size / config.batch_size)).backward()
+                summed = pixels.sum() * (config.loss_scale * world.size / config.batch_size)
+                summed.backward()  # type: ignore[no-untyped-call]  # torch has no types
             sums[0] += pixels.detach().sum(dtype=torch.float64)
             sums[1] += count
         replaced = clean(self._gradients, config)
-        if replaced is not None and world.is_first:  # DDP gave every process the same gradients
+        if replaced is not None and world.is_first:  # under DDP every process has the same gradients
             sums[2] += replaced
             sums[3] += replaced > 0
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(config, images)
         self.optimizer.step()
         self._gradients.zero_()
-        get_ema_multi_avg_fn(ema_decay_at(config, images))(self._averages, self._parameters, None)
+        average = get_ema_multi_avg_fn(ema_decay_at(config, images))  # type: ignore[no-untyped-call]  # torch has no types
+        average(self._averages, self._parameters, None)
 
 
 def one_vector_of_gradients(parameters: list[nn.Parameter]) -> Tensor:
-    """Gives every parameter a gradient of zeros, and returns the vector that all of them are views of.
+    """Gives every parameter a zero gradient that is a view of one vector, and returns that vector.
 
-    What is done to every gradient is then one operation, not one per parameter. Each view has the memory layout of its
-    parameter; gaps between them stay zero.
+    An operation on all gradients is then one kernel, not one per parameter. Each view has the memory layout of its
+    parameter; the gaps between views stay zero.
     """
     starts, size = [], 0
     for parameter in parameters:
@@ -100,8 +106,8 @@ def one_vector_of_gradients(parameters: list[nn.Parameter]) -> Tensor:
 def clean(gradients: Tensor, config: TrainingConfig) -> Tensor | None:
     """Undoes the loss scale, replaces NaN by 0 and ±inf by ±1e5, and clips, all in place.
 
-    Returns how many entries it replaced, a tensor; None in full precision, where a non-finite gradient is an error,
-    which the loss will show.
+    Returns the number of replaced entries, a tensor; None in full precision, where a non-finite gradient is an error
+    that shows in the loss.
     """
     replaced = None
     if config.loss_scale != 1.0:
@@ -116,9 +122,9 @@ def clean(gradients: Tensor, config: TrainingConfig) -> Tensor | None:
 
 
 def learning_rate_at(config: TrainingConfig, images: int) -> float:
-    """Of the step that follows ``images``: ramped linearly over ``lr_rampup`` Mimg, then constant (Table 7).
+    """The learning rate of the step after ``images``: a linear ramp over ``lr_rampup`` Mimg, then constant (Table 7).
 
-    0 in the first step of a ramp, as in the authors' code: Adam's moments begin, the weights stay.
+    It is 0 in the first step of a ramp, as in the authors' code: Adam's moments are updated, the weights are not.
     """
     ramp = config.lr_rampup * 1e6
     return config.learning_rate * min(images / ramp, 1.0) if ramp else config.learning_rate
@@ -133,11 +139,11 @@ def ema_decay_at(config: TrainingConfig, images: int) -> float:
 
 
 def _share(batch_size: int, world: World) -> tuple[int, int]:
-    """This process's part of every minibatch: its first sample and how many. Shares differ by one image at most."""
+    """(first sample, number of samples) of this process in every minibatch. Shares differ by at most one image."""
     first, last = (batch_size * (world.rank + more) // world.size for more in (0, 1))
     return first, last - first
 
 
 def _step_seed(seed: int, images: int, rank: int) -> int:
-    """The seed of a step's dropout: resuming needs no generator state."""
+    """The seed of a step's dropout, so that resuming needs no generator state."""
     return (seed * 1_000_003 + images * 4099 + rank) % 2**63

@@ -1,4 +1,4 @@
-"""Defaults and constants decide results, too, and no specification holds them: each is pinned to its rules' code numbers.
+"""Defaults and constants decide results, too, and no specification holds them: each is pinned to code numbers.
 
 defaults.json keeps them as they were with the code numbers beside them. After a change: raise the numbers named by
 the test, then run ``python tests/chain/test_defaults.py``, which writes the file anew and refuses where one is not
@@ -135,8 +135,8 @@ def test_no_default_changes_without_a_raised_code():
         ("edm.config.AUGMENT_DIM", "train"),
         ("edm.design.augmentation.SCALE_STD", "train"),
         ("edm.design.augmentation.SHIFT_STD", "analyse"),
-        ("edm.design.losses.EDM.P_mean", "train"),
-        ("edm.design.losses.VE.sigma_min", "train"),
+        ("edm.design.losses.EDMLoss.P_mean", "train"),
+        ("edm.design.losses.VELoss.sigma_min", "train"),
         ("edm.design.timesteps.DEFAULT_RANGE", "evaluate"),
         ("edm.sampling.rk45._SAFETY", "evaluate"),
         ("edm.sampling.originals.VE_SNR", "search"),

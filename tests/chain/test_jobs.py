@@ -285,7 +285,7 @@ def test_a_target_that_nothing_makes_is_named_in_one_line(chain, name):
     with pytest.raises(edm.UserError) as caught:
         chain.targets(name)
     text = str(caught.value)
-    assert text.startswith(f"{name}: nothing makes that; name one of digits, ") and "\n" not in text
+    assert text.startswith(f"{name}: no job makes it; choose one of digits, ") and "\n" not in text
     assert "paper" in text and "cifar10-cond" in text and text.count("digits-full") == 1
 
 

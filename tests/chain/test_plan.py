@@ -18,7 +18,7 @@ from edm.chain.paths import table_files
 from edm.chain.plan import RK45_NFE, as_text, make_plan
 from edm.chain.provenance import adopt
 from edm.chain.throughput import Measurement, network_digest, record
-from edm.design.preconditioning import EDM
+from edm.design.preconditioning import EDMPreconditioning
 from edm.evaluation.search import SearchHistory, search
 from edm.files.writing import write_json
 from edm.networks.unet import UNet
@@ -138,7 +138,7 @@ def test_a_part_costs_what_it_needs(tiny):
 
 
 def test_a_target_that_nothing_makes_is_refused(tiny):
-    with pytest.raises(edm.UserError, match="tiny/table9: nothing makes that"):
+    with pytest.raises(edm.UserError, match="tiny/table9: no job makes it"):
         make_plan(tiny, "tiny/table9")
 
 
@@ -151,7 +151,9 @@ def test_a_published_model_that_is_like_nothing_is_asked_about(tiny):
 def test_analyses_evaluate_the_network_as_often_as_planned(tiny):
     """Counted at the network itself, image by image."""
     experiment = tiny.experiment("tiny")
-    denoiser = edm.Denoiser(UNet(experiment.models["vp-A"].network()), EDM()).eval().requires_grad_(False)
+    denoiser = (
+        edm.Denoiser(UNet(experiment.models["vp-A"].network()), EDMPreconditioning()).eval().requires_grad_(False)
+    )
     counted = []
     denoiser.network.register_forward_hook(lambda network, inputs, output: counted.append(len(output)))
     total = 0
@@ -275,12 +277,12 @@ def test_the_text_says_the_numbers_the_wall_time_and_where_the_rates_are_from(ti
     assert table["train"]["images trained"] == "1200" and table["train"]["GPU-hours"] == "33.3"
     assert table["search"]["images drawn"] == "70 to 84" and table["search"]["network evaluations"] == "210 to 252"
     assert table["total"]["jobs"] == "36"
-    assert "tiny: 36 jobs; 0 more are there already." in text
+    assert "tiny: 36 jobs; 0 more are up to date." in text
     low, high = (f"{hours / 4:.3g}" for hours in plan.total.hours)
     assert f"Wall time: {low if low == high else f'{low} to {high}'} if 4 GPUs share it evenly" in text
-    assert "not below the longest job on however many GPUs it uses: 33.3 GPU-hours (train tiny vp-A)" in text
+    assert "at least that of the longest job: 33.3 GPU-hours (train tiny vp-A)" in text
     assert "GPU-hours: measured: Made-up GPU, fp32." in text
-    assert f"{RK45_NFE} per image are assumed" in text
+    assert f"assumes {RK45_NFE} per image" in text
 
 
 def test_large_numbers_are_shown_to_three_digits_with_their_unit(whole):

@@ -21,3 +21,7 @@ def test_no_experiment_can_have_the_name_of_a_rule():
 
 def test_the_stages_that_snakemake_has_targets_of_are_those_of_the_table():
     assert {rule.stage for rule in RULES.values()} == {"data", "tables", *TARGETS} - {"download"}
+
+
+def test_a_shard_has_the_code_number_of_the_evaluation_that_merges_it():
+    assert RULES["shard"].code == RULES["evaluate"].code

@@ -69,7 +69,7 @@ def test_a_job_that_is_killed_gives_its_gpus_back(machine):
     first = job(2, 60)
     assert first.stdout.readline() == "began\n"
     second = job(1, 0)
-    assert second.stderr.readline() == "waiting for 1 GPU: other jobs have them, or came first\n"
+    assert second.stderr.readline() == "waiting for 1 GPU: other jobs use or await them\n"
     assert second.poll() is None
     os.kill(first.pid, signal.SIGKILL)
     assert seen(second)[0] == ["GPU-0"]
@@ -78,7 +78,7 @@ def test_a_job_that_is_killed_gives_its_gpus_back(machine):
 
 def test_more_than_there_are_are_refused(machine):
     machine(2)
-    with pytest.raises(edm.UserError, match="3 GPUs are asked for, and there are 2; lower"), own(3):
+    with pytest.raises(edm.UserError, match="3 GPUs are needed, but only 2 are available; lower"), own(3):
         raise AssertionError("there are not so many")
 
 
@@ -123,7 +123,7 @@ def test_in_a_job_of_slurm_its_own_gpus_are_shared(machine, monkeypatch):
 def test_a_command_is_started_on_gpus_of_its_own(asked, visible, machine, monkeypatch):
     machine(4)
     heard = []
-    monkeypatch.setattr(launching, "_run", lambda command, threads, handles: heard.append(os.environ.get(VISIBLE)) or 0)
+    monkeypatch.setattr(launching, "_run", lambda *_: heard.append(os.environ.get(VISIBLE)) or (0, set()))
     assert main(["launch", *asked, "--", "check"]) == 0
     assert heard == [visible]
 
@@ -212,7 +212,7 @@ def test_a_process_per_gpu(asked, processes, monkeypatch):
     """However many: Snakemake lowers what a job asks for to what --resources allows."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     heard = []
-    monkeypatch.setattr(launching, "_run", lambda command, threads, handles: heard.append(command) or 0)
+    monkeypatch.setattr(launching, "_run", lambda command, *_: heard.append(command) or (0, set()))
     assert main(["launch", *asked, "--", "check"]) == 0
     assert ([f"--nproc-per-node={processes}"] if processes > 1 else []) == [
         word for word in heard[0] if word.startswith("--nproc")

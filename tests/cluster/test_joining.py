@@ -42,7 +42,7 @@ def join():
      ({**WHOLE, "RANK": "-1"}, "RANK is '-1'; expected a whole number from 0"),
      ({**WHOLE, "RANK": "2"}, "RANK is 2 and WORLD_SIZE 2; ranks are counted from 0"),
      ({**WHOLE, "MASTER_PORT": "http"}, "MASTER_PORT is 'http'; expected a whole number from 0"),
-     ({**WHOLE, "MASTER_PORT": "70000"}, "MASTER_PORT is 70000; a port lies between 1 and 65535")],
+     ({**WHOLE, "MASTER_PORT": "70000"}, "MASTER_PORT is 70000; a port is between 1 and 65535")],
 )  # fmt: skip
 def test_variables_that_make_no_sense_are_refused_in_one_line(told, variables, message):
     told(**variables)

@@ -119,7 +119,7 @@ def test_a_signal_reaches_what_was_launched_and_its_job_is_queued_again(
     assert process.returncode == PREEMPTED, error
     assert error.count("the state is saved, the same command continues") == 1
     assert [call for call in calls() if call.startswith("scontrol")] == ["scontrol requeue 17"]
-    assert error.endswith("job 17 goes back to Slurm's queue, to be continued\n")
+    assert error.endswith("job 17 goes back to Slurm's queue and resumes later\n")
 
 
 STOPPING = """

@@ -56,7 +56,7 @@ NO_FORM = 'is not of the form {"labels": [[name, label], …]}'
         (entries(0, [1, 0], 1), NO_INDEX),
         (entries(0, {"a": 1}, 1), NO_INDEX),
         (entries(0, 1), f"has no label for {image(2)}"),
-        (entries(0, 1, 2, 3), f"names {image(3)}, which is not there"),
+        (entries(0, 1, 2, 3), f"names {image(3)}, which does not exist"),
         (json.dumps({"labels": [[image(i), k] for i, k in ((0, 0), (1, 1), (2, 2), (1, 5))]}), f"{image(1)} twice"),
         (json.dumps({"labels": [[image(i), k] for i, k in ((0, 0), (1, 1), (2, 2), (1, 1))]}), f"{image(1)} twice"),
         (json.dumps({"labels": {image(i): i for i in range(3)}}), NO_FORM),
@@ -124,7 +124,7 @@ def test_training_tells_of_classes_without_images(tmp_path, tiny, capsys):
         (tmp_path / "c.json").write_text(json.dumps(config.to_dict()))
         out = ["--data", str(tmp_path / "d.zip"), "--out", str(tmp_path / f"out{conditional}"), "--device", "cpu"]
         assert edm.cli.main(["train", "--config", str(tmp_path / "c.json"), *out]) == 0
-        assert ("3 classes (1 without images: 1); images are drawn of all" in capsys.readouterr().err) == conditional
+        assert ("3 classes (1 without images: 1); it samples all classes" in capsys.readouterr().err) == conditional
 
 
 def test_the_count_in_words():

@@ -177,7 +177,7 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(server, failed, tmp_p
 
 def test_what_a_stopped_run_fetched_is_continued_where_a_checksum_tells_that_it_fits(server, failed, tmp_path):
     server.trouble = [100_000, (503,), (503,)]
-    failed("what has come is kept: run again to continue", server.url, left=[100_000], sha256=SHA256)
+    failed("the downloaded part is kept: run again to continue", server.url, left=[100_000], sha256=SHA256)
     server.asked = []
     assert download(server.url, tmp_path / "got.bin", SHA256).read_bytes() == CONTENT
     assert server.asked == ["bytes=100000-"] and len(list(tmp_path.iterdir())) == 1
@@ -227,8 +227,8 @@ def test_another_file_than_expected_is_not_kept(server, failed):
 def test_addresses_and_checksums_that_are_none_are_refused(failed):
     failed("not an address to download from", "ftp://127.0.0.1/data.bin")
     failed("not an address to download from", "data.bin")
-    failed("'abc' is no SHA-256: 64 hexadecimal digits are expected", "http://127.0.0.1/", sha256="abc")
-    failed("is no MD5: 32 hexadecimal digits", "http://127.0.0.1/", md5=SHA256)
+    failed("'abc' is not SHA-256: expected 64 hexadecimal digits", "http://127.0.0.1/", sha256="abc")
+    failed("is not MD5: expected 32 hexadecimal digits", "http://127.0.0.1/", md5=SHA256)
 
 
 def test_verify(tmp_path):

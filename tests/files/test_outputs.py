@@ -74,7 +74,7 @@ def test_what_is_no_file_is_never_replaced(tmp_path, monkeypatch, make, write):
 def test_the_system_s_folders_are_never_written_to(path):
     """As root, an output of /dev/full became a file; /dev/stdout is a link, to a file where output goes to one."""
     before = os.path.lexists(path) and os.lstat(path)
-    with pytest.raises(edm.UserError, match=f"^{path}: is the system's; name a file to write"):
+    with pytest.raises(edm.UserError, match=f"^{path}: is a system path; name a file to write"):
         write_json(path, {})
     assert (os.path.lexists(path) and os.lstat(path)) == before
 
@@ -108,7 +108,7 @@ def test_an_output_is_apart_from_every_input(tmp_path):
         with pytest.raises(edm.UserError, match="is read by this command and would be replaced"):
             require_apart([tmp_path / output], [tmp_path / "other", tmp_path / "in" / "file"])
     for output in ("in/new", "in/deep/new"):
-        with pytest.raises(edm.UserError, match=r"lies in .*in, which this command reads"):
+        with pytest.raises(edm.UserError, match=r"is inside .*in, which this command reads"):
             require_apart([tmp_path / output], [tmp_path / "in"])
     require_apart([tmp_path / "new", tmp_path / "inner"], [tmp_path / "in", tmp_path / "in" / "file"])
 
@@ -172,7 +172,7 @@ def test_a_command_does_not_replace_what_it_reads(place, capsys, command):
     assert main(words + (STUDY if words[0] in ("choose", "evaluate", "search", "sheet", "analyse") else [])) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
-    assert any(text in error for text in ("would be replaced", "lies in", "named for two", "is not a folder")), error
+    assert any(text in error for text in ("would be replaced", "is inside", "named for two", "is not a folder")), error
     assert {file: file.read_bytes() for file in place.rglob("*") if file.is_file()} == before
 
 

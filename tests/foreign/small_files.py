@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from edm.config import NetworkConfig, TrainingConfig
-from edm.design.preconditioning import IDDPM, VE, VP
+from edm.design.preconditioning import IDDPMPreconditioning, VEPreconditioning, VPPreconditioning
 from edm.foreign import adm, export, score_sde
 from edm.foreign.published import constructor_call, to_published
 from edm.models import checkpoint
@@ -41,7 +41,7 @@ def make(architecture, preconditioning, seed=0, **size):
 def guided(preconditioning=None, **size):
     """A denoiser as guided-diffusion makes them: 32 groups in every norm, whatever the width."""
     size = {"model_channels": 32, "norm_groups": 32, "channels_per_head": 16, "out_channels": 6, **size}
-    return make("adm", preconditioning or IDDPM(), **size)
+    return make("adm", preconditioning or IDDPMPreconditioning(), **size)
 
 
 def outputs(denoiser, sigmas=(0.05, 0.7, 9.0)):
@@ -155,7 +155,7 @@ def score_sde_file(path, denoiser, legacy=False, change=lambda content: content)
             tensor = tensor[:, :, 0, 0]
         for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True):
             theirs[part] = piece.T.contiguous() if part.endswith(".W") and piece.ndim == 2 else piece.clone()
-    ve = isinstance(denoiser.preconditioning, VE)
+    ve = isinstance(denoiser.preconditioning, VEPreconditioning)
     low, high = (denoiser.sigma_min / 2, denoiser.sigma_max / 2) if ve else (0.01, 50.0)
     model = {"module.sigmas": torch.linspace(np.log(high), np.log(low), 10, dtype=torch.float64).exp()}
     trained = [part for part in theirs if part != "0.W"]
@@ -197,8 +197,11 @@ _TINY = {"resolution": 8, "channels": 1, "model_channels": 4, "channel_mult": (1
 
 def tiny_files(folder):
     """path → the arguments that it needs, of one small file per kind and container."""
-    vp, ve = make("ddpmpp", VP(), **_TINY), make("ncsnpp", VE(), **{**_TINY, "channel_mult": (1, 1)})
-    cosine = guided(IDDPM(steps=20), **{**_TINY, "model_channels": 32, "out_channels": 2, "classes": 2})
+    vp, ve = (
+        make("ddpmpp", VPPreconditioning(), **_TINY),
+        make("ncsnpp", VEPreconditioning(), **{**_TINY, "channel_mult": (1, 1)}),
+    )
+    cosine = guided(IDDPMPreconditioning(steps=20), **{**_TINY, "model_channels": 32, "out_channels": 2, "classes": 2})
     files = {
         authors_pickle(folder / "authors.pkl", vp): {},
         score_sde_file(folder / "score-vp.pth", vp): {"resolution": 8},

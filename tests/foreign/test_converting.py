@@ -12,7 +12,13 @@ from small_files import authors_pickle, equal, guided, make, outputs, score_sde_
 import edm
 from edm import foreign
 from edm.cli import main
-from edm.design.preconditioning import EDM, IDDPM, VE, VP, LinearIDDPM
+from edm.design.preconditioning import (
+    EDMPreconditioning,
+    IDDPMPreconditioning,
+    LinearIDDPMPreconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+)
 from edm.foreign.published import constructor_call, from_published, to_published
 from edm.models import checkpoint
 
@@ -55,10 +61,12 @@ def test_equal_files_give_equal_bytes(tmp_path):
 @pytest.mark.parametrize(
     "net",
     [
-        make("ddpmpp", VP(beta_d=15.0, beta_min=0.2, steps=500, epsilon_t=1e-4), classes=4, augment_dim=9),
-        make("ncsnpp", VE(0.05, 20.0)),
-        make("adm", IDDPM(c1=0.002, c2=0.009, steps=40), out_channels=6, channels_per_head=8),
-        make("ddpmpp", EDM(sigma_data=0.3, sigma_min=0.01, sigma_max=90.0), channels_per_head=4),
+        make(
+            "ddpmpp", VPPreconditioning(beta_d=15.0, beta_min=0.2, steps=500, epsilon_t=1e-4), classes=4, augment_dim=9
+        ),
+        make("ncsnpp", VEPreconditioning(0.05, 20.0)),
+        make("adm", IDDPMPreconditioning(c1=0.002, c2=0.009, steps=40), out_channels=6, channels_per_head=8),
+        make("ddpmpp", EDMPreconditioning(sigma_data=0.3, sigma_min=0.01, sigma_max=90.0), channels_per_head=4),
     ],
     ids=["vp", "ve", "iddpm", "edm"],
 )
@@ -127,7 +135,8 @@ def test_an_export_of_iddpm_loads_in_the_authors_class(tmp_path):
     """Which has outputs for a learned variance always: names and shapes are those of the golden iDDPMPrecond."""
     case = next(case for case in GOLDEN if case["class_name"] == "iDDPMPrecond")
     _, state = golden_denoiser(case)
-    net = make("adm", IDDPM(), model_channels=32, attn_resolutions=(16, 8), classes=10)  # the same without variance
+    # The same without variance.
+    net = make("adm", IDDPMPreconditioning(), model_channels=32, attn_resolutions=(16, 8), classes=10)
     checkpoint.save(tmp_path / "a.safetensors", net, None, {})
     for ending in (".safetensors", ".pt"):
         assert foreign.export(tmp_path / "a.safetensors", tmp_path / f"b{ending}") == []
@@ -145,8 +154,8 @@ def test_an_export_of_iddpm_loads_in_the_authors_class(tmp_path):
     [
         (guided(channels_per_head=64), "its norms do not have min(32, C/4) groups"),
         (guided(norm_groups=None), "its attention has 16 channels per head"),
-        (make("ddpmpp", VP(), channels_per_head=4), "its attention has 4 channels per head"),
-        (make("adm", EDM(), out_channels=6), "it has 6 outputs"),
+        (make("ddpmpp", VPPreconditioning(), channels_per_head=4), "its attention has 4 channels per head"),
+        (make("adm", EDMPreconditioning(), out_channels=6), "it has 6 outputs"),
         (guided(model_channels=132, norm_groups=None, channels_per_head=64), "its norms do not have"),
         (guided(model_channels=128, channels_per_head=64), None),
     ],
@@ -161,7 +170,9 @@ def test_an_export_says_what_the_authors_class_cannot_be(tmp_path, capsys, net, 
 
 
 def test_networks_of_no_published_class_are_not_exported(tmp_path):
-    for number, net in enumerate((guided(LinearIDDPM()), make("ddpmpp", VP(), skip_rescale=False))):
+    for number, net in enumerate(
+        (guided(LinearIDDPMPreconditioning()), make("ddpmpp", VPPreconditioning(), skip_rescale=False))
+    ):
         checkpoint.save(tmp_path / "a.safetensors", net, None, {})
         with pytest.raises(edm.UserError, match="cannot be exported"):
             foreign.export(tmp_path / "a.safetensors", tmp_path / f"{number}.pt")
@@ -192,14 +203,14 @@ def test_the_licence_goes_with_the_weights(tmp_path):
 def test_endings_are_chosen_and_failures_leave_nothing(tmp_path):
     with pytest.raises(edm.UserError, match=r"choose an ending: \.safetensors or \.pt"):
         foreign.export(tmp_path / "a.safetensors", tmp_path / "out.pkl")
-    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()))
+    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()))
     with pytest.raises(edm.UserError, match="give resolution="):
         foreign.convert(path, tmp_path / "out.safetensors")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
 
 
 def test_a_network_that_the_published_classes_cannot_describe_is_not_exported(tmp_path):
-    net = make("adm", EDM(), resample_filter=(1, 3, 3, 1), channels_per_head=8)
+    net = make("adm", EDMPreconditioning(), resample_filter=(1, 3, 3, 1), channels_per_head=8)
     checkpoint.save(tmp_path / "a.safetensors", net, None, {})
     with pytest.raises(edm.UserError, match="none that the published classes can describe"):
         foreign.export(tmp_path / "a.safetensors", tmp_path / "out.safetensors")
@@ -232,7 +243,15 @@ def test_a_network_that_the_published_classes_cannot_describe_is_not_exported(tm
     ],
 )
 def test_descriptions_beyond_reason_are_refused_at_once(tmp_path, refused, change, message):
-    net = make("ddpmpp", VP(), resolution=8, channels=1, model_channels=4, attn_resolutions=(), channel_mult=(1,))
+    net = make(
+        "ddpmpp",
+        VPPreconditioning(),
+        resolution=8,
+        channels=1,
+        model_channels=4,
+        attn_resolutions=(),
+        channel_mult=(1,),
+    )
     checkpoint.save(tmp_path / "a.safetensors", net, None, {})
     header = checkpoint.describe(tmp_path / "a.safetensors")
     for part, value in change.items():
@@ -265,6 +284,6 @@ def test_what_a_library_repeats_from_a_file_cannot_write_to_the_terminal(tmp_pat
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(tmp_path, refused, value):
-    net = make("ddpmpp", VP())
+    net = make("ddpmpp", VPPreconditioning())
     net.network.out_conv.bias.data[1] = value
     refused("'network.out_conv.bias' has non-finite values", authors_pickle(tmp_path / "a.pkl", net))

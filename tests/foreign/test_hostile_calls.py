@@ -12,7 +12,7 @@ import torch
 from small_files import Call, Saved, authors_modules, authors_pickle, execute, make, named, score_sde_file
 
 from edm import foreign
-from edm.design.preconditioning import EDM, VP
+from edm.design.preconditioning import EDMPreconditioning, VPPreconditioning
 
 pytestmark = pytest.mark.usefixtures("nothing_happens")
 
@@ -49,7 +49,7 @@ def test_a_call_in_a_file_of_torch_is_refused(tmp_path, refused, name, legacy):
     def change(content):
         return {**content, "optimizer": CALLS[name]}
 
-    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()), legacy=legacy, change=change)
+    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()), legacy=legacy, change=change)
     refused("refused: it asks for", path, resolution=16)
 
 
@@ -64,7 +64,9 @@ def test_a_call_anywhere_in_an_authors_pickle_is_refused(tmp_path, refused, name
         "arguments": lambda content: content["ema"].meta["state"]["_init_kwargs"].update(M=CALLS[name]),
     }
     for place, change in places.items():
-        path = authors_pickle(tmp_path / f"{place}.pkl", make("ddpmpp", VP()), change=lambda c, f=change: f(c) or c)
+        path = authors_pickle(
+            tmp_path / f"{place}.pkl", make("ddpmpp", VPPreconditioning()), change=lambda c, f=change: f(c) or c
+        )
         refused("refused: it asks for", path)
 
 
@@ -123,4 +125,4 @@ def test_the_source_code_in_a_file_is_text(tmp_path):
         content["ema"].meta["module_src"] = "import os; os.mkdir('executed'); ("
         return content
 
-    foreign.read(authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDM()), change=change))
+    foreign.read(authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDMPreconditioning()), change=change))

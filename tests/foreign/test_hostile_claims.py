@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_files import Saved, adm_file, authors_modules, authors_pickle, make, named, text
 
-from edm.design.preconditioning import IDDPM, VP
+from edm.design.preconditioning import IDDPMPreconditioning, VPPreconditioning
 
 pytestmark = pytest.mark.usefixtures("nothing_happens")
 
@@ -80,7 +80,9 @@ def write_archive(path, source, old, new):
 
 def test_tensors_that_share_one_storage_do_not_multiply_it(tmp_path, refused):
     """A small file whose many tensors are one would make a network far larger than itself."""
-    net = make("adm", IDDPM(), model_channels=64, channel_mult=(1, 1), num_blocks=4, out_channels=6, classes=3)
+    net = make(
+        "adm", IDDPMPreconditioning(), model_channels=64, channel_mult=(1, 1), num_blocks=4, out_channels=6, classes=3
+    )
 
     def shared(state):
         largest = torch.cat([max(state.values(), key=torch.numel).flatten()])
@@ -153,4 +155,4 @@ def test_constructor_arguments_beyond_reason_are_refused_at_once(tmp_path, refus
         content["ema"].meta["state"]["_init_kwargs"] |= change
         return content
 
-    refused(message, authors_pickle(tmp_path / "a.pkl", make("ddpmpp", VP()), change=with_change))
+    refused(message, authors_pickle(tmp_path / "a.pkl", make("ddpmpp", VPPreconditioning()), change=with_change))

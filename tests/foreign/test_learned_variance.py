@@ -8,7 +8,7 @@ from small_files import make
 
 import edm
 from edm import foreign
-from edm.design.preconditioning import IDDPM, VP
+from edm.design.preconditioning import IDDPMPreconditioning, VPPreconditioning
 from edm.sampling.originals import iddpm
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "checkpoints"
@@ -62,7 +62,9 @@ def test_the_variance_survives_conversion(tmp_path, net):
                                                  net.with_variance(x, sigma, labels), strict=True))  # fmt: skip
 
 
-@pytest.mark.parametrize("net", [make("adm", IDDPM()), make("ddpmpp", VP())], ids=["adm", "ddpmpp"])
+@pytest.mark.parametrize(
+    "net", [make("adm", IDDPMPreconditioning()), make("ddpmpp", VPPreconditioning())], ids=["adm", "ddpmpp"]
+)
 def test_models_without_learned_variance_say_so(net):
     assert not net.learned_variance
     with pytest.raises(edm.UserError, match="no learned variance"):

@@ -9,7 +9,7 @@ import torch
 from small_files import adm_file, authors_modules, equal, guided, make, module, score_sde_file
 
 from edm import foreign
-from edm.design.preconditioning import EDM, VE, VP
+from edm.design.preconditioning import EDMPreconditioning, VEPreconditioning, VPPreconditioning
 from edm.foreign.published import constructor_call, to_published
 from edm.models import checkpoint
 
@@ -70,7 +70,7 @@ def test_edm2_is_named(tmp_path, refused, encoder):
 
 
 def test_the_state_of_a_training_is_named(tmp_path, refused):
-    net = make("ddpmpp", EDM())
+    net = make("ddpmpp", EDMPreconditioning())
     class_name, init_kwargs = constructor_call(net)
     with authors_modules():
         network = module(class_name, to_published(net), init_kwargs)
@@ -93,7 +93,7 @@ def test_the_prefix_of_distributed_training_is_taken_off_everywhere(tmp_path):
     content = torch.load(tmp_path / "export.pt", weights_only=True)
     torch.save({**content, "state_dict": wrapped(content["state_dict"])}, tmp_path / "wrapped.pt")
     assert equal(foreign.read(tmp_path / "wrapped.pt").denoiser, net)
-    for design, architecture in ((VP, "ddpmpp"), (VE, "ncsnpp")):
+    for design, architecture in ((VPPreconditioning, "ddpmpp"), (VEPreconditioning, "ncsnpp")):
         net = make(architecture, design())
         path = score_sde_file(tmp_path / "a.pth", net)
         assert all(name.startswith("module.") for name in torch.load(path, weights_only=True)["model"])
@@ -103,7 +103,7 @@ def test_the_prefix_of_distributed_training_is_taken_off_everywhere(tmp_path):
 @pytest.mark.parametrize("legacy", [False, True], ids=["archive", "stream"])
 def test_numbers_of_numpy_in_files_of_torch_are_read(tmp_path, legacy):
     """torch.save writes protocol 2, whose bytes are text that is encoded."""
-    net = make("ddpmpp", VP())
+    net = make("ddpmpp", VPPreconditioning())
 
     def change(content):
         return {**content, "step": np.int64(7), "loss": np.float32(0.5), "best": [np.float64(-0.1), np.bool_(True)]}

@@ -12,7 +12,7 @@ from small_files import adm_file, authors_pickle, equal, guided, make, outputs, 
 import edm
 from edm import foreign
 from edm.config import NetworkConfig
-from edm.design.preconditioning import EDM, IDDPM, VE, VP
+from edm.design.preconditioning import EDMPreconditioning, IDDPMPreconditioning, VEPreconditioning, VPPreconditioning
 from edm.foreign import adm, score_sde
 from edm.foreign.asked import Asked
 from edm.networks.unet import UNet
@@ -78,7 +78,7 @@ def test_pickles_of_every_preconditioning_and_architecture_open(case, protocol, 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["archive", "stream"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("architecture, design", [("ddpmpp", VP), ("ncsnpp", VE)])
+@pytest.mark.parametrize("architecture, design", [("ddpmpp", VPPreconditioning), ("ncsnpp", VEPreconditioning)])
 def test_score_sde_opens_at_any_size(tmp_path, architecture, design, size, legacy):
     net = make(architecture, design(), **size)
     path = score_sde_file(tmp_path / "a.pth", net, legacy=legacy)
@@ -88,7 +88,7 @@ def test_score_sde_opens_at_any_size(tmp_path, architecture, design, size, legac
 
 
 def test_the_noise_levels_of_ve_are_those_of_the_file(tmp_path):
-    net = make("ncsnpp", VE(0.04, 30.0))
+    net = make("ncsnpp", VEPreconditioning(0.04, 30.0))
     imported = foreign.read(score_sde_file(tmp_path / "a.pth", net), resolution=16)
     assert imported.denoiser.preconditioning.arguments() == {"sigma_min": 0.04, "sigma_max": 30.0}
     assert imported.about["inferred"]["sigma_max"] == 30.0
@@ -107,7 +107,7 @@ def test_a_model_saved_without_data_parallel_opens_too(tmp_path):
         content["model"] = {name.removeprefix("module."): t for name, t in content["model"].items()}
         return content
 
-    net = make("ncsnpp", VE())
+    net = make("ncsnpp", VEPreconditioning())
     assert equal(foreign.read(score_sde_file(tmp_path / "a.pth", net, change=bare), resolution=16).denoiser, net)
 
 
@@ -164,7 +164,7 @@ def test_the_published_score_sde_models_need_no_argument(architecture):
 
 
 def test_what_is_known_is_told(tmp_path):
-    net = make("ddpmpp", EDM(sigma_min=0.01, sigma_max=90.0), classes=3, augment_dim=9)
+    net = make("ddpmpp", EDMPreconditioning(sigma_min=0.01, sigma_max=90.0), classes=3, augment_dim=9)
     path = authors_pickle(tmp_path / "a.pkl", net)
     about = foreign.read(path).about
     assert about["source"] == "a pickle of the EDM authors' program" and about["licence"].startswith("CC BY-NC-SA 4.0")
@@ -177,14 +177,15 @@ def test_what_is_known_is_told(tmp_path):
 
 
 def test_baseline_pickles_name_the_authors_of_the_weights(tmp_path):
-    for net, licence in ((make("ddpmpp", VP()), "Apache-2.0"), (make("ncsnpp", VE()), "Apache-2.0"),
-                         (make("adm", IDDPM(), out_channels=6), "MIT")):  # fmt: skip
+    for net, licence in ((make("ddpmpp", VPPreconditioning()), "Apache-2.0"),
+                         (make("ncsnpp", VEPreconditioning()), "Apache-2.0"),
+                         (make("adm", IDDPMPreconditioning(), out_channels=6), "MIT")):  # fmt: skip
         assert licence in foreign.read(authors_pickle(tmp_path / "a.pkl", net)).about["licence"]
 
 
 def test_the_levels_of_a_pickle_are_its_own(tmp_path):
     """A published iDDPM file carries u_j in float32; they are used, not computed again."""
-    net = make("adm", IDDPM(steps=50), out_channels=6)
+    net = make("adm", IDDPMPreconditioning(steps=50), out_channels=6)
     net.preconditioning.u = net.preconditioning.u * 1.25
     loaded = foreign.read(authors_pickle(tmp_path / "a.pkl", net)).denoiser
     assert torch.equal(loaded.preconditioning.u, net.preconditioning.u)
@@ -197,7 +198,7 @@ def test_constructor_arguments_that_mean_nothing_to_us_are_named(tmp_path):
         arguments |= {"label_dropout": 0, "new_option": 3, "sigma_max": math.inf}
         return content
 
-    imported = foreign.read(authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDM()), change=change))
+    imported = foreign.read(authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDMPreconditioning()), change=change))
     assert imported.about["assumed"] == {"ignored constructor arguments": ["new_option"]}
     assert imported.denoiser.sigma_max == math.inf
 

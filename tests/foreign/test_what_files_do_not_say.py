@@ -13,7 +13,12 @@ from small_files import adm_file, authors_pickle, equal, guided, make, outputs, 
 import edm
 from edm import foreign
 from edm.cli import main
-from edm.design.preconditioning import EDM, VE, VP, LinearIDDPM
+from edm.design.preconditioning import (
+    EDMPreconditioning,
+    LinearIDDPMPreconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+)
 from edm.foreign.asked import NAMES, Asked
 from edm.networks.layers import Attention, GroupNorm
 from edm.params import schema
@@ -92,7 +97,9 @@ def test_the_linear_schedule_is_stated(tmp_path):
         assert float((net(x, sigma) - expected).abs().max() / expected.abs().max()) < 1e-4
         assert float(net.round_sigma(sigma * 1.0001)) == pytest.approx(float(sigma), rel=1e-5)
     shorter = np.prod(1 - np.linspace(4e-4, 0.08, 250))  # other numbers of steps divide the same schedule
-    assert LinearIDDPM(steps=250).sigma_max == pytest.approx(math.sqrt((1 - shorter) / shorter), rel=1e-5)
+    assert LinearIDDPMPreconditioning(steps=250).sigma_max == pytest.approx(
+        math.sqrt((1 - shorter) / shorter), rel=1e-5
+    )
 
 
 def test_the_larger_published_models_are_asked_about_both(tmp_path, refused):
@@ -108,7 +115,7 @@ def test_the_larger_published_models_are_asked_about_both(tmp_path, refused):
 
 
 def test_the_vp_file_says_neither_its_sde_nor_its_filter_nor_its_scales(tmp_path):
-    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()))
+    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()))
     assert foreign.read(path, resolution=16).about["assumed"] == {
         "sde": "vp", "beta_min": 0.1, "beta_max": 20.0, "fir": False, "skip_rescale": True, "scale_by_sigma": False,
         "centered": True, "continuous": True, "nonlinearity": "swish", "steps": 1000, "epsilon_t": 1e-5, "dropout": 0.1,
@@ -121,7 +128,7 @@ def test_the_vp_file_says_neither_its_sde_nor_its_filter_nor_its_scales(tmp_path
 
 
 def test_without_skip_rescale_a_sum_stays_a_sum(tmp_path):
-    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()))
+    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()))
     scaled, plain = (foreign.read(path, resolution=16, skip_rescale=on).denoiser.network for on in (True, False))
     x, emb = torch.randn(1, 16, 16, 16), torch.randn(1, 64)
     for i in (1, 2):  # a block at 16 pixels, without attention, and the one that halves them
@@ -129,7 +136,7 @@ def test_without_skip_rescale_a_sum_stays_a_sum(tmp_path):
 
 
 def test_the_ve_file_says_its_filter_by_a_name_and_not_its_scales(tmp_path, refused):
-    path = score_sde_file(tmp_path / "a.pth", make("ncsnpp", VE()))
+    path = score_sde_file(tmp_path / "a.pth", make("ncsnpp", VEPreconditioning()))
     assert foreign.read(path, resolution=16).about["assumed"] == {
         "fir_kernel": [1, 3, 3, 1], "skip_rescale": True, "scale_by_sigma": True, "centered": False, "continuous": True,
         "nonlinearity": "swish", "dropout": 0.1,
@@ -139,10 +146,10 @@ def test_the_ve_file_says_its_filter_by_a_name_and_not_its_scales(tmp_path, refu
 
 
 def test_what_is_stated_and_not_supported_is_refused_by_name(tmp_path, refused):
-    vp = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()))
+    vp = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()))
     refused("it is a model of the sub-VP SDE; import one of the VP or the VE SDE", vp, resolution=16, sde="subvp")
     refused("a model with scale_by_sigma on", vp, resolution=16, scale_by_sigma=True)
-    ve = score_sde_file(tmp_path / "b.pth", make("ncsnpp", VE()))
+    ve = score_sde_file(tmp_path / "b.pth", make("ncsnpp", VEPreconditioning()))
     refused("a model with scale_by_sigma off", ve, resolution=16, scale_by_sigma=False)
     refused("beta_min is 30, which is not below beta_max, 20; give both", vp, resolution=16, beta_min=30.0)
 
@@ -172,7 +179,7 @@ def test_what_has_no_effect_on_a_kind_is_refused(tmp_path, refused):
     of_score_sde = {"sde": "vp", "beta_min": 0.1, "beta_max": 20.0, "fir": True, "skip_rescale": True,
                     "scale_by_sigma": False}  # fmt: skip
     assert (*values, *of_score_sde) == NAMES
-    pickle = authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDM()))
+    pickle = authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDMPreconditioning()))
     for name, value in (values | of_score_sde).items():
         refused(f"{name} was given", pickle, **{name: value})
     path = adm_file(tmp_path / "a.pt", guided())
@@ -185,7 +192,7 @@ def test_import_prints_what_it_assumes(tmp_path, capsys):
     words = ["import", str(FIXTURES / "adm.pt"), str(out), "--resolution", "16", "--channels-per-head", "32"]
     assert main(words) == 0
     line = capsys.readouterr().err.splitlines()[1]
-    assert line.startswith("assumed, as the file does not say it: ")
+    assert line.startswith("assumed, because the file does not determine it: ")
     assert 'noise_schedule "cosine"' in line and 'attention_order "new"' in line and "resolution" not in line
     assert main([*words, "--attention-order", "old", "--noise-schedule", "linear"]) == 0
     line = capsys.readouterr().err.splitlines()[1]

@@ -11,7 +11,7 @@ from small_files import adm_file, authors_pickle, guided, make, score_sde_file, 
 
 import edm
 from edm import foreign
-from edm.design.preconditioning import EDM, VE, VP
+from edm.design.preconditioning import EDMPreconditioning, VEPreconditioning, VPPreconditioning
 
 # What is no checkpoint ------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ def without(*path):
     ],
 )
 def test_score_sde_files_that_are_incomplete_are_told(tmp_path, refused, change, message):
-    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()), change=change)
+    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()), change=change)
     refused(message, path, resolution=16)
 
 
@@ -104,9 +104,9 @@ def test_other_models_of_score_sde_are_told_from_those_of_the_tables(tmp_path, r
         ("GroupNorm_1", "GroupNorm_9", "its module 3 is no part of DDPM"),
         ("all_modules.2.", "all_modules.2x.", "not numbered from 0"),
     ):
-        path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()), change=renamed(old, new))
+        path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()), change=renamed(old, new))
         refused(message, path, resolution=16)
-    discrete = make("ncsnpp", VE(), embedding="positional", channel_mult_noise=1)
+    discrete = make("ncsnpp", VEPreconditioning(), embedding="positional", channel_mult_noise=1)
     refused("neither those of DDPM", score_sde_file(tmp_path / "a.pth", discrete), resolution=16)
 
 
@@ -153,14 +153,14 @@ def test_adm_files_that_do_not_fit_are_told(tmp_path, refused):
     ],
 )
 def test_authors_pickles_that_do_not_fit_are_told(tmp_path, refused, change, message):
-    refused(message, authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDM()), change=change))
+    refused(message, authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDMPreconditioning()), change=change))
 
 
 # What the user says ---------------------------------------------------------------------------------------------------
 
 
 def test_what_a_file_does_not_tell_is_asked_for_by_name(tmp_path, refused):
-    sde = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()))
+    sde = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()))
     refused("does not tell resolution, and is not the published model; give resolution=", sde)
     adm = adm_file(tmp_path / "a.pt", guided())
     refused("give resolution=", adm, channels_per_head=16)
@@ -168,7 +168,7 @@ def test_what_a_file_does_not_tell_is_asked_for_by_name(tmp_path, refused):
 
 
 def test_what_has_no_effect_is_refused(tmp_path, refused):
-    sde = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VP()))
+    sde = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()))
     refused("channels_per_head was given, but the file says it itself", sde, resolution=16, channels_per_head=8)
     for path, asked in tiny_files(tmp_path).items():
         if not asked:

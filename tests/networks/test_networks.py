@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import edm
 from edm.config import NetworkConfig
-from edm.design.preconditioning import EDM, PRECONDITIONINGS
+from edm.design.preconditioning import PRECONDITIONINGS, EDMPreconditioning
 from edm.foreign.published import to_published
 from edm.networks import winograd
 from edm.networks.unet import UNet
@@ -94,7 +94,7 @@ def test_samplers_over_networks_agree_with_the_authors(golden, in_mode):
 
 def test_class_indices_and_one_hot_rows_are_the_same_condition():
     config = NetworkConfig.of("ddpmpp", resolution=8, channels=1, classes=10, model_channels=8)
-    net = edm.Denoiser(UNet(config), EDM()).eval()
+    net = edm.Denoiser(UNet(config), EDMPreconditioning()).eval()
     torch.nn.init.normal_(net.network.out_conv.weight)
     x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 10.0])
     indices = torch.tensor([3, 0, 9])
@@ -123,7 +123,7 @@ def test_bfloat16_agrees_to_its_precision_and_channels_last_to_rounding(architec
         architecture, resolution=16, channels=3, model_channels=64, channel_mult=(1, 2), num_blocks=1,
         attn_resolutions=(8,), dropout=0.0,
     )  # fmt: skip
-    net = edm.Denoiser(UNet(config), EDM()).eval()
+    net = edm.Denoiser(UNet(config), EDMPreconditioning()).eval()
     for name, parameter in net.named_parameters():  # layers that start at zero would hide an error
         if parameter.ndim == 4 and ("proj" in name or "conv1" in name or "out_conv" in name):
             torch.nn.init.normal_(parameter, std=0.02)
@@ -153,7 +153,9 @@ def test_the_papers_networks_have_the_papers_sizes(architecture, size, millions)
 
 
 def test_class_labels_that_make_no_sense_are_refused():
-    net = edm.Denoiser(UNet(NetworkConfig.of("ddpmpp", resolution=8, channels=1, classes=3, model_channels=8)), EDM())
+    net = edm.Denoiser(
+        UNet(NetworkConfig.of("ddpmpp", resolution=8, channels=1, classes=3, model_channels=8)), EDMPreconditioning()
+    )
     x = torch.zeros(2, 1, 8, 8)
     for labels, message in (
         (torch.tensor([0, 3]), "0 to 2"),

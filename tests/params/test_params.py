@@ -115,7 +115,7 @@ def test_a_pretrained_model_takes_the_place_of_a_trained_one(few):
     assert experiment.pretrained == {f"{c}-A": f"score_sde-cifar10-32x32-uncond-{c}" for c in ("vp", "ve")}
     assert not set(experiment.pretrained) & set(experiment.models)
     assert not experiment.chosen("vp-A") and experiment.chosen("vp-B")
-    with pytest.raises(edm.UserError, match=r"'vp-A' .*it is pre-trained"):
+    with pytest.raises(edm.UserError, match=r"'vp-A' .*it is pretrained"):
         experiment.training_spec("vp-A")
 
 
@@ -548,7 +548,7 @@ MISTAKES = {
         lambda raw: uncond_of(raw)["models"]["vp-A"].update(dropout=0.2),
         "experiments.cifar10-uncond.models.vp-A",
     ),
-    "a model that is trained and pre-trained": (
+    "a model that is trained and pretrained": (
         lambda raw: digits_of(raw)["models"]["leak"].update(pretrained="mine"),
         "experiments.digits.models.leak: 'pretrained' stands alone",
     ),
@@ -578,7 +578,7 @@ MISTAKES = {
     ),
     "a choice by a grid of several points": (
         lambda raw: raw["experiments"]["cifar10-cond"]["choose"].update(grid="nfe"),
-        "experiments.cifar10-cond.choose: grid 'nfe' has several points; a choice goes by one",
+        "experiments.cifar10-cond.choose: grid 'nfe' has several points; a choice needs a single one",
     ),
     "a choice that confirms nothing": (
         lambda raw: raw["experiments"]["cifar10-cond"]["choose"].update(confirm=0),
@@ -680,7 +680,7 @@ MISTAKES = {
         lambda raw: raw["reports"]["both"]["tables"].update(
             table7={"kind": "hyperparameters", "title": "T", "columns": {"A": "uncond/vp-A"}}
         ),
-        "reports.both.tables.table7: column 'A': vp-A is pre-trained and has no configuration here",
+        "reports.both.tables.table7: column 'A': vp-A is pretrained and has no configuration here",
     ),
     "a row of a grid that no model has": (
         lambda raw: digits_of(raw)["tables"]["table3"]["rows"].update(mine="hoin"),
@@ -737,7 +737,7 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
 ])  # fmt: skip
 def test_made_up_data_lie_in_a_folder_of_their_own(tmp_path, place):
     """Snakemake removes what is at the path of an output before it is made."""
-    with pytest.raises(edm.UserError, match=r"datasets\.digits\.path: made-up data lie below runs/made-up/ alone"):
+    with pytest.raises(edm.UserError, match=r"datasets\.digits\.path: synthetic data must be below runs/made-up/"):
         load_changed(tmp_path, lambda raw: raw["datasets"]["digits"].update(made_up=5, path=place))
     load_changed(tmp_path, lambda raw: raw["datasets"]["digits"].update(made_up=5, path="runs/made-up/digits"))
 
@@ -775,7 +775,7 @@ def test_nor_that_of_a_part_of_another(tmp_path, name, owner):
     "text, message",
     [
         ("run: [digits\nx: 1", "params.yaml:2: not valid YAML"),
-        ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (key 'run' stands twice)"),
+        ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (duplicate key 'run')"),
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
         ("run:\n- 2024-99-99", "params.yaml:2: not valid YAML ('2024-99-99' is no timestamp; put it in quotes if"),

@@ -28,9 +28,9 @@ def test_every_table_and_figure_has_a_title_and_a_caption(chain, tmp_path, monke
         assert all(len(text) > 100 and "{" not in text for text in texts)
         titles = [captions.title(report.name, name) for name in (*report.tables, *report.figures)]
         assert all(": " in title for title in titles)
-    assert "Table 3 of the paper, whose numbers stand beside ours" in captions.table("paper", "table3")
+    assert "Table 3 of the paper, with the paper's numbers for comparison" in captions.table("paper", "table3")
     assert "Figure 5a of the paper" in captions.figure("digits", "figure5a")
-    assert "The data are made up" in captions.table("rehearsal", "table2")
+    assert "The data are synthetic" in captions.table("rehearsal", "table2")
     assert "Nothing here is measured" in captions.table("paper", "table8")
 
 

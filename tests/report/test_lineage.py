@@ -203,10 +203,10 @@ def test_without_the_sidecar_of_a_training_nothing_is_said_of_it(finished, conte
     sidecar.unlink() if content is None else sidecar.write_text(content)
     found, steps = traced()
     step = steps["models/tiny/vp-B/model.safetensors"]
-    assert step["unknown"].startswith("nothing tells how it was made: steps/train/tiny/train/vp-B.json")
+    assert step["unknown"].startswith("no record of how it was made: steps/train/tiny/train/vp-B.json")
     assert not {"settings", "seed", "commit", "created", "now"} & set(step)
     assert step["from"] == [{"file": "data/made.zip", "sha256": None}]
-    assert any("not all of it is known: models/tiny/vp-B/model" in caution for caution in found["cautions"])
+    assert any("incomplete records: models/tiny/vp-B/model" in caution for caution in found["cautions"])
 
 
 def test_without_the_sidecar_of_an_evaluation_its_file_speaks_for_itself(finished):
@@ -242,7 +242,7 @@ def test_a_model_that_is_not_here_has_to_be_fetched_first(finished):
     Path(BEST).unlink()
     found, steps = traced()
     assert steps[BEST]["now"] == "fresh; not here"
-    assert any(caution.startswith(f"{BEST} is not here") for caution in found["cautions"])
+    assert any(caution.startswith(f"{BEST} is missing") for caution in found["cautions"])
 
 
 def test_changed_settings_are_named_and_the_command_keeps_to_those_of_then(finished):
@@ -250,7 +250,7 @@ def test_changed_settings_are_named_and_the_command_keeps_to_those_of_then(finis
     edit(lambda tiny: tiny["sampling"].update(images=30))
     found, steps = traced()
     assert "changed: images" in steps[CHURN]["now"] and steps[CHURN]["settings"]["images"] == 20
-    assert found["measure_again"] == before and any("something else by now" in text for text in found["cautions"])
+    assert found["measure_again"] == before and any("has changed since" in text for text in found["cautions"])
 
 
 def test_what_was_adopted_says_so_and_files_of_nobody_get_no_origin(finished):

@@ -789,7 +789,7 @@ def test_each_model_has_its_own_weighting_noise_levels_and_start(whole, places, 
 
 def test_a_model_that_was_not_trained_here_has_no_loss_per_level(paper):
     report = replace(paper, figures={"f": {"kind": "levels", "models": {"A": "uncond/vp-A"}}})
-    with pytest.raises(edm.UserError, match="model 'A': vp-A is pre-trained"):
+    with pytest.raises(edm.UserError, match="model 'A': vp-A is pretrained"):
         figure_layout(report, "f")
 
 

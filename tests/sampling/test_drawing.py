@@ -8,7 +8,7 @@ import torch
 import edm
 from edm.config import ORIGINAL, SamplerConfig
 from edm.data.pixels import to_uint8
-from edm.design.preconditioning import VP
+from edm.design.preconditioning import VPPreconditioning
 from edm.models import checkpoint
 from edm.sampling.drawing import generate, part_of
 from edm.sampling.originals import ORIGINAL_SAMPLERS
@@ -93,7 +93,7 @@ def test_pixels_are_truncated_as_the_protocol_says():
 @pytest.mark.parametrize("solver, nfe", [("euler", 6), ("heun", 11), ("vp-ode", 6), ("vp-sde", 6), ("rk45", None)])
 def test_every_kind_of_sampler_depends_on_the_seed_alone(net, solver, nfe):
     """The originals and the black box too: their draws come from the seeds, their step sizes from each image."""
-    net = edm.Denoiser(net.network, VP()).eval()
+    net = edm.Denoiser(net.network, VPPreconditioning()).eval()
     config = SamplerConfig(solver=solver, **({"tolerance": 0.05} if solver == "rk45" else {"num_steps": 6}))
 
     def images(seeds):

@@ -141,7 +141,7 @@ def test_a_slow_store_is_left_when_the_time_is_up_and_gone_on_with_later(store, 
         send(self, record)
 
     monkeypatch.setattr(Transfer, "_send", slowly)
-    with pytest.raises(Undelivered, match=r"time is up, \d of 6 runs are to come") as caught:
+    with pytest.raises(Undelivered, match=r"time is up, \d of 6 runs are pending") as caught:
         sync(journals, store.uri, limit=1.2)
     one_line(caught)
     assert 0 < caught.value.report.runs_pending < 6

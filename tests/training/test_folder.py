@@ -84,7 +84,7 @@ def test_a_finished_training_says_so_and_changes_nothing(command, tmp_path, caps
     capsys.readouterr()
     assert command() == 0
     assert capsys.readouterr().err == (
-        f"{tmp_path / 'run'}: this training is finished; nothing is changed (--overwrite trains it again)\n"
+        f"{tmp_path / 'run'}: this training run is finished; nothing is changed (--overwrite trains it again)\n"
     )
     assert content(tmp_path / "run") == before
 
@@ -102,12 +102,12 @@ def test_another_training_in_the_folder_of_a_finished_one_has_to_be_asked_for(
     before = content(tmp_path / "run")
     capsys.readouterr()
     assert command(*words, **changes) == 1
-    refusal = f"holds a finished training {message}; choose another --out, or train over it with --overwrite"
+    refusal = f"holds a finished training run {message}; choose another --out, or replace it with --overwrite"
     assert capsys.readouterr().err == f"error: {tmp_path / 'run'}: {refusal}\n"
     assert content(tmp_path / "run") == before
     assert command("--overwrite", *words, **changes) == 0
     assert content(tmp_path / "run") != before
-    assert command(*words, **changes) == 0 and "this training is finished" in capsys.readouterr().err
+    assert command(*words, **changes) == 0 and "this training run is finished" in capsys.readouterr().err
 
 
 def test_a_model_that_no_training_in_the_folder_made_is_not_written_over(command, tmp_path, capsys):
@@ -116,7 +116,7 @@ def test_a_model_that_no_training_in_the_folder_made_is_not_written_over(command
     for name in ("training.json", "levels.json"):
         (tmp_path / "run" / name).unlink()
     assert command(seed=1) == 1
-    assert f"error: {model}: no training in {tmp_path / 'run'} made it; choose" in capsys.readouterr().err
+    assert f"error: {model}: no training run in {tmp_path / 'run'} made it; choose" in capsys.readouterr().err
 
 
 def test_the_chain_trains_again_what_is_stale(command, tmp_path, monkeypatch, capsys):
@@ -124,7 +124,7 @@ def test_the_chain_trains_again_what_is_stale(command, tmp_path, monkeypatch, ca
     for step, code in (("one", 1), ("one", 1), ("other", 2)):
         monkeypatch.setenv(MADE_FROM, step)
         assert command(seed=code) == 0
-    assert capsys.readouterr().err.count("this training is finished") == 1
+    assert capsys.readouterr().err.count("this training run is finished") == 1
     (tmp_path / "run" / "model.safetensors").unlink()  # as Snakemake removes the outputs of a step that is to run
     assert command(seed=2) == 0 and (tmp_path / "run" / "model.safetensors").exists()
 
@@ -134,7 +134,7 @@ def test_a_finished_training_of_older_code_is_not_thrown_away_unasked(command, t
     monkeypatch.setitem(RULES, "train", replace(RULES["train"], code=RULES["train"].code + 1))
     capsys.readouterr()
     assert command() == 1
-    assert "holds a finished training with another made_from; choose" in capsys.readouterr().err
+    assert "holds a finished training run with another made_from; choose" in capsys.readouterr().err
     assert command("--overwrite") == 0
 
 
@@ -175,10 +175,10 @@ def test_an_interrupted_training_keeps_its_folder_but_may_become_longer(short, k
     own = TrainingFolder(tmp_path, tmp_path, short(duration=256e-6, microbatch=8), digits, "newer code")
     own.require_own()
     assert not own.is_finished()
-    with pytest.raises(UserError, match="holds an interrupted training with another learning_rate; choose another"):
+    with pytest.raises(UserError, match="holds an interrupted training run with another learning_rate; choose another"):
         TrainingFolder(tmp_path, tmp_path, short(learning_rate=1.0), digits).require_own()
     (tmp_path / "training.json").write_text("{")
     own.require_own()  # a torn record says nothing, and no model is in danger
     torch.save({}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r"no training in .* made it"):
+    with pytest.raises(UserError, match=r"no training run in .* made it"):
         own.require_own()

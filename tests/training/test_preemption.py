@@ -458,7 +458,7 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(
         assert_same_but_for(run, undisturbed(short()), "other-state-0.safetensors")
     errors = capsys.readouterr().err
     assert re.fullmatch(
-        r"\S+state-0.safetensors is (not a whole training state|damaged \(its checksum differs\)): moved to "
+        r"\S+state-0.safetensors is (not a complete training state|damaged \(its checksum differs\)): moved to "
         r"other-state-0.safetensors; continuing from 640 images\n",
         errors,
     )
@@ -485,7 +485,7 @@ def test_two_damaged_states_are_named_and_the_run_starts_from_the_beginning(
     train(short(), digits, run)
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and errors.endswith("; starting from the beginning\n")
-    assert "state-0.safetensors is damaged" in errors and "state-1.safetensors is not a whole" in errors
+    assert "state-0.safetensors is damaged" in errors and "state-1.safetensors is not a complete" in errors
     assert_same_but_for(run, undisturbed(short()), "other-state-0.safetensors", "other-state-1.safetensors")
 
 
@@ -542,7 +542,7 @@ def test_a_full_disk_costs_a_state_but_not_the_training(short, digits, tmp_path,
         interrupted(short(), digits, run, patch, 320, 640, 1280)
     assert re.fullmatch(
         r"warning: \S+state-1.safetensors: cannot be written \(No space left on device\); nothing was changed; "
-        r"the state of 320 images is kept, going on\n",
+        r"the state of 320 images is kept, continuing\n",
         capsys.readouterr().err,
     )
     assert written == [320, 640, 1280] and states(run) == {"0": 320, "1": 1280}

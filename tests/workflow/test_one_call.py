@@ -170,5 +170,5 @@ def test_pictures_in_the_place_of_made_up_ones_are_kept(folder):
 def test_made_up_pictures_have_no_place_among_the_users(folder):
     edit(lambda raw: raw["datasets"]["made"].update(made_up=5))
     done = snakemake(folder)
-    assert done.returncode != 0 and "datasets.made.path: made-up data lie below runs/made-up/ alone" in done.stderr
+    assert done.returncode != 0 and "datasets.made.path: synthetic data must be below runs/made-up/" in done.stderr
     assert Path("pictures/1.png").read_bytes() == b"one"

@@ -198,10 +198,12 @@ def test_a_clone_needs_no_raw_data(clone):
 
 
 def test_a_change_of_code_is_told_by_its_number(clone):
-    source = clone / "edm" / "chain" / "provenance.py"
+    source = clone / "edm" / "chain" / "rules.py"
     source.write_text(source.read_text() + "# A comment.\n")
     assert planned(clone) == [] and changed_stages(clone) == [DIGESTS]
-    source.write_text(source.read_text().replace('"sample": 1', '"sample": 2'))
+    sheet = '_of_experiment("sheet"), '
+    assert sheet in source.read_text()
+    source.write_text(source.read_text().replace(sheet, f"{sheet}code=2, "))
     assert planned(clone) == ["Figure digits samples", "How digits was made", "MLflow: runs of digits",
                               "Sample digits vp-A: samples", "Sample digits vp-B: samples"]  # fmt: skip
     assert changed_stages(clone) == [DIGESTS, "sample@digits", "tables@digits"]

@@ -160,7 +160,7 @@ def test_the_report_is_one_page_with_every_table_and_figure_and_their_captions(f
         caption, content = shown(page, path)
         assert content == (finished / path).read_bytes() and title in data["results"][path]["labels"]["table"]
         assert title in caption and "80 images" in caption and "This is not FID" in caption
-        assert f"It stands for Table {name[-1]} of the paper." in caption and "Dataset: digits." in caption
+        assert f"It corresponds to Table {name[-1]} of the paper." in caption and "Dataset: digits." in caption
     for name in figures:
         path = f"results/tiny/figures/{name}.png"
         caption, content = shown(page, path)

@@ -1,4 +1,4 @@
-# Names in paths, what has to run, and how each step is started.
+# Names in paths, the selection of stale steps, and the command that starts each step.
 import atexit
 import functools
 import inspect
@@ -11,13 +11,13 @@ atexit.register(PROVENANCE.hashes.save)
 
 
 def known(function):
-    """The function, with its signature at hand: Snakemake asks for it some thirty times per job."""
+    """The function with its signature cached: Snakemake inspects it about thirty times per job."""
     function.__signature__ = inspect.signature(function)
     return function
 
 
 def either(names):
-    """A pattern for any of some names; for none, one that nothing matches."""
+    """A regular expression that matches any of the names; without names, one that matches nothing."""
     return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
 
 
@@ -28,30 +28,30 @@ wildcard_constraints:
     report=either(CHAIN.reports),
     table=either({table for r in CHAIN.reports.values() for table in r.tables}),
     figure=either({figure for r in CHAIN.reports.values() for figure in r.figures}),
-    # Trained and imported models make the same file: who makes it is told by the pair of experiment and model.
+    # Training and import write the same file name: the pair of experiment and model decides which rule makes it.
     trained=either({f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.models}),
     pretrained=either({f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.pretrained}),
     evaluation="[^/]+(/[^/]+)?",
 
 
-# How a step is started, which also writes its sidecar: by itself, or as several processes that share its work. What it
-# is run on decides nothing about its result: these are resources, no params, whose change would make a step run again.
-# In profiles they can be changed; CPUs too, which `threads` would limit to those of the machine where Snakemake runs.
-# `exec`: a shell in between would die of the signals that ask a step to stop, and leave it no time.
-# `--requeue`: a job that this workflow submitted runs nothing else, so it may go back to Slurm's queue. Another job, in
-# which Snakemake itself was started (a terminal of Jupyter, a script of yours), is not to be touched.
+# `edm launch` starts a step as one process or as several that share its work, and writes its sidecar. GPUs, nodes and
+# CPUs do not affect the result, so they are resources: a change of `params` would make Snakemake rerun the step.
+# Profiles can change them. CPUs are not `threads`, which Snakemake limits to the CPUs of the machine where it runs.
+# `exec`: a shell in between would die from the signals that ask a step to stop, and leave the step no time.
+# `--requeue`: a job that this workflow submitted runs nothing else, so it may go back to Slurm's queue. A job in which
+# the user started Snakemake (a Jupyter terminal, a script) must not be requeued.
 STEP = "exec edm launch {params.step:q} " + ("--requeue " if workflow.remote_exec else "")
 LAUNCH = STEP + "--gpus {resources.gpu} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
 
 
 def machine(gpus, nodes=None):
-    """The resources that say how many GPUs (and nodes) of an experiment's settings a step works on."""
+    """The resources of a step: GPUs (and nodes) from the settings of its experiment."""
 
     def of(value):
         return known(lambda w: value(concerned(w)))
 
     asked = dict(gpu=of(gpus), nodes=1, tasks_per_gpu=0, cpus_per_task=1)
-    if nodes:  # such a step itself starts one task on each of several nodes, which Slurm's plugin calls `mpi`
+    if nodes:  # the step itself starts one task on each of several nodes; Slurm's plugin calls this `mpi`
         several = lambda value: of(lambda e: value(e) if nodes(e) > 1 else None)
         asked |= dict(nodes=of(nodes), mpi=several(lambda e: "srun"), tasks=several(nodes))
     if config.get("gpu_type"):
@@ -62,7 +62,7 @@ def machine(gpus, nodes=None):
 
 
 def concerned(wildcards):
-    """The experiment that a step belongs to; of several that share it, the first."""
+    """The experiment of a step; if several share the step, the first."""
     named = [wildcards[name] for name in ("experiment", "trained", "pretrained") if name in wildcards.keys()]
     if named:
         return CHAIN.experiments[named[0].split("/")[0]]
@@ -76,11 +76,12 @@ MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 
 def made_from(rule, *names, key=None):
-    """The inputs of a step by name, and the `parts` that share its work. Whether it runs, `to_run` tells.
+    """An input function: the inputs of a step by name, and the `parts` that share its work.
 
-    Times tell nothing, since every checkout changes them: a step that runs takes a marker that is newer than all, and
-    its inputs plainly, so that it also runs where a step before it does; any other takes them whatever their times.
-    Jobs of a cluster read this file again; what they run is decided already.
+    `to_run` decides which steps run. File times do not count, since every checkout changes them. A step that runs gets
+    an extra input, a marker newer than all files, and its plain inputs, so that it waits for the steps before it. The
+    inputs of all other steps are `ancient`: Snakemake ignores their times. Jobs of a cluster read this file again after
+    the decision, so `to_run` is empty for them.
     """
 
     def find(wildcards):
@@ -99,7 +100,7 @@ def made_from(rule, *names, key=None):
 
 @functools.cache
 def to_run():
-    """The steps that this call of Snakemake has to run, in their order; what it was asked for is in its settings."""
+    """The steps that this call of Snakemake has to run, in order. Snakemake's settings hold the requested targets."""
     asked = workflow.dag_settings
     if not workflow.is_main_process:
         return {}
@@ -116,7 +117,7 @@ def to_run():
 
 
 def named(words):
-    """The files that words of the command line stand for: themselves, or what a rule without wildcards is about."""
+    """The files that words of the command line name: a path itself, or the files of a rule without wildcards."""
     for word in words:
         if not workflow.is_rule(word):
             yield os.path.relpath(word)
@@ -135,7 +136,7 @@ onstart:
     if to_run() and not workflow.touch:
         for path, place in set_aside(PROVENANCE, to_run()):
             print(f"{path}: not as a step of this chain made it; it is kept as {place}", file=sys.stderr)
-        # The jobs are chosen: what they make has to be newer than all that they are made from.
+        # Snakemake has chosen the jobs. Their outputs must become newer than all their inputs.
         inside = (path for job in to_run() for path in (*(path for path, _ in made(CHAIN, job)), *job.parts))
         to_present([marker(), *inside])
 
@@ -148,7 +149,7 @@ REPORTED = set()
 
 
 def report_stale(job):
-    """Says what was changed, of the first twenty steps; not, that something before them was."""
+    """Prints why a step is stale, for the first twenty stale steps that have no stale step before them."""
     why = PROVENANCE.why_stale(job)
     derived = any(PROVENANCE.why_stale(maker) for _, maker in made(CHAIN, job))
     if why and len(REPORTED) < 20 and job not in REPORTED and not derived:
@@ -158,13 +159,16 @@ def report_stale(job):
 
 @functools.cache
 def plan():
-    """The digest that each step is planned with; and what is fetched before, so that its content is not in it yet."""
+    """The digest that each step is planned with, and the options that name the files still to be downloaded.
+
+    The planned digests do not yet include the content of these files.
+    """
     fetched = [path for job in to_run() if job.rule == "download" for path in job.outputs]
     return PROVENANCE.planned(fetched), [word for path in fetched for word in ("--fetched", path)]
 
 
 def step(rule, *names, key=None):
-    """What `edm launch` is told of a step: its name, and the digest of the specification that it is planned with."""
+    """The options that `edm launch` gets for a step: its name and the digest of its planned specification."""
 
     def options(wildcards):
         job = job_of(rule, names, wildcards, key)
@@ -177,5 +181,5 @@ def step(rule, *names, key=None):
 
 
 def expect(rule, *names):
-    """The digest of a step's own settings, for its command, which reads params.yaml itself."""
+    """The digest of a step's settings. Its command, which reads params.yaml itself, compares it."""
     return known(lambda w: digest(CHAIN.specification(job_of(rule, names, w))))

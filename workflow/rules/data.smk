@@ -1,7 +1,7 @@
-# Raw data → dataset archive, and what is made from a dataset alone.
+# Raw data → dataset archive → feature classifier and reference statistics.
 
 
-# Only what is not there is fetched: a file that you put in its place is yours, and no rule replaces it.
+# Only missing files have a download rule: no rule replaces a file that you put at such a path.
 for path in CHAIN.absent_downloads():
 
     rule:
@@ -28,7 +28,7 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
         name:
             re.sub(r"\W", "_", f"made_up_{dataset}")
         message:
-            "Make up the source of {params.dataset}"
+            "Create synthetic raw data of {params.dataset}"
         input:
             unpack(made_from("made_up", key=dataset)),
         output:
@@ -90,7 +90,7 @@ def reference(dataset, statistics):
 
 
 def reference_options(wildcards):
-    """How statistics are computed: the experiments that use a file agree in that."""
+    """The options for computing reference statistics; all experiments that use a file agree in them."""
     experiment, features = CHAIN.references[reference(wildcards.dataset, wildcards.statistics)]
     keep = ["--keep-features", "50000"] if paths.keeps_features(experiment, features) else []
     weights = paths.weights_of(experiment, features)

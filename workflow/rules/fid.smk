@@ -1,6 +1,6 @@
-# Model → distances from the dataset: FID in Inception-v3 features, FD in others. Images are measured as they are drawn
-# and not kept. On a laptop one process evaluates a whole grid and pays its start-up once; on a cluster each point and
-# each repeat is a job of its own (`one_job_per` in params.yaml), or several that share its images (`shards`).
+# Model → distances from the dataset: FID in Inception-v3 features, FD in others. A job evaluates images as it samples
+# them and does not store them. On a laptop one process evaluates a whole grid and starts only once; on a cluster each
+# point and each repeat is a separate job (`one_job_per` in params.yaml), or several jobs share its images (`shards`).
 
 
 @known
@@ -60,7 +60,7 @@ rule evaluate:
         " {params.parts:q} >> {log:q} 2>&1"
 
 
-# One job, however many evaluations: its outcome decides the next one, and may decide other jobs' settings.
+# One job for all evaluations of a search: each outcome decides the next one, and may decide other jobs' settings.
 rule search:
     message:
         "Search {wildcards.experiment} {wildcards.model}: {wildcards.search}"

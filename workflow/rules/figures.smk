@@ -1,4 +1,4 @@
-# Results, sheets, analyses and datasets → figures, each a job of its own.
+# Results, sheets, analyses and datasets → figures, one job each.
 
 
 rule figure:

@@ -1,14 +1,14 @@
-# What `snakemake --report` shows: tables, figures and pages on how they were made, each with its caption.
+# The content of `snakemake --report`: tables, figures and provenance pages, each with its caption.
 from snakemake.logging import logger
 
 from edm.report.captions import Captions
 
-# Captions are templates, and `config` is what they see.
+# Captions are templates, which can read `config`.
 CAPTIONS = config["captions"] = Captions(CHAIN)
 
 
 def shown(path, category, kind):
-    """An output that the page shows under a category. One label: of two, Snakemake's page would make switches."""
+    """An output that the page shows under a category. It has one label: for two, Snakemake's page adds switches."""
     caption = f"../report/{kind}.rst"
     if kind in paths.ABOUT:
         labels = {"page": kind.capitalize()}
@@ -17,6 +17,7 @@ def shown(path, category, kind):
     return report(path, category=category, subcategory="{report}", labels=labels, caption=caption)
 
 
-# Snakemake keeps no account of its jobs here, and would say so of every file: the page on the runtime tells of them.
+# Snakemake keeps no metadata here (see the default profile) and would warn about every file. The report's page
+# "Runtime" lists the jobs instead.
 if any(word.partition("=")[0] == "--report" for word in sys.argv):
     logger.addFilter(lambda record: not record.getMessage().startswith("Missing metadata for file"))

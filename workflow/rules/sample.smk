@@ -1,4 +1,4 @@
-# Model → images to look at, and studies of a model.
+# Model → sample sheets and studies of the model.
 
 
 rule sample:

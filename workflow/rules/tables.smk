@@ -1,4 +1,4 @@
-# Distances and searches → tables, each a job of its own; one JSON of headline numbers; pages on how it all was made.
+# Distances and searches → tables, one job each; one JSON file of headline numbers; provenance pages.
 
 
 rule table:

@@ -1,6 +1,6 @@
-# Journals of all runs → MLflow. Jobs only write journals: tracking cannot delay or fail a training. Nor does a store
-# that is away, locked or full fail the chain: the summary says what is to come, and the next run of Snakemake, or any
-# `edm track sync`, delivers it.
+# Journals of all runs → MLflow. Jobs only write journals, so tracking cannot delay or fail a training run. An
+# unreachable, locked or full store does not fail the chain either: the summary states what is undelivered, and the next
+# run of Snakemake, or any `edm track sync`, delivers it.
 rule track:
     message:
         "MLflow: runs of {wildcards.report}"

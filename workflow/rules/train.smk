@@ -1,9 +1,9 @@
 # Dataset archive → trained model; published file → the same; snapshots → the best of them.
 
 
-# An interrupted training continues from its last state, which is no output here: Snakemake removes the outputs of a job
-# that fails. Status 75, a stop on request, is a failure like any here, and a retry continues it. Nor are the snapshots
-# outputs: their number follows from params.yaml, and `choose` counts them.
+# An interrupted training run resumes from its last state. The state is not an output, because Snakemake removes the
+# outputs of a failed job. Status 75 (stopped on request) counts as a failure here, and a retry resumes the run. The
+# snapshots are no outputs either: their number follows from params.yaml, and `choose` counts them.
 rule train:
     message:
         "Train {wildcards.trained}"
@@ -52,7 +52,7 @@ rule published:
         STEP + "-- import {params.path:q} {output:q} --published {params.name:q} --expect {params.expect} > {log:q} 2>&1"
 
 
-# One job, however many snapshots: its outcome decides what is evaluated, and the chain must be known beforehand.
+# One job for all snapshots: its outcome decides which snapshot is evaluated, but Snakemake must know all jobs before.
 rule choose:
     message:
         "Choose the best snapshot of {wildcards.trained}"

@@ -1,17 +1,17 @@
-"""Sources of datasets, each turned into the archive format of :mod:`edm.data.archive`.
+"""Converts raw datasets to the archive format of :mod:`edm.data.archive`.
 
 =============  =====================================================================
-expected.py    what the paper used of each source, and the checks against it
+expected.py    the properties of each dataset in the paper, and checks against them
 sources.py     the sources, by name
-pictures.py    images as the archive holds them: crop, resize, channels
+pictures.py    converts images for the archive: crop, resize, channels
 cifar.py       the CIFAR-10 python tarball
-idx.py         the files of MNIST
-pipeline.py    ``prepare``: source in, archive out, on all cores
-workers.py     the processes that make the images, in order
+idx.py         the idx files of MNIST
+pipeline.py    ``prepare``: writes an archive from a source, on all cores
+workers.py     the processes that convert images, in order
 =============  =====================================================================
 
-The rules for files of images and labels (``decoding.py``, ``labels.py``, ``trees.py``) lie one folder up, for archives
-are read by them, too.
+The rules for image and label files (``decoding.py``, ``labels.py``, ``trees.py``) are one folder up, because reading
+archives uses them, too.
 """
 
 from edm.data.prepare.expected import PAPER, SOURCES, STATABLE

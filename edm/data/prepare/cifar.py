@@ -1,6 +1,6 @@
-"""CIFAR-10 (Krizhevsky 2009): the official python tarball, read in memory and without running anything it holds.
+"""CIFAR-10 (Krizhevsky 2009): reads the official python tarball in memory, with the restricted unpickler.
 
-Its batches are pickles of {b"data": uint8 [10000, 3072], b"labels": list of int, …}, by Python 2 in protocol 2.
+Its batches are pickles of {b"data": uint8 [10000, 3072], b"labels": list of int, …}, written by Python 2 in protocol 2.
 """
 
 import gzip
@@ -19,17 +19,17 @@ from edm.errors import UserError
 from edm.files.pickles import Budget, Instance, Name, Names, Span, interpret
 from edm.files.refusals import refused, shown
 
-MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz, as its home page prints it
+MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz, from its home page
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
-_MOST_BYTES = 1 << 28  # of the tarball when decompressed; the real one has 186 MB
+_MOST_BYTES = 1 << 28  # of the decompressed tarball; the official one has 186 MB
 _AGAIN = "get cifar-10-python.tar.gz again"
-_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since numpy 2
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, and since
 
 
 def cifar10(path: Path, checksum: str | None = MD5) -> Images:
     """The 50,000 training images, 32×32 RGB, in the order of the batches, and their 10 classes.
 
-    checksum: MD5 of the tarball, or None to read any. Raises UserError where it is another, or a batch is damaged.
+    checksum: MD5 of the tarball; None accepts any. Raises UserError if it differs, or if a batch is damaged.
     """
     try:
         with open(path, "rb") as file:
@@ -42,8 +42,8 @@ def cifar10(path: Path, checksum: str | None = MD5) -> Images:
     return Images(str(path), len(images), images.__getitem__, labels, identity)
 
 
-def _identity(file: BinaryIO, path: Path, checksum: str | None) -> str:
-    """SHA-256 of the tarball, whose MD5 is checked."""
+def _identity(file: io.BufferedReader, path: Path, checksum: str | None) -> str:
+    """The SHA-256 of the tarball, after checking its MD5."""
     if os.fstat(file.fileno()).st_size > _MOST_BYTES:
         raise UserError(f"{path}: larger than the whole of CIFAR-10; {_AGAIN}")
     if checksum is not None:
@@ -61,18 +61,19 @@ def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int
     found = {}
     try:
         stream = _Bounded(gzip.GzipFile(fileobj=file), path)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        # tarfile's stubs ask for more of a stream than it does in this mode.
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
                 if name in _BATCHES and member.isfile() and not member.issparse():
                     if name in found:
                         raise UserError(f"{path}: holds {name} twice; {_AGAIN}")
                     found[name] = _batch(archive.extractfile(member).read(), f"{path}: {name}")
-        while stream.read(1 << 20):  # up to gzip's checksum, which is behind the end of the tar
+        while stream.read(1 << 20):  # read up to gzip's checksum, after the end of the tar
             pass
     except UserError:
         raise
-    except Exception as error:  # tarfile, gzip and zlib each have their own for damaged files
+    except Exception as error:  # tarfile, gzip and zlib raise different exceptions
         raise UserError(f"{path}: not a whole gzip-compressed tarball ({_line(error)}); {_AGAIN}") from None
     missing = [name for name in _BATCHES if name not in found]
     if missing:
@@ -81,9 +82,9 @@ def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int
 
 
 class _Bounded:
-    """A stream that refuses to give more than the tarball can hold, whatever sizes its headers claim."""
+    """A stream that raises UserError after more bytes than the tarball can hold, regardless of its headers."""
 
-    def __init__(self, stream: BinaryIO, path: Path) -> None:
+    def __init__(self, stream: gzip.GzipFile, path: Path) -> None:
         self._stream, self._path, self._left = stream, path, _MOST_BYTES
 
     def read(self, size: int) -> bytes:
@@ -96,7 +97,7 @@ class _Bounded:
 
 def _batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
     try:
-        budget = Budget(text=len(data), longest=len(data))  # Python 3 writes the pixels, too, as text
+        budget = Budget(text=len(data), longest=len(data))  # Python 3 writes even the pixels as text
         content = interpret(io.BytesIO(data), _names(len(data)), budget, kind="CIFAR-10 batch")
     except UserError as error:
         raise UserError(f"{where} is {error}") from None
@@ -120,22 +121,22 @@ def _batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
 
 
 def _array(*arguments: Any) -> Instance:
-    """Stands for numpy's _reconstruct: an array, whose state tells its shape and its bytes."""
+    """Stands for numpy's _reconstruct: an array, whose state holds its shape and bytes."""
     return Instance("numpy.ndarray", arguments)
 
 
 def _dtype(*arguments: Any) -> Instance:
-    """Stands for numpy.dtype: unsigned bytes and nothing else."""
+    """Stands for numpy.dtype; accepts only unsigned bytes."""
     if arguments[:1] not in (("u1",), (b"u1",)):
         raise refused(f"it holds pixels of kind {', '.join(map(shown, arguments[:1]))}")
     return Instance("numpy.dtype", arguments)
 
 
 def _names(left: int) -> Names:
-    """What a batch may name. left: bytes that all its text may be encoded to; a memorised text can be used again."""
+    """The globals that a batch may use. left: limit of bytes from encoding, since a pickle can reuse a stored text."""
 
     def encoded(*arguments: Any) -> bytes:
-        """Stands for _codecs.encode, by which Python 3 writes bytes in protocol 2."""
+        """Stands for _codecs.encode, with which Python 3 writes bytes in protocol 2."""
         nonlocal left
         match arguments:
             case (str() as text, "latin1"):

@@ -1,4 +1,4 @@
-"""What the paper used of each dataset (Section 5, Appendix F), and the checks of what is found against it."""
+"""The properties of each dataset in the paper (Section 5, Appendix F), and checks of the raw data against them."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -7,7 +7,7 @@ from edm.errors import UserError
 
 @dataclass(frozen=True)
 class Expected:
-    """What a dataset must be; None where anything is accepted. ``stated``: the fields that the user gave."""
+    """The expected properties of a dataset; None accepts any value. stated: the fields that the user set."""
 
     images: int | None = None
     resolution: int | None = None
@@ -17,7 +17,7 @@ class Expected:
     stated: frozenset[str] = frozenset()
 
     def with_stated(self, **values: int | None) -> "Expected":
-        """What a user states replaces what the paper used; None states nothing."""
+        """Replaces the paper's values by the user's; None keeps the paper's."""
         given = {name: value for name, value in values.items() if value is not None}
         for name, value in given.items():
             least = 0 if name == "classes" else 1
@@ -28,11 +28,11 @@ class Expected:
         return replace(self, **given, stated=self.stated | set(given))
 
     def why(self, name: str) -> str:
-        """Who expects it."""
+        """The origin of an expected value, for messages."""
         return "as stated" if name in self.stated else "as in the paper"
 
     def require(self, name: str, found: int, where: str) -> None:
-        """Raises UserError where ``found`` is not the expected number of that name."""
+        """Raises UserError if ``found`` is not the expected number of that name."""
         expected = getattr(self, name)
         if expected is None or found == expected:
             return
@@ -42,7 +42,7 @@ class Expected:
         )
 
 
-#: The sources and what the paper used of them. AFHQv2 has folders, but they are not classes; nor are FFHQ's.
+#: The sources and their properties in the paper. The folders of AFHQv2 and FFHQ are not classes.
 PAPER: dict[str, Expected] = {
     "digits": Expected(images=1797, resolution=8, channels=1, classes=10),
     "cifar10": Expected(images=50_000, resolution=32, channels=3, classes=10),
@@ -55,7 +55,7 @@ PAPER: dict[str, Expected] = {
 }
 SOURCES: tuple[str, ...] = tuple(PAPER)
 
-#: What a specification of params.yaml may state about a dataset.
+#: The expected properties that a dataset in params.yaml may set.
 STATABLE: tuple[str, ...] = tuple(field.name for field in fields(Expected) if field.name != "stated")
 
 

@@ -1,4 +1,4 @@
-"""The idx files of MNIST (LeCun, Cortes and Burges): big-endian sizes, then bytes; often compressed by gzip."""
+"""The idx files of MNIST (LeCun, Cortes and Burges): big-endian sizes, then bytes; often gzip-compressed."""
 
 import gzip
 import hashlib
@@ -20,7 +20,7 @@ _PADDING = 2  # 28x28 -> 32x32
 def mnist(path: Path) -> Images:
     """The training images of MNIST, zero-padded from 28×28 to 32×32, and their digits.
 
-    path: folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, each with or without .gz, or the first file.
+    path: folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, with or without .gz, or the images file.
     """
     folder = path if path.is_dir() else path.parent
     image_file = path if path.is_file() else _find(folder, "images", 3)
@@ -49,7 +49,7 @@ def _find(folder: Path, what: str, dimensions: int) -> Path:
 
 
 def _read(path: Path, magic: int) -> np.ndarray:
-    """uint8 array of the declared shape; never more memory than a whole file of that shape needs."""
+    """uint8 array of the declared shape. Never uses more memory than a complete file of that shape."""
     dimensions = magic & 0xFF
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:

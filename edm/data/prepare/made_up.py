@@ -1,4 +1,4 @@
-"""Made-up raw data in the layout of each source, for rehearsals where the real data are not: see :func:`made_up`."""
+"""Synthetic raw data in the layout of each source, for dry runs without the real data: see :func:`made_up`."""
 
 import gzip
 import io
@@ -18,29 +18,29 @@ from tqdm import tqdm
 from edm.errors import UserError
 from edm.files.writing import atomic_write
 
-#: Names of classes as the real data have them; ImageNet's are the first of its synsets.
+#: Names of classes in the real data; ImageNet's start at its first synset.
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 AFHQV2 = ("cat", "dog", "wild")
 _FIRST_SYNSET = 1440764
-_GREY_EVERY = 7  # images of made-up ImageNet, whose real photographs are grey now and then
+_GREY_EVERY = 7  # images of synthetic ImageNet; some of the real photographs are grey
 
-#: A file of a made-up source: its name and its content.
+#: The files of a synthetic source: (name, content) each.
 _Files = Iterator[tuple[str, bytes]]
 
 
 def made_up(
     kind: str, path: str | Path, images: int, seed: int = 0, *, side: int | None = None, classes: int | None = None
 ) -> dict[str, object]:
-    """Writes made-up pictures at ``path`` in the layout of a source; returns what to state of them to ``prepare``.
+    """Creates a synthetic raw dataset at ``path`` in the layout of a source; returns the arguments for ``prepare``.
 
     kind: "cifar10" (a tarball), "mnist" (idx files), "ffhq", "afhqv2", "imagenet" or "folder" (trees of images).
-    images: of the training set; test sets, which ``prepare`` does not read, come on top. seed: other pictures for each.
-    side: pixels, 64 where not given; imagenet's pictures have sides of up to twice that, CIFAR-10's and MNIST's their
-    own. classes: of imagenet and folder, 3 where not given, at most ``images``.
+    images: size of the training set; test sets, which ``prepare`` does not read, are additional. seed: each seed gives
+    different pictures. side: pixels, by default 64; imagenet's pictures have sides of up to twice that, CIFAR-10's and
+    MNIST's have fixed sides. classes: of imagenet and folder, by default 3, at most ``images``.
 
-    Equal arguments give equal pictures: gradients in the colours of their class with a few shapes on top. What is
-    written is there as a whole or not at all. Raises UserError where something is at ``path`` already, so that nothing
-    made up ever replaces real data, and for arguments that make no sense.
+    Equal arguments give equal pictures: gradients in the colours of their class with a few shapes on top. The write is
+    atomic. Raises UserError if ``path`` exists, so that synthetic data never replace real data, and for invalid
+    arguments.
     """
     path = Path(path)
     _check(kind, path, images, side, classes)
@@ -63,16 +63,16 @@ def made_up(
 def _check(kind: str, path: Path, images: int, side: int | None, classes: int | None) -> None:
     kinds = ("cifar10", "mnist", *_TREES)
     if kind not in kinds:
-        raise UserError(f"made-up data of kind {kind!r} are unknown; choose one of {', '.join(kinds)}")
-    least = 5 if kind == "cifar10" else 1  # a batch without images is no batch
+        raise UserError(f"synthetic data of kind {kind!r} are unknown; choose one of {', '.join(kinds)}")
+    least = 5 if kind == "cifar10" else 1  # each of the five batches needs an image
     if images < least:
-        raise UserError(f"made-up {kind}: images is {images}; expected a whole number from {least}")
+        raise UserError(f"synthetic {kind}: images is {images}; expected a whole number from {least}")
     if side is not None and (side < 8 or kind in ("cifar10", "mnist")):
-        raise UserError(f"made-up {kind}: side is {side}; CIFAR-10 and MNIST have their own, others at least 8")
+        raise UserError(f"synthetic {kind}: side is {side}; CIFAR-10 and MNIST have a fixed side, others at least 8")
     if classes is not None and (classes < 1 or kind not in ("imagenet", "folder")):
-        raise UserError(f"made-up {kind}: classes is {classes}; imagenet and folder take a number from 1, others none")
+        raise UserError(f"synthetic {kind}: classes is {classes}; choose at least 1 for imagenet and folder, else none")
     if path.exists() and not (path.is_dir() and kind != "cifar10" and not any(path.iterdir())):
-        raise UserError(f"{path}: is there already; made-up data replace nothing, remove it or name another place")
+        raise UserError(f"{path}: exists already; synthetic data replace nothing: remove it or name another place")
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------
@@ -90,12 +90,12 @@ def picture(seed: int, index: int, width: int, height: int, label: int) -> np.nd
         size = rng.uniform(0.1, 0.3)
         distance = np.hypot(across, down) if rng.random() < 0.5 else np.maximum(abs(across), abs(down))
         inside = np.clip((size - distance) * max(width, height) / 2 + 0.5, 0, 1)  # an edge two pixels wide
-        image += inside[:, :, None] * (_colour(rng, label + 1 + rng.integers(3)) - image)
+        image += inside[:, :, None] * (_colour(rng, label + 1 + int(rng.integers(3))) - image)
     return np.rint(255 * image).astype(np.uint8)
 
 
 def _colour(rng: np.random.Generator, label: int) -> np.ndarray:
-    """A colour whose hue is near that of a class; neighbouring classes are far apart."""
+    """A colour with a hue near that of its class; the hues of neighbouring classes differ widely."""
     hue = label * 0.618 + rng.uniform(-0.05, 0.05)
     wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (hue + np.array([0, 1, 2]) / 3))
     return np.clip(wheel * rng.uniform(0.6, 1) + rng.uniform(-0.1, 0.1), 0, 1)
@@ -116,7 +116,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _bright_on_black(image: np.ndarray) -> np.ndarray:
-    """The brighter half of a grey image over the whole range, on black."""
+    """The brighter half of a grey image, stretched to the whole range, on black."""
     low, high = int(image.min()), int(image.max())
     levels = (image.astype(float) - low) / max(high - low, 1)
     return np.rint(255 * np.clip(2 * levels - 1, 0, 1)).astype(np.uint8)
@@ -126,7 +126,7 @@ def _bright_on_black(image: np.ndarray) -> np.ndarray:
 
 
 def _cifar10(images: int, seed: int) -> _Files:
-    """Five batches of training images in no order of classes, a test batch a tenth as large, and the names."""
+    """Five batches of training images of mixed classes, a test batch a tenth of their size in all, and class names."""
     bounds = [images * i // 5 for i in range(6)]
     tests = max(1, images // 10)
     meta = {b"num_cases_per_batch": -(-images // 5), b"label_names": [n.encode() for n in CIFAR10], b"num_vis": 3072}
@@ -139,13 +139,13 @@ def _cifar10(images: int, seed: int) -> _Files:
 
 
 def cifar_batch(images: np.ndarray, labels: list[int], title: bytes = b"made up", names: Sequence[bytes] = ()) -> bytes:
-    """A batch of CIFAR-10 from uint8 [N, 3072]: the entries of the official files, pickled in their protocol."""
+    """A batch of CIFAR-10 from uint8 [N, 3072], with the entries and the pickle protocol of the official files."""
     content = {b"batch_label": title, b"labels": labels, b"data": images, b"filenames": list(names)}
     return pickle.dumps(content, protocol=2)
 
 
 def _mnist(images: int, seed: int) -> _Files:
-    """Bright shapes on black; the test set, a tenth as large, beside the training set."""
+    """Bright shapes on black: a training set, and a test set a tenth as large."""
     tests = max(1, images // 10)
     for name, part in (("train", range(images)), ("t10k", range(images, images + tests))):
         labels = np.array([i % 10 for i in part], dtype=np.uint8)
@@ -155,25 +155,25 @@ def _mnist(images: int, seed: int) -> _Files:
 
 
 def idx_file(array: np.ndarray) -> bytes:
-    """An idx file of a uint8 array: its type, the number and sizes of its dimensions, its bytes."""
+    """An idx file of a uint8 array: type, number and sizes of dimensions, bytes."""
     return struct.pack(f">I{array.ndim}I", 0x0800 | array.ndim, *array.shape) + array.tobytes()
 
 
 def _ffhq(images: int, seed: int, side: int) -> _Files:
-    """A folder per thousand images."""
+    """One folder per thousand images."""
     for i in range(images):
         yield f"{i // 1000 * 1000:05d}/{i:05d}.png", _file(picture(seed, i, side, side, i), "PNG")
 
 
 def _afhqv2(images: int, seed: int, side: int) -> _Files:
-    """Three animals in a training and a test set, of which both count (Section 7): every tenth image is for tests."""
+    """Three animals in a training and a test set, both in the dataset (Section 7); every tenth is a test image."""
     for i in range(images):
         part, animal = ("test" if i % 10 == 9 else "train"), AFHQV2[i % 3]
         yield f"{part}/{animal}/flickr_{animal}_{i:06d}.png", _file(picture(seed, i, side, side, i % 3), "PNG")
 
 
 def _imagenet(images: int, seed: int, side: int, classes: int) -> _Files:
-    """Photographs of all sizes, upright and lying, some of them grey, in a folder per synset."""
+    """Photographs of various sizes, portrait and landscape, some of them grey, in one folder per synset."""
     for i in range(images):
         label = i % classes
         rng = np.random.default_rng([seed, i, 1])
@@ -185,7 +185,7 @@ def _imagenet(images: int, seed: int, side: int, classes: int) -> _Files:
 
 
 def _folder(images: int, seed: int, side: int, classes: int) -> _Files:
-    """A folder per class."""
+    """One folder per class."""
     for i in range(images):
         label = i % classes
         yield f"class-{label:03d}/{i:06d}.png", _file(picture(seed, i, side, side, label), "PNG")
@@ -200,12 +200,12 @@ _TREES: dict[str, Callable[..., _Files]] = {
 
 
 def _write_folder(path: Path, files: _Files, count: int | None = None) -> None:
-    """Writes files below a folder beside ``path`` that becomes ``path`` when it is whole."""
+    """Writes files to a temporary folder beside ``path``, renamed to ``path`` when complete."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        whole = temporary / path.name  # mkdtemp's own folder is for its owner alone
+        whole = temporary / path.name  # mkdtemp's folder is accessible only to its owner
         for name, content in tqdm(files, total=count, unit="img", unit_scale=True, disable=None):
             (whole / name).parent.mkdir(parents=True, exist_ok=True)
             (whole / name).write_bytes(content)
@@ -218,7 +218,7 @@ def _write_folder(path: Path, files: _Files, count: int | None = None) -> None:
 
 
 def _write_tarball(path: Path, files: _Files) -> None:
-    """A tar.gz of the files in CIFAR-10's folder; without dates, so that equal files give equal bytes."""
+    """A tar.gz of the files in CIFAR-10's folder, without dates, so that equal files give equal bytes."""
     with (
         open(path, "wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream,

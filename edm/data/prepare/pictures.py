@@ -1,4 +1,4 @@
-"""Images of a source as an archive holds them: cropped, resized, grey or RGB."""
+"""Converts the images of a source for the archive: crop, resize, grey or RGB."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from edm.errors import UserError
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a source. ``read(i)`` is the bytes of an image file, or uint8 [C, H, W]; any thread may call it.
+    """The images of a source. ``read(i)`` returns the bytes of an image file, or uint8 [C, H, W]; it is thread-safe.
 
     identity: hash of everything that the images and labels depend on, so that equal identities give equal archives.
-    names: what to call the images in messages, where they have names.
+    names: names of the images for messages, if they have any.
     """
 
     where: str
@@ -29,17 +29,17 @@ class Images:
     names: Sequence[str] | None = None
 
     def place(self, i: int) -> str:
-        """Where image i is, for messages."""
+        """The location of image i, for messages."""
         return f"{self.where}: {shown(self.names[i]) if self.names else f'image {i}'}"
 
 
 def pixels(data: bytes, where: str, expected: Expected) -> np.ndarray:
-    """An image file as uint8 [C, H, W]: grey as one channel, anything else as RGB; cropped and resized where asked.
+    """An image file as uint8 [C, H, W]: grey as one channel, anything else as RGB; cropped and resized on request.
 
-    With ``expected.resolution`` the middle square over the short side is cut out and resized by Pillow's Lanczos
-    filter, as the authors did (App. F); without it the image is taken as it is.
-    Raises UserError for what :func:`edm.data.decoding.decoded` refuses, and for an image of another size than the
-    source is expected to have.
+    With ``expected.resolution`` it crops the centre square and resizes it with Pillow's Lanczos filter, as the authors
+    did (App. F); without it the image keeps its size.
+    Raises UserError for images that :func:`edm.data.decoding.decoded` refuses, and for an image whose size differs from
+    the expected size of the source.
     """
     image = decoded(data, where)
     size = expected.source_size
@@ -56,9 +56,9 @@ def pixels(data: bytes, where: str, expected: Expected) -> np.ndarray:
 
 
 def as_asked(item: bytes | np.ndarray, where: str, expected: Expected, shape: tuple[int, ...] | None) -> np.ndarray:
-    """What a source reads as uint8 [C, H, W] with the channels that are asked, fit to stand in an archive.
+    """An item of a source as uint8 [C, H, W] with the requested channels, valid for an archive.
 
-    Raises UserError where it is no image, or is unlike the shape of those before it.
+    Raises UserError if it is not an image, or if its shape differs from that of the images before it.
     """
     image = pixels(item, where, expected) if isinstance(item, bytes) else item
     image = _with_channels(image, expected.channels, where)

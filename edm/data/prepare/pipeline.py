@@ -1,4 +1,4 @@
-"""``prepare``: a source in, a dataset archive out. On all cores, in little memory, and never twice the same work."""
+"""``prepare`` converts a source to a dataset archive: on all cores, in little memory, and resumable."""
 
 import os
 from collections.abc import Sequence
@@ -33,20 +33,20 @@ def prepare(
     workers: int | None = None,
     made_from: str = "",
 ) -> dict[str, object]:
-    """Writes the archive of a source. Returns its images, resolution, channels, classes, those of them without
-    images, and SHA-256.
+    """Writes the archive of a source. Returns its images, resolution, channels, classes, classes without images, and
+    SHA-256.
 
     source: one of :data:`edm.data.prepare.SOURCES`. path: its input; for images also several zips, as one dataset.
-    images, resolution, channels, classes, source_size: what is expected, instead of what the paper used
-    (:data:`edm.data.prepare.PAPER`). ``resolution`` and ``channels`` also decide what images are turned into,
-    ``classes=0`` leaves labels out.
-    checksum: MD5 of the CIFAR-10 tarball; True is the published one, False or "none" none.
-    workers: processes, by default one per core that this process may use; 1 does everything in this one.
-    made_from: names code and steps before this one; an archive begun with another is not continued.
+    images, resolution, channels, classes, source_size: expected values, instead of the paper's
+    (:data:`edm.data.prepare.PAPER`). ``resolution`` and ``channels`` also determine the size and channels of the
+    archive; ``classes=0`` omits labels.
+    checksum: MD5 of the CIFAR-10 tarball; True means the published one, False or "none" no check.
+    workers: number of processes, by default one per core that this process may use; 1 uses this process only.
+    made_from: identifies the code and the preceding steps; a partial archive with another value is not resumed.
 
-    Equal input gives equal bytes. An interrupted run is continued by the next (:mod:`edm.files.resumable`).
-    Raises UserError for an unknown source, input that is damaged, dangerous or not what is expected, and for an output
-    that is an input or lies in one; nothing is left behind then.
+    Equal input gives equal bytes. The next run resumes an interrupted one (:mod:`edm.files.resumable`).
+    Raises UserError, leaving no file, for an unknown source, for input that is damaged, dangerous or unexpected, and
+    for an output that is an input or inside one.
     """
     if source not in SOURCES:
         raise UserError(f"dataset source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
@@ -89,7 +89,7 @@ def _paths(path: str | Path | Sequence[str | Path] | None) -> Path | list[Path] 
 
 
 def _checked_labels(found: Images, expected: Expected) -> list[int] | None:
-    """The labels to write. Raises UserError where images or classes are not as many as expected."""
+    """The labels to write. Raises UserError if the number of images or classes is not the expected one."""
     expected.require("images", found.count, found.where)
     if expected.classes == 0:
         return None
@@ -105,6 +105,6 @@ def _checked_labels(found: Images, expected: Expected) -> list[int] | None:
 
 
 def _key(source: str, found: Images, expected: Expected, made_from: str) -> str:
-    """Name of everything that the archive depends on."""
+    """A key of everything that the archive depends on."""
     return digest([made_from, PIL.__version__, source, found.identity, expected.resolution, expected.channels,
                    expected.classes == 0])  # fmt: skip

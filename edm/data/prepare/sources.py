@@ -1,4 +1,4 @@
-"""The sources by name. Each is a function of its input and of what is expected that gives images and labels."""
+"""The sources by name. Each is a function that returns images and labels, given its input and expected properties."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _SYNSET = re.compile(r"n\d{8}")
 def digits(path: Input, expected: Expected, checksum: str | bool) -> Images:
     """The 1,797 handwritten digits that scikit-learn ships: 8×8, grey, 10 classes (Alpaydin and Kaynak, UCI, 1998).
 
-    Their 17 levels 0…16 are spread over 0…255.
+    Their 17 levels 0…16 are scaled to 0…255.
     """
     if path is not None:
         raise UserError(f"{path}: the digits come with scikit-learn and take no input file")
@@ -34,7 +34,7 @@ def digits(path: Input, expected: Expected, checksum: str | bool) -> Images:
 
 
 def cifar10(path: Input, expected: Expected, checksum: str | bool) -> Images:
-    """cifar-10-python.tar.gz; its MD5 is checked, against the published one unless another is given."""
+    """cifar-10-python.tar.gz. Checks its MD5, by default against the published one."""
     return cifar.cifar10(_one(path, "cifar-10-python.tar.gz"), _md5(checksum))
 
 
@@ -59,9 +59,10 @@ def imagenet(path: Input, expected: Expected, checksum: str | bool) -> Images:
 
 
 def folder(path: Input, expected: Expected, checksum: str | bool) -> Images:
-    """Any folder or zip of images. Labels come from dataset.json, else from the top-level folders, else there are none.
+    """Any folder or zip of images. Labels come from dataset.json, else from the top-level folders, else it has no
+    labels.
 
-    Folders that all images are in do not count. With ``classes: 0`` (FFHQ, AFHQv2) folders are not classes.
+    A folder that contains all images is not a class. With ``classes: 0`` (FFHQ, AFHQv2) folders are not classes.
     """
     tree = _tree(path, "a folder or zip of images")
     if expected.classes == 0:
@@ -104,8 +105,9 @@ def _labels_by_folder(tree: Tree) -> list[int] | None:
     if None in classes:
         stray = tree.names[folders.index(None)]
         raise UserError(
-            f"{tree.where}: {shown(stray)} lies beside class folders; put it into one, add {LABELS_FILE}, "
+            f"{tree.where}: {shown(stray)} is beside class folders; put it into one, add {LABELS_FILE}, "
             "or state classes: 0"
         )
-    ranks = {name: rank for rank, name in enumerate(sorted(classes))}
-    return [ranks[name] for name in folders]
+    named = [folder for folder in folders if folder is not None]
+    ranks = {name: rank for rank, name in enumerate(sorted(set(named)))}
+    return [ranks[name] for name in named]

@@ -1,8 +1,8 @@
-"""Many processes that turn what a source reads into PNG files, in order and in bounded memory.
+"""Worker processes that convert the images of a source to PNG files, in order and in bounded memory.
 
-Threads read, processes decode. Measured on two cores: 50,000 photographs of 32×32 take 14 s on one, 9 s by processes
-and 25 s by threads that decode (they wait for the interpreter's lock); for those of ImageNet's size both are 1.7 times
-as fast as one core.
+Threads read, processes decode. Measured on two cores: 50,000 photographs of 32×32 take 14 s on one core, 9 s with
+processes, and 25 s with decoding threads (they wait for the interpreter's lock); for photographs of ImageNet's size,
+processes and threads are both 1.7 times as fast as one core.
 """
 
 import multiprocessing
@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -30,7 +30,7 @@ _CHUNK_IMAGES = 64
 
 
 class Work:
-    """The images of a source and what is asked of them. ``shape``: of the first one, which decides for all."""
+    """The images of a source and their expected properties. ``shape``: of the first image; all others must match."""
 
     def __init__(self, found: Images, expected: Expected) -> None:
         self.found, self.expected = found, expected
@@ -42,7 +42,7 @@ class Work:
         self.chunk = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // largest))
 
     def read(self, part: range) -> list[tuple[bytes | np.ndarray, str]]:
-        """What the source gives for some images, and what to call them."""
+        """(item of the source, location for messages) of some images."""
         return [(self.found.read(i), self.found.place(i)) for i in part]
 
 
@@ -51,20 +51,20 @@ Shop = Callable[[Work, range], Iterator[bytes]]
 
 @contextmanager
 def workshop(workers: int) -> Iterator[Shop]:
-    """Starts that many processes and yields a function of work and indices that gives PNG files in their order.
+    """Starts that many processes and yields a function of work and indices that returns PNG files in order.
 
-    The processes are started at once, so that they share no file that is opened later, and end with this process,
-    even where it is killed. One worker is this process itself. At most three chunks of images per worker are under way.
+    The processes start immediately, so that they inherit no file opened later, and end with this process, even if it is
+    killed. One worker means this process itself. At most three chunks of images per worker are in progress.
     """
     if workers == 1:
         yield _alone
         return
-    # Forked where that is safe, for a spawned process imports the caller's script, which may not expect it.
+    # Fork where that is safe: a spawned process imports the caller's script, which may lack a main guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
     readers = ThreadPoolExecutor(workers)
     try:
-        # Ctrl-C waits until all are forked: in a process that does not yet ignore it, it would leave a traceback.
+        # Block Ctrl-C until all are forked: a process that does not ignore it yet would print a traceback.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             processes.submit(int).result()
@@ -77,7 +77,7 @@ def workshop(workers: int) -> Iterator[Shop]:
 
 
 def cores() -> int:
-    """Cores that this process may use: on a cluster those of its allocation."""
+    """Number of cores that this process may use; on a cluster, those of its allocation."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -95,7 +95,7 @@ def _together(
         items = work.read(indices[start : start + work.chunk])
         return processes.submit(_make, items, work.expected, work.shape).result()
 
-    pending = deque()
+    pending: deque[Future[list[bytes]]] = deque()
     try:
         for start in range(0, len(indices), work.chunk):
             pending.append(readers.submit(chunk, start))
@@ -104,7 +104,7 @@ def _together(
         while pending:
             yield from pending.popleft().result()
     except BrokenProcessPool:
-        raise StoppedError("a worker was killed (is there memory for all? state fewer --workers); "
+        raise StoppedError("a worker was killed (out of memory? use fewer --workers); "
                            "what is done is kept: run again to continue") from None  # fmt: skip
     finally:
         for future in pending:
@@ -116,14 +116,16 @@ def _make(items: list[tuple[bytes | np.ndarray, str]], expected: Expected, shape
 
 
 def _start() -> None:
-    """In a new process: Ctrl-C is the parent's to handle, and its end is ours."""
+    """Initialises a worker: it ignores Ctrl-C, which the parent handles, and exits with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _refuse_bombs()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 

@@ -1,7 +1,7 @@
-"""Every kind of figure as a function of plain data: what is drawn, where to write it, and the list of files written.
+"""Every kind of figure as a function of plain data, the path to write, and the list of written files.
 
-Nothing here knows where the numbers come from. Every function writes ``path`` with the suffixes .png and .svg and
-appends both to ``written``. Each is imported when first used: figures of numbers need no torch.
+The functions do not know the source of the numbers. Every function writes ``path`` with the suffixes .png and .svg and
+appends both to ``written``. Each is imported at its first use: figures of numbers need no torch.
 """
 
 from importlib import import_module

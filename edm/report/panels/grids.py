@@ -24,8 +24,8 @@ def noisy_grid(
 ) -> None:
     """Noisy images above, ideal denoiser outputs below; a column per σ, a row per image (Figure 1).
 
-    noisy, denoised: float [levels, n, C, H, W], about [−1, 1] without noise. Noisy images are shown at the contrast of
-    clean ones, scaled by σ_data/√(σ² + σ_data²): as they are, high noise levels would be saturated colours.
+    noisy, denoised: float [levels, n, C, H, W], about [−1, 1] without noise. Noisy images are scaled by
+    σ_data/√(σ² + σ_data²) to the contrast of clean ones: unscaled, high noise levels would have saturated colours.
     """
     noisy, sigma = np.asarray(noisy), np.asarray(sigmas, dtype=np.float64).reshape(-1, 1, 1, 1, 1)
     calmed = noisy * sigma_data / np.sqrt(sigma**2 + sigma_data**2)
@@ -48,14 +48,14 @@ def degradation_grid(
 ) -> None:
     """Images after repeated churn: a block per S_noise, rows of σ, a column per number of repetitions (Figure 14).
 
-    images: {S_noise: float [levels, counts, n, C, H, W]}; the n images of a level stand one below the other.
+    images: {S_noise: float [levels, counts, n, C, H, W]}; the n images of a level are stacked.
     """
-    blocks = []
+    blocks: list[Block] = []
     for S_noise, shown in images.items():
         pixels = _pixels(shown).swapaxes(1, 2)  # levels, images, counts
         bands = [image_grid(level.reshape(-1, *level.shape[2:]), len(counts)) for level in pixels]
         height, width, _ = bands[0].shape
-        # Images of one level stand together: a wider gap parts the levels.
+        # A wider gap separates the levels.
         gap = np.full((pixels.shape[-1] // 4 if pixels.shape[1] > 1 else 0, width, 3), 255, dtype=np.uint8)
         sheet = np.concatenate([part for band in bands for part in (band, gap)])[: -len(gap) or None]
         middles = [level * (height + len(gap)) + height / 2 for level in range(len(sigmas))]
@@ -77,10 +77,10 @@ def sheets(
 ) -> None:
     """Sheets of samples side by side, in labelled rows (Figures 6 to 12).
 
-    rows: {row label: {sheet label: uint8 images [n, C, H, W]}}; image k stands at the same place of every sheet. None
-    in place of images leaves the sheet's place empty and says so. A label may have several lines; an empty row label
-    takes no room. columns: images per line of a sheet. caption: text below all rows. feet: {row label: {sheet label:
-    text below that sheet}}. Raises UserError where there is nothing to draw.
+    rows: {row label: {sheet label: uint8 images [n, C, H, W]}}; image k has the same place in every sheet. None
+    instead of images leaves the sheet's place empty, with a note. A label may have several lines; an empty row label
+    takes no space. columns: images per line of a sheet. caption: text below all rows. feet: {row label: {sheet label:
+    text below that sheet}}. Raises UserError if no sheet has images.
     """
     drawn = []
     for name, cells in rows.items():
@@ -107,7 +107,7 @@ def leakage_sheet(
 ) -> None:
     """Training images, augmented training images and samples side by side, and their distances (Appendix F.2).
 
-    dataset, augmented, samples: uint8 [n, C, H, W]; distances: {pair: value}; metric: what they are distances in.
+    dataset, augmented, samples: uint8 [n, C, H, W]; distances: {pair: value}; metric: the name of the distance.
     """
     cells = {"(a) clean: training images": dataset, "(b) augmented: the same": augmented, "(c) generated": samples}
     numbers = "; ".join(f"{pair.replace('-', ' to ')} {value:.3g}" for pair, value in distances.items())
@@ -115,11 +115,11 @@ def leakage_sheet(
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 of float images about [−1, 1], shaped as they are."""
+    """Float images about [−1, 1] as uint8 of the same shape."""
     return to_uint8(torch.as_tensor(np.ascontiguousarray(images))).numpy()
 
 
 def _above(images: np.ndarray, names: Sequence[str]) -> list[tuple[float, str]]:
-    """A label for every column of a grid of such images, and where it stands."""
+    """A label for every column of a grid of such images, and its position."""
     side = images.shape[-1]
     return [(1 + index * (side + 1) + side / 2, name) for index, name in enumerate(names)]

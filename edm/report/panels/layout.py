@@ -1,4 +1,4 @@
-"""Blocks of small images on a page, placed to the pixel: every image pixel is a whole number of pixels wide."""
+"""Blocks of small images on a page; every image pixel is an integer number of page pixels wide."""
 
 import re
 import textwrap
@@ -11,8 +11,8 @@ import numpy as np
 from edm.errors import UserError
 from edm.report.style import page
 
-DPI = 300  # of print; lengths below are in pixels of it
-WIDTH = 2160  # about that of the text on a page, 7.2 inches
+DPI = 300  # of print; all lengths below are in its pixels
+WIDTH = 2160  # about the text width of a page, 7.2 inches
 GAP, LINE, CHARACTER = 30, 42, 17  # between blocks; a line of text and a letter of it
 SIZE = 8  # points of text
 
@@ -21,8 +21,8 @@ SIZE = 8  # points of text
 class Block:
     """A sheet of images with its labels.
 
-    sheet: uint8 [h, w, 3], or None for images that are missing, whose place then says so. title: lines of text above.
-    columns, rows: labels and where they stand, in pixels of the sheet. foot: a line of text below.
+    sheet: uint8 [h, w, 3], or None for missing images, whose place shows a note. title: lines of text above.
+    columns, rows: labels and their positions, in pixels of the sheet. foot: a line of text below.
     """
 
     sheet: np.ndarray | None
@@ -33,20 +33,20 @@ class Block:
 
     @property
     def head(self) -> int:
-        """Height of what stands above the images."""
+        """Height of the text above the images."""
         lines = len(self.title.splitlines()) + bool(self.columns)
         return lines * LINE + (12 if lines else 0)
 
     @property
     def margin(self) -> int:
-        """Width of what stands to the left of the images."""
+        """Width of the text left of the images."""
         letters = [len(re.sub(r"\\\w+|\$", "x", text)) for _, text in self.rows]
         return 20 + max(letters) * CHARACTER if letters else 0
 
 
 @dataclass(frozen=True)
 class Row:
-    """Blocks side by side, under one label that reads upwards at the left."""
+    """Blocks side by side, with one vertical label at the left."""
 
     blocks: Sequence[Block]
     name: str = ""
@@ -55,7 +55,7 @@ class Row:
 def compose(rows: Sequence[Row], path: Path, written: list[Path], caption: str = "") -> None:
     """Draws rows of blocks, one above the other, and a caption below; writes PNG and SVG.
 
-    A row that has fewer blocks than the longest has them of the same width. Raises UserError where there is no block.
+    All blocks have the same width, also in shorter rows. Raises UserError without blocks.
     """
     if not any(row.blocks for row in rows):
         raise UserError(f"{path}: there are no images to draw yet")
@@ -94,18 +94,18 @@ def compose(rows: Sequence[Row], path: Path, written: list[Path], caption: str =
 
 
 def _sizes(blocks: Sequence[Block], most: int, room: int) -> list[tuple[int, int, float]]:
-    """(height, width, zoom) of every block, where ``most`` of them would take about ``room`` pixels."""
-    room = (room - sum(block.margin for block in blocks)) / most - GAP
+    """(height, width, zoom) of every block, if ``most`` of them take about ``room`` pixels."""
+    share = (room - sum(block.margin for block in blocks)) / most - GAP
     sizes: list[tuple[int, int, float] | None] = []
     for block in blocks:
         if block.sheet is None:
             sizes.append(None)
             continue
         h, w, _ = block.sheet.shape
-        zoom = max(1, round(room / w)) if room / w > 0.8 else room / w
+        zoom = max(1, round(share / w)) if share / w > 0.8 else share / w
         sizes.append((round(h * zoom), round(w * zoom), zoom))
-    # Missing images take the place that their neighbours have.
-    present = next((size for size in sizes if size), (round(room / 2), round(room), 1))
+    # Missing images take the same space as their neighbours.
+    present = next((size for size in sizes if size), (round(share / 2), round(share), 1))
     return [size or present for size in sizes]
 
 
@@ -117,7 +117,7 @@ def _draw(axes, block: Block, zoom: float) -> None:
             side.set(visible=True, color="0.8")
         axes.text(0.5, 0.5, "not there yet", size=SIZE, color="0.4", ha="center", va="center", transform=axes.transAxes)
         return
-    # Whole pixels are copied as they are; a sheet that must shrink is filtered.
+    # An integer zoom copies pixels; a sheet that must shrink is filtered.
     axes.imshow(block.sheet, interpolation="none" if zoom >= 1 else "antialiased", aspect="auto")
     for side in axes.spines.values():
         side.set_visible(False)

@@ -1,4 +1,4 @@
-"""Curves of a metric over a quantity (Figures 2, 4, 5b, 5c, 13c, 15) and the loss per noise level (Figure 5a)."""
+"""Curves of a metric vs. a quantity (Figures 2, 4, 5b, 5c, 13c, 15) and the loss per noise level (Figure 5a)."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edm.report.style import canvas, line_styles, log_ticks
 
-#: The quantities that figures run over: the paper's symbol, and how the axis is scaled.
+#: The quantities of the x axis: the paper's symbol, and the scale of the axis.
 OVER = {
     "nfe": ("network evaluations per image (NFE)", "octaves"),
     "S_churn": ("$S_{churn}$", "linear"),
@@ -14,7 +14,7 @@ OVER = {
     "alpha": (r"$\alpha$", "linear"),
     "sigma": (r"noise level $\sigma$", "log"),
 }
-DENSITY_DASHES = ((4, 2, 1, 2), (1, 1), (6, 2), (6, 1, 1, 1, 1, 1))  # told apart in black
+DENSITY_DASHES = ((4, 2, 1, 2), (1, 1), (6, 2), (6, 1, 1, 1, 1, 1))  # distinguishable in black
 #: x, y, and the lowest and the highest of its repeats.
 Point = tuple[float, float, float, float]
 Curve = Mapping[str, Sequence[float]]
@@ -31,12 +31,12 @@ def curves(
     marked: Mapping[str, float] | None = None,
     mark_label: str = "",
 ) -> None:
-    """A metric over ``over`` (a key of ``OVER``, or the text of a linear axis), one line per entry of ``lines``.
+    """A metric vs. ``over`` (a key of ``OVER``, or the text of a linear axis), one line per entry of ``lines``.
 
     lines: points (x, y, low, high) in any order, the range [low, high] shaded; or one number, drawn as a horizontal
-    level to compare with. An entry without points is listed as not measured. Metrics are positive: the axis is
-    logarithmic. marked: {line: x of the point of it to mark with a dot}; mark_label: what dots mean, for the legend.
-    Raises KeyError for a mark on a line or a point that is not there.
+    level for comparison. The legend lists an entry without points as not measured. Metrics are positive: the axis is
+    logarithmic. marked: {line: x of its point to mark with a dot}; mark_label: meaning of the dots, for the legend.
+    Raises KeyError for a mark on a missing line or point.
     """
     marked = dict(marked or {})
     xlabel, scale = OVER.get(over, (over, "linear"))
@@ -53,7 +53,9 @@ def curves(
             else:
                 _line(axes, sorted(line), style, label)
         for label, x in marked.items():
-            y = {point[0]: point[1] for point in lines[label]}[x]
+            marked_line = lines[label]
+            points = () if isinstance(marked_line, int | float) else marked_line
+            y = {point[0]: point[1] for point in points}[x]
             axes.plot(x, y, linestyle="none", marker="o", markersize=10, color="none", markeredgecolor="black")
         if marked and mark_label:
             axes.plot([], [], linestyle="none", marker="o", markersize=8, color="none", markeredgecolor="black",
@@ -75,7 +77,7 @@ def _line(axes, points: list[Point], style: dict[str, str], label: str) -> None:
     axes.plot(x, y, **style, markersize=4, linewidth=1.4, label=label)
     if len(points) > 1:
         axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    else:  # an area over one point has no width
+    else:  # an area at one point has no width
         axes.vlines(x, low, high, color=style["color"], alpha=0.4, linewidth=2.5)
 
 
@@ -91,10 +93,10 @@ def loss_levels(
 ) -> None:
     """Loss per noise level before and after training with its standard deviation, and p_train (Figure 5a).
 
-    before, after: {model: {"sigma", "mean", "std"}} of equal lengths, as they are to be shown; a model has one colour,
-    dashed before training. Of up to three curves each has its band, of more only the last one after training: bands
-    would hide each other. densities: {text: {"sigma", "density"}}, of ln σ in training, on an axis of its own. The loss
-    axis is logarithmic where one mean is above 3, as for preconditionings other than the paper's.
+    before, after: {model: {"sigma", "mean", "std"}} of equal lengths, in display units; a model has one colour,
+    dashed before training. Up to three curves each have a band; of more curves only the last one after training, since
+    bands would hide each other. densities: {text: {"sigma", "density"}}, of ln σ in training, on a second axis. The
+    loss axis is logarithmic if a mean is above 3, as for preconditionings other than the paper's.
     """
     styles = dict(zip(after, line_styles(), strict=False))
     count = len(before) + len(after)
@@ -120,13 +122,13 @@ def loss_levels(
 
 
 def _loss(axes, curve: Curve, label: str, style: dict[str, str], width: float, band: bool, named: bool = False) -> None:
-    """A curve and its band, which has a place of its own in the legend where it is ``named``."""
+    """A curve and its band; the legend lists the band separately if ``named``."""
     sigma, mean, std = (list(curve[key]) for key in ("sigma", "mean", "std"))
     axes.plot(sigma, mean, **style, markersize=3, linewidth=width, label=label)
     if not band:
         return
     low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-    # A band below zero has no place on a logarithmic axis, nor in a loss.
+    # A logarithmic axis cannot show a band below zero, and a loss is not negative.
     low = [max(value, 0.05 * m) for value, m in zip(low, mean, strict=True)]
     axes.fill_between(sigma, low, high, color=style["color"], alpha=0.18, linewidth=0,
                       label=f"{label}, standard deviation" if named else None)  # fmt: skip
@@ -144,7 +146,7 @@ def _density_axis(axes, densities: Mapping[str, Curve]):
 
 
 def _legend_below(figure, *entries) -> None:
-    """Below the axes, where it hides no curve whatever the data."""
+    """The legend below the axes, where it hides no curve."""
     if not entries:
         entries = figure.axes[0].get_legend_handles_labels()
     if entries[0]:

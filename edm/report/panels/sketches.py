@@ -1,4 +1,4 @@
-"""Trajectories in one dimension (Figure 3) and local truncation error over σ (Figure 13a, b)."""
+"""Trajectories in one dimension (Figure 3) and local truncation error vs. σ (Figure 13a, b)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ def trajectories(
     *,
     examples: Sequence[int] | None = None,
 ) -> None:
-    """x(t) over t, a column per parametrisation; above up to a high noise level, below near the data.
+    """x(t) vs. t, a column per parametrisation; top row up to a high noise level, bottom row near the data.
 
     wide, near: {parametrisation: {"t": [T], "sigma": [T], "x": [n, T]}}, the same n trajectories in both. examples:
-    the numbers of those drawn in black, by default six evenly spaced. A second axis above each panel tells σ.
+    indices of the trajectories drawn in black, by default six evenly spaced. A second axis above each panel shows σ.
     """
     count = len(next(iter(wide.values()))["x"])
     if examples is None:
@@ -46,7 +46,7 @@ def trajectories(
 
 
 def _sigma_axis(axes, t: np.ndarray, sigma: np.ndarray) -> None:
-    """Ticks at five even noise levels; where the schedule crowds them together, some stay unnamed."""
+    """Ticks at five even noise levels; if the schedule crowds them together, some have no label."""
     levels = np.linspace(0, sigma[-1], 6)
     places = np.interp(levels, sigma, t)
     names, last = [], -np.inf
@@ -61,7 +61,7 @@ def _sigma_axis(axes, t: np.ndarray, sigma: np.ndarray) -> None:
 
 
 def truncation(record: Mapping[str, Any], path: Path, written: list[Path]) -> None:
-    """Error of one Euler step (a) and of one Heun step (b) over σ, a line per ρ, the standard deviation shaded.
+    """Error of one Euler step (a) and of one Heun step (b) vs. σ, a line per ρ, the standard deviation shaded.
 
     record: {"num_steps", "curves": [{"rho", "sigma", "euler": {"mean", "std"}, "heun": {"mean", "std"}}]}.
     """
@@ -73,7 +73,7 @@ def truncation(record: Mapping[str, Any], path: Path, written: list[Path]) -> No
                 sigma, mean, std = np.array(curve["sigma"]), *(np.array(curve[method][k]) for k in ("mean", "std"))
                 label = rf"$\rho$ = {curve['rho']:g}" + (" (uniform steps)" if curve["rho"] == 1 else "")
                 axes.plot(sigma, mean, **style, markersize=3.5, markevery=0.1, linewidth=1.2, label=label)
-                # A band may reach zero, which has no place on a logarithmic axis.
+                # A band may reach zero, which a logarithmic axis cannot show.
                 low = np.maximum(mean - std, 0.05 * mean)
                 axes.fill_between(sigma, low, mean + std, color=style["color"], alpha=0.2, linewidth=0)
             axes.set(xscale="log", yscale="log", xlabel=r"noise level $\sigma$")

@@ -185,7 +185,7 @@ def test_missing_labels_are_an_error_where_classes_are_expected(tmp_path, refuse
     refused("has no labels, but 2 classes are expected; put each class in a folder", "folder", flat, classes=2)
     path = write_zip(tmp_path / "a.zip", classes | {"dataset.json": labels_file(None)})
     refused("has no labels, but 2 classes", "zip", path, classes=2)
-    refused("0.png lies beside class folders", "folder", write_folder(tmp_path / "in", classes | {"0.png": picture(1)}))
+    refused("0.png is beside class folders", "folder", write_folder(tmp_path / "in", classes | {"0.png": picture(1)}))
 
 
 def test_two_files_of_labels_or_images_outside_are_an_error(tmp_path, refused, classes):

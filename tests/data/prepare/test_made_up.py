@@ -110,7 +110,7 @@ def test_what_is_there_already_is_never_replaced(tmp_path, kind):
         target.mkdir()
         (target / "real.png").write_bytes(b"the real one")
     before = tree(tmp_path)
-    with pytest.raises(edm.UserError, match="is there already"):
+    with pytest.raises(edm.UserError, match="exists already"):
         made_up(kind, target, 10)
     assert tree(tmp_path) == before
 
