@@ -1,4 +1,4 @@
-"""Shared by all tests: small, real data."""
+"""Fixtures shared by all tests: small, real data."""
 
 import os
 

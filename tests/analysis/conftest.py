@@ -1,4 +1,4 @@
-"""Denoisers whose ODE is solved on paper."""
+"""Denoisers whose ODE has an analytic solution."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Gaussian:
         return (self.s**2 * x + level**2 * self.mu) / (self.s**2 + level**2)
 
     def flow(self, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        """x carried exactly from σ to σ_next."""
+        """The exact solution at σ_next, from x at σ."""
         return self.mu + (x - self.mu) * ((self.s**2 + sigma_next**2) / (self.s**2 + sigma**2)) ** 0.5
 
 

@@ -1,4 +1,4 @@
-"""Figure 14: churn at a fixed noise level leaves an exact denoiser's images alone and wears an inexact one's."""
+"""Figure 14: churn at a fixed noise level preserves images with an exact denoiser, degrades them otherwise."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_an_exact_denoiser_keeps_variance_and_mean(gaussian):
     shown = degrade(gaussian, of_gaussian(gaussian, 160), (0.02, 0.1), counts=COUNTS)
     assert shown.shape == (2, 3, 160, *SHAPE)
     for level, sigma in enumerate((0.02, 0.1)):
-        # D shrinks p(x; σ), of variance s² + σ², to the part of it that is data: s⁴/(s² + σ²).
+        # D reduces the variance of p(x; σ), s² + σ², to s⁴/(s² + σ²).
         expected = gaussian.s**2 / math.sqrt(gaussian.s**2 + sigma**2)
         for count in range(3):
             assert shown[level, count].std().item() == pytest.approx(expected, rel=0.03)
@@ -114,7 +114,7 @@ def test_counts_must_increase(gaussian, counts):
 
 @pytest.mark.parametrize("design, smallest", [("vp", math.sqrt(math.expm1(0.5 * 19.9e-10 + 0.1e-5))), ("ve", 0.02)])
 def test_smallest_is_the_least_level_that_the_model_supports(tiny, design, smallest):
-    """VP: σ(ε_t) ≈ 0.001; VE: 0.02. The figure's labels say the number."""
+    """VP: σ(ε_t) ≈ 0.001; VE: 0.02. The figure's labels show the value."""
     denoiser = checkpoint.build(tiny(preconditioning=design, loss=design)).eval()
     shown, numbers = degradation(denoiser, sigmas=[1, "smallest"], repetitions=[0, 1], images=2, num_steps=2)
     assert numbers["sigmas"] == [1, pytest.approx(smallest)] and shown["1"].shape == (2, 2, 2, 1, 8, 8)

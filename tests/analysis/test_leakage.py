@@ -1,4 +1,4 @@
-"""Appendix F.2: the three distances tell clean samples from leaked ones."""
+"""Appendix F.2: the three distances distinguish clean samples from leaked ones."""
 
 import numpy as np
 import pytest

@@ -44,7 +44,7 @@ def test_one_chunk_is_in_memory_at_a_time(digits, images):
             del chunk
 
     ideal_denoised(images, torch.ones(6), counted())
-    assert most <= 2  # the one that was summed last, and the next
+    assert most <= 2  # the last summed chunk and the next
 
 
 def test_a_chunk_far_from_the_image_does_not_spoil_the_sum(images):

@@ -24,7 +24,7 @@ def test_trajectories_end_on_the_peaks_and_begin_spread_like_the_noise():
 
 
 def test_each_keeps_its_share_of_probability():
-    """Transport in one dimension: the share of p(x; σ) to the left of a trajectory never changes."""
+    """Transport in one dimension: the probability under p(x; σ) to the left of a trajectory is constant."""
     sigma = torch.logspace(-1.5, 1.5, 20, dtype=torch.float64)
     x = positions(Z, sigma)
     share = (torch.special.ndtr((x - 1) / sigma) + torch.special.ndtr((x + 1) / sigma)) / 2

@@ -1,4 +1,4 @@
-"""Non-leaky augmentation (Table 6) against the authors' images, and by its own claims."""
+"""Non-leaky augmentation (Table 6): comparison with the authors' images, and its documented properties."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_every_transform_agrees_with_the_authors(transform):
 
 
 def test_given_draws_become_the_authors_images_and_vectors():
-    """Both signs of the anisotropic scale, which the vector of a rotated direction cannot tell apart."""
+    """Both signs of the anisotropic scale, which have the same vector for a rotated direction."""
     d = DRAWS
     drawn = Transforms(
         d["flip_x"] > 0.5, d["flip_y"] > 0.5, *(d[name].double() for name in ("w_scale", "angle", "w_aniso")),
@@ -45,7 +45,7 @@ def test_given_draws_become_the_authors_images_and_vectors():
 
 
 def test_the_vector_of_an_unrotated_draw_gives_its_image():
-    """Where only a vector is known, an exact 0 across means that the direction was 0: w is signed (Table 6)."""
+    """Given only the vector, aniso_y = 0 exactly means that the direction was 0: w is signed (Table 6)."""
     unrotated = DRAWS["aniso_direction"] == 0
     assert (DRAWS["w_aniso"][unrotated] < 0).sum() > 10
     images, labels, expected = (DRAWS[name][unrotated] for name in ("images", "labels", "out"))
@@ -53,7 +53,7 @@ def test_the_vector_of_an_unrotated_draw_gives_its_image():
 
 
 def test_as_many_draws_are_wider_as_are_higher():
-    """Measured on what became of a round spot: anisotropy widens half of them, and the mean of log2(w/h) is 0."""
+    """Measured on transformed round spots: anisotropy widens half of them, and the mean of log2(w/h) is 0."""
     x = torch.arange(16) - 7.5
     spot = torch.exp(-(x[:, None] ** 2 + x[None, :] ** 2) / 8)[None, None].expand(4000, -1, -1, -1)
     seeds = torch.arange(len(spot))
@@ -67,7 +67,7 @@ def test_as_many_draws_are_wider_as_are_higher():
     ratio = (spread(across) / spread(along)).log2()
     assert len(ratio) > 100
     assert float((ratio > 0).double().mean()) == pytest.approx(0.5, abs=0.12)
-    assert float(ratio.mean()) == pytest.approx(0, abs=0.1)  # 0.32 where every one of them widens
+    assert float(ratio.mean()) == pytest.approx(0, abs=0.1)  # 0.32 if it widened all of them
     assert torch.equal(ratio > 0, drawn.w_aniso[alone] > 0)
 
 

@@ -1,4 +1,4 @@
-"""Random numbers: Philox as published, and independent of how the work is cut."""
+"""Random numbers: Philox as published, and independence of how the work is split."""
 
 import pytest
 import torch

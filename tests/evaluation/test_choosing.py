@@ -1,4 +1,4 @@
-"""The choice of a snapshot by the command line, on networks of a few thousand weights."""
+"""Choosing a snapshot on the command line, with networks of a few thousand weights."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from edm.cli import main
 
 
 def chain(seed):
-    """params.yaml of a training of two snapshots."""
+    """A params.yaml for a training run with two snapshots."""
     tiny = {
         "dataset": "digits", "features": "pixels",
         "base": {"conditional": False, "model_channels": 8, "num_blocks": 1, "attn_resolutions": [],
@@ -28,7 +28,7 @@ def chain(seed):
 
 @pytest.fixture
 def choice(tmp_path, digits_archive, monkeypatch):
-    """Trains with a seed, chooses, and gives the record of the choice."""
+    """Trains with a seed, chooses, and returns the record of the choice."""
     monkeypatch.chdir(tmp_path)
     assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
 
@@ -43,7 +43,7 @@ def choice(tmp_path, digits_archive, monkeypatch):
 
 
 def test_snapshots_of_another_training_are_measured_anew_although_they_are_called_the_same(choice, capfd):
-    """Their distances lie in one history, which an interrupted choice goes on with."""
+    """One history holds their distances; an interrupted choice resumes from it."""
     first = choice(seed=0)
     measured = "12 images"
     assert capfd.readouterr().err.count(measured) == len(first["cheap"]) == 2

@@ -1,4 +1,4 @@
-"""A job of several parts that is interrupted goes on with the next."""
+"""An interrupted job of several parts resumes with the next part."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from edm.evaluation.finished import Finished
 
 
 def job(path, of, parts, fail_at=None):
-    """A job whose parts are worked out in turn; returns their results and which of them it worked out."""
+    """A job that computes its parts in turn; returns their results and the parts that it computed."""
     finished, worked = Finished(path, of, World()), []
 
     def work(part):

@@ -1,4 +1,4 @@
-"""What an interruption leaves is not taken up by other code: searches, choices, grids and shards are measured anew."""
+"""A code change discards partial results of interrupted jobs: searches, choices, grids and shards start again."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ COMMANDS = {
 
 @pytest.fixture
 def place(tmp_path, digits_archive, monkeypatch):
-    """A folder with a model, two snapshots and a reference; the working folder."""
+    """A folder with a model, two snapshots and a reference, which becomes the working directory."""
     monkeypatch.chdir(tmp_path)
     digits = {"source": "digits", "resolution": 8, "channels": 1, "classes": 10}
     raw = {"run": ["small"], "datasets": {"digits": digits}, "experiments": {"small": SMALL}}
@@ -57,7 +57,7 @@ def place(tmp_path, digits_archive, monkeypatch):
 
 @pytest.fixture
 def measuring(monkeypatch):
-    """In place of measuring: ever greater numbers. Returns those that were asked for; the ``stop``-th never comes."""
+    """Replaces measuring by increasing numbers. Returns the list of calls; call number ``stop`` is interrupted."""
     calls, numbers = [], itertools.count(1)
 
     def start(stop=None):
@@ -88,7 +88,7 @@ def test_an_interruption_costs_one_measurement_and_other_code_takes_nothing_over
     calls = measuring()
     assert main(command) == 0 and len(calls) == 1  # the first two are known
     before = distances(output)
-    if rule == "evaluate":  # what is known goes when the job is done: interrupted once more
+    if rule == "evaluate":  # partial results are deleted on completion: interrupt again
         measuring(stop=3)
         assert main(command) == 130
     monkeypatch.setitem(RULES, rule, replace(RULES[rule], code=RULES[rule].code + 1))
@@ -99,7 +99,7 @@ def test_an_interruption_costs_one_measurement_and_other_code_takes_nothing_over
 
 @pytest.mark.parametrize("rule", ["search", "choose"])
 def test_a_history_comes_back_with_its_step(place, measuring, monkeypatch, capsys, rule):
-    """What `edm launch` says of a step, its code and all before it, counts in place of the code number alone."""
+    """The digest that `edm launch` passes, of the step's code and its inputs, replaces the code number."""
     command, _ = COMMANDS[rule]
     for step, measured in (("one", 3), ("another", 3), ("one", 0)):
         monkeypatch.setenv(MADE_FROM, step)
@@ -124,7 +124,7 @@ def test_a_shard_of_other_code_is_refused(place, monkeypatch, capsys):
 
 
 def test_distances_of_unlike_numbers_of_images_have_their_own_names_in_mlflow(place, measuring):
-    """A choice has both, a search fewer than an evaluation."""
+    """A choice measures both numbers of images, a search fewer than an evaluation."""
     found = {}
     for rule, (command, _) in COMMANDS.items():
         measuring()

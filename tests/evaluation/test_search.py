@@ -1,4 +1,4 @@
-"""The grid search of Table 5 and the choice of a snapshot: what they find, what they cost, what they remember."""
+"""The grid search of Table 5 and the choice of a snapshot: results, cost, history."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ OPTIMUM = {"S_churn": 40, "S_min": 0.05, "S_max": 50, "S_noise": 1.003}
 
 
 class Measured:
-    """An objective that knows what it was asked, and stops a search at a chosen evaluation."""
+    """An objective that records its calls, and interrupts a search at a given evaluation."""
 
     def __init__(self, value, stop_at=None):
         self.value, self.stop_at, self.asked = value, stop_at, []
@@ -36,7 +36,7 @@ class Measured:
 
 @pytest.fixture
 def find(tmp_path):
-    """Searches with a new history; returns what was found and what was asked."""
+    """Searches with a new history; returns the result and the calls of the objective."""
     numbers = itertools.count()
 
     def run(value, over, start, method="coordinate", **options):
@@ -48,17 +48,17 @@ def find(tmp_path):
 
 
 def separable(settings):
-    """Lowest at OPTIMUM, in steps of each list away from it."""
+    """Minimum at OPTIMUM; increases with the distance in positions of each list."""
     return sum(abs(TABLE_5[name].index(value) - TABLE_5[name].index(OPTIMUM[name])) for name, value in settings.items())
 
 
 def coupled(settings):
-    """As separable, and more churn wants more noise: the slope of one parameter depends on the others."""
+    """Like separable, with an interaction of churn and noise: the slope of one parameter depends on the others."""
     steps = [TABLE_5[name].index(settings[name]) - TABLE_5[name].index(OPTIMUM[name]) for name in TABLE_5]
     return sum(step**2 for step in steps) - 0.8 * steps[0] * steps[3] + 0.3 * steps[1] * steps[2]
 
 
-# What is found --------------------------------------------------------------------------------------------------------
+# Results --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_separable_optimum_is_found_in_one_sweep_and_confirmed_in_a_second(find):
@@ -128,11 +128,11 @@ def test_the_result_is_plain_data(find):
                                 "seconds": found.history[0]["seconds"], "sweep": 1, "parameter": "S_churn"}  # fmt: skip
 
 
-# What it costs --------------------------------------------------------------------------------------------------------
+# Cost -----------------------------------------------------------------------------------------------------------------
 
 
 def random_search(seed):
-    """Lists of one to four parameters with one to five values, a start among them, and noise as the objective."""
+    """Lists of one to four parameters with one to five values, a start, and a random objective."""
     draw = random.Random(seed)
     over = {name: list(range(draw.randint(1, 5))) for name in "abcd"[: draw.randint(1, 4)]}
     start = {name: draw.choice(values) for name, values in over.items()}
@@ -144,7 +144,7 @@ def no_check(settings):
 
 
 def off_diagonal(settings):
-    """As S_min and S_max: only half of the grid is valid, and its lines differ in length."""
+    """Like S_min and S_max: only half of the grid is valid, and its lines differ in length."""
     values = list(settings.values())
     return len(values) < 2 or values[0] <= values[1]
 
@@ -189,7 +189,7 @@ def test_the_greatest_cost_is_no_more_than_all_combinations(find):
 
 
 def test_the_grid_of_table_5():
-    """A sweep takes up to 39 evaluations, fewer where S_min, at most 10, leaves few S_max; 13,068 are all there are."""
+    """A sweep takes up to 39 evaluations, fewer if S_min, at most 10, permits few S_max; 13,068 in total."""
     assert cost(TABLE_5, "coordinate", start=START) == (1 + 10 + 11 + 3 + 10, 1 + 10 * 39)
     everything = cost(TABLE_5, "exhaustive", valid=no_check)
     assert everything == (11 * 12 * 9 * 11,) * 2
@@ -197,7 +197,7 @@ def test_the_grid_of_table_5():
     assert cost(TABLE_5, "exhaustive")[0] == everything[0] - 11 * 11 * upside_down
 
 
-# What is remembered ---------------------------------------------------------------------------------------------------
+# History --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["coordinate", "exhaustive"])
@@ -312,7 +312,7 @@ FULL = {"s1": 0.1, "s2": 2.5, "s3": 2.5, "s4": 2.6, "s5": 2.7, "s6": 0.0}
 
 
 def chosen(path, confirm, stop_at=None, full=FULL):
-    """The choice, the candidates measured cheaply and those measured in full."""
+    """Returns the choice, the candidates measured cheaply and those measured in full."""
     asked = Measured(lambda job: (CHEAP if job[0] == "cheap" else full)[job[1]], stop_at)
     try:
         choice = choose(list(CHEAP), lambda n: asked(("cheap", n)), lambda n: asked(("full", n)), confirm,
@@ -323,7 +323,7 @@ def chosen(path, confirm, stop_at=None, full=FULL):
 
 
 def test_the_snapshot_chosen_is_the_best_in_full_of_those_that_are_best_cheaply(tmp_path):
-    """Not the best of the cheap ones, nor the best of all in full; ties: the earlier."""
+    """Neither the best cheap value nor the best full value of all candidates decides; ties: the earlier."""
     choice, asked = chosen(tmp_path / "h.jsonl", 4)
     assert choice.best == "s2" and choice.value == 2.5
     assert choice.full == {name: FULL[name] for name in ("s2", "s3", "s4", "s5")}

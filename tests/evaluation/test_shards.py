@@ -1,4 +1,4 @@
-"""Work split over jobs and processes comes to the same as in one, and a part that is lost can be done again alone."""
+"""Work split over jobs and processes gives the same results as one job, and a lost part can be repeated alone."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from edm.sampling import sample_files as samples
 from edm.tracking import read_journal
 
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
-#: 1,000 images, the last of 21 blocks not whole, and measures of every kind: of moments, features and logits.
+#: 1,000 images, the last of 21 blocks incomplete, and metrics of every kind: of moments, features and logits.
 SMALL = {
     "dataset": "digits",
     "features": "digits-classifier",
@@ -53,7 +53,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, digits_archive, digits):
-    """Paths and words of commands in a folder that holds a model, its snapshots, references and params.yaml."""
+    """Paths and command arguments in a folder with a model, its snapshots, references and params.yaml."""
     from edm.metrics.classifier import train_classifier
 
     folder = tmp_path_factory.mktemp("shards")
@@ -68,7 +68,7 @@ def place(tmp_path_factory, digits_archive, digits):
     for seed, images in enumerate(experiment.models["vp-A"].snapshots):
         torch.manual_seed(seed)
         denoiser = checkpoint.build(experiment.models["vp-A"])
-        torch.nn.init.normal_(denoiser.network.out_conv.weight, std=0.1)  # not the zero that training starts from
+        torch.nn.init.normal_(denoiser.network.out_conv.weight, std=0.1)  # instead of its zero initialisation
         path = folder / "snapshots" / f"{images:012d}.safetensors"
         checkpoint.save(path, denoiser, experiment.models["vp-A"], {"images": images, "dataset_sha256": "0" * 64})
     shutil.copy(path, folder / "model.safetensors")
@@ -89,12 +89,12 @@ def evaluate(place, output, *words, evaluation="steps"):
 
 
 def measured(path):
-    """The points of a results file, without what names their runs."""
+    """The points of a results file, without the keys of their runs."""
     return json.loads(Path(path).read_text())["points"]
 
 
 def assert_equal_measures(points, others):
-    """Features in the same order give the same measures; distances are of sums that were added in another order."""
+    """Metrics of features in the same order are equal; distances differ by the order of their sums."""
     assert len(points) == len(others) > 0
     for point, other in zip(copy.deepcopy(points), copy.deepcopy(others), strict=True):
         assert point.pop("distance") == pytest.approx(other.pop("distance"), rel=1e-9)
@@ -111,7 +111,7 @@ def whole(place):
 
 @pytest.fixture(scope="module")
 def parts(place):
-    """The shard files of an evaluation in so many parts; each is made once."""
+    """The shard files of an evaluation in a given number of parts; creates each once."""
 
     def make(count):
         files = [place.folder / f"part-{index}-of-{count}.safetensors" for index in range(1, count + 1)]
@@ -148,7 +148,7 @@ def test_a_lost_part_measured_again_alone_is_the_same_file(place, parts):
 
 
 def test_more_parts_than_blocks_leave_some_empty(place, whole, tmp_path):
-    """Of 21 blocks in 24 parts: the empty ones merge as the others."""
+    """21 blocks in 24 parts: empty parts merge like the others."""
     files = [tmp_path / f"{index}.safetensors" for index in range(1, 25)]
     for index, file in enumerate(files, 1):
         assert evaluate(place, file, "--shard", f"{index}/24", evaluation="churn") == 0
@@ -338,7 +338,7 @@ def test_sample_files_that_do_not_fit_together_are_refused(place, tmp_path, caps
 
 # Processes
 
-#: Commands one after the other, which take seconds to start, in processes that join once.
+#: Runs several commands in processes that start and join once, because a start takes seconds.
 SCRIPT = """
 import contextlib, json, os, sys
 from edm.cluster import processes as distributed
@@ -366,7 +366,7 @@ def launched(folder, *commands, first=""):
 
 
 def test_two_processes_come_to_what_one_comes_to(place, whole, parts, sampled, tmp_path):
-    """Of every command that shares its work; only one of the two writes and speaks."""
+    """For every command that shares its work; only rank 0 writes and prints."""
     device = ["--device", "cpu", "--threads", "1"]
     out = lambda name: str(tmp_path / name)
     job = lambda name, first, output, *words: [name, first, output, *words, *place.of, *device]

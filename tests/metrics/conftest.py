@@ -1,4 +1,4 @@
-"""Weights made here, in the layouts that the extractors expect: no test downloads anything."""
+"""Generated weights in the layouts that the extractors expect, so that no test downloads anything."""
 
 from pathlib import Path
 

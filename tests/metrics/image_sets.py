@@ -1,4 +1,4 @@
-"""Sets of images and weights made here, and torch-fidelity's own measures of them to compare ours with."""
+"""Generated image sets and weights, and torch-fidelity's own metrics of them for comparison."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 
 class Images(Dataset):
-    """What torch-fidelity takes as input: a data set of uint8 images."""
+    """A dataset of uint8 images, as torch-fidelity's input."""
 
     def __init__(self, images: torch.Tensor):
         self.images = images
@@ -32,7 +32,7 @@ def untrained_inception(folder: Path) -> Path:
 
     class Untrained(FeatureExtractorInceptionV3):
         def load_state_dict(self, *_args, **_kwargs):
-            """Keeps the initial weights, where torch-fidelity would load a file."""
+            """Keeps the initial weights instead of loading a file."""
 
     torch.save({}, folder / "empty.pth")
     with torch.random.fork_rng(devices=[]):
@@ -53,7 +53,7 @@ def untrained_inception(folder: Path) -> Path:
 def torch_fidelitys_measures(
     generated: torch.Tensor, real: torch.Tensor, extractor: str, weights: Path, batch_size: int = 16, **asked
 ) -> dict[str, float]:
-    """What torch-fidelity says when asked for ``asked`` (fid, isc, kid, prc, and settings), by its own names."""
+    """torch-fidelity's metrics for the options ``asked`` (fid, isc, kid, prc, and settings), by its own names."""
     import torch_fidelity
 
     return torch_fidelity.calculate_metrics(

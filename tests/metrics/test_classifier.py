@@ -1,4 +1,4 @@
-"""Claims about the small classifier: what it learns, that it is repeatable, and what its files may hold."""
+"""The small classifier: accuracy, reproducibility, and validation of its files."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from edm.metrics.extractors import CLASSIFIER, load_features
 
 
 def test_the_classifier_reads_digits_it_has_not_seen(digits, classifier):
-    """Its own record is checked from outside: the same accuracy, counted here over all the images."""
+    """Checks its record independently: the accuracy, computed here over all images."""
     (images, labels), (path, record) = digits, classifier
     assert record["held_out_accuracy"] >= 0.97
     assert record["held_out_images"] >= 0.1 * len(images)

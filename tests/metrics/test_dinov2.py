@@ -1,4 +1,4 @@
-"""Claims about DINOv2 features: the network against torch's own layers, the extractor against torch-fidelity's."""
+"""DINOv2 features: the network compared with torch's own layers, the extractor with torch-fidelity's."""
 
 import urllib.error
 import urllib.request
@@ -108,7 +108,7 @@ def test_parameter_counts_are_the_published_ones():
 
 
 def test_features_equal_those_of_torch_fidelitys_own_extractor(weights, monkeypatch):
-    """torch-fidelity gets our network where it would fetch and run the authors' code; all else is its own."""
+    """torch-fidelity's extractor gets edm's network instead of downloading the authors' code; the rest is its own."""
     from torch_fidelity.utils import create_feature_extractor
 
     asked = []
@@ -121,7 +121,7 @@ def test_features_equal_those_of_torch_fidelitys_own_extractor(weights, monkeypa
 
     images = smooth_images(3, seed=1, contrast=60)
     ours = load_features(SMALL, weights)(images)
-    assert not asked  # nothing came from torch.hub for ours
+    assert not asked  # edm's extractor did not use torch.hub
     monkeypatch.setenv("XFORMERS_DISABLED", "1")  # torch-fidelity sets it for good
     monkeypatch.setattr(torch.hub, "load", load)
     (theirs,) = create_feature_extractor(SMALL, ["dinov2"], cuda=False, verbose=False)(images)

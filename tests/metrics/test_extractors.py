@@ -1,4 +1,4 @@
-"""Claims about image features: the classifier's, and Inception-v3's against torch-fidelity itself."""
+"""Image features: those of the classifier, and those of Inception-v3 compared with torch-fidelity."""
 
 import io
 import subprocess
@@ -166,7 +166,7 @@ def test_a_damaged_download_is_not_kept(tmp_path, monkeypatch):
 
 
 def test_published_weights_are_downloaded_once_verified_and_called_fid(inception_weights, tmp_path, monkeypatch):
-    """ "Published" is what the name of torch-fidelity's file says: here the hash of the random weights."""
+    """The name of torch-fidelity's file holds the hash of the published weights; here, that of the random weights."""
     from torch_fidelity import feature_extractor_inceptionv3 as inception
 
     requests = []

@@ -1,4 +1,4 @@
-"""Claims about streaming statistics and the Fréchet distance."""
+"""Streaming statistics and the Fréchet distance."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_a_mean_large_against_the_spread_leaves_the_covariance_intact(rng):
     """The textbook E[xx'] - E[x]E[x]' is wrong in the fourth digit here."""
     offset, features = 1e6, rng.standard_normal((400, 5))
     statistics = streamed(features + offset, [100] * 4)
-    shifted = (features + offset) - offset  # what is left of the features after float64 has rounded them
+    shifted = (features + offset) - offset  # the features after rounding to float64
     assert_close(statistics.covariance, np.cov(shifted, rowvar=False), 1e-9)
 
 
@@ -143,7 +143,7 @@ def test_distance_is_symmetric_and_survives_rotation(rng):
 
 
 def test_fewer_samples_than_features_are_exact_in_the_subspaces_they_span(rng):
-    """Two singular covariances: the distance is that in the span of both, where nothing is singular to rounding."""
+    """Two singular covariances: the distance equals that in their joint span, where rounding makes none singular."""
     first, second = rng.standard_normal((10, 100)), rng.standard_normal((15, 100)) * 2
     basis = np.linalg.qr(np.concatenate([first, second]).T)[0]  # [100, 25]: keeps all distances between the samples
     inside = frechet_distance(*moments(first @ basis), *moments(second @ basis))

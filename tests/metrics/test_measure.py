@@ -1,4 +1,4 @@
-"""Claims about several measures from one pass: torch-fidelity's numbers, shards, and what is refused at the start."""
+"""Several metrics from one pass: torch-fidelity's numbers, shards, and errors raised at the start."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ OF_FEATURES = ("kid", "precision", "recall")
 
 
 def reference_of(extractor, images, path, keep=None):
-    """What ``extractor`` sees in ``images``, written and read again."""
+    """The reference statistics of ``images`` by ``extractor``, written and read again."""
     statistics, kept = reference_statistics(extractor, images.split(16), keep)
     save_reference(path, extractor, statistics, "ab" * 32, kept)
     return load_statistics(path)

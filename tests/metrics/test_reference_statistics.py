@@ -1,4 +1,4 @@
-"""Claims about the files that hold reference statistics: ours, the authors', guided-diffusion's, and damaged ones."""
+"""Files of reference statistics: edm's, the EDM authors', guided-diffusion's, and damaged ones."""
 
 import zipfile
 from itertools import pairwise
@@ -86,7 +86,7 @@ def ramp(count: int) -> np.ndarray:
 
 
 def kept_of(count: int, keep: int, batch: int) -> list[int]:
-    """Which images of ``ramp`` are kept, in the order in which they are kept."""
+    """The kept images of ``ramp``, in order."""
     images = ramp(count)
     batches = [images[start : start + batch] for start in range(0, count, batch)]
     return np.round(reference_statistics(load_features("pixels"), batches, keep)[1][:, 0] * 255).astype(int).tolist()

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is loaded, to the bit; nothing else is."""
+"""Checkpoints: saving and loading are bit-exact, and other files are refused."""
 
 import json
 import pickle

@@ -29,7 +29,7 @@ F = TrainingConfig(resolution=32, channels=3, classes=10, augment=0.12).network(
     ("yes", 0, "cuda", {"mode": "default"}),
     ("yes", 0, "cpu", {"mode": "default"}),
     ("graphs", 0, "cuda", {"mode": "reduce-overhead"}),
-    ("graphs", 0, "cpu", {"mode": "default"}),  # CUDA graphs are not there
+    ("graphs", 0, "cpu", {"mode": "default"}),  # without CUDA graphs
     ("no", math.inf, "cuda", None),
 ])  # fmt: skip
 def test_networks_are_compiled_as_asked_and_automatically_where_it_pays(choice, share, device, expected):
@@ -51,7 +51,7 @@ def test_the_schema_knows_the_same_choices():
 
 @pytest.fixture
 def captured(monkeypatch):
-    """torch.compile without the code generator, which takes a minute: what is captured runs as it is. Returns what."""
+    """torch.compile without the slow code generator: runs the captured graphs as they are. Returns these graphs."""
     seen, compile = [], torch.compile
 
     def capture(function=None, **kwargs):
@@ -75,7 +75,7 @@ def test_a_compiled_training_step_does_the_same(tiny, digits, captured):
 
 
 def test_what_draws_the_inputs_is_one_graph(tiny, digits, monkeypatch):
-    """No graph breaks, so a GPU gets augmentation and noise as a few kernels and nobody waits for a number."""
+    """No graph breaks: a GPU runs augmentation and noise as a few kernels without synchronisation."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compile(function, backend="eager", fullgraph=True))
     config = tiny(augment=0.5, x_flip=True)
@@ -87,7 +87,7 @@ def test_what_draws_the_inputs_is_one_graph(tiny, digits, monkeypatch):
 
 
 def test_augmenting_all_at_once_gives_what_augmenting_the_moved_ones_gives():
-    """The way of GPUs and of compiled code: images that do not move are untouched, to the bit."""
+    """The code path of GPUs and of compiled code leaves unmoved images bit-identical."""
     seeds = torch.arange(64)
     images = noise.normal(seeds, 0, (3, 8, 8)).float()
     whole, _ = torch.compile(augment, backend="eager", fullgraph=True)(images, seeds, 0.12)
@@ -105,7 +105,7 @@ def test_a_prepared_denoiser_is_compiled_and_computes_the_same(tiny, captured):
     names = set(denoiser.state_dict())
     prepare(denoiser, "fp32", "yes", 1)
     torch.testing.assert_close(denoiser(x, sigma, labels), expected, rtol=1e-5, atol=1e-6)
-    assert len(captured) == 1 and set(denoiser.state_dict()) == names  # files know nothing of it
+    assert len(captured) == 1 and set(denoiser.state_dict()) == names  # compilation does not change the names in files
 
 
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 0), ("tf32", 0), ("bf16", 0.05), ("fp16", 0.01)])

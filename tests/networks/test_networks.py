@@ -1,4 +1,4 @@
-"""The networks and preconditionings against the authors' numbers, and their sizes against the paper."""
+"""The networks and preconditionings compared with the authors' numbers, and their sizes with the paper."""
 
 import copy
 import json
@@ -82,7 +82,7 @@ def test_published_names_round_trip_exactly(golden):
 
 
 def test_samplers_over_networks_agree_with_the_authors(golden, in_mode):
-    """An image may be off by ten times what an evaluation is."""
+    """Images may differ by ten times the tolerance of one evaluation."""
     (case, tensors, _, _), (net, tolerance) = golden, in_mode
     labels = tensors.get("class_labels")
     labels = None if labels is None else labels[: len(tensors["latents"])]

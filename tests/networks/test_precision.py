@@ -1,4 +1,4 @@
-"""What half precision holds for: convolutions alone. Attention, embeddings and the result stay in float32 (Table 7)."""
+"""Half precision applies to convolutions only. Attention, embeddings and the result stay in float32 (Table 7)."""
 
 import pytest
 import torch

@@ -19,7 +19,7 @@ def off(found, expected):
 
 @pytest.fixture
 def everywhere(monkeypatch):
-    """As if it paid in networks of tests, too."""
+    """Enables Winograd convolutions in the small networks of tests."""
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
     monkeypatch.setattr(winograd, "LEAST_TILES", 1)
 

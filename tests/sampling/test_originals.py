@@ -1,4 +1,4 @@
-"""The original samplers against their authors' code on a denoiser in closed form, and their quirks."""
+"""The original samplers compared with their authors' code on a closed-form denoiser, and their peculiarities."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ STOCHASTIC = {"vp-sde", "ve-pc", "iddpm"}
 
 
 def sampler_of(case):
-    """The name here of a case of the fixture."""
+    """The name in this project of a case of the fixture."""
     if case["family"] == "guided-diffusion":
         return "iddpm" if case["eta"] is None else "ddim"
     deterministic = case["probability_flow"]

@@ -1,4 +1,4 @@
-"""The adaptive baseline against scipy's RK45 on denoisers in closed form, and its promises per image."""
+"""The adaptive baseline compared with scipy's RK45 on closed-form denoisers, and its guarantees per image."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Algorithms 1, 2 and 3 against the authors' numbers on a denoiser in closed form, and against theory."""
+"""Algorithms 1, 2 and 3 compared with the authors' numbers on a closed-form denoiser, and with theory."""
 
 import json
 from pathlib import Path
@@ -152,7 +152,7 @@ def test_choices_that_do_not_fit_are_refused_in_one_line(choices, message):
 
 
 def test_a_choice_that_the_solver_does_not_know_is_refused():
-    """It would stand beside a result that it had no part in."""
+    """Otherwise the results file would record a setting without effect."""
     with pytest.raises(UserError, match="solver heun has no tolerance"):
         edm.SamplerConfig(tolerance=0.1)
     with pytest.raises(UserError, match="solver rk45 has no num_steps"):
