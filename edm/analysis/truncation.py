@@ -46,7 +46,7 @@ def truncation_errors(
 
     Returns JSON values: ``num_steps``, ``substeps``, ``samples``, ``first_seed``, ``sigma_min``, ``sigma_max`` and
     ``curves``, one per ρ: {"rho", "sigma": [σ_0 … σ_{N−2}], "euler": {"mean", "std"}, "heun": {"mean", "std"}}.
-    Costs num_steps × (substeps + 3) × len(rhos) evaluations per image. Raises UserError where a number is too small.
+    Costs num_steps × (substeps + 3) × len(rhos) evaluations per image. Raises UserError if a number is too small.
     """
     least = {"num_steps": (num_steps, 2), "substeps": (substeps, 1), "samples": (samples, 2), "block": (block, 1)}
     for name, (value, minimum) in least.items():

@@ -11,8 +11,8 @@ class _Place(Protocol):
     fp32_precision: str
 
 
-# Recurrent layers too, though we have none: torch's older switch refuses to be read where the two of cuDNN differ.
-# torch puts an object in the place of the module cudnn, which its annotations do not tell.
+# Recurrent layers too, although no network has any: torch's older switch is unreadable if cuDNN's two settings differ.
+# torch replaces the module cudnn by an object, which its annotations do not declare.
 _PLACES: tuple[_Place, ...] = (  # type: ignore[assignment]
     torch.backends.cuda.matmul,
     torch.backends.cudnn.conv,  # type: ignore[attr-defined]
