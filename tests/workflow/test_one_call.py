@@ -150,7 +150,7 @@ def test_a_dry_run_and_a_refusal_move_nothing(folder):
     dry_run(folder)
     shutil.rmtree("pictures")
     done = snakemake(folder)
-    assert done.returncode != 0 and "pictures: not there, and prepare made has to run again" in done.stderr
+    assert done.returncode != 0 and "pictures: missing, and prepare made has to run again" in done.stderr
     assert Path("data/made.zip").read_text() == "my own archive" and not ASIDE.exists()
 
 
