@@ -21,8 +21,8 @@ evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and t
 sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
 analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for leakage the dataset
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
-figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, trainings
-metrics      results/REPORT/metrics.json, plots/*.csv            evaluations, trainings
+figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, loss levels
+metrics      results/REPORT/metrics.json, plots/*.csv            evaluations, loss levels
 about        results/REPORT/about/*.html                         the tables and figures, sidecars of all steps
 track        results/REPORT/tracking.json                        the tables and figures
 ===========  ==================================================  =============================================

@@ -158,9 +158,9 @@ def check(args: Namespace) -> None:
     for name in loaded.run:
         report: Report | None = loaded.report(name) if name in loaded.reports else None
         experiments = list(report.experiments.values()) if report else [loaded.experiment(name)]
-        trainings = sum(len(experiment.models) for experiment in experiments)
+        runs = sum(len(experiment.models) for experiment in experiments)
         evaluations = sum(len(e.draws) for experiment in experiments for e in experiment.evaluations())
-        print(f"{name}: {trainings} training runs, {evaluations} evaluations")
+        print(f"{name}: {runs} training runs, {evaluations} evaluations")
 
 
 def _chosen(args: Namespace, known: dict, what: str) -> list[str]:

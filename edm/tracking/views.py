@@ -21,7 +21,7 @@ def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[st
     """The tags of an experiment with these runs: its views, and a note with links to them.
 
     The view "points" shows the evaluations, best first, with charts of distance vs. NFE and distance vs. S_churn;
-    "trainings" shows the configurations with their losses. A view without runs is omitted.
+    "training-runs" shows the configurations with their losses. A view without runs is omitted.
     """
     kinds: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -31,10 +31,10 @@ def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[st
         distance = "FID" if any("FID" in record.metrics for record in points) else "FD"
         views["points"] = _points(distance, points)
         links += [(f"{distance} of every point, best first", "points", "TABLE"),
-                  (f"{distance} over NFE and over S_churn", "points", "CHART")]  # fmt: skip
-    if trainings := kinds.get("training"):
-        views["trainings"] = _trainings(trainings)
-        links += [("loss per configuration", "trainings", "CHART"), ("configurations", "trainings", "TABLE")]
+                  (f"{distance} vs. NFE and vs. S_churn", "points", "CHART")]  # fmt: skip
+    if runs := kinds.get("training"):
+        views["training-runs"] = _training_runs(runs)
+        links += [("loss per configuration", "training-runs", "CHART"), ("configurations", "training-runs", "TABLE")]
     if not views:
         return {}
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="
@@ -55,9 +55,9 @@ def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
     numbers = _varied(records, ("num_steps", "S_churn", "S_noise", "rho", "alpha", "tolerance"))
     columns = ["model", "grid", *(name for name in numbers if name != "S_noise")]  # as many as fit on a page
     nfe, length = _axis("nfe", "METRIC"), _axis(distance, "METRIC")
-    charts = [_chart("nfe", "SCATTER", f"{distance} over NFE", xaxis=nfe, yaxis=length)]
+    charts = [_chart("nfe", "SCATTER", f"{distance} vs. NFE", xaxis=nfe, yaxis=length)]
     for name in (name for name in numbers if name in ("S_churn", "rho", "alpha")):
-        title = f"{distance} over {name}"
+        title = f"{distance} vs. {name}"
         charts.append(_chart(name, "SCATTER", title, xaxis=_axis(name, "PARAM"), yaxis=length))
     charts.append(_chart("parallel", "PARALLEL", "Settings and outcome", selectedParams=["model", *numbers],
                          selectedMetrics=["nfe", distance], showAllRuns=True))  # fmt: skip
@@ -65,7 +65,7 @@ def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
     return _view("evaluation", columns, f"metrics.`{distance}`", True, charts)
 
 
-def _trainings(records: list[RunRecord]) -> dict[str, Any]:
+def _training_runs(records: list[RunRecord]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for record in records for name in record.params))
     columns = [
         "metrics.`loss`",
@@ -74,7 +74,7 @@ def _trainings(records: list[RunRecord]) -> dict[str, Any]:
     ]
     charts = [_chart(name, "LINE", title, metricKey=name, selectedMetricKeys=[name], scaleType=scale, xAxisKey="step",
                      useGlobalXaxisKey=False, lineSmoothness=0, useGlobalLineSmoothing=False)
-              for name, title, scale in (("loss", "loss over images seen", "log"),
+              for name, title, scale in (("loss", "loss vs. images seen", "log"),
                                          ("images_per_second", "images per second", "linear"),
                                          ("learning_rate", "learning rate", "linear"))]  # fmt: skip
     return _view("training", columns, "attributes.`Created`", True, charts)
@@ -94,7 +94,7 @@ def _view(kind: str, columns: list[str], order: str, ascending: bool, charts: li
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,
         "compareRunSections": [
-            {"uuid": "edm", "name": "At first sight", "display": True, "isReordered": False, "deleted": False,
+            {"uuid": "edm", "name": "Overview", "display": True, "isReordered": False, "deleted": False,
              "isGenerated": False, "columns": 2, "cardHeight": 420}
         ],
         "isAccordionReordered": False,
