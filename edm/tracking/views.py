@@ -21,7 +21,7 @@ def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[st
     """The tags of an experiment with these runs: its views, and a note with links to them.
 
     The view "points" shows the evaluations, best first, with charts of distance vs. NFE and distance vs. S_churn;
-    "training-runs" shows the configurations with their losses. A view without runs is omitted.
+    "training" shows the configurations with their losses. A view without runs is omitted.
     """
     kinds: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -33,8 +33,8 @@ def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[st
         links += [(f"{distance} of every point, best first", "points", "TABLE"),
                   (f"{distance} vs. NFE and vs. S_churn", "points", "CHART")]  # fmt: skip
     if runs := kinds.get("training"):
-        views["training-runs"] = _training_runs(runs)
-        links += [("loss per configuration", "training-runs", "CHART"), ("configurations", "training-runs", "TABLE")]
+        views["training"] = _training_runs(runs)
+        links += [("loss per configuration", "training", "CHART"), ("configurations", "training", "TABLE")]
     if not views:
         return {}
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="

@@ -61,11 +61,11 @@ def test_points_come_best_first_and_are_drawn_over_nfe_and_churn(store, journals
 
 def test_trainings_are_drawn_with_their_losses(store, journals):
     store.sync(*journals)
-    trainings = view(tags_of(store), "training-runs")
-    assert trainings["searchFilter"] == "tags.kind = 'training'"
-    assert "params.`learning_rate`" in trainings["selectedColumns"]
-    assert "params.`batch_size`" not in trainings["selectedColumns"]
-    assert trainings["compareRunCharts"][0]["selectedMetricKeys"] == ["loss"]
+    runs = view(tags_of(store), "training")
+    assert runs["searchFilter"] == "tags.kind = 'training'"
+    assert "params.`learning_rate`" in runs["selectedColumns"]
+    assert "params.`batch_size`" not in runs["selectedColumns"]
+    assert runs["compareRunCharts"][0]["selectedMetricKeys"] == ["loss"]
 
 
 def test_the_note_leads_to_the_views_until_a_person_writes_another(store, journals):
@@ -75,7 +75,7 @@ def test_the_note_leads_to_the_views_until_a_person_writes_another(store, journa
     tags = tags_of(store)
     links = re.findall(r"\(#/experiments/(\d+)/runs\?\S*viewStateShareKey=(\w+)", tags["mlflow.note.content"])
     experiment = store.client.get_experiment_by_name("e").experiment_id
-    assert links == [(experiment, name) for name in ("points", "points", "training-runs", "training-runs")]
+    assert links == [(experiment, name) for name in ("points", "points", "training", "training")]
     assert all(f"mlflow.sharedViewState.{name}" in tags for _, name in links)
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     mine = tags["mlflow.note.content"] + " Mind the seeds."
