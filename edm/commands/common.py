@@ -13,6 +13,7 @@ from edm.errors import Preempted, UserError
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
+    from edm.params import Params
 
 MADE_FROM = "EDM_MADE_FROM"  # environment variable: `edm launch` passes a command the digest of its step's inputs
 
@@ -28,6 +29,20 @@ def threads(count: int | None) -> None:
         import torch
 
         torch.set_num_threads(count)
+
+
+def load_params(args: argparse.Namespace, whole: bool = False) -> "Params":
+    """The file of ``--params``; ``whole`` checks all of it. Its reader is imported here: `edm --help` needs none."""
+    from edm.params import load
+
+    return load(args.params, whole)
+
+
+def check_planned(args: argparse.Namespace, spec: Any, what: str) -> None:
+    """Raises UserError if the workflow planned the command with another specification (``--expect``)."""
+    from edm.params import check_spec
+
+    check_spec(spec, args.expect, what)
 
 
 def made_from(rule: str) -> str:

@@ -2,8 +2,18 @@
 
 from argparse import Namespace
 
-from edm import params
-from edm.commands.common import Commands, features_options, from_params, machine, made_from, processes, say, threads
+from edm.commands.common import (
+    Commands,
+    check_planned,
+    features_options,
+    from_params,
+    load_params,
+    machine,
+    made_from,
+    processes,
+    say,
+    threads,
+)
 from edm.data.prepare import SOURCES
 from edm.errors import UserError
 from edm.files.writing import sha256_file
@@ -65,9 +75,9 @@ def prepare(args: Namespace) -> None:
     from edm.data.prepare import STATABLE, prepare
 
     if args.dataset:
-        loaded = params.load(args.params)
+        loaded = load_params(args)
         spec = loaded.dataset(args.dataset)
-        params.check_spec(loaded.dataset_spec(args.dataset), args.expect, f"dataset {args.dataset}")
+        check_planned(args, loaded.dataset_spec(args.dataset), f"dataset {args.dataset}")
     else:
         inputs = args.input if args.input is None or len(args.input) > 1 else args.input[0]
         spec = {"source": args.source, "path": inputs, "checksum": args.checksum}
@@ -120,7 +130,7 @@ def download(args: Namespace) -> None:
     """Downloads a file of the section ``downloads`` of params.yaml."""
     from edm.files.download import download, pin
 
-    entries = params.load(args.params).downloads
+    entries = load_params(args).downloads
     if args.path not in entries:
         raise UserError(f"{args.path}: not among the downloads of {args.params}; it has {', '.join(entries)}")
     entry = entries[args.path]
@@ -136,9 +146,9 @@ def made_up(args: Namespace) -> None:
     """Creates a synthetic raw dataset, for rehearsals."""
     from edm.data.prepare.made_up import made_up
 
-    loaded = params.load(args.params)
+    loaded = load_params(args)
     spec = loaded.dataset(args.dataset)
-    params.check_spec(loaded.dataset_spec(args.dataset), args.expect, f"dataset {args.dataset}")
+    check_planned(args, loaded.dataset_spec(args.dataset), f"dataset {args.dataset}")
     if not spec.get("made_up"):
         raise UserError(f"dataset {args.dataset}: params.yaml does not say made_up; its source is real")
     size = {"side": spec["source_size"]} if "source_size" in spec else {}

@@ -10,9 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
-from edm.cluster.gpus import gpu_name, own
 from edm.cluster.preemption import SIGNALS
-from edm.commands.common import MADE_FROM, Commands, count, from_params, say
+from edm.commands.common import MADE_FROM, Commands, count, from_params, load_params, say
 from edm.errors import PREEMPTED, UserError
 
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ def launch(args: Namespace) -> int:
     ``--requeue`` states that the Slurm job runs nothing else: the rules pass it only in the jobs that Snakemake
     submitted. An interactive job or the user's script may run other commands, too. Ctrl-C does not requeue.
     """
+    from edm.cluster.gpus import own
+
     command = [part for part in args.rest if part != "--"] if args.rest[:1] == ["--"] else args.rest
     if not command:
         raise UserError("launch: name the command to start, such as: edm launch --processes 2 -- train …")
@@ -96,16 +97,16 @@ def _start(args: Namespace) -> "Started | None":
     """The step that the command performs. Read before it runs, since the user may edit params.yaml during the run."""
     if args.step is None:
         return None
-    from edm import params
     from edm.chain.jobs import Chain
     from edm.chain.provenance import start
 
-    return start(Chain(params.load(args.params)), args.step, args.digest or None, args.fetched)
+    return start(Chain(load_params(args)), args.step, args.digest or None, args.fetched)
 
 
 def _gpu(step: "Started") -> str | None:
     """The type of GPU of the step, one per process; None for a CPU."""
     from edm.chain.rules import RULES
+    from edm.cluster.gpus import gpu_name
 
     merges = bool(step.job.parts)
     return gpu_name() if RULES[step.job.rule].computes and not merges else None
@@ -113,22 +114,20 @@ def _gpu(step: "Started") -> str | None:
 
 def adopt(args: Namespace) -> None:
     """Marks the files of stale steps as up to date."""
-    from edm import params
     from edm.chain.jobs import Chain
     from edm.chain.provenance import adopt as adopt_steps
 
-    chain = Chain(params.load(args.params, whole=True))
+    chain = Chain(load_params(args, whole=True))
     jobs = adopt_steps(chain, [path for target in args.targets for path in chain.targets(target)])
     say("\n".join(f"adopted: {job.name}" for job in jobs) or "nothing to adopt: no step with files is stale")
 
 
 def digests(args: Namespace) -> None:
     """Writes the digest files that the stages of dvc.yaml depend on."""
-    from edm import params
     from edm.chain.digests import not_watched, write_digests
     from edm.chain.jobs import Chain
 
-    sources = write_digests(Chain(params.load(args.params, whole=True)), args.datasets, args.experiments)
+    sources = write_digests(Chain(load_params(args, whole=True)), args.datasets, args.experiments)
     for path in not_watched(sources):
         say(f"warning: {path}: DVC misses changes of it; list it in dvc.yaml under `deps` of the stage `digests`")
 

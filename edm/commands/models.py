@@ -11,14 +11,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edm import params
 from edm.cluster import slurm
 from edm.cluster.preemption import Notice
 from edm.commands.common import (
     MADE_FROM,
     Commands,
+    check_planned,
     compile_option,
     from_params,
+    load_params,
     machine,
     made_from,
     mapping,
@@ -28,7 +29,6 @@ from edm.commands.common import (
 )
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
-from edm.files.lock import exclusive
 from edm.files.writing import read_json
 from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
@@ -109,8 +109,8 @@ def train(args: Namespace) -> None:
         except UserError as error:
             raise UserError(f"{args.config}: {error}") from None
     elif experiment and model:
-        chosen = params.load(args.params).experiment(experiment)
-        params.check_spec(chosen.training_spec(model), args.expect, f"{experiment}/{model}")
+        chosen = load_params(args).experiment(experiment)
+        check_planned(args, chosen.training_spec(model), f"{experiment}/{model}")
         config, compile = chosen.models[model], chosen.training.compile
     else:
         raise UserError("train: name what to train: --experiment and --model of params.yaml, or --config FILE.json")
@@ -128,6 +128,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
     from edm.cluster.processes import world
     from edm.data.archive import read_archive
     from edm.data.labels import described
+    from edm.files.lock import exclusive
     from edm.models.compilation import options
     from edm.training.folder import TrainingFolder
     from edm.training.loop import check, train
@@ -207,12 +208,12 @@ def import_published(args: Namespace) -> None:
     if args.published:
         if asked:
             raise UserError(f"{next(iter(asked))} is stated in {args.params} where --published is given; leave it out")
-        loaded = params.load(args.params)
+        loaded = load_params(args)
         if args.published not in loaded.pretrained:
             there = ", ".join(loaded.pretrained)
             raise UserError(f"{args.published}: not among `pretrained` of {args.params}: {there}")
         spec = loaded.pretrained[args.published]
-        params.check_spec(loaded.pretrained_spec(args.published), args.expect, f"pretrained {args.published}")
+        check_planned(args, loaded.pretrained_spec(args.published), f"pretrained {args.published}")
         asked = {name: spec[name] for name in NAMES if name in spec}
         entry = loaded.downloads.get(args.file)
         if not Path(args.file).exists():

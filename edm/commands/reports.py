@@ -5,11 +5,19 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from edm import params
-from edm.commands.common import Commands, compile_option, count, from_params, machine, say, seconds
+from edm.commands.common import (
+    Commands,
+    check_planned,
+    compile_option,
+    count,
+    from_params,
+    load_params,
+    machine,
+    say,
+    seconds,
+)
 from edm.config import AUTO, TrainingConfig
 from edm.errors import UserError, require
-from edm.params import Report, layouts
 from edm.tracking import Journal, environment_tags
 
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
@@ -67,12 +75,13 @@ def add(command: Commands) -> None:
 
 
 def tables(args: Namespace) -> None:
+    from edm.params.layouts import table_spec
     from edm.report.tables import write_table
 
-    report = params.load(args.params).report(args.report)
+    report = load_params(args).report(args.report)
     written = []
     for name in _chosen(args, report.tables, "table"):
-        params.check_spec(layouts.table_spec(report, name), args.expect, f"{args.report}: {name}")
+        check_planned(args, table_spec(report, name), f"{args.report}: {name}")
         files = write_table(report, name, Path(args.results), Path(args.runs))
         _record(args, name, files)
         print(files[0].read_text(encoding="utf-8"))
@@ -81,14 +90,15 @@ def tables(args: Namespace) -> None:
 
 
 def figures(args: Namespace) -> None:
+    from edm.params.layouts import figure_spec
     from edm.report.figures import Places, write_figure
 
     require("matplotlib")
-    report = params.load(args.params).report(args.report)
+    report = load_params(args).report(args.report)
     names = _chosen(args, report.figures, "figure")
     places = Places(Path(args.results), Path(args.runs), Path(args.data), Path(args.models))
     for name in names:
-        params.check_spec(layouts.figure_spec(report, name), args.expect, f"{args.report}: {name}")
+        check_planned(args, figure_spec(report, name), f"{args.report}: {name}")
         try:
             files = write_figure(report, name, places)
         except UserError as error:
@@ -104,7 +114,7 @@ def metrics(args: Namespace) -> None:
     from edm.report.plots import write_plots
     from edm.report.tables import write_metrics
 
-    report = params.load(args.params).report(args.report)
+    report = load_params(args).report(args.report)
     results, runs = Path(args.results), Path(args.runs)
     written = [write_metrics(report, results, runs), *write_plots(report, results, runs, Path(args.models))]
     say("\n".join(map(str, written)))
@@ -114,7 +124,7 @@ def trace(args: Namespace) -> None:
     from edm.report.lineage import trace
     from edm.report.lineage_text import as_text
 
-    found = trace(params.load(args.params), args.table, args.row, args.column)
+    found = trace(load_params(args), args.table, args.row, args.column)
     print(json.dumps(found, indent=1) if args.json else as_text(found))
 
 
@@ -122,7 +132,7 @@ def about(args: Namespace) -> None:
     from edm.chain.jobs import Chain
     from edm.report.about import write_about
 
-    chain = Chain(params.load(args.params))
+    chain = Chain(load_params(args))
     if args.report not in chain.reports:
         raise UserError(f"{args.report} is not a report; choose one of {', '.join(chain.reports)}")
     say("\n".join(map(str, write_about(chain, chain.reports[args.report], Path(args.results)))))
@@ -131,13 +141,13 @@ def about(args: Namespace) -> None:
 def plan(args: Namespace) -> None:
     from edm.chain.plan import as_text, make_plan
 
-    print(as_text(make_plan(params.load(args.params, whole=True), args.target, args.throughput, args.all), args.gpus))
+    print(as_text(make_plan(load_params(args, whole=True), args.target, args.throughput, args.all), args.gpus))
 
 
 def bench(args: Namespace) -> None:
     from edm.chain.throughput import measure, network_digest, record
 
-    loaded = params.load(args.params)
+    loaded = load_params(args)
     report = loaded.report(args.target) if args.target in loaded.reports else None
     experiments = report.experiments.values() if report else [loaded.experiment(args.target)]
     networks: dict[str, tuple[str, TrainingConfig]] = {}
@@ -154,9 +164,9 @@ def bench(args: Namespace) -> None:
 
 
 def check(args: Namespace) -> None:
-    loaded = params.load(args.params, whole=True)
+    loaded = load_params(args, whole=True)
     for name in loaded.run:
-        report: Report | None = loaded.report(name) if name in loaded.reports else None
+        report = loaded.report(name) if name in loaded.reports else None
         experiments = list(report.experiments.values()) if report else [loaded.experiment(name)]
         runs = sum(len(experiment.models) for experiment in experiments)
         evaluations = sum(len(e.draws) for experiment in experiments for e in experiment.evaluations())

@@ -4,11 +4,24 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edm import params
-from edm.commands.common import Commands, from_params, machine, made_from, processes, say, shard_option, threads
+from edm.commands.common import (
+    Commands,
+    check_planned,
+    from_params,
+    load_params,
+    machine,
+    made_from,
+    processes,
+    say,
+    shard_option,
+    threads,
+)
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.tracking import Journal, origin
+
+if TYPE_CHECKING:
+    from edm.params import Evaluation, Params
 
 if TYPE_CHECKING:
     pass
@@ -50,11 +63,11 @@ def add(command: Commands) -> None:
 
 
 def evaluate(args: Namespace) -> None:
-    loaded = params.load(args.params)
+    loaded = load_params(args)
     experiment = loaded.experiment(args.experiment)
     evaluation = experiment.evaluation(args.model, args.evaluation)
     spec = experiment.evaluation_spec(evaluation)
-    params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}/{args.evaluation}")
+    check_planned(args, spec, f"{args.experiment}/{args.model}/{args.evaluation}")
     with processes(args.device) as place:
         from edm.evaluation.jobs import evaluate_grid
 
@@ -68,7 +81,7 @@ def evaluate(args: Namespace) -> None:
         )  # fmt: skip
 
 
-def _measured_before(loaded: params.Params, evaluation: params.Evaluation, output: str) -> dict[str, Any]:
+def _measured_before(loaded: "Params", evaluation: "Evaluation", output: str) -> dict[str, Any]:
     """Results of jobs with the other `one_job_per`, by draw; empty if the output is not a file of the chain."""
     from edm.chain.jobs import Chain
     from edm.chain.paths import evaluation_file
@@ -84,10 +97,10 @@ def _measured_before(loaded: params.Params, evaluation: params.Evaluation, outpu
 
 
 def choose(args: Namespace) -> None:
-    experiment = params.load(args.params).experiment(args.experiment)
+    experiment = load_params(args).experiment(args.experiment)
     if not experiment.chosen(args.model):
         raise UserError(f"{args.experiment}/{args.model}: has no snapshots to choose from (choose, snapshot_every)")
-    params.check_spec(experiment.choice_spec(args.model), args.expect, f"{args.experiment}/{args.model}: choose")
+    check_planned(args, experiment.choice_spec(args.model), f"{args.experiment}/{args.model}: choose")
     with processes(args.device) as place:
         from edm.evaluation.jobs import choose_snapshot
 
@@ -97,9 +110,9 @@ def choose(args: Namespace) -> None:
 
 
 def search(args: Namespace) -> None:
-    experiment = params.load(args.params).experiment(args.experiment)
+    experiment = load_params(args).experiment(args.experiment)
     spec = experiment.search_spec(args.model, args.search)
-    params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.search}")
+    check_planned(args, spec, f"{args.experiment}/{args.model}: {args.search}")
     with processes(args.device) as place:
         from edm.evaluation.jobs import search_settings
 
@@ -112,9 +125,9 @@ def search(args: Namespace) -> None:
 
 def sheet(args: Namespace) -> None:
     """Writes a sample sheet: images of the first seeds of a model."""
-    experiment = params.load(args.params).experiment(args.experiment)
+    experiment = load_params(args).experiment(args.experiment)
     spec = experiment.sheet_spec(args.model, args.sheet)
-    params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.sheet}")
+    check_planned(args, spec, f"{args.experiment}/{args.model}: {args.sheet}")
     from edm.cluster.processes import pick_device
     from edm.commands.images import write_images
     from edm.evaluation.jobs import about_checkpoint
@@ -144,9 +157,9 @@ def sheet(args: Namespace) -> None:
 
 def analyse(args: Namespace) -> None:
     """Runs a study for a figure: truncation error, degradation, leakage."""
-    experiment = params.load(args.params).experiment(args.experiment)
+    experiment = load_params(args).experiment(args.experiment)
     spec = experiment.analysis_spec(args.model, args.analysis)
-    params.check_spec(spec, args.expect, f"{args.experiment}/{args.model}: {args.analysis}")
+    check_planned(args, spec, f"{args.experiment}/{args.model}: {args.analysis}")
     from edm.analysis.studies import STUDIES, save_study
     from edm.cluster.processes import pick_device
     from edm.evaluation.jobs import about_checkpoint

@@ -4,8 +4,7 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from edm import params
-from edm.commands.common import Commands, from_params, say, seconds
+from edm.commands.common import Commands, from_params, load_params, say, seconds
 from edm.errors import UserError
 from edm.files.outputs import require_apart
 from edm.files.writing import write_json
@@ -33,7 +32,7 @@ def sync(args: Namespace) -> None:
     from edm.tracking.sync import Undelivered
     from edm.tracking.sync import sync as send
 
-    uri = args.uri or params.load(args.params).tracking_uri
+    uri = args.uri or load_params(args).tracking_uri
     journals = sorted(path for folder in args.folders for path in Path(folder).rglob("*journal.jsonl"))
     if not journals:
         raise UserError(f"{', '.join(args.folders)}: no journal there yet; run a training or an evaluation first")
