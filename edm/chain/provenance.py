@@ -153,7 +153,7 @@ class Provenance:
         stale = {job for job in needed if self.why_stale(job) is not None}
         absent = {path for job in needed for path in (*job.files, *job.parts, *job.outputs)
                   if not os.path.exists(path)}  # fmt: skip
-        absent |= {path for job in stale if job.rule == "shard" for path in job.outputs}  # only one step uses them
+        absent |= {path for job in stale if not RULES[job.rule].kept for path in job.outputs}  # only one step uses them
         stale = {job for job in stale if not absent.issuperset(job.outputs)}
         wanted, before = absent.intersection(targets).union(forced), -1
         while len(found) != before:

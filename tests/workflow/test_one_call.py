@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pretended import FAILING, dry_run, edit, make, planned, run, snakemake
+from pretended import FAILING, dry_run, edit, planned, run, snakemake
 
 from edm import params
 from edm.chain.jobs import Chain
@@ -24,19 +24,6 @@ EDITS = (
 )
 TARGETS = ("tiny", "results/tiny/tables/table3.md", "results/tiny/figures/looks.png", "results/tiny/metrics.json",
            "results/tiny/distances/vp-B/ladder.json")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("origin") / "chain")
-
-
-@pytest.fixture
-def folder(origin, tmp_path, monkeypatch):
-    """The finished chain, copied, in any order of times."""
-    shutil.copytree(origin, tmp_path / "chain")
-    monkeypatch.chdir(tmp_path / "chain")
-    return tmp_path / "chain"
 
 
 def disturb(chance):

@@ -1,7 +1,6 @@
 """Staleness as a table: a change × the steps that must run. Some rows are run; what is shown then is vouched for."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +14,6 @@ from edm.chain.rules import RULES
 
 REPORT = {"table", "figure", "metrics", "about", "track"}
 ADDED, SETTING = {"num_steps": [4, 5, 6]}, {"learning_rate": 1.0e-3}
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("origin") / "chain")
-
-
-@pytest.fixture
-def folder(origin, tmp_path, monkeypatch):
-    shutil.copytree(origin, tmp_path / "chain")
-    monkeypatch.chdir(tmp_path / "chain")
-    return tmp_path / "chain"
 
 
 def chain():
