@@ -43,7 +43,7 @@ def as_csv(table: Table) -> str:
         spread = ["", "", ""] if m is None else [cell.repeats, repr(cell.low), repr(cell.high)]
         missing = "" if cell.text else cell.missing or "not in the paper"
         writer.writerow([row, column, ours, *reference[:3], missing, m.label if m else "",
-                         m.nfe if m else "", reference[3], *spread, *origin,
+                         (cell.nfe or m.nfe) if m else "", reference[3], *spread, *origin,
                          *(cell.more.get(name, "") for name in more)])  # fmt: skip
     return buffer.getvalue()
 
