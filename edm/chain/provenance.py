@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ FORMAT = "edm-step/1"
 #: The fields of a sidecar that record how the files were made.
 ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
 LOCAL = Path(".edm")  # only for this clone; may be deleted at any time
+SLOW = 1.0  # seconds of hashing that no other process should repeat
 SETTLED = 2.0  # seconds after which another change of a file also changes its time, on every file system
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
 
@@ -74,20 +75,22 @@ class Hashes:
 
         Raises UserError if it cannot be read.
         """
-        try:
-            mark, newest = _folder_mark(path) if os.path.isdir(path) else _mark(os.stat(path))
-        except OSError:
+        if not os.path.exists(path):
             return None
-        known = self._known.get(path)
-        if known and known[0] == mark:
-            content: str = known[1]
-            return content
+        begun, folder = time.time(), os.path.isdir(path)
         try:
-            found = _folder_hash(path) if os.path.isdir(path) else sha256_file(path)
+            mark, newest = _folder_mark(path) if folder else _mark(os.stat(path))
+            known = self._known.get(path)
+            if known and known[0] == mark:
+                content: str = known[1]
+                return content
+            found = _folder_hash(path) if folder else sha256_file(path)
         except OSError as error:
             raise UserError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
-        if time.time() - newest > SETTLED:
+        if begun - newest > SETTLED:
             self._known[path], self._new = [mark, found], True
+            if time.time() - begun > SLOW:
+                self.save()
         return found
 
     def save(self) -> None:
@@ -285,9 +288,8 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
 
     The user vouches that the change does not affect the results. Returns the steps; their sidecars record the adoption.
     """
-    adopted = []
+    adopted, provenance = [], Provenance(chain)
     for job in chain.needed(targets):
-        provenance = Provenance(chain)  # again: an earlier step may just have been adopted
         if not RULES[job.rule].kept or not all(map(os.path.exists, job.outputs)) or provenance.why_stale(job) is None:
             continue
         inputs = {path: (provenance.sidecar(maker) or {"outputs": {}})["outputs"].get(path)
@@ -300,6 +302,9 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
         started = Started(job, sidecar_file(job), provenance.specification(job), inputs, time.time())
         started.finish(adopted=datetime.now(UTC).isoformat(timespec="seconds"), **origin)
         adopted.append(job)
+        provenance.sidecar.cache_clear()
+        provenance.why_stale.cache_clear()
+    provenance.hashes.save()
     return adopted
 
 
@@ -341,8 +346,21 @@ def _mark(status: os.stat_result) -> tuple[list[int | str], float]:
 
 
 def _files(folder: str) -> list[str]:
-    found = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in found if os.path.basename(path) != ".snakemake_timestamp")
+    """The files below a folder, also those behind links. A link to nothing has no content."""
+
+    def below(place: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+        status = os.stat(place)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise UserError(f"{place}: a link to a folder that contains it; remove the link")
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from below(entry.path, (*above, here))
+                elif entry.name != ".snakemake_timestamp" and os.path.exists(entry.path):
+                    yield entry.path
+
+    return sorted(below(folder, ()))
 
 
 def _folder_mark(folder: str) -> tuple[list[int | str], float]:

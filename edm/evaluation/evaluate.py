@@ -4,6 +4,7 @@ The seed range is split over the processes of a run (here) and over jobs (:mod:`
 the partial measurements are merged in seed order.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +42,14 @@ class Yardstick:
             "features": self.extractor.name,
             "description": self.extractor.description,
             "weights_sha256": self.extractor.weights_sha256,
-            "reference_sha256": sha256_file(self.path),
+            "reference_sha256": self._sha256,
             "reference_images": self.reference.count,
             "dataset_sha256": self.reference.dataset_sha256,
         }
+
+    @functools.cached_property
+    def _sha256(self) -> str:
+        return sha256_file(self.path)
 
     def begin(self) -> Measuring:
         """A new, empty measurement of a set of images."""

@@ -5,7 +5,6 @@ code version and of the inputs from earlier steps: an interrupted job resumes on
 with one line per result.
 """
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from edm.evaluation.finished import Finished
 from edm.evaluation.history import SearchHistory
 from edm.evaluation.recording import numbers_of, run_below
 from edm.evaluation.records import read_search, write_choice, write_results, write_search
-from edm.evaluation.search import Choice, Found, choose, search
+from edm.evaluation.search import Choice, Found, choice_cost, choose, cost, search
 from edm.evaluation.shards import Draw, Whole, measure_part, merge_parts
 from edm.files.writing import atomic_write, digest, sha256_file
 from edm.models import checkpoint as checkpoints
@@ -31,6 +30,7 @@ from edm.sampling.drawing import block_of
 from edm.tracking import Journal, SystemMetrics, origin
 
 Say = Callable[[str], None]
+FAR = 1e9  # stands for infinity when settings are compared
 
 
 def _quiet(text: str) -> None:
@@ -119,7 +119,8 @@ def choose_snapshot(
     wanted = [f"{images:012d}.safetensors" for images in experiment.models[model].snapshots]
     if names != wanted:
         raise UserError(f"{folder}: {len(names)} snapshots, {len(wanted)} expected; train again to have them all")
-    images_in_all = len(names) * spec["images"] + spec["confirm"] * spec["confirm_images"]
+    cheap, full = choice_cost(len(names), spec["confirm"])
+    images_in_all = cheap * spec["images"] + full * spec["confirm_images"]
     (yardstick,) = open_yardsticks(experiment, references, weights, world, images_in_all, more=False)
     sampler, first = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
     denoiser = checkpoints.load(folder / names[0], world.device)
@@ -176,7 +177,7 @@ def search_settings(
     spec = experiment.search_spec(model, name)
     about, denoiser = about_checkpoint(checkpoint), checkpoints.load(checkpoint, world.device)
     base = SamplerConfig.from_dict(spec["sampler"])
-    images_in_all = math.prod(len(values) for values in spec["over"].values()) * spec["images"]
+    images_in_all = cost(spec["over"], spec["method"], spec["max_sweeps"])[0] * spec["images"]
     (yardstick,) = open_yardsticks(experiment, references, weights, world, images_in_all, more=False)
     prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, images_in_all * base.expected_nfe)
     block = block_of(spec["block"], denoiser.network.config)
@@ -201,10 +202,7 @@ def search_settings(
                 "metric": yardstick.describe(), "made_from": made_from}  # fmt: skip
     measured = SearchHistory(history or f"{output}.history.jsonl", identity, world)
 
-    def nearest(values: Sequence[float | None], to: float) -> float | None:
-        return min(values, key=lambda value: abs((value or 0) - to))
-
-    start = {key: nearest(values, getattr(base, key) or 0) for key, values in spec["over"].items()}
+    start = {key: _nearest(key, values, getattr(base, key)) for key, values in spec["over"].items()}
 
     def found() -> Found:
         return search(distance, spec["over"], start, spec["method"], measured, spec["max_sweeps"], valid)
@@ -246,6 +244,16 @@ def open_yardsticks(
         open_yardstick(name, known[name], reference, world.device, experiment.metrics if not i else (), images)
         for i, (name, reference) in enumerate(zip(names, references, strict=False))
     ]
+
+
+def _nearest(key: str, values: Sequence[float | None], to: float | None) -> float | None:
+    """The listed value nearest to the one that a search starts from; None is infinity for S_max, and else 0."""
+    absent = FAR if key == "S_max" else 0.0
+
+    def size(value: float | None) -> float:
+        return absent if value is None else min(value, FAR)
+
+    return min(values, key=lambda value: abs(size(value) - size(to)))
 
 
 def _settled(sampler: SamplerConfig, found: dict[str, Any]) -> SamplerConfig:

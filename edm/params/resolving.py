@@ -59,8 +59,8 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
         if value["kind"] == "leakage" and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
-        for model in value["models"]:
-            known(f"{here}.analyses.{key}", "model", model, names)
+        for model in value["models"]:  # a study of leakage needs the training's augmentation
+            known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names)
         analyses[key] = Analysis(key, value["kind"], tuple(value["models"]), settings)
     return Experiment(
         name=name,
@@ -167,6 +167,10 @@ def _grid(here: str, name: str, raw: dict[str, Any], models, searches: dict[str,
         known(here, "search", source, searches)
         for model in points:
             known(f"{here}.settings_from ({source})", "model", model, searches[source].samplers)
+        by_model = raw["models"].values() if isinstance(raw["models"], dict) else ()
+        stated = {key for values in (raw, *by_model) for key in values or ()}
+        if both := [key for key in searches[source].over if key in stated]:
+            raise UserError(f"{here}: {both[0]} is stated here and found by search {source}; leave it out of one")
     return Grid(name, points, raw.get("reference"), source)
 
 

@@ -317,6 +317,21 @@ def test_damaged_sidecars_count_as_none(finished):
     assert "train tiny/vp-B" in stale()
 
 
+def test_a_folder_behind_a_link_is_hashed_and_a_link_to_nothing_hides_no_data(tmp_path):
+    """As `edm prepare` reads it: a class folder may be a link to another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "rose").symlink_to(tmp_path / "disk")
+    (tmp_path / "pictures" / ".#lock").symlink_to("nowhere")
+    (tmp_path / "disk" / "1.png").write_text("one")
+    before = Hashes(None).of(str(tmp_path / "pictures"))
+    (tmp_path / "disk" / "1.png").write_text("two")
+    assert before is not None and Hashes(None).of(str(tmp_path / "pictures")) not in (None, before)
+    (tmp_path / "disk" / "again").symlink_to(tmp_path / "pictures")
+    with pytest.raises(edm.UserError, match="a link to a folder that contains it"):
+        Hashes(None).of(str(tmp_path / "pictures"))
+
+
 def test_hashes_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("one")

@@ -357,3 +357,15 @@ def test_a_choice_that_makes_no_sense_is_refused(tmp_path):
             choose(names, len, len, confirm, history)
     with pytest.raises(edm.UserError, match="no candidate gave a finite value"):
         chosen(tmp_path / "n.jsonl", 1, full=dict.fromkeys(FULL, math.nan))
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "to", "start"),
+    [("S_max", [1.0, 50.0, None], math.inf, None), ("S_max", [0.2, 1.0, 80.0], math.inf, 80.0),
+     ("S_max", [1.0, 50.0, None], 40.0, 50.0), ("S_churn", [10.0, 20.0], 0.0, 10.0),
+     ("sigma_min", [0.002, 0.1], None, 0.002)],
+)  # fmt: skip
+def test_a_search_starts_at_the_listed_values_nearest_to_its_sampler(key, values, to, start):
+    from edm.evaluation.jobs import _nearest
+
+    assert _nearest(key, values, to) == start

@@ -612,6 +612,18 @@ MISTAKES = {
         lambda raw: uncond_of(raw)["grids"]["stochastic-plain"].update(models=["vp-A", "vp-F"]),
         "experiments.cifar10-uncond.grids.stochastic-plain.settings_from (plain): model 'vp-F' is not defined",
     ),
+    "a setting that a search finds and the grid states": (
+        lambda raw: uncond_of(raw)["grids"]["stochastic-plain"].update(S_churn=[0, 20]),
+        "experiments.cifar10-uncond.grids.stochastic-plain: S_churn is stated here and found by search plain; leave",
+    ),
+    "a setting that a search finds and the grid states for one model": (
+        lambda raw: uncond_of(raw)["grids"]["stochastic-plain"].update(models={"vp-A": {"S_churn": 0}}),
+        "experiments.cifar10-uncond.grids.stochastic-plain: S_churn is stated here and found by search plain; leave",
+    ),
+    "a study of leakage of a model that was not trained here": (
+        lambda raw: uncond_of(raw)["analyses"]["leakage"].update(models=["vp-A"]),
+        "experiments.cifar10-uncond.analyses.leakage: model 'vp-A' is not defined",
+    ),
     "an unknown model of a sheet": (
         lambda raw: digits_of(raw)["sheets"]["samples"].update(models=["vp-H"]),
         "experiments.digits.sheets.samples: model 'vp-H' is not defined; did you mean 'vp-",
