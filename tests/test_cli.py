@@ -72,7 +72,7 @@ def test_equal_weights_of_two_commits_are_equal_files(tmp_path, digits_archive, 
     (tmp_path / "config.json").write_text(json.dumps(tiny(snapshot_every=160e-6).to_dict()))
     for commit in "ab":
         tags = lambda commit=commit: {"commit": commit * 40, "dirty": "false"}
-        monkeypatch.setattr("edm.tracking.environment.environment_tags", tags)
+        monkeypatch.setattr("edm.tracking.environment._git_tags", tags)
         monkeypatch.setattr("edm.commands.models.environment_tags", tags)
         assert main(["train", "--config", str(tmp_path / "config.json"), "--data", str(digits_archive), "--out",
                      str(tmp_path / commit), "--device", "cpu"]) == 0  # fmt: skip

@@ -40,6 +40,7 @@ def resumable(output: Path, key: str) -> Iterator[BinaryIO]:
             _remove_others(output, partial)
             yield file
             file.flush()
+            os.fsync(file.fileno())  # while it has its own name: a failure here loses nothing
             with atomic_write(output) as temporary:  # still locked: no other process may resume a complete file
                 os.replace(partial, temporary)
     except StoppedError:
@@ -70,7 +71,7 @@ def _remove_others(output: Path, partial: Path) -> None:
         name = other.name
         if other != partial and name.startswith(f".{output.name}.") and name.endswith(".partial"):
             try:
-                with open(other, "rb") as file:
+                with open(other, "r+b") as file:  # NFS locks only what may be written
                     if _lock(file):
                         other.unlink(missing_ok=True)
             except OSError:

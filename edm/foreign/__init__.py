@@ -2,8 +2,8 @@
 
 ``read`` and ``convert`` accept the files of the EDM authors, of score_sde and of guided-diffusion; ``export`` writes a
 checkpoint of this program under the published names; ``DiscreteDenoiser`` wraps a model in the style of diffusers. No
-byte of a file is ever executed. Each name is imported on first use, since the catalogue of published files needs no
-torch.
+byte of a file is ever executed. Each name is imported on first use, since commands need
+:mod:`edm.foreign.asked` without torch.
 """
 
 from importlib import import_module

@@ -25,7 +25,7 @@ from edm.params.sources import Source
 from edm.report.cells import Cell, Table
 from edm.report.results import Measurement, Results
 from edm.report.tables import build_table
-from edm.tracking import environment_tags
+from edm.tracking import origin
 from edm.tracking.sync import run_id
 
 AGAIN = str(LOCAL / "again.json")  # output of a repeated measurement
@@ -95,7 +95,7 @@ def _of_configuration(params: Params, place: dict[str, Any], source: Source) -> 
 
 def _code() -> dict[str, str]:
     """Commit and dirty flag of the current code."""
-    return {key: value for key, value in environment_tags().items() if key in ("commit", "dirty")}
+    return {key: value for key, value in origin().items() if value}
 
 
 def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def environment_tags() -> dict[str, str]:
 
 
 def origin() -> dict[str, str | None]:
-    """The code that makes a result: commit and dirty flag; None if git cannot tell."""
-    tags = environment_tags()
+    """The code that makes a result: its commit, and whether it has uncommitted changes."""
+    tags = _git_tags()
     return {"commit": tags.get("commit"), "dirty": tags.get("dirty")}
 
 

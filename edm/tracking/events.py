@@ -68,7 +68,14 @@ def _flat(value: Any, left: int = _DEEPEST) -> bool:
 _ALL: dict[str, Callable[[Any], bool]] = {"key": _name, "time": _time}
 #: Fields of each kind of event besides ``_ALL``. They are optional for a run and required for the other kinds.
 _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "run": {"name": _name, "experiment": _name, "parent": _name, "params": _mapping(_flat), "tags": _mapping(_text)},
+    "run": {
+        "name": _name,
+        "experiment": _name,
+        "parent": _name,
+        "params": _mapping(_flat),
+        "tags": _mapping(_text),
+        "made_from": _text,
+    },
     "metrics": {"step": _step, "values": _mapping(_number)},
     "tag": {"name": _name, "value": _text},
     "artifact": {"path": _name, "folder": _text, "sha256": _name},

@@ -62,7 +62,7 @@ def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
     charts.append(_chart("parallel", "PARALLEL", "Settings and outcome", selectedParams=["model", *numbers],
                          selectedMetrics=["nfe", distance], showAllRuns=True))  # fmt: skip
     columns = [f"metrics.`{distance}`", "metrics.`nfe`", *(f"params.`{name}`" for name in columns)]
-    return _view("evaluation", columns, f"metrics.`{distance}`", True, charts)
+    return _view("evaluation", columns, f"metrics.`{distance}`", charts)
 
 
 def _training_runs(records: list[RunRecord]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _training_runs(records: list[RunRecord]) -> dict[str, Any]:
               for name, title, scale in (("loss", "loss vs. images seen", "log"),
                                          ("images_per_second", "images per second", "linear"),
                                          ("learning_rate", "learning rate", "linear"))]  # fmt: skip
-    return _view("training", columns, "attributes.`Created`", True, charts)
+    return _view("training", columns, "attributes.`Created`", charts)
 
 
 def _varied(records: list[RunRecord], names: Iterable[str]) -> list[str]:
@@ -85,11 +85,11 @@ def _varied(records: list[RunRecord], names: Iterable[str]) -> list[str]:
     return [name for name in names if len({json.dumps(record.params.get(name)) for record in records}) > 1]
 
 
-def _view(kind: str, columns: list[str], order: str, ascending: bool, charts: list[dict[str, Any]]) -> dict[str, Any]:
+def _view(kind: str, columns: list[str], order: str, charts: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "searchFilter": f"tags.kind = '{kind}'",
         "orderByKey": order,
-        "orderByAsc": ascending,
+        "orderByAsc": True,
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,

@@ -115,8 +115,9 @@ def train(
                 mean = loss_sum / seen / math.prod(dataset.images.shape[1:])
                 if not math.isfinite(mean):
                     background.wait()
+                    kept = world.share(state.images)  # of rank 0, which writes the states: the others wait for it
                     raise UserError(
-                        f"{out}: the loss became {mean} after {images:,} images; the last good state ({state.images:,} "
+                        f"{out}: the loss became {mean} after {images:,} images; the last good state ({kept:,} "
                         "images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
                     )
                 overflowing.look(int(overflows), int(nonfinite), round(seen) // config.batch_size, images)

@@ -106,6 +106,7 @@ class TrainingState:
         self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
         fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
+        self.end = config.steps * config.batch_size
         self.images, self.seconds = 0, 0.0
         self.before: Levels | None = None
         self.overflowing = 0  # consecutive steps, see :class:`edm.training.overflows.Overflows`
@@ -227,6 +228,8 @@ class TrainingState:
             raise UserError("is not a complete training state")
         if header["identity"] != self.identity:
             raise UserError("belongs to another configuration or dataset")
+        if header["images"] > self.end:
+            raise UserError(f"has seen {header['images']:,} images, and this training run ends at {self.end:,}")
         if header.get("made_from") != self.made_from:
             raise UserError("was made by other code, or from inputs made otherwise (CODE or a step before was changed)")
         return header

@@ -170,6 +170,19 @@ def test_the_same_step_continues_to_the_same_bits(short, killed, digits, tmp_pat
     assert losses(tmp_path / "run") == losses(tmp_path / "undisturbed")
 
 
+def test_a_shorter_run_does_not_end_with_the_weights_of_a_longer_one(short, killed, digits, tmp_path, capsys):
+    """A state that has seen more images than the run has would be sealed as its result."""
+    killed(short(), tmp_path / "run", made_from="code")
+    config = short(duration=32e-6)
+    train(config, digits, tmp_path / "undisturbed", made_from="code")
+    capsys.readouterr()
+    train(config, digits, tmp_path / "run", made_from="code")
+    said = capsys.readouterr().err
+    assert "this training run ends at 32: moved to other-state-1" in said and "from the beginning" in said
+    model = "model.safetensors"
+    assert (tmp_path / "run" / model).read_bytes() == (tmp_path / "undisturbed" / model).read_bytes()
+
+
 def test_an_interrupted_training_keeps_its_folder_but_may_become_longer(short, killed, digits, tmp_path):
     killed(short(), tmp_path)
     own = TrainingFolder(tmp_path, tmp_path, short(duration=256e-6, microbatch=8), digits, "newer code")
