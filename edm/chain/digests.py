@@ -29,16 +29,13 @@ def write_digests(
     that decide the digests and that no download provides. Raises UserError for unknown names.
     """
     provenance = Provenance(chain)
-    for name in experiments:
-        if name not in chain.experiments:
-            raise UserError(f"{name}: params.yaml has no such experiment; correct `kept` in dvc.yaml")
-    pairs = [("data", name) for name in datasets if chain.params.dataset(name)]
-    pairs += [
-        (stage, name)
-        for name in experiments
-        for stage in dict.fromkeys(rule.stage for rule in RULES.values())
-        if stage != "data"
-    ]
+    pairs = [("data", name) for name in datasets]
+    stages = dict.fromkeys(rule.stage for rule in RULES.values())
+    pairs += [(stage, name) for name in experiments for stage in stages if stage != "data"]
+    for stage, name in pairs:
+        kind = "dataset" if stage == "data" else "experiment"
+        if name not in chain.params.raw[f"{kind}s"]:
+            raise UserError(f"{name}: params.yaml has no such {kind}; correct `kept` in dvc.yaml")
     found = {pair: {chain.makers[path] for path in chain.steps(*pair)} for pair in pairs}
     digests = {pair: {job.name: provenance.digest(job) for job in jobs} for pair, jobs in found.items()}
     provenance.hashes.save()

@@ -5,7 +5,6 @@ count only networks, not reading data, features and start-up.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -38,9 +37,9 @@ def make_plan(params: Params, target: str, throughput: str | None = None, everyt
     Raises UserError for a target that no job makes.
     """
     chain, plan = Chain(params), Plan(target)
-    rates = Throughput.load(throughput if throughput and os.path.exists(throughput) else None)
-    jobs = chain.needed(chain.targets(target))
-    to_run = jobs if everything else Provenance(chain).to_run(chain.targets(target))
+    rates, targets = Throughput.load(throughput), chain.targets(target)
+    jobs = chain.needed(targets)
+    to_run = jobs if everything else Provenance(chain).to_run(targets)
     plan.done = len(jobs) - len(to_run)
     for job in to_run:
         found = RULES[job.rule].cost(chain, job, rates)
@@ -88,19 +87,19 @@ def _hours(hours: float) -> str:
 
 
 def _count(number: float) -> str:
-    return _scaled(number, (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e4)), 1000)
+    return _scaled(number, (("T", 1e12, 1e12), ("G", 1e9, 1e9), ("M", 1e6, 1e6), ("k", 1e4, 1e3)))
 
 
 def _bytes(number: float) -> str:
-    return _scaled(number, ((" TB", 1e12), (" GB", 1e9), (" MB", 1e6), (" kB", 1e3)), 1000)
+    return _scaled(number, ((" TB", 1e12, 1e12), (" GB", 1e9, 1e9), (" MB", 1e6, 1e6), (" kB", 1e3, 1e3)))
 
 
-def _scaled(number: float, units: Iterable[tuple[str, float]], base: int) -> str:
+def _scaled(number: float, units: Iterable[tuple[str, float, float]]) -> str:
+    """A number in the first of the units (name, least number, size) that is small enough."""
     if not number:
         return "–"
-    for unit, size in units:
-        if number >= size:
-            size = 1e3 if unit == "k" else size
+    for unit, least, size in units:
+        if number >= least:
             digits = max(0, 2 - int(math.log10(number / size)))
             return f"{number / size:.{digits}f}{unit}"
     return f"{number:g}"

@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edm.commands.common import (
     Commands,
@@ -19,6 +20,9 @@ from edm.commands.common import (
 from edm.config import AUTO, TrainingConfig
 from edm.errors import UserError, require
 from edm.tracking import Journal, environment_tags
+
+if TYPE_CHECKING:
+    from edm.params import Experiment, Params
 
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
 
@@ -111,10 +115,12 @@ def figures(args: Namespace) -> None:
 
 
 def metrics(args: Namespace) -> None:
+    from edm.params.layouts import metrics_spec
     from edm.report.plots import write_plots
     from edm.report.tables import write_metrics
 
     report = load_params(args).report(args.report)
+    check_planned(args, metrics_spec(report), f"{args.report}: metrics")
     results, runs = Path(args.results), Path(args.runs)
     written = [write_metrics(report, results, runs), *write_plots(report, results, runs, Path(args.models))]
     say("\n".join(map(str, written)))
@@ -147,11 +153,8 @@ def plan(args: Namespace) -> None:
 def bench(args: Namespace) -> None:
     from edm.chain.throughput import measure, network_digest, record
 
-    loaded = load_params(args)
-    report = loaded.report(args.target) if args.target in loaded.reports else None
-    experiments = report.experiments.values() if report else [loaded.experiment(args.target)]
     networks: dict[str, tuple[str, TrainingConfig]] = {}
-    for experiment in experiments:
+    for experiment in _experiments(load_params(args), args.target):
         for model, config in experiment.models.items():
             networks.setdefault(network_digest(config.network()), (f"{experiment.name}/{model}", config))
     for name, config in networks.values():
@@ -166,11 +169,15 @@ def bench(args: Namespace) -> None:
 def check(args: Namespace) -> None:
     loaded = load_params(args, whole=True)
     for name in loaded.run:
-        report = loaded.report(name) if name in loaded.reports else None
-        experiments = list(report.experiments.values()) if report else [loaded.experiment(name)]
+        experiments = _experiments(loaded, name)
         runs = sum(len(experiment.models) for experiment in experiments)
         evaluations = sum(len(e.draws) for experiment in experiments for e in experiment.evaluations())
         print(f"{name}: {runs} training runs, {evaluations} evaluations")
+
+
+def _experiments(loaded: "Params", name: str) -> list["Experiment"]:
+    """The experiments of a report, or the experiment of that name."""
+    return list(loaded.report(name).experiments.values()) if name in loaded.reports else [loaded.experiment(name)]
 
 
 def _chosen(args: Namespace, known: dict, what: str) -> list[str]:

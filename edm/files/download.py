@@ -10,16 +10,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import lock_descriptor
 from tqdm import tqdm
 
 from edm.errors import UserError
+from edm.files.lock import exclusive
 from edm.files.resumable import StoppedError, resumable
 from edm.files.writing import digest, read_json, write_json
 
@@ -79,7 +79,7 @@ def pin(lock_path: str | Path, name: str, sha256: str) -> bool:
     Raises UserError if the recorded checksum differs, or the lock file is damaged.
     """
     lock_path, (sha256,) = Path(lock_path), _checksums(sha256, None).values()
-    with _alone_in(lock_path.parent):
+    with exclusive(lock_path.with_name(f".{lock_path.name}.held")):
         pins = read_json(lock_path) if lock_path.exists() else {}
         if not isinstance(pins, dict) or not all(isinstance(value, str) for value in pins.values()):
             raise UserError(f"{lock_path}: not a list of checksums by name; take it from version control again")
@@ -224,19 +224,3 @@ def _mismatch(file: BinaryIO, sums: dict[str, str]) -> str | None:
 
 def _line(reason: object) -> str:
     return " ".join(str(reason).split()) or type(reason).__name__
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Locks a folder during this block, if its file system supports locks."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); check the folder and the disk") from None
-    try:
-        with suppress(OSError):
-            lock_descriptor(handle)
-        yield
-    finally:
-        os.close(handle)

@@ -125,10 +125,6 @@ class Sampling:
     gpus: int = 1
     compile: str = AUTO
 
-    @property
-    def processes(self) -> int:
-        return max(self.gpus, 1)
-
     def seeds(self, repeat: int) -> range:
         """The seeds of a repeat, counted from 0."""
         first = self.first_seed + repeat * self.images

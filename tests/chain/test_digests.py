@@ -55,7 +55,7 @@ def test_files_of_names_that_are_no_longer_kept_go(folder):
 def test_a_name_that_params_yaml_does_not_have_is_one_line(folder, capsys, command):
     before = written(folder)
     assert main(["digests", *command]) == 1
-    assert capsys.readouterr().err.startswith(("error: digit: ", "error: params.yaml: dataset 'cifar' is not defined"))
+    assert capsys.readouterr().err.startswith(("error: digit: ", "error: cifar: params.yaml has no such dataset"))
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.json")} == set(before)
 
 

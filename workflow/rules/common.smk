@@ -2,6 +2,9 @@
 import atexit
 import functools
 import inspect
+import os
+import re
+import sys
 from pathlib import Path
 
 from edm.chain.provenance import made
@@ -75,7 +78,7 @@ TRAINING = machine(lambda e: e.training.gpus, lambda e: e.training.nodes)
 MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 
-def made_from(rule, *names, key=None):
+def inputs_of(rule, *names, key=None):
     """An input function: the inputs of a step by name, and the `parts` that share its work.
 
     `to_run` decides which steps run. File times do not count, since every checkout changes them. A step that runs gets
@@ -180,6 +183,11 @@ def step(rule, *names, key=None):
     return known(options)
 
 
-def expect(rule, *names):
+def expect(rule, *names, key=None):
     """The digest of a step's settings. Its command, which reads params.yaml itself, compares it."""
-    return known(lambda w: digest(CHAIN.specification(job_of(rule, names, w))))
+    return known(lambda w: digest(CHAIN.specification(job_of(rule, names, w, key))))
+
+
+def measuring(rule, *names):
+    """The references, weights and searched settings of a step, as options of its command."""
+    return known(lambda w: measuring_options(job_of(rule, names, w)))

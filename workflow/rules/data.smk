@@ -30,13 +30,13 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
         message:
             "Create synthetic raw data of {params.dataset}"
         input:
-            unpack(made_from("made_up", key=dataset)),
+            unpack(inputs_of("made_up", key=dataset)),
         output:
             path if os.path.splitext(path)[1] else directory(path),
         params:
             dataset=dataset,
             step=step("made_up", key=dataset),
-            expect=digest(PARAMS.dataset_spec(dataset)),
+            expect=expect("made_up", key=dataset),
         log:
             f"runs/logs/made-up-{dataset}.log",
         resources:
@@ -50,7 +50,7 @@ rule prepare:
     message:
         "Prepare {wildcards.dataset}"
     input:
-        unpack(made_from("prepare", "dataset")),
+        unpack(inputs_of("prepare", "dataset")),
     output:
         "data/{dataset}.zip",
     params:
@@ -71,7 +71,7 @@ rule features:
     message:
         "Train the feature classifier of {wildcards.dataset}"
     input:
-        unpack(made_from("features", "dataset")),
+        unpack(inputs_of("features", "dataset")),
     output:
         "data/features/{dataset}-classifier.safetensors",
     params:
@@ -101,7 +101,7 @@ rule reference:
     message:
         "Reference statistics of {wildcards.dataset} ({wildcards.statistics})"
     input:
-        unpack(made_from("reference", "dataset", "statistics")),
+        unpack(inputs_of("reference", "dataset", "statistics")),
     output:
         "data/references/{dataset}/{statistics}.npz",
     params:

@@ -3,21 +3,19 @@
 # point and each repeat is a separate job (`one_job_per` in params.yaml), or several jobs share its images (`shards`).
 
 
-@known
-def evaluation_options(wildcards):
-    return measuring_options(job_of("evaluate", ["experiment", "model", "evaluation"], wildcards))
+EVALUATION = measuring("evaluate", "experiment", "model", "evaluation")  # of its shards, too
 
 
 rule shard:
     message:
         "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.evaluation}, {wildcards.part}"
     input:
-        unpack(made_from("shard", "experiment", "model", "evaluation", "part")),
+        unpack(inputs_of("shard", "experiment", "model", "evaluation", "part")),
     output:
         part=temp("runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.safetensors"),
         sidecar=temp("runs/{experiment}/{model}/distances/{evaluation}.shards/{part}.safetensors.json"),
     params:
-        options=evaluation_options,
+        options=EVALUATION,
         shard=lambda w: w.part.replace("-of-", "/"),
         step=step("shard", "experiment", "model", "evaluation", "part"),
         expect=expect("shard", "experiment", "model", "evaluation", "part"),
@@ -39,11 +37,11 @@ rule evaluate:
     message:
         "Distances of {wildcards.experiment} {wildcards.model}: {wildcards.evaluation}"
     input:
-        unpack(made_from("evaluate", "experiment", "model", "evaluation")),
+        unpack(inputs_of("evaluate", "experiment", "model", "evaluation")),
     output:
         "results/{experiment}/distances/{model}/{evaluation}.json",
     params:
-        options=evaluation_options,
+        options=EVALUATION,
         step=step("evaluate", "experiment", "model", "evaluation"),
         expect=expect("evaluate", "experiment", "model", "evaluation"),
         parts=known(lambda w, input: ["--parts", *input.parts] if "parts" in input.keys() else []),
@@ -65,11 +63,11 @@ rule search:
     message:
         "Search {wildcards.experiment} {wildcards.model}: {wildcards.search}"
     input:
-        unpack(made_from("search", "experiment", "model", "search")),
+        unpack(inputs_of("search", "experiment", "model", "search")),
     output:
         "results/{experiment}/searches/{model}/{search}.json",
     params:
-        options=lambda w: measuring_options(job_of("search", ["experiment", "model", "search"], w)),
+        options=measuring("search", "experiment", "model", "search"),
         step=step("search", "experiment", "model", "search"),
         expect=expect("search", "experiment", "model", "search"),
         beside=lambda w: f"runs/{w.experiment}/{w.model}/searches/{w.search}",

@@ -5,7 +5,7 @@ rule figure:
     message:
         "Figure {wildcards.report} {wildcards.figure}"
     input:
-        unpack(made_from("figure", "report", "figure")),
+        unpack(inputs_of("figure", "report", "figure")),
     output:
         shown("results/{report}/figures/{figure}.png", "Figures", "figure"),
         [f"results/{{report}}/figures/{{figure}}{suffix}" for suffix in paths.FIGURE_FORMATS if suffix != ".png"],

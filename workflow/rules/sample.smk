@@ -5,7 +5,7 @@ rule sample:
     message:
         "Sample {wildcards.experiment} {wildcards.model}: {wildcards.sheet}"
     input:
-        unpack(made_from("sample", "experiment", "model", "sheet")),
+        unpack(inputs_of("sample", "experiment", "model", "sheet")),
     output:
         "runs/{experiment}/{model}/sheets/{sheet}.safetensors",
     params:
@@ -26,7 +26,7 @@ rule analyse:
     message:
         "Analyse {wildcards.experiment} {wildcards.model}: {wildcards.analysis}"
     input:
-        unpack(made_from("analyse", "experiment", "model", "analysis")),
+        unpack(inputs_of("analyse", "experiment", "model", "analysis")),
     output:
         "runs/{experiment}/{model}/analyses/{analysis}.safetensors",
     params:

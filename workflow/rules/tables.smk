@@ -5,7 +5,7 @@ rule table:
     message:
         "Table {wildcards.report} {wildcards.table}"
     input:
-        unpack(made_from("table", "report", "table")),
+        unpack(inputs_of("table", "report", "table")),
     output:
         [f"results/{{report}}/tables/{{table}}{suffix}" for suffix in paths.TABLE_FORMATS if suffix != ".html"],
         shown("results/{report}/tables/{table}.html", "Tables", "table"),
@@ -26,11 +26,12 @@ rule metrics:
     message:
         "Headline numbers and curves of {wildcards.report}"
     input:
-        unpack(made_from("metrics", "report")),
+        unpack(inputs_of("metrics", "report")),
     output:
         paths.metrics_files("{report}"),
     params:
         step=step("metrics", "report"),
+        expect=expect("metrics", "report"),
     log:
         "runs/{report}/logs/metrics.log",
     localrule: True
@@ -38,14 +39,14 @@ rule metrics:
         mem_mb=500,
         runtime=15,
     shell:
-        STEP + "-- metrics {wildcards.report:q} > {log:q} 2>&1"
+        STEP + "-- metrics {wildcards.report:q} --expect {params.expect} > {log:q} 2>&1"
 
 
 rule about:
     message:
         "How {wildcards.report} was made"
     input:
-        unpack(made_from("about", "report")),
+        unpack(inputs_of("about", "report")),
     output:
         [shown(path, "How it was made", page) for page, path in zip(paths.ABOUT, paths.about_files("{report}"))],
     params:

@@ -5,7 +5,7 @@ rule track:
     message:
         "MLflow: runs of {wildcards.report}"
     input:
-        unpack(made_from("track", "report")),
+        unpack(inputs_of("track", "report")),
     output:
         "results/{report}/tracking.json",
     params:

@@ -8,7 +8,7 @@ rule train:
     message:
         "Train {wildcards.trained}"
     input:
-        unpack(made_from("train", "trained")),
+        unpack(inputs_of("train", "trained")),
     output:
         model="models/{trained}/model.safetensors",
         levels="models/{trained}/levels.json",
@@ -35,12 +35,12 @@ rule published:
     message:
         "Import {wildcards.pretrained}"
     input:
-        unpack(made_from("published", "pretrained")),
+        unpack(inputs_of("published", "pretrained")),
     output:
         "models/{pretrained}/model.safetensors",
     params:
         name=lambda w: CHAIN.published_file(*w.pretrained.split("/")),
-        path=lambda w: PARAMS.pretrained[CHAIN.published_file(*w.pretrained.split("/"))]["path"],
+        path=lambda w: CHAIN.pretrained(*w.pretrained.split("/"))["path"],
         step=step("published", "pretrained"),
         expect=expect("published", "pretrained"),
     log:
@@ -57,14 +57,14 @@ rule choose:
     message:
         "Choose the best snapshot of {wildcards.trained}"
     input:
-        unpack(made_from("choose", "trained")),
+        unpack(inputs_of("choose", "trained")),
     output:
         best="models/{trained}/best.safetensors",
         choice="models/{trained}/choice.json",
     params:
         names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
         snapshots=lambda w: f"runs/{w.trained}/snapshots",
-        options=lambda w: measuring_options(job_of("choose", ["trained"], w)),
+        options=measuring("choose", "trained"),
         step=step("choose", "trained"),
         expect=expect("choose", "trained"),
     log:
