@@ -27,6 +27,11 @@ class Preempted(SystemExit):
         self.code = PREEMPTED
 
 
+def one_line(error: object) -> str:
+    """The message of an error without line breaks; without a message, the error's kind."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def require(package: str) -> None:
     """Imports a package of ``EXTRAS``. Raises UserError, naming the extra, if it is not installed."""
     try:

@@ -8,7 +8,7 @@ import warnings
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from edm.errors import UserError
+from edm.errors import UserError, one_line
 
 FORMATS = {
     "PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "WEBP": (".webp",), "BMP": (".bmp",),
@@ -57,7 +57,7 @@ def decoded(data: bytes, where: str) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise UserError(f"{where} is not a readable image ({', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's decoders raise many kinds of exceptions
-        raise UserError(f"{where} is not a readable image ({' '.join(str(error).split())})") from None
+        raise UserError(f"{where} is not a readable image ({one_line(error)})") from None
 
 
 def _bits(image: Image.Image, data: bytes) -> int:

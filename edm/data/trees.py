@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 
 from edm.data.decoding import SUFFIXES
 from edm.data.labels import LABELS_FILE, shown
-from edm.errors import UserError
+from edm.errors import UserError, one_line
 from edm.files.resumable import StoppedError
 
 MAX_FILE = 1 << 26  # bytes of one image file
@@ -205,7 +205,7 @@ def _open_zip(path: Path, files: list[BinaryIO]) -> zipfile.ZipFile:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # damaged directories raise many kinds of exceptions
-        raise UserError(f"{path}: not a readable zip archive ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: not a readable zip archive ({one_line(error)})") from None
 
 
 def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
@@ -233,7 +233,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
     except OSError as error:
         raise StoppedError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a wrong checksum, zlib's errors, a damaged header
-        raise UserError(f"{path}: {shown(info.filename)} is damaged ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: {shown(info.filename)} is damaged ({one_line(error)})") from None
     if len(data) != info.file_size:  # zipfile accepts fewer bytes
         raise UserError(f"{path}: {shown(info.filename)} is damaged ({len(data)} of {info.file_size} bytes)")
     return data

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from edm.errors import UserError
+from edm.errors import UserError, one_line
 from edm.files.lock import exclusive
 from edm.files.resumable import StoppedError, resumable
 from edm.files.writing import digest, read_json, write_json
@@ -161,7 +161,7 @@ class _Transfer:
             response = urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
-            answer = f"the server answers {error.code} {_line(error.reason)}"
+            answer = f"the server answers {error.code} {one_line(error.reason)}"
             if error.code == _RANGE_NOT_SATISFIABLE:
                 if error.headers.get("Content-Range") == f"bytes */{start}":
                     yield None
@@ -171,7 +171,7 @@ class _Transfer:
                 raise UserError(self._say(answer)) from None
             raise _BrokenError(answer) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _BrokenError(_line(getattr(error, "reason", error))) from None
+            raise _BrokenError(one_line(getattr(error, "reason", error))) from None
         with response:
             yield response
 
@@ -193,7 +193,7 @@ def _read(response: Any) -> bytes:
     try:
         return response.read(_PIECE)
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(_line(error)) from None
+        raise _BrokenError(one_line(error)) from None
 
 
 def _version(headers: Message) -> str | None:
@@ -220,7 +220,3 @@ def _mismatch(file: BinaryIO, sums: dict[str, str]) -> str | None:
         if found != expected:
             return f"{_LABELS[name]} is {found}, expected {expected}"
     return None
-
-
-def _line(reason: object) -> str:
-    return " ".join(str(reason).split()) or type(reason).__name__

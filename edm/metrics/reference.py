@@ -11,7 +11,6 @@ from edm.errors import UserError
 from edm.metrics.extractors import Features
 from edm.metrics.frechet import FeatureStatistics, save_statistics
 
-MOST_FEATURES = 50_000  # images whose features are kept by default: 400 MB of Inception-v3's
 SUBSET_SEED = 0
 
 

@@ -20,7 +20,7 @@ class Denoiser(nn.Module):
     class_labels: class indices [B] (integers) or one-hot rows [B, classes]; None is the unconditional input of zeros;
     augment_labels: conditioning vectors [B, 9] of Table 6; None means not augmented.
     ``sigma_min``, ``sigma_max`` and ``round_sigma`` define the noise levels that the model supports.
-    ``precision`` (a key of :data:`edm.networks.precision.DTYPES`) is that of convolutions. On GPUs "tf32" takes effect
+    ``precision`` (a key of :data:`edm.networks.precision.DTYPES`) is that of feature maps. On GPUs "tf32" takes effect
     only inside :func:`edm.networks.precision.float32_as`, which sets torch's global switch.
     ``learned_variance``: whether the network also predicts the variance of a sampling step (iDDPM, ADM);
     :meth:`with_variance` returns it from the same evaluation.

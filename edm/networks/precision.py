@@ -19,7 +19,7 @@ _PLACES: tuple[_Place, ...] = (  # type: ignore[assignment]
     torch.backends.cudnn.rnn,
 )
 
-#: Names in params.yaml → dtype of convolutions. Half precision applies to convolutions only: embeddings, the products
+#: Names in params.yaml → dtype of the U-Net's feature maps (convolutions, group norms, sums). Embeddings, the products
 #: and the softmax of attention, preconditioning and everything computed from its result stay in float32.
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -111,7 +111,7 @@ def draw_images(
             sigma_max=config.sigma_max,
         )
     if config.solver in ORIGINAL:
-        sampler, _ = ORIGINAL_SAMPLERS[config.solver]
+        sampler = ORIGINAL_SAMPLERS[config.solver]
         images = sampler(net, latents, class_labels, num_steps=config.num_steps, noise=noise)
     else:
         images = solve(net, latents, class_labels, config, noise)

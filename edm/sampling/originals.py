@@ -185,14 +185,14 @@ def iddpm(net: Denoiser, latents: Tensor, class_labels: Tensor | None = None, *,
     return mean.to(torch.float64)
 
 
-#: name → (sampler, network evaluations per step)
-ORIGINAL_SAMPLERS: dict[str, tuple[Callable[..., Tensor], int]] = {
-    "vp-ode": (vp_ode, 1),
-    "vp-sde": (vp_sde, 1),
-    "ve-ode": (ve_ode, 1),
-    "ve-pc": (ve_pc, 2),
-    "ddim": (ddim, 1),
-    "iddpm": (iddpm, 1),
+#: By name; :data:`edm.config.ORIGINAL` holds their network evaluations per step.
+ORIGINAL_SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "vp-ode": vp_ode,
+    "vp-sde": vp_sde,
+    "ve-ode": ve_ode,
+    "ve-pc": ve_pc,
+    "ddim": ddim,
+    "iddpm": iddpm,
 }
 
 

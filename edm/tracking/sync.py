@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from edm.errors import UserError, require
+from edm.errors import UserError, one_line, require
 from edm.files.lock import exclusive
 from edm.files.writing import digest
 from edm.tracking import DEFAULT_URI, entries
@@ -184,7 +184,7 @@ def _undelivered(tracking_uri: str, error: Exception, report: SyncReport, journa
     while cause is not None and (cause := cause.__cause__ or cause.__context__):
         if isinstance(cause, OSError | sqlite3.Error):
             error = cause  # MLflow wraps "connection refused" or "database is locked" in paragraphs
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)[:300]
     text = f"{tracking_uri}: the tracking store did not take the runs ({reason}); the journals keep everything: "
     text += "fix the store, then repeat `edm track sync`"
     return Undelivered(text.replace(f"{login}@", "") if login else text, report)

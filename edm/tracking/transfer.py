@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edm.errors import one_line
 from edm.files.writing import digest, sha256_file
 from edm.tracking import entries, views
 from edm.tracking.journal import RunRecord
@@ -86,7 +87,7 @@ class Transfer:
             except MlflowException as error:
                 if error.error_code not in _REFUSALS:
                     raise
-                refused.append(f"{record.key}: MLflow refused this run ({' '.join(str(error).split())[:300]})")
+                refused.append(f"{record.key}: MLflow refused this run ({one_line(error)[:300]})")
             else:
                 self.report.runs_pending -= 1
         self._attach_children()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edm.config import ORIGINAL
 from edm.errors import UserError
 from edm.sampling.originals import ORIGINAL_SAMPLERS, ddim, iddpm, ve_pc, vp_sde
 
@@ -53,7 +54,7 @@ def options(name):
 @pytest.mark.parametrize("case", ABOUT["cases"], ids=lambda case: case["name"])
 def test_agreement_with_the_authors(case, golden):
     name, draws = sampler_of(case), golden[f"{case['name']}/noise"]
-    sampler, _ = ORIGINAL_SAMPLERS[name]
+    sampler = ORIGINAL_SAMPLERS[name]
     noise = lambda k, x: draws[1 + k]
     images = sampler(Analytic(golden["mu"]), draws[0], num_steps=case["N"], noise=noise, **options(name))
     expected = golden[f"{case['name']}/out"]
@@ -63,7 +64,7 @@ def test_agreement_with_the_authors(case, golden):
 
 @pytest.mark.parametrize("name", ORIGINAL_SAMPLERS)
 def test_evaluations_per_step_and_the_float32_state(name):
-    sampler, per_step = ORIGINAL_SAMPLERS[name]
+    sampler, per_step = ORIGINAL_SAMPLERS[name], ORIGINAL[name]
     net = Analytic(torch.tensor(0.2))
     used = []
 
@@ -102,7 +103,7 @@ def test_without_a_noise_function_draws_come_from_the_global_generator():
 def test_only_the_predictor_corrector_depends_on_its_batch():
     draws = torch.randn(20, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     draws[:, 1] *= 2
-    for name, (sampler, _) in ORIGINAL_SAMPLERS.items():
+    for name, sampler in ORIGINAL_SAMPLERS.items():
         net = Analytic(torch.tensor(0.2))
         together = sampler(net, draws[0], num_steps=10, noise=lambda k, x: draws[k % 20])
         alone = sampler(net, draws[0, :1], num_steps=10, noise=lambda k, x: draws[k % 20, :1])
@@ -132,7 +133,7 @@ def test_the_variance_can_be_given_and_is_needed():
     "name, num_steps", [(name, n) for name in ORIGINAL_SAMPLERS for n in (0, 1)] + [("ddim", 501), ("iddpm", 1001)]
 )
 def test_a_number_of_steps_that_cannot_be_taken_is_refused_in_one_line(name, num_steps):
-    sampler, _ = ORIGINAL_SAMPLERS[name]
+    sampler = ORIGINAL_SAMPLERS[name]
     with pytest.raises(UserError, match=f"num_steps is {num_steps}; ") as caught:
         sampler(Analytic(torch.tensor(0.2)), torch.ones(1, 1, 4, 4), num_steps=num_steps)
     assert "\n" not in str(caught.value)
@@ -142,6 +143,6 @@ def test_a_model_without_the_samplers_levels_is_refused():
     net = Analytic(torch.tensor(0.2))
     net.sigma_min, net.sigma_max = 0.02, 100.0
     latents = torch.ones(1, 1, 4, 4)
-    ORIGINAL_SAMPLERS["ve-ode"][0](net, latents, num_steps=10)
+    ORIGINAL_SAMPLERS["ve-ode"](net, latents, num_steps=10)
     with pytest.raises(UserError, match=r"needs noise levels from 0\.01049 to 152\.2; the model supports 0\.02 to 100"):
-        ORIGINAL_SAMPLERS["vp-ode"][0](net, latents, num_steps=10)
+        ORIGINAL_SAMPLERS["vp-ode"](net, latents, num_steps=10)

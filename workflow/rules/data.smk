@@ -92,7 +92,7 @@ def reference(dataset, statistics):
 def reference_options(wildcards):
     """The options for computing reference statistics; all experiments that use a file agree in them."""
     experiment, features = CHAIN.references[reference(wildcards.dataset, wildcards.statistics)]
-    keep = ["--keep-features", "50000"] if paths.keeps_features(experiment, features) else []
+    keep = ["--keep-features", str(MOST_FEATURES)] if paths.keeps_features(experiment, features) else []
     weights = paths.weights_of(experiment, features)
     return ["--features", features, *(["--weights", *weights] if weights else []), *keep]
 

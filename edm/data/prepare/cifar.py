@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edm.data.prepare.pictures import Images
-from edm.errors import UserError
+from edm.errors import UserError, one_line
 from edm.files.pickles import Budget, Instance, Name, Names, Span, interpret
 from edm.files.refusals import refused, shown
 
@@ -74,7 +74,7 @@ def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int
     except UserError:
         raise
     except Exception as error:  # tarfile, gzip and zlib raise different exceptions
-        raise UserError(f"{path}: not a whole gzip-compressed tarball ({_line(error)}); {_AGAIN}") from None
+        raise UserError(f"{path}: not a whole gzip-compressed tarball ({one_line(error)}); {_AGAIN}") from None
     missing = [name for name in _BATCHES if name not in found]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing; {_AGAIN}")
@@ -153,7 +153,3 @@ def _names(left: int) -> Names:
         Name("numpy", "dtype"): _dtype,
         Name("_codecs", "encode"): encoded,
     }
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
