@@ -303,7 +303,7 @@ def test_the_plan_counts_the_jobs_of_the_chain(whole, tmp_path, monkeypatch, tar
 
 
 def test_the_paper_costs_what_section_6_and_table_7_say(whole, tmp_path, monkeypatch):
-    """47 trainings of 200 Mimg and one of 2500; of every sampler setting 50,000 images, three times."""
+    """47 training runs of 200 Mimg and one of 2500; of every sampler setting 50,000 images, three times."""
     monkeypatch.chdir(tmp_path)
     plan = make_plan(whole, "paper")
     assert plan.by_rule["train"].trained == pytest.approx(47 * 200e6 + 2500e6, rel=1e-5)  # whole batches

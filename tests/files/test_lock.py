@@ -64,7 +64,7 @@ def test_the_lock_file_of_a_dead_process_is_broken_and_that_of_a_living_one_is_n
     assert not dead.exists()
 
 
-def test_two_trainings_never_write_one_folder(tmp_path):
+def test_two_training_runs_never_write_one_folder(tmp_path):
     """A lock that ends with its holder, however that ends."""
     path = tmp_path / "run" / ".training"
     holder = subprocess.Popen(

@@ -73,7 +73,7 @@ def expected(dataset, column, rung):
     }  # fmt: skip
 
 
-# Tables 2 and 7: trainings --------------------------------------------------------------------------------------------
+# Tables 2 and 7: training runs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dataset, column, rung", list(product(DATASETS, ("vp", "ve"), RUNGS)))
@@ -131,7 +131,7 @@ def test_vp_and_ve_differ_in_what_song_et_al_published_until_the_ladder_replaces
         assert differing == {"architecture"} | still, (dataset, rung)
 
 
-def test_46_trainings_two_imported_cells_and_adm_make_the_tables_and_one_more_the_leakage_check(report):
+def test_46_training_runs_two_imported_cells_and_adm_make_the_tables_and_one_more_the_leakage_check(report):
     trained = [(e.dataset, m) for e in report.experiments.values() for m in e.models]
     imported = [file for e in report.experiments.values() for file in e.pretrained.values()]
     in_table_2 = [s for s in table_layout(report, "table2").sources() if s.model in s.experiment.models]

@@ -59,7 +59,7 @@ def test_points_come_best_first_and_are_drawn_over_nfe_and_churn(store, journals
     assert [run.data.metrics["FID"] for run in found] == [2, 2, 3, 3, 4, 4, 5, 5]
 
 
-def test_trainings_are_drawn_with_their_losses(store, journals):
+def test_training_runs_are_drawn_with_their_losses(store, journals):
     store.sync(*journals)
     runs = view(tags_of(store), "training")
     assert runs["searchFilter"] == "tags.kind = 'training'"

@@ -60,7 +60,7 @@ def snapshots(folder):
 
 
 def assert_same(first, second):
-    """Everything that two trainings leave, but for times."""
+    """Everything that two training runs leave, but for times."""
     assert sorted(path.name for path in first.iterdir()) == sorted(path.name for path in second.iterdir())
     for name in ("model.safetensors", "levels.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
@@ -106,7 +106,7 @@ def die():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, digits):
-    """Undisturbed trainings, each made once."""
+    """Undisturbed training runs, each made once."""
     made = {}
 
     def make(config):

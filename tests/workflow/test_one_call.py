@@ -102,7 +102,7 @@ def test_what_is_forced_takes_all_that_follows_with_it(folder, words, rule):
     assert "table tiny/table2" in planned(forced=forced)
 
 
-def test_forced_trainings_are_evaluated_in_the_same_call(folder):
+def test_forced_training_runs_are_evaluated_in_the_same_call(folder):
     assert [name.split()[0] for name in run(folder, "-R", "train")].count("evaluate") == 3
     assert planned() == [] == dry_run(folder)
 

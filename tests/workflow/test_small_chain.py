@@ -90,7 +90,7 @@ def test_the_chain_ends_in_tables_figures_and_tracked_runs(finished):
         assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (results / "figures" / f"{name}.svg").read_bytes()
     summary = json.loads((finished / "results" / "tiny" / "tracking.json").read_text())
-    assert summary["runs_created"] == 2 + 4 + 2 + 2 + 3  # trainings, evaluations, sheets, tables, figures
+    assert summary["runs_created"] == 2 + 4 + 2 + 2 + 3  # training runs, evaluations, sheets, tables, figures
 
 
 def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
