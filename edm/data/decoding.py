@@ -35,7 +35,7 @@ def decoded(data: bytes, where: str) -> Image.Image:
     """
     try:
         with (
-            warnings.catch_warnings(action="ignore", category=UserWarning),  # about damaged Exif data
+            warnings.catch_warnings(action="ignore"),  # about damaged Exif data, and sizes that are refused below
             Image.open(io.BytesIO(data), formats=list(FORMATS)) as image,
         ):
             width, height = image.size
@@ -52,7 +52,7 @@ def decoded(data: bytes, where: str) -> Image.Image:
             return _on_white(_upright(image), bits)
     except UserError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise UserError(f"{where} declares too many pixels; more than {MAX_PIXELS:,} are refused") from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{where} is not a readable image ({', '.join(FORMATS)})") from None

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,7 +17,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
 
 from edm.data.archive import encode_png
 from edm.data.prepare.expected import Expected
@@ -35,9 +33,7 @@ class Work:
     def __init__(self, found: Images, expected: Expected) -> None:
         self.found, self.expected = found, expected
         first = found.read(0)
-        with warnings.catch_warnings():
-            _refuse_bombs()
-            self.shape = as_asked(first, found.place(0), expected, None).shape
+        self.shape = as_asked(first, found.place(0), expected, None).shape
         largest = max(len(first) if isinstance(first, bytes) else first.nbytes, int(np.prod(self.shape)))
         self.chunk = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // largest))
 
@@ -82,10 +78,8 @@ def cores() -> int:
 
 
 def _alone(work: Work, indices: range) -> Iterator[bytes]:
-    with warnings.catch_warnings():
-        _refuse_bombs()
-        for i in indices:
-            yield from _make(work.read(range(i, i + 1)), work.expected, work.shape)
+    for i in indices:
+        yield from _make(work.read(range(i, i + 1)), work.expected, work.shape)
 
 
 def _together(
@@ -118,7 +112,6 @@ def _make(items: list[tuple[bytes | np.ndarray, str]], expected: Expected, shape
 def _start() -> None:
     """Initialises a worker: it ignores Ctrl-C, which the parent handles, and exits with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _refuse_bombs()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -127,7 +120,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
     os._exit(1)
-
-
-def _refuse_bombs() -> None:
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
