@@ -228,8 +228,6 @@ class TrainingState:
             raise UserError("is not a complete training state")
         if header["identity"] != self.identity:
             raise UserError("belongs to another configuration or dataset")
-        if header["images"] > self.end:
-            raise UserError(f"has seen {header['images']:,} images, and this training run ends at {self.end:,}")
         if header.get("made_from") != self.made_from:
             raise UserError("was made by other code, or from inputs made otherwise (CODE or a step before was changed)")
         return header
@@ -243,6 +241,8 @@ class TrainingState:
             raise UserError("is not a complete training state") from None
         if header.pop("checksum") != checkpoint.checksum(tensors, header):
             raise UserError("is damaged (its checksum differs)")
+        if header["images"] > self.end:
+            raise UserError(f"has seen {header['images']:,} images, and this training run ends at {self.end:,}")
         return tensors, header
 
     def _set_aside(self, path: Path, reason: UserError) -> str:
