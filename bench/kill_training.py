@@ -30,7 +30,7 @@ import torch._dynamo  # imported by training, like the loop below; loaded once b
 from edm.cli import main as edm
 from edm.data.prepare import prepare
 from edm.errors import UserError
-from edm.models.checkpoint import read_header
+from edm.files.tensors import read_header
 from edm.tracking import read_journal
 from edm.training import loop as training  # noqa: F401
 from edm.training.state import STATE_FORMAT

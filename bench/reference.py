@@ -21,7 +21,7 @@ from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.design.augmentation import augment
 from edm.design.losses import weighted_error
-from edm.models import checkpoint
+from edm.models import building
 from edm.models.denoiser import Denoiser
 from edm.networks import winograd
 from edm.networks.precision import float32_as
@@ -31,7 +31,7 @@ from edm.training.step import ema_decay_at, learning_rate_at
 def build(config: TrainingConfig, device: torch.device) -> Denoiser:
     """The network of a configuration, in torch's default memory layout."""
     torch.manual_seed(config.seed)
-    return checkpoint.build(config).to(device)
+    return building.build(config).to(device)
 
 
 class Training:
@@ -41,7 +41,7 @@ class Training:
         self.config, self.device = config, device
         self.net = build(config, device).train()
         self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
-        self.loss = checkpoint.loss_of(config)
+        self.loss = building.loss_of(config)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8)
         self._batches = self._endless(dataset)
 

@@ -23,11 +23,12 @@ TARGETS = {HELP: 0.3, BEYOND: 2.0}
 
 CHECKPOINT = """
 import json, sys
+from edm.models import building
 from edm.models import checkpoint
 from edm.config import TrainingConfig
 config = TrainingConfig(resolution=8, channels=1, classes=10, model_channels=8, channel_mult=(1,), num_blocks=1,
                         attn_resolutions=())
-checkpoint.save(sys.argv[1], checkpoint.build(config), config, {"images": 0, "dataset_sha256": "0" * 64})
+checkpoint.save(sys.argv[1], building.build(config), config, {"images": 0, "dataset_sha256": "0" * 64})
 print(json.dumps({}))
 """
 IMPORT_TORCH = "import os, time, torch; print(time.time(), flush=True); os._exit(0)"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edm.cli import main
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",
@@ -31,7 +31,7 @@ def model(tmp_path_factory):
         resolution=8, channels=1, classes=10, model_channels=8, channel_mult=(1,), num_blocks=1, attn_resolutions=()
     )
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    checkpoint.save(path, checkpoint.build(config), config, {"images": 0, "dataset_sha256": "0" * 64})
+    checkpoint.save(path, building.build(config), config, {"images": 0, "dataset_sha256": "0" * 64})
     return str(path)
 
 

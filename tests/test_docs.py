@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from edm import params
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -82,7 +82,7 @@ def made(tmp_path_factory, digits_archive):
     torch.manual_seed(0)
     for path in ("models/digits/vp-F", "runs/mine"):
         (folder / path).mkdir(parents=True)
-        checkpoint.save(folder / path / "model.safetensors", checkpoint.build(config), config, {"images": 0})
+        checkpoint.save(folder / path / "model.safetensors", building.build(config), config, {"images": 0})
     (folder / "data").mkdir()
     (folder / "data" / "digits.zip").write_bytes(digits_archive.read_bytes())
     for kind in ("rose", "tulip"):

@@ -13,7 +13,7 @@ import torch
 
 from edm import params
 from edm.errors import EXTRAS
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parents[1]
 #: Import names of all that comes with an extra, or with what does.
@@ -89,7 +89,7 @@ def test_the_library_needs_torch_and_no_extra(run, tmp_path, installed):
     config = params.load(ROOT / "params.yaml").experiment("digits").models["vp-F"]
     (tmp_path / "models" / "digits" / "vp-F").mkdir(parents=True)
     torch.manual_seed(0)
-    model = checkpoint.build(config)
+    model = building.build(config)
     checkpoint.save(tmp_path / "models" / "digits" / "vp-F" / "model.safetensors", model, config, {"images": 0})
     done = run(f"{example}\nimport sys\nprint(edm.__file__, tuple(images.shape), *sys.modules, sep='\\n')")
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,8 @@ from edm.analysis.truncation import truncation_errors
 from edm.config import SamplerConfig
 from edm.data.pixels import to_float
 from edm.design.draws import class_labels
+from edm.files.tensors import read_header, save_tensors
 from edm.files.writing import named
-from edm.models.checkpoint import read_header, save_tensors
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import float32_as
 from edm.sampling.sample_files import draw

@@ -3,7 +3,7 @@
 `data`, `models`, `results` and `steps` hold the files that DVC keeps; `runs` is the working space of one machine.
 """
 
-from edm.files.writing import digest
+from edm.files.hashes import digest
 from edm.metrics import CLASSIFIER, need_reference_features
 from edm.params import Evaluation, Experiment, Report
 

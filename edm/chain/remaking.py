@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.provenance import LOCAL, Provenance, raw
+from edm.chain.provenance import Provenance, raw
 from edm.errors import UserError
+from edm.files.hashes import LOCAL
 from edm.files.writing import write_text
 
 SET_ASIDE = "runs/set-aside"

@@ -7,7 +7,8 @@ from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import evaluation_file
 from edm.chain.provenance import Provenance
-from edm.files.writing import canonical_json, read_json
+from edm.files.hashes import canonical_json
+from edm.files.writing import read_json
 
 _OF_THE_JOB = ("id", "repeat", "first_seed", "sampler", "run", "from")  # fields of a row that are not results
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from edm.config import NetworkConfig, TrainingConfig
 from edm.errors import UserError
-from edm.files.writing import digest, read_json, write_json
+from edm.files.hashes import digest
+from edm.files.writing import read_json, write_json
 from edm.networks.flops import flops
 
 if TYPE_CHECKING:

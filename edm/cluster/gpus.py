@@ -19,8 +19,8 @@ from types import ModuleType
 
 from edm.cluster import slurm
 from edm.errors import UserError
+from edm.files.hashes import digest
 from edm.files.lock import Held, exclusive
-from edm.files.writing import digest
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 FOLDER = Path(f"/tmp/edm-gpus-{os.getuid()}")  # of this machine and user; one lock file per GPU and per queue

@@ -54,7 +54,7 @@ def made_from(rule: str) -> str:
     if told := os.environ.get(MADE_FROM):
         return told
     from edm.chain.rules import RULES
-    from edm.files.writing import digest
+    from edm.files.hashes import digest
 
     return digest([rule, RULES[rule].code])
 

@@ -16,7 +16,7 @@ from edm.commands.common import (
 )
 from edm.data.prepare import SOURCES
 from edm.errors import UserError
-from edm.files.writing import sha256_file
+from edm.files.hashes import sha256_file
 
 
 def add(command: Commands) -> None:

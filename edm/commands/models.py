@@ -200,7 +200,7 @@ def _attempt(path: Path) -> Iterator[None]:
 
 def import_published(args: Namespace) -> None:
     from edm.files.download import pin
-    from edm.files.writing import sha256_file
+    from edm.files.hashes import sha256_file
     from edm.foreign import convert
     from edm.foreign.asked import NAMES
 

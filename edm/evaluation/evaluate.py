@@ -17,7 +17,7 @@ from tqdm import tqdm
 from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files.writing import sha256_file
+from edm.files.hashes import sha256_file
 from edm.metrics.extractors import Features, load_features
 from edm.metrics.frechet import ReferenceStatistics, load_statistics
 from edm.metrics.measure import Measuring

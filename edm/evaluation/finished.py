@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm.errors import UserError
-from edm.files.writing import digest, read_json, write_json
+from edm.files.hashes import digest
+from edm.files.writing import read_json, write_json
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm.errors import UserError
-from edm.files.writing import canonical_json, digest, write_text
+from edm.files.hashes import canonical_json, digest
+from edm.files.writing import write_text
 
 if TYPE_CHECKING:  # planning does not import torch
     from edm.cluster.processes import World

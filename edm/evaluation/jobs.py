@@ -22,7 +22,8 @@ from edm.evaluation.recording import numbers_of, run_below
 from edm.evaluation.records import read_search, write_choice, write_results, write_search
 from edm.evaluation.search import Choice, Found, choice_cost, choose, cost, search
 from edm.evaluation.shards import Draw, Whole, measure_part, merge_parts
-from edm.files.writing import atomic_write, digest, sha256_file
+from edm.files.hashes import digest, sha256_file
+from edm.files.writing import atomic_write
 from edm.models import checkpoint as checkpoints
 from edm.models.compilation import prepare
 from edm.params import Evaluation, Experiment

@@ -15,8 +15,8 @@ from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation.evaluate import Seen, Yardstick, measure
-from edm.files.writing import digest
-from edm.models import checkpoint
+from edm.files.hashes import digest
+from edm.files.tensors import checksum, load_tensors, read_header, save_tensors
 from edm.models.denoiser import Denoiser
 from edm.sampling.drawing import part_of
 
@@ -78,7 +78,7 @@ def measure_part(
     if world.is_first:
         header = {"format": FORMAT, "of": whole.describe(), "part": index, "parts": count, "seen": rows}
         header |= about or {}
-        checkpoint.save_tensors(path, tensors, header | {"checksum": checkpoint.checksum(tensors, header)})
+        save_tensors(path, tensors, header | {"checksum": checksum(tensors, header)})
     return sum(row["seeds"][1] - row["seeds"][0] for row in rows)
 
 
@@ -127,10 +127,10 @@ def _read(path: Path, whole: Whole, index: int, count: int) -> Iterator[Seen]:
     """The measurements of a part, draw by draw."""
     header = _header(path)
     try:
-        tensors, _ = checkpoint.load_tensors(path, FORMAT)
+        tensors, _ = load_tensors(path, FORMAT)
     except UserError:
         raise _unfit(path, "not a whole shard file") from None
-    if header.pop("checksum") != checkpoint.checksum(tensors, header):
+    if header.pop("checksum") != checksum(tensors, header):
         raise _unfit(path, "damaged (its checksum differs)")
     for number, draw in enumerate(whole.draws):
         mine = f"{number}/"
@@ -147,7 +147,7 @@ def _read(path: Path, whole: Whole, index: int, count: int) -> Iterator[Seen]:
 def _header(path: Path) -> dict[str, Any]:
     """The header of a shard file: its evaluation, its part number and the number of parts."""
     try:
-        header = checkpoint.read_header(path, FORMAT)
+        header = read_header(path, FORMAT)
     except UserError as error:
         raise _unfit(path, str(error).removeprefix(f"{path}: ")) from None
     part, parts = header.get("part"), header.get("parts")

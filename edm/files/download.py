@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from edm.errors import UserError, one_line
+from edm.files.hashes import digest
 from edm.files.lock import exclusive
 from edm.files.resumable import StoppedError, resumable
-from edm.files.writing import digest, read_json, write_json
+from edm.files.writing import read_json, write_json
 
 TRIES = 3
 PAUSE = 2.0  # seconds before the second try; doubled before each further one

@@ -1,6 +1,5 @@
 """Atomic writes, and the hashes that identify files and values."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -75,26 +74,10 @@ def read_json(path: str | os.PathLike):
         raise UserError(f"{path}: not a readable JSON file ({error})") from None
 
 
-def sha256_file(path: str | os.PathLike) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def canonical_json(value) -> str:
-    """One string per value: keys sorted, no spaces. Equal values give equal strings, whatever their order in YAML."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def named(number: float) -> str:
     """A number as part of a file name: as short as possible but unique. 40.0 gives "40"; 1/3 keeps all digits."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)
-
-
-def digest(value) -> str:
-    """Short hash (12 hex digits) of a JSON value, used to name and compare specifications."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
 
 
 def _umask() -> int:

@@ -8,6 +8,7 @@ import torch
 
 from edm.errors import UserError
 from edm.files.refusals import damaged
+from edm.files.tensors import save_tensors
 from edm.files.writing import atomic_write
 from edm.foreign.asked import Asked
 from edm.foreign.published import constructor_call, differences, from_published, known_arguments, to_published
@@ -40,7 +41,7 @@ def export(checkpoint_path: str | Path, out: str | Path) -> list[str]:
     header = {"format": FORMAT, "class_name": class_name, "init_kwargs": init_kwargs, "own": own, "about": about}
     tensors = {name: tensor.detach().contiguous() for name, tensor in to_published(denoiser).items()}
     if Path(out).suffix == ".safetensors":
-        checkpoint.save_tensors(out, tensors, header)
+        save_tensors(out, tensors, header)
         return found
     with atomic_write(out) as temporary, io.BytesIO() as buffer:
         torch.save({**header, "state_dict": tensors}, buffer)  # in memory: torch writes file names into files

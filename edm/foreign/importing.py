@@ -10,6 +10,7 @@ import torch
 
 from edm.errors import UserError
 from edm.files.refusals import printable, refused, shown
+from edm.files.tensors import load_tensors, read_header
 from edm.foreign import adm, exporting, persistent, score_sde
 from edm.foreign.asked import Asked
 from edm.foreign.streams import LEGACY_START, legacy, plain, zipped
@@ -129,9 +130,9 @@ def _safetensors(path: str | Path, asked: Asked) -> tuple[str, Denoiser, dict[st
     """A checkpoint or an export of this program."""
     asked.allow()
     try:
-        header = checkpoint.read_header(path, exporting.FORMAT)
+        header = read_header(path, exporting.FORMAT)
     except UserError:
         denoiser, about = checkpoint.load(path), checkpoint.describe(path)["about"]
         return _OWN, denoiser, {"licence": exporting.licence(about), "inferred": {}, "assumed": {}, "about": about}
-    tensors, _ = checkpoint.load_tensors(path, exporting.FORMAT)
+    tensors, _ = load_tensors(path, exporting.FORMAT)
     return exporting.SOURCE, *exporting.rebuilt({**header, "state_dict": tensors})

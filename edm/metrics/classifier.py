@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from edm.errors import UserError
-from edm.files.writing import atomic_write, canonical_json
+from edm.files.hashes import canonical_json
+from edm.files.writing import atomic_write
 
 HEADER_KEY = "edm.classifier"  # one key with JSON inside: safetensors does not keep the order of several
 SHAPE_KEYS = ("channels", "resolution", "classes", "features")

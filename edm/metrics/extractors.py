@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from edm.errors import UserError, require
-from edm.files.writing import sha256_file
+from edm.files.hashes import sha256_file
 from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
 from edm.metrics.frechet import FeatureStatistics
 from edm.metrics.weights import downloaded, hash_in_name, read_tensors

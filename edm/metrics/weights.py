@@ -10,7 +10,8 @@ from shutil import copyfileobj
 import torch
 
 from edm.errors import UserError
-from edm.files.writing import atomic_write, sha256_file
+from edm.files.hashes import sha256_file
+from edm.files.writing import atomic_write
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets silently
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
-from edm.files.writing import digest
+from edm.files.hashes import digest
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.

@@ -76,7 +76,7 @@ def _position(measurement: Measurement, over: str) -> float:
 
 def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Loss per noise level before and after training, and the model's noise levels in training (Figure 5a)."""
-    from edm.models.checkpoint import loss_of
+    from edm.models.building import loss_of
     from edm.training.loss_levels import density, weighted
 
     before, after, losses = {}, {}, {}

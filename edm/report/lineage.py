@@ -12,11 +12,12 @@ from typing import Any
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import choice_file, evaluation_file, search_file
-from edm.chain.provenance import LOCAL, ORIGIN, Provenance, sidecar_file
+from edm.chain.provenance import ORIGIN, Provenance, sidecar_file
 from edm.chain.rules import measuring_options
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
-from edm.files.writing import digest, read_json
+from edm.files.hashes import LOCAL, digest
+from edm.files.writing import read_json
 from edm.params import Experiment, Params, Report
 from edm.params.catalogue import PUBLISHED
 from edm.params.layouts import table_layout

@@ -13,7 +13,8 @@ from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.data.pixels import to_uint8
 from edm.errors import UserError
-from edm.files.writing import sha256_file
+from edm.files.hashes import sha256_file
+from edm.files.tensors import load_tensors, save_tensors
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import float32_as
@@ -130,12 +131,12 @@ def _write(path: str | Path, drawn: Drawn, header: dict[str, Any]) -> None:
     nfe = {name: round(total / max(len(drawn.seeds), 1)) for name, total in drawn.evaluations.items()}
     points = {name: {**point, "nfe": nfe[name]} for name, point in header["points"].items()}
     whole = {"format": FORMAT, **header, "points": points, "evaluations": drawn.evaluations}
-    checkpoint.save_tensors(path, drawn.tensors(), whole)
+    save_tensors(path, drawn.tensors(), whole)
 
 
 def read_samples(path: str | Path, least: int = 1) -> SampleSet:
     """Reads a sample file. Raises UserError for any other file and for fewer than ``least`` images."""
-    tensors, header = checkpoint.load_tensors(path, FORMAT)
+    tensors, header = load_tensors(path, FORMAT)
     try:
         images = {name: tensors[f"images/{name}"] for name in header["points"]}
         samples = SampleSet(images, tensors["seeds"], tensors.get("labels"), header)

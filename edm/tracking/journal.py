@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from edm.errors import UserError
-from edm.files.writing import canonical_json, sha256_file
+from edm.files.hashes import canonical_json, sha256_file
 from edm.tracking.events import STATUSES, read_event
 
 DEFAULT_EXPERIMENT = "edm"

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from edm.errors import UserError, one_line, require
+from edm.files.hashes import digest
 from edm.files.lock import exclusive
-from edm.files.writing import digest
 from edm.tracking import DEFAULT_URI, entries
 from edm.tracking.journal import RunRecord, read_journal
 from edm.tracking.transfer import SyncReport, Transfer

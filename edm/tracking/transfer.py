@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edm.errors import one_line
-from edm.files.writing import digest, sha256_file
+from edm.files.hashes import digest, sha256_file
 from edm.tracking import entries, views
 from edm.tracking.journal import RunRecord
 

@@ -24,8 +24,9 @@ from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
 from edm.training import loss_levels as levels
 from edm.training.folder import FINAL, TrainingFolder
+from edm.training.log import TrainingLog
 from edm.training.overflows import Overflows
-from edm.training.state import TrainingLog, TrainingState
+from edm.training.state import TrainingState
 from edm.training.step import TrainingStep, learning_rate_at
 
 TICKS, TICK_IMAGES = 100, 100_000  # a log row a hundred times per run, and at least every 100,000 images

@@ -1,8 +1,5 @@
 """Training states and the training log, from which an interrupted run resumes with bit-identical results."""
 
-import json
-import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,7 +13,8 @@ from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.errors import UserError
 from edm.files.background import Background
-from edm.files.writing import digest, write_text
+from edm.files.hashes import digest
+from edm.files.tensors import checksum, load_tensors, read_header, save_tensors
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser
 from edm.training.loss_levels import Levels
@@ -27,63 +25,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
 _HEADER = {"identity", "images", "seconds", "before", "overflowing", "checksum"}
 SLOW_DISK = 50e6  # bytes per second; estimates the time to save until it is measured
-
-
-class TrainingLog:
-    """log.jsonl: one row per tick. A resumed run drops the rows after its state, so that no row is repeated.
-
-    Rows that cannot be written (full disk) are kept in memory and written as soon as possible; a failing log does not
-    stop training.
-    """
-
-    def __init__(self, path: Path, images: int, active: bool):
-        self.path, self.active = path, active
-        self._pending, self._size, self._warned = b"", 0, False
-        if not active:
-            return
-        rows = path.read_text(encoding="utf-8", errors="replace").splitlines() if images and path.exists() else []
-        kept = "".join(f"{row}\n" for row in rows if _images_of(row) <= images)
-        write_text(path, kept)
-        self._size = len(kept.encode())
-
-    def write(self, row: dict[str, Any]) -> None:
-        if self.active:
-            self._pending += json.dumps(row).encode() + b"\n"
-            self._flush(sync=False)
-
-    def sync(self) -> None:
-        """Forces all rows to disk: a saved state must not be newer than the log on disk."""
-        if self.active:
-            self._flush(sync=True)
-
-    def curve(self, name: str) -> dict[str, list[float]]:
-        """A quantity vs. images seen, from the rows on disk."""
-        rows = [json.loads(row) for row in self.path.read_text(encoding="utf-8").splitlines()]
-        return {"images": [row["images"] for row in rows], name: [row[name] for row in rows]}
-
-    def _flush(self, sync: bool) -> None:
-        try:
-            with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
-                file.seek(self._size)
-                file.truncate()  # remove a row that a full disk cut short
-                file.write(self._pending)
-                file.flush()
-                if sync:
-                    os.fsync(file.fileno())
-        except OSError as error:
-            if not self._warned:
-                self._warned = True
-                print(f"warning: {self.path}: not all rows are written yet ({error.strerror})", file=sys.stderr)
-        else:
-            self._size, self._pending = self._size + len(self._pending), b""
-
-
-def _images_of(row: str) -> float:
-    try:
-        images: float = json.loads(row)["images"]
-        return images
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line torn by a kill
 
 
 class TrainingState:
@@ -183,9 +124,9 @@ class TrainingState:
         self.background.do(lambda: self._write(host, header, begun))
 
     def _write(self, host: dict[str, Tensor], header: dict[str, Any], begun: float) -> None:
-        header["checksum"] = checkpoint.checksum(host, header)
+        header["checksum"] = checksum(host, header)
         try:
-            checkpoint.save_tensors(self.paths[self._next], host, header)
+            save_tensors(self.paths[self._next], host, header)
         except UserError as error:
             print(f"warning: {error}; the state of {self.images:,} images is kept, continuing", file=sys.stderr)
             return
@@ -221,7 +162,7 @@ class TrainingState:
     def _header(self, path: Path) -> dict[str, Any]:
         """The header of a state. Raises UserError with the reason if it does not belong to this training run."""
         try:
-            header = checkpoint.read_header(path, STATE_FORMAT)
+            header = read_header(path, STATE_FORMAT)
         except UserError:
             raise UserError("is not a complete training state") from None
         if not header.keys() >= _HEADER or not isinstance(header["images"], int):
@@ -236,10 +177,10 @@ class TrainingState:
         """Tensors and header of a state. Raises UserError with the reason if training cannot resume from it."""
         header = self._header(path)
         try:
-            tensors, _ = checkpoint.load_tensors(path, STATE_FORMAT)
+            tensors, _ = load_tensors(path, STATE_FORMAT)
         except UserError:
             raise UserError("is not a complete training state") from None
-        if header.pop("checksum") != checkpoint.checksum(tensors, header):
+        if header.pop("checksum") != checksum(tensors, header):
             raise UserError("is damaged (its checksum differs)")
         if header["images"] > self.end:
             raise UserError(f"has seen {header['images']:,} images, and this training run ends at {self.end:,}")

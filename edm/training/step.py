@@ -13,7 +13,7 @@ from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.design.losses import weighted_error
-from edm.models import checkpoint
+from edm.models import building
 from edm.models.compilation import Compiled
 from edm.models.denoiser import Denoiser
 from edm.training.batches import Batches
@@ -37,13 +37,13 @@ class TrainingStep:
     ):
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
-        self.net = checkpoint.build(config).to(world.device).to(memory_format=torch.channels_last).train()
+        self.net = building.build(config).to(world.device).to(memory_format=torch.channels_last).train()
         self.net.precision = config.precision
         self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self._parameters, self._averages = list(self.net.parameters()), list(self.ema.parameters())
         self._gradients = one_vector_of_gradients(self._parameters)
-        self.loss = checkpoint.loss_of(config)
+        self.loss = building.loss_of(config)
         self._batches = Batches(dataset, config, self.loss, world.device, compiled)
         self._error = weighted_error if compiled is None else torch.compile(weighted_error, **compiled)
         self._model: Denoiser | nn.parallel.DistributedDataParallel = self.net

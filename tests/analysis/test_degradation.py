@@ -10,7 +10,7 @@ from edm.analysis.degradation import degrade
 from edm.analysis.studies import degradation
 from edm.data.pixels import to_float
 from edm.design import draws as noise
-from edm.models import checkpoint
+from edm.models import building
 
 SHAPE = (1, 8, 8)
 COUNTS = (0, 50, 200)
@@ -115,6 +115,6 @@ def test_counts_must_increase(gaussian, counts):
 @pytest.mark.parametrize("design, smallest", [("vp", math.sqrt(math.expm1(0.5 * 19.9e-10 + 0.1e-5))), ("ve", 0.02)])
 def test_smallest_is_the_least_level_that_the_model_supports(tiny, design, smallest):
     """VP: σ(ε_t) ≈ 0.001; VE: 0.02. The figure's labels show the value."""
-    denoiser = checkpoint.build(tiny(preconditioning=design, loss=design)).eval()
+    denoiser = building.build(tiny(preconditioning=design, loss=design)).eval()
     shown, numbers = degradation(denoiser, sigmas=[1, "smallest"], repetitions=[0, 1], images=2, num_steps=2)
     assert numbers["sigmas"] == [1, pytest.approx(smallest)] and shown["1"].shape == (2, 2, 2, 1, 8, 8)

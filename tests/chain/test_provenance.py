@@ -14,11 +14,12 @@ import yaml
 
 import edm
 from edm import params
-from edm.chain import provenance
 from edm.chain.jobs import Chain
-from edm.chain.provenance import FORMAT, Hashes, Provenance, adopt, read_sidecar, sidecar_file, start
+from edm.chain.provenance import FORMAT, Provenance, adopt, read_sidecar, sidecar_file, start
 from edm.chain.rules import RULES
 from edm.cli import main
+from edm.files import hashes
+from edm.files.hashes import Hashes
 from edm.foreign.asked import NAMES
 
 TINY = """
@@ -339,11 +340,11 @@ def test_hashes_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     one = first.of("file")
     first.save()
     assert not Path("cache.json").exists()  # so young that a change might not show in its times
-    monkeypatch.setattr(provenance, "SETTLED", -1.0)
+    monkeypatch.setattr(hashes, "SETTLED", -1.0)
     first.of("file")
     first.save()
     computed = []
-    monkeypatch.setattr(provenance, "sha256_file", lambda path: computed.append(path) or "new")
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: computed.append(path) or "new")
     second = Hashes(Path("cache.json"))
     assert second.of("file") == one and computed == []
     time.sleep(0.01)
@@ -364,7 +365,7 @@ def test_what_is_there_and_cannot_be_read_is_one_line(tmp_path, monkeypatch, pat
     Path("folder").mkdir()
     for name in ("file", "folder/file"):
         Path(name).write_text("secret")
-    monkeypatch.setattr(provenance, "sha256_file", refuse)
+    monkeypatch.setattr(hashes, "sha256_file", refuse)
     with pytest.raises(edm.UserError, match=r"file: cannot be read \(Permission denied\)$"):
         Hashes(None).of(path)
 

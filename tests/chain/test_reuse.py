@@ -14,7 +14,7 @@ from edm.chain.provenance import start
 from edm.chain.rules import RULES
 from edm.cli import main
 from edm.evaluation import jobs as evaluation
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 
 PARAMS = """
 run: [tiny]
@@ -59,7 +59,7 @@ def train(seed):
     config = params.load("params.yaml").experiment("tiny").models["vp-A"]
     started = start(Chain(params.load("params.yaml")), "train tiny/vp-A")
     torch.manual_seed(seed)
-    checkpoint.save("models/tiny/vp-A/model.safetensors", checkpoint.build(config), config, {"images": 0})
+    checkpoint.save("models/tiny/vp-A/model.safetensors", building.build(config), config, {"images": 0})
     Path("models/tiny/vp-A/levels.json").write_text("{}")
     started.finish()
 

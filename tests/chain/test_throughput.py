@@ -11,7 +11,7 @@ import edm
 from edm.chain import throughput
 from edm.chain.throughput import ANCHOR, ANCHOR_LABEL, Measurement, Throughput, measure, network_digest, record
 from edm.config import NetworkConfig, TrainingConfig
-from edm.models import checkpoint
+from edm.models import building
 from edm.networks.flops import flops
 
 FFHQ = TrainingConfig(resolution=64, channels=3, channel_mult=(1, 2, 2, 2), augment=0.15, conditional=False)
@@ -130,8 +130,8 @@ def test_a_measurement_is_the_median_of_real_steps_after_a_warm_up(tiny, monkeyp
 
 def test_what_is_timed_as_a_training_step_trains(tiny, monkeypatch):
     """A training step moves the weights; an evaluation moves nothing."""
-    built, build = [], checkpoint.build
-    monkeypatch.setattr(checkpoint, "build", lambda config: built.append(build(config)) or built[-1])
+    built, build = [], building.build
+    monkeypatch.setattr(building, "build", lambda config: built.append(build(config)) or built[-1])
     train, evaluate = throughput._work(tiny(batch_size=4, lr_rampup=0), torch.device("cpu"), None)
 
     def moved_by(work):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import edm
-from edm.data.archive import image_name, images_in_chunks, read_archive, some_images, write_archive
+from edm.data.archive import images_in_chunks, read_archive, some_images, write_archive
 from edm.data.prepare import prepare
+from edm.data.zip_writer import image_name
 
 
 def test_an_archive_has_the_published_layout(tmp_path, rgb_images):

@@ -13,7 +13,7 @@ import edm.evaluation.jobs
 from edm.chain.rules import RULES
 from edm.cli import main
 from edm.commands.common import MADE_FROM
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 from edm.params import load
 from edm.tracking import read_journal
 
@@ -47,10 +47,8 @@ def place(tmp_path, digits_archive, monkeypatch):
     Path("run/snapshots").mkdir(parents=True)
     for images in config.snapshots:
         torch.manual_seed(images)
-        checkpoint.save(
-            f"run/snapshots/{images:012d}.safetensors", checkpoint.build(config), config, {"images": images}
-        )
-    checkpoint.save("model.safetensors", checkpoint.build(config), config, {"images": 128})
+        checkpoint.save(f"run/snapshots/{images:012d}.safetensors", building.build(config), config, {"images": images})
+    checkpoint.save("model.safetensors", building.build(config), config, {"images": 128})
     assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
     return tmp_path
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from edm.cli import main
 from edm.evaluation import shards
-from edm.models import checkpoint
+from edm.files.tensors import load_tensors, read_header, save_tensors
+from edm.models import building, checkpoint
 from edm.params import load
 from edm.sampling import sample_files as samples
 from edm.tracking import read_journal
@@ -67,7 +68,7 @@ def place(tmp_path_factory, digits_archive, digits):
     (folder / "snapshots").mkdir()
     for seed, images in enumerate(experiment.models["vp-A"].snapshots):
         torch.manual_seed(seed)
-        denoiser = checkpoint.build(experiment.models["vp-A"])
+        denoiser = building.build(experiment.models["vp-A"])
         torch.nn.init.normal_(denoiser.network.out_conv.weight, std=0.1)  # instead of its zero initialisation
         path = folder / "snapshots" / f"{images:012d}.safetensors"
         checkpoint.save(path, denoiser, experiment.models["vp-A"], {"images": images, "dataset_sha256": "0" * 64})
@@ -152,7 +153,7 @@ def test_more_parts_than_blocks_leave_some_empty(place, whole, tmp_path):
     files = [tmp_path / f"{index}.safetensors" for index in range(1, 25)]
     for index, file in enumerate(files, 1):
         assert evaluate(place, file, "--shard", f"{index}/24", evaluation="churn") == 0
-    seen = [checkpoint.read_header(file, shards.FORMAT)["seen"][0]["images"] for file in files]
+    seen = [read_header(file, shards.FORMAT)["seen"][0]["images"] for file in files]
     assert sum(seen) == 1000 and seen.count(0) == 3 and set(seen) == {0, 7, 43, 50}
     assert evaluate(place, tmp_path / "whole.json", evaluation="churn") == 0
     assert evaluate(place, tmp_path / "merged.json", "--parts", *files, evaluation="churn") == 0
@@ -161,12 +162,12 @@ def test_more_parts_than_blocks_leave_some_empty(place, whole, tmp_path):
 
 def rewritten(file, target, change, checksum=True):
     """A copy of a shard file with another header."""
-    tensors, header = checkpoint.load_tensors(file, shards.FORMAT)
+    tensors, header = load_tensors(file, shards.FORMAT)
     change(header, tensors)
     if checksum:
         header.pop("checksum")
-        header["checksum"] = checkpoint.checksum(tensors, header)
-    checkpoint.save_tensors(target, tensors, header)
+        header["checksum"] = checksum(tensors, header)
+    save_tensors(target, tensors, header)
 
 
 def flipped(file, target):

@@ -14,7 +14,7 @@ from edm.config import NetworkConfig, TrainingConfig
 from edm.design.preconditioning import IDDPMPreconditioning, VEPreconditioning, VPPreconditioning
 from edm.foreign import adm, export, score_sde
 from edm.foreign.published import constructor_call, to_published
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 from edm.models.denoiser import Denoiser
 from edm.networks.unet import UNet
 
@@ -213,7 +213,7 @@ def tiny_files(folder):
     }
     checkpoint.save(folder / "own.safetensors", cosine, None, {})
     config = TrainingConfig(conditional=False, num_blocks=1, **_TINY)
-    checkpoint.save(folder / "trained.safetensors", checkpoint.build(config), config, {"images": 7})
+    checkpoint.save(folder / "trained.safetensors", building.build(config), config, {"images": 7})
     export(folder / "own.safetensors", folder / "export.pt")
     return files
 

@@ -20,7 +20,7 @@ from edm.design.preconditioning import (
     VPPreconditioning,
 )
 from edm.foreign.published import constructor_call, from_published, to_published
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GOLDEN = json.loads((FIXTURES / "golden" / "index.json").read_text())
@@ -123,7 +123,7 @@ def test_exports_carry_the_published_names_and_the_call(tmp_path, case):
 def test_a_checkpoint_of_a_training_is_exported_too(tmp_path, tiny):
     config = tiny(preconditioning="iddpm", loss="iddpm")
     torch.manual_seed(0)
-    net = checkpoint.build(config).eval()
+    net = building.build(config).eval()
     checkpoint.save(tmp_path / "a.safetensors", net, config, {"images": 7})
     foreign.export(tmp_path / "a.safetensors", tmp_path / "out.safetensors")
     imported = foreign.read(tmp_path / "out.safetensors")
@@ -181,7 +181,7 @@ def test_networks_of_no_published_class_are_not_exported(tmp_path):
 
 def test_our_own_checkpoints_are_read_and_not_converted(tmp_path, tiny):
     config = tiny()
-    net = checkpoint.build(config).eval()
+    net = building.build(config).eval()
     path = tmp_path / "a.pth"
     checkpoint.save(path, net, config, {"images": 7})
     imported = foreign.read(path)
@@ -262,7 +262,7 @@ def test_descriptions_beyond_reason_are_refused_at_once(tmp_path, refused, chang
 
 def test_a_training_configuration_beyond_reason_is_refused_too(tmp_path, refused, tiny):
     config = tiny()
-    checkpoint.save(tmp_path / "a.safetensors", checkpoint.build(config), config, {})
+    checkpoint.save(tmp_path / "a.safetensors", building.build(config), config, {})
     tensors, header = load_file(tmp_path / "a.safetensors"), checkpoint.describe(tmp_path / "a.safetensors")
     for change, message in (
         ({"num_blocks": 10**9}, "num_blocks is 1000000000; it must be at least 1 and at most 64"),
@@ -277,7 +277,7 @@ def test_a_training_configuration_beyond_reason_is_refused_too(tmp_path, refused
 def test_what_a_library_repeats_from_a_file_cannot_write_to_the_terminal(tmp_path, refused, tiny):
     config = tiny()
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, checkpoint.build(config), config, {})
+    checkpoint.save(path, building.build(config), config, {})
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"\x7f\xc2\x9b"', 1))
     assert "\\x7f\\x9b" in refused("not a whole safetensors file", path)
 

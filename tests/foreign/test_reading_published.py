@@ -168,7 +168,7 @@ def test_what_is_known_is_told(tmp_path):
     path = authors_pickle(tmp_path / "a.pkl", net)
     about = foreign.read(path).about
     assert about["source"] == "a pickle of the EDM authors' program" and about["licence"].startswith("CC BY-NC-SA 4.0")
-    assert about["source_sha256"] == edm.files.writing.sha256_file(path)
+    assert about["source_sha256"] == edm.files.hashes.sha256_file(path)
     assert about["inferred"]["init_kwargs"]["sigma_max"] == 90.0 and about["assumed"] == {}
     about = foreign.read(FIXTURES / "checkpoints" / "adm.pt", **NEEDED["adm.pt"]).about
     assert about["licence"].startswith("MIT") and about["inferred"]["out_channels"] == 6

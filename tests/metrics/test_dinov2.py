@@ -11,7 +11,7 @@ from image_sets import smooth_images
 from torch import nn
 
 from edm.errors import UserError
-from edm.files.writing import sha256_file
+from edm.files.hashes import sha256_file
 from edm.metrics import DINOV2
 from edm.metrics.extractors import load_features
 from edm.metrics.vit import GRID, PATCH, VisionTransformer

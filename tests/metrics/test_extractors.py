@@ -11,7 +11,7 @@ import torch
 from image_sets import smooth_images, torch_fidelitys_measures
 
 from edm.errors import UserError
-from edm.files.writing import sha256_file
+from edm.files.hashes import sha256_file
 from edm.metrics import EXTRACTORS as NAMES
 from edm.metrics import PIXELS
 from edm.metrics.extractors import CLASSIFIER, EXTRACTORS, INCEPTION, distance_label, extract, load_features

@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import edm
-from edm.models import checkpoint
+from edm.files.tensors import save_tensors
+from edm.models import building, checkpoint
 
 
 @pytest.fixture
 def saved(tiny, tmp_path):
     torch.manual_seed(3)
     config = tiny(preconditioning="iddpm", loss="iddpm")
-    net = checkpoint.build(config)
+    net = building.build(config)
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, net, config, {"images": 7})
     return path, net, config
@@ -84,6 +85,6 @@ def test_tensors_that_do_not_fit_the_configuration_are_named(saved):
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):
-    checkpoint.save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"format": "edm-samples/1"})
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"format": "edm-samples/1"})
     with pytest.raises(edm.UserError, match="is 'edm-samples/1', expected 'edm-checkpoint/1'"):
         checkpoint.load(tmp_path / "x.safetensors")

@@ -10,7 +10,7 @@ from edm import params
 from edm.config import COMPILE, TrainingConfig
 from edm.design import draws as noise
 from edm.design.augmentation import augment
-from edm.models import checkpoint
+from edm.models import building
 from edm.models.compilation import PAYS, options, prepare
 from edm.networks.flops import flops
 from edm.sampling.drawing import BLOCKS, block_of
@@ -79,7 +79,7 @@ def test_what_draws_the_inputs_is_one_graph(tiny, digits, monkeypatch):
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compile(function, backend="eager", fullgraph=True))
     config = tiny(augment=0.5, x_flip=True)
-    plain, whole = (Batches(digits, config, checkpoint.loss_of(config), torch.device("cpu"), compiled)
+    plain, whole = (Batches(digits, config, building.loss_of(config), torch.device("cpu"), compiled)
                     for compiled in (None, {}))  # fmt: skip
     ours, theirs = plain.draw(64, 32), whole.draw(64, 32)
     for name in ("images", "labels", "augment_labels", "sigma", "noise"):
@@ -100,7 +100,7 @@ def test_augmenting_all_at_once_gives_what_augmenting_the_moved_ones_gives():
 
 def test_a_prepared_denoiser_is_compiled_and_computes_the_same(tiny, captured):
     x, sigma, labels = torch.randn(4, 1, 8, 8), torch.rand(4) + 0.1, torch.arange(4)
-    denoiser = checkpoint.build(tiny()).eval().requires_grad_(False)
+    denoiser = building.build(tiny()).eval().requires_grad_(False)
     expected = denoiser(x, sigma, labels)
     names = set(denoiser.state_dict())
     prepare(denoiser, "fp32", "yes", 1)
@@ -112,7 +112,7 @@ def test_a_prepared_denoiser_is_compiled_and_computes_the_same(tiny, captured):
 def test_precision_is_that_of_the_network_and_the_result_stays_float32(tiny, precision, tolerance):
     """On a CPU TF32 is float32."""
     x, sigma, labels = torch.randn(4, 1, 8, 8), torch.rand(4) + 0.1, torch.arange(4)
-    denoiser = checkpoint.build(tiny()).eval().requires_grad_(False)
+    denoiser = building.build(tiny()).eval().requires_grad_(False)
     torch.nn.init.normal_(denoiser.network.out_conv.weight, std=0.1)
     expected = denoiser(x, sigma, labels)
     found = prepare(denoiser, precision, "auto", 1)(x, sigma, labels)

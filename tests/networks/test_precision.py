@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edm.models import checkpoint
+from edm.models import building
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -33,7 +33,7 @@ class Recorded(TorchDispatchMode):
 def test_in_half_precision_only_convolutions_are_half(tiny, architecture, precision):
     torch.manual_seed(0)
     config = tiny(architecture=architecture, model_channels=64, dropout=0.0, attn_resolutions=[8, 4])
-    denoiser = checkpoint.build(config)
+    denoiser = building.build(config)
     denoiser.precision = precision
     x, labels = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
     with Recorded() as recorded:

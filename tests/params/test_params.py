@@ -16,7 +16,7 @@ import yaml
 import edm
 from edm import params
 from edm.config import SamplerConfig, TrainingConfig
-from edm.files.writing import canonical_json, digest
+from edm.files.hashes import canonical_json, digest
 from edm.params.layouts import figure_spec, table_spec
 from edm.params.resolving import RESERVED, TARGETS
 

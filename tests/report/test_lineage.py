@@ -15,7 +15,7 @@ from edm.chain.jobs import Chain
 from edm.chain.paths import archive, search_file
 from edm.chain.provenance import adopt, start
 from edm.cli import main
-from edm.files.writing import digest, sha256_file
+from edm.files.hashes import digest, sha256_file
 from edm.report import lineage
 from edm.report.lineage import trace
 from edm.report.lineage_text import as_text

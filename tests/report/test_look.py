@@ -13,7 +13,7 @@ import test_panels
 from matplotlib.colors import to_hex
 
 from edm.chain.rules import RULES
-from edm.files.writing import digest
+from edm.files.hashes import digest
 from edm.params.paper import Published
 from edm.report import page, style
 from edm.report.cells import Cell, Table

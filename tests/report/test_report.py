@@ -18,8 +18,8 @@ import torch
 import edm
 from edm import params
 from edm.chain import paths as chain
+from edm.files.tensors import save_tensors
 from edm.files.writing import write_json
-from edm.models.checkpoint import save_tensors
 from edm.params.layouts import figure_layout
 from edm.report import results as results_module
 from edm.report.figures import Places, write_figure

@@ -9,7 +9,7 @@ import edm
 from edm.config import ORIGINAL, SamplerConfig
 from edm.data.pixels import to_uint8
 from edm.design.preconditioning import VPPreconditioning
-from edm.models import checkpoint
+from edm.models import building
 from edm.sampling.drawing import generate, part_of
 from edm.sampling.originals import ORIGINAL_SAMPLERS
 
@@ -28,7 +28,7 @@ def net():
         num_blocks=1,
         attn_resolutions=(4,),
     )
-    denoiser = checkpoint.build(config).eval().requires_grad_(False)
+    denoiser = building.build(config).eval().requires_grad_(False)
     torch.nn.init.normal_(denoiser.network.out_conv.weight, std=0.1)
     return denoiser
 

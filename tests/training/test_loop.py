@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 import edm
 from edm.cluster.processes import ALONE
 from edm.data.archive import Dataset
-from edm.models import checkpoint
+from edm.files.tensors import load_tensors
+from edm.models import building, checkpoint
 from edm.training import loop as training
 from edm.training import step
 from edm.training.batches import Batches
@@ -133,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
         edm.UserError, match=r"the loss became nan after 192 images; the last good state \(160 images\)"
     ):
         train(tiny(), digits, tmp_path, state_every=0)
-    _, header = checkpoint.load_tensors(tmp_path / "state-0.safetensors", "edm-training-state/2")
+    _, header = load_tensors(tmp_path / "state-0.safetensors", "edm-training-state/2")
     assert header["images"] == 160
     assert not (tmp_path / "model.safetensors").exists()
 
@@ -154,7 +155,7 @@ def test_weights_that_are_not_finite_never_become_the_last_good_state(tiny, digi
         edm.UserError, match=r"weights are not finite after 160 images; the last good state \(128 images\)"
     ):
         train(tiny(), digits, tmp_path, state_every=0)
-    tensors, header = checkpoint.load_tensors(tmp_path / "state-1.safetensors", "edm-training-state/2")
+    tensors, header = load_tensors(tmp_path / "state-1.safetensors", "edm-training-state/2")
     assert header["images"] == 128 and all(t.isfinite().all() for t in tensors.values())
 
 
@@ -188,14 +189,14 @@ def test_non_finite_gradients_are_replaced_and_counted_in_half_precision(tiny, d
         backward(self, *args, **kwargs)
         poisoned.parameter.grad.view(-1)[:3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
 
-    build = checkpoint.build
+    build = building.build
 
     def remember(config):
         net = build(config)
         poisoned.parameter = next(p for p in net.parameters() if p.numel() > 3)
         return net
 
-    monkeypatch.setattr(checkpoint, "build", remember)
+    monkeypatch.setattr(building, "build", remember)
     monkeypatch.setattr(torch.Tensor, "backward", poisoned)
     train(tiny(precision="bf16", duration=32e-6), digits, tmp_path)
     (row,) = map(json.loads, (tmp_path / "log.jsonl").open())
@@ -218,7 +219,7 @@ def test_clipping_bounds_the_gradient_norm(tiny):
 
 
 def test_gradients_are_views_of_one_vector_in_the_layout_of_their_parameters(tiny):
-    parameters = list(checkpoint.build(tiny()).to(memory_format=torch.channels_last).parameters())
+    parameters = list(building.build(tiny()).to(memory_format=torch.channels_last).parameters())
     vector = step.one_vector_of_gradients(parameters)
     for number, parameter in enumerate(parameters, 1):
         assert parameter.grad.stride() == parameter.stride()
@@ -246,7 +247,7 @@ def test_learning_rate_ramps_and_ema_halves_as_table_7_says(tiny):
 
 def test_every_epoch_shows_every_image_once_in_a_new_order(tiny, digits):
     config = tiny()
-    batches = Batches(digits, config, checkpoint.loss_of(config), torch.device("cpu"))
+    batches = Batches(digits, config, building.loss_of(config), torch.device("cpu"))
     total = len(digits.images)
     first, second = batches._rows(0, total), batches._rows(total, total)
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(total))
@@ -262,14 +263,14 @@ def test_dataset_flips_mirror_half_of_the_images(tiny):
     pixels[..., 4:] = 255
     dataset = Dataset(pixels, np.zeros(64, dtype=np.int64), "", "half.zip")
     config = tiny(x_flip=True, augment=0.0)
-    batch = Batches(dataset, config, checkpoint.loss_of(config), torch.device("cpu")).draw(0, 1000)
+    batch = Batches(dataset, config, building.loss_of(config), torch.device("cpu")).draw(0, 1000)
     flipped = float((batch.images[:, 0, 0, 0] > 0).float().mean())
     assert flipped == pytest.approx(0.5, abs=0.05)
 
 
 def test_errors_per_level_leave_out_what_the_model_never_saw(tiny, digits):
     """Configuration D of the VE column: EDM preconditioning, trained on σ in [0.02, 100] alone."""
-    net = checkpoint.build(tiny(preconditioning="edm", loss="ve"))
+    net = building.build(tiny(preconditioning="edm", loss="ve"))
     assert (net.sigma_min, net.sigma_max) == (0.02, 100.0)
     levels = error_per_level(net, digits, True, 8, ALONE)
     assert min(levels["sigma"]) >= 0.02 and len(levels["sigma"]) == len(levels["mean"]) == len(levels["std"])

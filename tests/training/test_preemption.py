@@ -22,11 +22,13 @@ from edm.cluster import preemption, slurm
 from edm.cluster.preemption import Notice, Pauses
 from edm.cluster.processes import World
 from edm.errors import PREEMPTED, Preempted
-from edm.models import checkpoint
+from edm.files.tensors import load_tensors, read_header, save_tensors
+from edm.models import building, checkpoint
 from edm.tracking import Journal, read_journal
 from edm.training import loop as training
+from edm.training.log import TrainingLog
 from edm.training.loop import train
-from edm.training.state import STATE_FORMAT, TrainingLog
+from edm.training.state import STATE_FORMAT
 
 ROOT = Path(__file__).parents[2]
 REPEATABLE = ("images", "loss", "learning_rate", "nonfinite_gradients")  # of a row of the log: all but times
@@ -75,7 +77,7 @@ def assert_same_but_for(first, second, *names):
 
 
 def images_of(path):
-    return checkpoint.read_header(path, STATE_FORMAT)["images"]
+    return read_header(path, STATE_FORMAT)["images"]
 
 
 def states(folder):
@@ -434,8 +436,8 @@ def empty(path):
 
 
 def drop_a_field(path):
-    tensors, header = checkpoint.load_tensors(path, STATE_FORMAT)
-    checkpoint.save_tensors(path, tensors, {name: value for name, value in header.items() if name != "before"})
+    tensors, header = load_tensors(path, STATE_FORMAT)
+    save_tensors(path, tensors, {name: value for name, value in header.items() if name != "before"})
 
 
 DAMAGES = [flip_in_tensors, flip_in_images, cut, zero_the_end, empty, drop_a_field]
@@ -498,7 +500,7 @@ def test_every_bit_of_a_state_counts(short, digits, tmp_path, monkeypatch, capsy
     generator = torch.Generator().manual_seed(0)
     places = [*range(8), *torch.randint(8, 8 + length, (40,), generator=generator).tolist(),
               *torch.randint(8 + length, size, (20,), generator=generator).tolist(), size - 1]  # fmt: skip
-    net = checkpoint.build(short())
+    net = building.build(short())
     for place in places:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         shutil.copytree(tmp_path / "whole", tmp_path / "run")
@@ -526,7 +528,7 @@ def test_a_clock_that_jumps_backwards_does_not_confuse_which_state_is_newer(
 
 def test_a_full_disk_costs_a_state_but_not_the_training(short, digits, tmp_path, monkeypatch, capsys, undisturbed):
     """Half of a state fits; the older one stays and is continued from."""
-    run, write, written = tmp_path / "run", checkpoint.save_tensors, []
+    run, write, written = tmp_path / "run", save_tensors, []
 
     def full(path, tensors, header):
         if "state-" in Path(path).name:
@@ -538,7 +540,7 @@ def test_a_full_disk_costs_a_state_but_not_the_training(short, digits, tmp_path,
         write(path, tensors, header)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_tensors", full)
+        patch.setattr(edm.training.state, "save_tensors", full)
         interrupted(short(), digits, run, patch, 320, 640, 1280)
     assert re.fullmatch(
         r"warning: \S+state-1.safetensors: cannot be written \(No space left on device\); nothing was changed; "
@@ -603,7 +605,7 @@ def test_a_run_can_go_on_with_another_number_of_processes(short, digits, tmp_pat
     path = tmp_path / "state-0.safetensors"
     tensors = load_file(path)
     assert tensors["sums"].shape == (1, 4) and tensors["sums"][0, 1] == 32
-    net, sums = checkpoint.build(short()), []
+    net, sums = building.build(short()), []
     for rank in range(2):
 
         class Pair(World):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edm import params
-from edm.models import checkpoint
+from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +48,7 @@ def test_the_added_rule_plans_runs_and_is_fresh_afterwards(project, digits_archi
     for path in ("data", "models/digits/vp-A"):
         (project / path).mkdir(parents=True)
     shutil.copy(digits_archive, project / "data" / "digits.zip")
-    denoiser = checkpoint.build(config)
+    denoiser = building.build(config)
     checkpoint.save(project / "models/digits/vp-A/model.safetensors", denoiser, config, {"images": 0})
     (project / "models/digits/vp-A/levels.json").write_text("{}")
     run(project, "edm", "adopt", "models/digits/vp-A/model.safetensors")

@@ -9,8 +9,9 @@ from pretended import PARAMS, edit, make, planned, run
 
 from edm import params
 from edm.chain.jobs import Chain
-from edm.chain.provenance import Hashes, Provenance, made, read_sidecar, sidecar_file
+from edm.chain.provenance import Provenance, made, read_sidecar, sidecar_file
 from edm.chain.rules import RULES
+from edm.files.hashes import Hashes
 
 REPORT = {"table", "figure", "metrics", "about", "track"}
 ADDED, SETTING = {"num_steps": [4, 5, 6]}, {"learning_rate": 1.0e-3}

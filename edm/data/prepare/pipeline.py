@@ -7,16 +7,16 @@ from pathlib import Path
 import PIL
 from tqdm import tqdm
 
-from edm.data.archive import ArchiveWriter
 from edm.data.labels import count_classes, empty_classes
 from edm.data.prepare.expected import PAPER, SOURCES, Expected
 from edm.data.prepare.pictures import Images
 from edm.data.prepare.sources import READERS
 from edm.data.prepare.workers import Work, cores, workshop
+from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError
+from edm.files.hashes import digest, sha256_file
 from edm.files.outputs import require_apart
 from edm.files.resumable import resumable
-from edm.files.writing import digest, sha256_file
 
 
 def prepare(

@@ -11,8 +11,8 @@ import pytest
 from made_up import picture, write_folder, write_zip
 
 import edm
-from edm.data.archive import ArchiveWriter
 from edm.data.prepare import pipeline, prepare, workers
+from edm.data.zip_writer import ArchiveWriter
 from edm.files.resumable import resumable
 
 IMAGES = 40

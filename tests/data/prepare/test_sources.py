@@ -12,9 +12,10 @@ from made_up import cifar_members, labels_file, picture, write_folder, write_mni
 from PIL import Image
 
 from edm.cli import main
-from edm.data.archive import ArchiveWriter, read_archive, write_archive
+from edm.data.archive import read_archive, write_archive
 from edm.data.prepare import PAPER, SOURCES, pipeline, prepare
 from edm.data.prepare.pictures import Images
+from edm.data.zip_writer import ArchiveWriter
 
 
 def archive_of(tmp_path, source, path, **options):
