@@ -166,7 +166,7 @@ BAD_INPUT = {
     "unknown source": (lambda t, m, d, c: ["prepare", t / "o.zip", "--source", "cats"], "'cats' is unknown"),
     "no source": (lambda t, m, d, c: ["prepare", t / "o.zip"], "name a source"),
     "unknown dataset": (lambda t, m, d, c: ["prepare", t / "o.zip", "--dataset", "digit"], "did you mean 'digits'"),
-    "missing archive": (lambda t, m, d, c: ["fid-ref", t / "no.zip", t / "o.npz"], "no such dataset"),
+    "missing archive": (lambda t, m, d, c: ["fid-ref", t / "no.zip", t / "o.npz"], "no such file; expected a dataset archive"),
     "truncated archive": (
         lambda t, m, d, c: ["fid-ref", truncated(t / "in.zip", d), t / "o.npz"],
         "not a readable zip archive",
@@ -261,7 +261,7 @@ BAD_INPUT = {
         lambda t, m, d, c: ["train", "--config", config(t / "in.json", loss_scale=-1), "--data", d, "--out", t / "o"],
         "in.json: loss_scale is -1; it must be more than 0",
     ),
-    "churn that is no number": (lambda t, m, d, c: ["sample", m, t / "o.png", "--S-churn", "nan"], "S_churn is nan"),
+    "churn that is no number": (lambda t, m, d, c: ["sample", m, t / "o.png", "--S_churn", "nan"], "S_churn is nan"),
     "S_min above S_max": (
         lambda t, m, d, c: ["sample", m, t / "o.png", "--S-min", "2", "--S-max", "1"],
         "S_min 2 is larger than S_max 1",
@@ -293,7 +293,7 @@ BAD_INPUT = {
                             "ladder", "--ref", t / "no.npz", "--settings", history(t / "in.json")],
         "in.json: not the outcome of a search",
     ),
-    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "No such file"),
+    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "no such file; expected params.yaml"),
     "unknown experiment": (lambda t, m, d, c: ["tables", "digit"], "did you mean 'digits'"),
     "no journals": (lambda t, m, d, c: ["track", "sync", t / "none"], "no journal there yet"),
 }  # fmt: skip
@@ -317,7 +317,7 @@ def test_a_mistake_is_a_status_and_a_line_for_the_shell_too(tmp_path):
         [sys.executable, "-m", "edm", "sample", "no.safetensors", "o.png"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "error: no.safetensors: no such file\n"
+    assert done.stderr == "error: no.safetensors: no such file; expected 'edm-checkpoint/1'\n"
 
 
 def test_a_published_file_is_pinned_at_its_first_import_and_another_one_in_its_place_refused(

@@ -14,6 +14,7 @@ from edm.commands.common import (
     seed_range,
     shard_option,
     threads,
+    whole,
 )
 from edm.config import ADAPTIVE, AUTO, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS, SamplerConfig
 from edm.errors import UserError
@@ -38,8 +39,8 @@ def add(command: Commands) -> None:
     )  # fmt: skip
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default fp32)")
     compile_option(sub, AUTO, AUTO)
-    sub.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
-    sub.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
+    sub.add_argument("--class", dest="class_label", type=whole, help="one class for all images (default: by seed)")
+    sub.add_argument("--steps", "--num_steps", dest="num_steps", type=whole, metavar="N", help="steps (default 18)")
     sub.add_argument("--solver", help=f"{', '.join((*SOLVERS, ADAPTIVE, *ORIGINAL))} (default heun)")
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
     sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
@@ -56,7 +57,8 @@ def add(command: Commands) -> None:
         ("S_noise", "deviation of the added noise (default 1)"),
         ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
     ):
-        sub.add_argument(f"--{name.replace('_', '-')}", dest=name, type=float, help=text)
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))  # as in params.yaml, and as here
+        sub.add_argument(*spellings, dest=name, type=float, metavar="X", help=text)
     machine(sub)
 
     sub = command(
@@ -151,8 +153,9 @@ def fid(args: Namespace) -> None:
         for batch in in_batches(samples.images[name]):
             measuring.append(batch)
         rows.append({"id": name, **point, "images": len(samples.images[name]), **measuring.results()})
+        what = name if len(samples.images) > 1 else args.samples
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in measuring.results().items() if key != "distance")
-        say(f"{name}: {yardstick.extractor.label} {rows[-1]['distance']:.4g} (NFE {point['nfe']}, "
+        say(f"{what}: {yardstick.extractor.label} {rows[-1]['distance']:.4g} (NFE {point['nfe']}, "
             f"{rows[-1]['images']} images){'; ' * bool(numbers)}{numbers}")  # fmt: skip
     if args.output:
         record = {"checkpoint": samples.header["checkpoint"], "metric": yardstick.describe(),

@@ -14,6 +14,7 @@ from edm.data.trees import Tree, open_tree
 from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
+from edm.files.reading import require_regular
 from edm.files.writing import atomic_write
 
 # Members are stored without compression. All have the date 1980-01-01, so that equal images give equal bytes; the bytes
@@ -114,8 +115,7 @@ def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]
 
 def _opened(path: str | Path) -> Tree:
     """The images of an archive, by name, under the same rules as a zip given to ``prepare``."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such dataset; make it with `edm prepare`")
+    require_regular(path, "a dataset archive, which `edm prepare` makes")
     return open_tree(Path(path))
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edm.errors import UserError
-from edm.files.writing import write_text
+from edm.files.reading import open_regular
+from edm.files.writing import read_json, write_text
 
 LOCAL = Path(".edm")  # only for this clone; may be deleted at any time
 SLOW = 1.0  # seconds of hashing that no other process should repeat
@@ -18,8 +19,8 @@ SETTLED = 2.0  # seconds after which another change of a file also changes its t
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    """Hex SHA-256 of a file's bytes. Raises UserError if it cannot be opened or is no regular file."""
+    with open_regular(path, "a file to hash") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -39,8 +40,8 @@ class Hashes:
     def __init__(self, path: Path | None = LOCAL / "hashes.json"):
         self.path, self._new = path, False
         try:
-            known = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        except (OSError, ValueError):
+            known = read_json(path) if path else {}
+        except UserError:
             known = {}
         self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from edm.errors import UserError
+from edm.files.reading import open_regular
 from edm.files.refusals import printable, refused, shown
 from edm.files.tensors import load_tensors, read_header
 from edm.foreign import adm, exporting, persistent, score_sde
@@ -47,9 +48,7 @@ def read(path: str | Path, **stated: Any) -> Imported:
     """
     asked = Asked(**stated)
     try:
-        if not Path(path).is_file():  # reading a device or a pipe would never end
-            raise UserError("no such file")
-        with open(path, "rb") as file:
+        with open_regular(path, "a checkpoint") as file:
             size = file.seek(0, io.SEEK_END)
             if size > _LARGEST:
                 raise refused(f"it has {size:,} bytes, more than any checkpoint")

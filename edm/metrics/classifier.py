@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from edm.errors import UserError
 from edm.files.hashes import canonical_json
+from edm.files.reading import require_regular
 from edm.files.writing import atomic_write
 
 HEADER_KEY = "edm.classifier"  # one key with JSON inside: safetensors does not keep the order of several
@@ -113,8 +114,7 @@ def load_classifier(path: str | os.PathLike) -> tuple[Classifier, Mapping[str, i
     Raises UserError if the file is missing, damaged, or not written by ``train_classifier``.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; train the classifier first, or correct the path")
+    require_regular(path, "a classifier, which `edm features` trains")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
