@@ -167,6 +167,9 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
                       **environment_tags()},
                 made_from=source,
             )  # fmt: skip
+        images = config.steps * config.batch_size
+        if place.is_first:
+            say(f"{out}: training run of {images:,} images on {place.size} x {place.device.type}")
         try:
             train(
                 config, dataset, out, place, final=final, run=run, notice=notice,
@@ -178,6 +181,8 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
             elif run is not None:
                 run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
+        if place.is_first:
+            say(f"{final / 'model.safetensors'}: trained with {images:,} images")
 
 
 @contextmanager

@@ -106,9 +106,9 @@ def some_images(path: str | Path, which: range) -> np.ndarray:
 def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
     """All images of an archive in order, uint8 [≤ size, C, H, W], one chunk in memory at a time.
 
-    Raises like :func:`read_archive`.
+    Also of a folder, or a zip, of pictures with the size of an archive's images. Raises like :func:`read_archive`.
     """
-    with _opened(path) as tree:
+    with open_tree(Path(path)) if Path(path).is_dir() else _opened(path) as tree:
         for start in range(0, len(tree.names), size):
             yield _decode(tree, tree.names[start : start + size])
 

@@ -68,8 +68,12 @@ def read(path: str | Path, **stated: Any) -> Imported:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) -> Denoiser:
-    """The denoiser of :func:`read`, on a device."""
-    return read(path, **stated).denoiser.to(device).to(memory_format=torch.channels_last)
+    """The denoiser of :func:`read`, on a device. Raises UserError like :func:`read`, and for an unknown device."""
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"device {device!r} is unknown; choose cpu, cuda or cuda:0") from None
+    return read(path, **stated).denoiser.to(place).to(memory_format=torch.channels_last)
 
 
 def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from edm.cluster.preemption import Notice, Pauses
 from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
@@ -26,6 +24,7 @@ from edm.training import loss_levels as levels
 from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
 from edm.training.overflows import Overflows
+from edm.training.progress import Progress
 from edm.training.state import TrainingState
 from edm.training.step import TrainingStep, learning_rate_at
 
@@ -102,13 +101,13 @@ def train(
         sums = state.sums  # since the last log row
         parameters = sum(parameter.numel() for parameter in step.net.parameters())
         overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
-        bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
+        progress = Progress(out, total, images, world.is_first)
         system = SystemMetrics()
         notice.hold()
         while images < total:
             step(images, sums)
             images += config.batch_size
-            bar.update(config.batch_size)
+            progress.advance(config.batch_size)
 
             if images % tick == 0 or images >= total:
                 loss_sum, seen, nonfinite, overflows = world.sum(sums).tolist()
@@ -137,21 +136,22 @@ def train(
                 if run is not None and world.is_first:
                     numbers = {key: value for key, value in row.items() if key != "images"}
                     run.metrics(numbers | system.read(), step=images)
-                bar.set_postfix_str(f"loss {mean:.4g}")
+                progress.loss(mean)
             if images in snapshots and world.is_first:
                 snapshot = out / "snapshots" / f"{images:012d}.safetensors"
                 if not snapshot.exists():  # else written before an interruption
                     taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": images}
                     background.do(partial(checkpoint.save, snapshot, taken, config, told))
+                    progress.tell("snapshot")
             pause = pauses.after_step(state.cost) if images < total else None
             if pause:  # last in a step, so that the state includes the whole step
                 keep()
             if pause == "stop":
-                bar.close()
+                progress.close()
                 background.wait()
                 world.wait()  # the first process may still be writing
                 raise Preempted(_stopped(notice, images, state.images) if world.is_first else "")
-        bar.close()
+        progress.close()
 
         keep()  # a failure after this line loses no training
         background.wait()

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -59,7 +60,8 @@ experiments:
 #: What each argument usually is. Of several, one by chance; arguments that are not listed are left out or of any kind.
 USUAL: dict[str, list[str]] = {
     "alpha": ["1", "0.5"], "batch": ["2"], "beta_max": ["20"], "beta_min": ["0.1"], "block": ["4", "auto"],
-    "compile": ["auto", "no"], "channels": ["1", "3"], "channels_per_head": ["32"], "checkpoint": ["in/m.safetensors"], "checksum": ["none"],
+    "compile": ["auto", "no"],
+    "channels": ["1", "3"], "channels_per_head": ["32"], "checkpoint": ["in/m.safetensors"], "checksum": ["none"],
     "class_label": ["0", "3"], "classes": ["4", "0"], "column": ["vp"], "config": ["in/c.json"], "data": ["in/d.zip"],
     "device": ["cpu"], "digest": ["0" * 12], "discretization": ["edm", "vp"], "experiment": ["tiny"],
     "features": ["pixels", "digits-classifier"], "file": ["in/nvlabs-edm.pkl", "in/score_sde-vp.pth", "in/adm.pt"],
@@ -82,9 +84,11 @@ OUTPUTS = ["out/o.safetensors", "out/o.npz", "out/o.json", "out/o.png", "out/o.z
 NUMBERS = ["-1", "0", "1.5", "1e-300", "nan", "-inf", "inf", "1e400", "1e308", "9" * 20, "9" * 5000, "0x10", "٣", " 7",
            "99999999999", "2147483648", "1e3", "0-99999999999", "5-2", "1/0", "3/2", "1/99999999999"]  # fmt: skip
 WORDS = ["", " ", "x", "only", "../..", "a\nb", "é", "e\u0301", "\udcff", "{x}", "$HOME", "%s", "'", "a" * 300,
-         "b" * 9000, "-", "--", "--nonsense", "\x1b[31m", "a/b", "digits", "tiny/vp-A", "cuda", "cuda:99", "none"]  # fmt: skip
+         "b" * 9000, "-", "--", "--nonsense", "\x1b[31m",
+         "a/b", "digits", "tiny/vp-A", "cuda", "cuda:99", "none"]  # fmt: skip
 PLACES = ["pipe", "/dev/zero", "/dev/full", "/dev/null", "/dev/stdin", "/", ".", "in", "empty", "nothing.zip",
-          "dangling", "circle", "missing/x", "in/m.safetensors/x", "a/" * 2500 + "x", "n" * 300 + ".zip", "/proc/self/mem",
+          "dangling", "circle", "missing/x", "in/m.safetensors/x", "a/" * 2500 + "x", "n" * 300 + ".zip", 
+          "/proc/self/mem",
           "/proc/kmsg", "/proc/self/environ", "out/\udcff.json", "text", "name with space\n.zip"]  # fmt: skip
 
 
@@ -93,6 +97,7 @@ def generate(count: int, seed: int, place: Path | None = None) -> door.Inputs:
     with contextlib.ExitStack() as stack:
         if place is None:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.callback(shutil.rmtree, f"{place}.kept", ignore_errors=True)
         stack.callback(os.chdir, os.getcwd())
         make(place)
         for patch in replaced():
@@ -245,7 +250,10 @@ def put_back(place: Path) -> Iterator[None]:
                 kept = Path(f"{place}.kept") / os.path.relpath(path, place)
                 if os.path.isdir(kept):
                     os.makedirs(path, exist_ok=True)
-                elif kept.exists():
+                    continue
+                if os.path.lexists(path):
+                    os.unlink(path)
+                if os.path.lexists(kept):
                     shutil.copy2(kept, path, follow_symlinks=False)
                 else:
                     os.mkfifo(path)
@@ -257,7 +265,8 @@ def _state(place: Path) -> dict[str, tuple]:
         for name in (*folders, *files):
             path = os.path.join(folder, name)
             status = os.lstat(path)
-            found[path] = (status.st_mode, *(() if name in folders else (status.st_size, status.st_mtime_ns)))
+            known = (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else ()
+            found[path] = (status.st_mode, *known)
     return found
 
 
