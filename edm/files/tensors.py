@@ -20,13 +20,17 @@ _LONGEST_HEADER = 16 << 20  # bytes; parsed JSON can take 25 times as much memor
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Writes tensors and a JSON header as one safetensors file, atomically; equal input gives equal bytes."""
+    # One metadata key: safetensors does not keep the order of several.
+    write_safetensors(path, tensors, {"edm": json.dumps(header, sort_keys=True, allow_nan=False)})
+
+
+def write_safetensors(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file atomically. Raises UserError if it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_write(path) as temporary:
         host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        # One metadata key: safetensors does not keep the order of several.
-        metadata = {"edm": json.dumps(header, sort_keys=True, allow_nan=False)}
         try:
             save_file(host, temporary, metadata=metadata)
         except SafetensorError as error:  # such as a full disk
