@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parser().parse_args(argv)
         if "device" in args:
             keep_freed()
+        _require_folder()
         check_outputs(*(_named(args, names) for names in (_FILES, _FOLDERS_WRITTEN, _READ)))
         status = args.function(args) or 0
         if sys.stdout is not None:  # it is None where the caller closed it
@@ -52,6 +53,14 @@ def main(argv: list[str] | None = None) -> int:
         say("interrupted")
         return 130
     return status
+
+
+def _require_folder() -> None:
+    """Raises UserError if the working directory was deleted: torch's libraries would end the process."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the folder in which this command runs was deleted; change to another one") from None
 
 
 def _discard_stdout() -> None:

@@ -12,20 +12,20 @@ EVERY = 60.0  # seconds between two lines
 class Progress:
     """Shows how far a run is. Without a terminal, as in the log of a job, it prints a line a minute.
 
-    path: the folder of the run, for the lines. images: those seen before. active: False shows nothing (other ranks).
+    path: the folder of the run, for the lines. seen: images before. active: False shows nothing (other ranks).
     """
 
-    def __init__(self, path: object, total: int, images: int, active: bool):
-        self._path, self._total, self._images = path, total, images
-        self._bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if active else True)
+    def __init__(self, path: object, total: int, seen: int, active: bool):
+        self._path, self._total, self._seen = path, total, seen
+        self._bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=None if active else True)
         self._lines = active and self._bar.disable
-        self._loss, self._first = "", images
+        self._loss, self._first = "", seen
         self._begun = self._told = time.monotonic()
 
-    def advance(self, images: int) -> None:
-        """Some more images were seen."""
-        self._images += images
-        self._bar.update(images)
+    def advance(self, count: int) -> None:
+        """The run has seen ``count`` more images."""
+        self._seen += count
+        self._bar.update(count)
         if self._lines and time.monotonic() - self._told > EVERY:
             self.tell()
 
@@ -39,10 +39,10 @@ class Progress:
         if not self._lines:
             return
         self._told = time.monotonic()
-        speed = (self._images - self._first) / max(self._told - self._begun, 1e-9)
-        minutes = (self._total - self._images) / max(speed, 1e-9) / 60
-        share = 100 * self._images // self._total
-        parts = [f"{self._images:,} of {self._total:,} images ({share} %)", self._loss, f"{speed:,.4g} images/s",
+        speed = (self._seen - self._first) / max(self._told - self._begun, 1e-9)
+        minutes = (self._total - self._seen) / max(speed, 1e-9) / 60
+        share = 100 * self._seen // self._total
+        parts = [f"{self._seen:,} of {self._total:,} images ({share} %)", self._loss, f"{speed:,.4g} images/s",
                  f"about {minutes:,.0f} min left", event]  # fmt: skip
         with suppress(OSError):
             print(f"{self._path}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
