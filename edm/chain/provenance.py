@@ -10,6 +10,7 @@ make a step stale: a clone may lack raw data and samples.
 
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import time
@@ -23,7 +24,7 @@ from edm.chain.jobs import Chain
 from edm.chain.rules import RULES
 from edm.errors import UserError
 from edm.files.hashes import Hashes, digest
-from edm.files.writing import read_json, write_json
+from edm.files.writing import write_json
 from edm.tracking import environment_tags
 
 FORMAT = "edm-step/1"
@@ -43,8 +44,9 @@ def sidecar_file(job: Job) -> str:
 def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The sidecar at a path; None if it is missing or damaged, which have the same effect."""
     try:
-        found = read_json(path)
-    except UserError:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("digest"), str):
         return None
@@ -262,8 +264,9 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
 def _left_behind(job: Job) -> bool:
     """Whether some local runs are not delivered to MLflow yet."""
     try:
-        return "reason" in read_json(job.outputs[0]) and os.path.isdir(f"runs/{job.key[0]}")
-    except (UserError, TypeError):
+        with open(job.outputs[0], encoding="utf-8") as file:
+            return "reason" in json.load(file) and os.path.isdir(f"runs/{job.key[0]}")
+    except (OSError, ValueError):
         return False
 
 

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from edm.errors import UserError
 from edm.files.hashes import canonical_json, digest
-from edm.files.reading import open_regular
 from edm.files.writing import write_text
 
 if TYPE_CHECKING:  # planning does not import torch
     from edm.cluster.processes import World
 
 FORMAT = "edm-search-history/1"
-_LONGEST_HEADER = 4096  # bytes of the first line
 _EARLIER = "edm-search/1"  # an earlier name of the format, which the outcome of a search also had
 
 
@@ -81,10 +79,8 @@ class SearchHistory:
 
     def _spec_of_file(self) -> str | None:
         try:
-            if not self.path.exists():
-                return None
-            with open_regular(self.path, "the history of a search") as file:
-                line = file.readline(_LONGEST_HEADER).decode()
+            with open(self.path, encoding="utf-8") as file:
+                line = file.readline()
             header = json.loads(line)
             # The spec becomes part of a file's name.
             if (
@@ -93,9 +89,11 @@ class SearchHistory:
                 and re.fullmatch("[0-9a-f]+", header["spec"])
             ):
                 return str(header["spec"])
-        except UserError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
+        except (ValueError, KeyError, TypeError):
             pass
         raise UserError(f"{self.path}: not the history of a search; move it away and run again")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edm.errors import UserError
 from edm.files.reading import open_regular
-from edm.files.writing import read_json, write_text
+from edm.files.writing import write_text
 
 LOCAL = Path(".edm")  # only for this clone; may be deleted at any time
 SLOW = 1.0  # seconds of hashing that no other process should repeat
@@ -40,8 +40,8 @@ class Hashes:
     def __init__(self, path: Path | None = LOCAL / "hashes.json"):
         self.path, self._new = path, False
         try:
-            known = read_json(path) if path else {}
-        except UserError:
+            known = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        except (OSError, ValueError):
             known = {}
         self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
 
