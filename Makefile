@@ -54,5 +54,5 @@ ui: $(READY)
 
 docs: $(READY)
 	@python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	@mkdocs build --quiet --strict
+	@mkdocs build --strict
 	@echo "Site: site/index.html"
