@@ -54,5 +54,5 @@ ui: $(READY)
 
 docs: $(READY)
 	@python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	@mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "Site: site/index.html"
