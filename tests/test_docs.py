@@ -113,7 +113,7 @@ def made(tmp_path_factory, digits_archive):
 @pytest.fixture
 def project(tmp_path, made):
     subprocess.run(["cp", "-r", f"{made}/.", tmp_path], check=True)
-    for name in ("edm", "workflow", "slurm", "tests", "params.yaml"):
+    for name in ("edm", "examples", "workflow", "slurm", "tests", "params.yaml"):
         os.symlink(ROOT / name, tmp_path / name)
     return tmp_path
 
