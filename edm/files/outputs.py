@@ -14,6 +14,11 @@ _KINDS = {
 }  # fmt: skip
 
 
+def kind_of(mode: int) -> str:
+    """The kind of what is no regular file, in words, from the mode that ``os.stat`` gives."""
+    return _KINDS.get(stat.S_IFMT(mode), "no file")
+
+
 def check_outputs(files: Sequence[str], folders: Sequence[str], inputs: Sequence[str]) -> None:
     """Raises UserError, before a command starts, if its outputs would overwrite something they must not.
 
@@ -44,8 +49,7 @@ def require_replaceable(path: str | os.PathLike) -> None:
     except OSError:
         return
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
-        raise UserError(f"{path}: is {kind} and would be replaced; name a file to write")
+        raise UserError(f"{path}: is {kind_of(mode)} and would be replaced; name a file to write")
 
 
 def require_apart(outputs: Sequence[str | os.PathLike], inputs: Sequence[str | os.PathLike]) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from edm.cli import main
 from edm.evaluation import shards
-from edm.files.tensors import load_tensors, read_header, save_tensors
+from edm.files.tensors import checksum, load_tensors, read_header, save_tensors
 from edm.models import building, checkpoint
 from edm.params import load
 from edm.sampling import sample_files as samples
@@ -160,11 +160,11 @@ def test_more_parts_than_blocks_leave_some_empty(place, whole, tmp_path):
     assert_equal_measures(measured(tmp_path / "merged.json"), measured(tmp_path / "whole.json"))
 
 
-def rewritten(file, target, change, checksum=True):
+def rewritten(file, target, change, sign=True):
     """A copy of a shard file with another header."""
     tensors, header = load_tensors(file, shards.FORMAT)
     change(header, tensors)
-    if checksum:
+    if sign:
         header.pop("checksum")
         header["checksum"] = checksum(tensors, header)
     save_tensors(target, tensors, header)
