@@ -1,6 +1,7 @@
 """The command line ``edm``: parses arguments, calls a command and returns its exit status."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterable
 
@@ -23,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     0: success. 1: an error that the user can correct (one line on stderr). 75: the job stopped on request, by a signal
     or its time limit; the same command resumes a training run or a search. 130: Ctrl-C in other commands.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 shows "?" for what it cannot write
+            stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     if "device" in args:
         keep_freed()

@@ -5,6 +5,7 @@ from argparse import Namespace
 from edm.commands.common import (
     Commands,
     check_planned,
+    count,
     features_options,
     from_params,
     load_params,
@@ -39,7 +40,7 @@ def add(command: Commands) -> None:
     sub.add_argument(
         "--checksum", metavar="MD5", help="MD5 of the CIFAR-10 tarball (default: the published one); none: any"
     )
-    sub.add_argument("--workers", type=int, help="processes to use (default: one per core)")
+    sub.add_argument("--workers", type=count, help="processes to use (default: one per core)")
     from_params(sub)
 
     sub = command("download", download, "download a file listed under `downloads` in params.yaml")

@@ -77,14 +77,17 @@ reports:
     tables: {cells: {kind: cells, title: Cells, nfe: within 3 %, rows: {A: {FID: "one/vp-A:heun"}}}}
     figures: {steps: {kind: curve, over: nfe, lines: {A: "two/vp-A:heun"}}}
 """
-NUMBERS = [0, -1, 1, 2, 1e-300, 1e300, -1e300, 5e-324, 1e-9, 1e9, 1e15, 10**6, 10**9, 10**12, 2**31, 2**63, 2**64,
-           10**30, 10**400, 16**5000, -(10**300), 0.5, 3.0, float("nan"), float("inf"), -float("inf"), True]  # fmt: skip
-TEXTS = ["", " ", "a\n", "\n", "a b", "{title}", "{wildcards.model}", "{", "}}", "{{x}}", "$\\frac{", "$x$", "\\",
-         "=1+1", "=cmd|'/C calc'!A0", "@x", "-", "<script>alert(1)</script>", "|", "`x`", "a/b",
-         "../../etc/passwd", "/dev/zero", "/etc/passwd", "/tmp", "all", "train", "none", "null", "e\u0301", "\u00e9",
-         "\u202ecba", "\U0001f600", "x" * 300, "é" * 130, "x" * 20_000, "/".join(["x" * 50] * 100), "data/d.zip", "models/e/vp-A/model.safetensors",
-         "runs/made-up/m.tar", "1e400", "1:1:1", "2024-99-99", "~", "*", "&a", "vp-A", "e", "both",
-         "d", "only", ".", "..", "a.", "%s", "%(x)s", "'", '"', "\t", "\0", "\x1b[2J", "\u2028", "a=b,c=d", "http://["]  # fmt: skip
+NUMBERS = [0, -1, 1, 2, 1e-300, 1e300, -1e300, 5e-324, 1e-9, 1e9, 1e15, 10**6, 10**9, 10**12, 2**31,
+           2**63, 2**64, 10**30, 10**400, 16**5000, -(10**300), 0.5, 3.0, float("nan"), float("inf"),
+           -float("inf"), True]  # fmt: skip
+TEXTS = ["", " ", "a\n", "\n", "a b", "{title}", "{wildcards.model}", "{", "}}", "{{x}}", "$\\frac{",
+         "$x$", "\\", "=1+1", "=cmd|'/C calc'!A0", "@x", "-", "<script>alert(1)</script>", "|", "`x`",
+         "a/b", "../../etc/passwd", "/dev/zero", "/etc/passwd", "/tmp", "all", "train", "none", "null",
+         "e\u0301", "\u00e9", "\u202ecba", "\U0001f600", "x" * 300, "é" * 130, "x" * 20_000,
+         "/".join(["x" * 50] * 100), "data/d.zip", "models/e/vp-A/model.safetensors",
+         "runs/made-up/m.tar", "1e400", "1:1:1", "2024-99-99", "~", "*", "&a", "vp-A", "e", "both", "d",
+         "only", ".", "..", "a.", "%s", "%(x)s", "'", '"', "\t", "\0", "\x1b[2J", "\u2028", "a=b,c=d",
+         "http://["]  # fmt: skip
 TAGS = ["!!map ", "!!seq ", "!!str ", "!!int ", "!!float ", "!!bool ", "!!set ", "!!omap ", "!!pairs ", "!!binary ",
         "!!null ", "!!timestamp ", "!!merge ", "!!python/name:os.system ", "!mine ", "! ", "&a ", "*a ",
         "<<: "]  # fmt: skip
@@ -201,7 +204,8 @@ def bytes_changed(draw, text):
             del data[at : at + draw.choice([1, 5, 100])]
         elif kind == 2:
             data[at:at] = draw.choice([b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\t", b"\n", b"{", b"[" * 200,
-                                       b'"', b"# ", b"---\n", b"...\n", b"%YAML 1.1\n", b"\xc2\x85", b"- "])  # fmt: skip
+                                       b'"', b"# ", b"---\n", b"...\n", b"%YAML 1.1\n", b"\xc2\x85",
+                                       b"- "])  # fmt: skip
         else:
             start = draw.randrange(len(data))
             data[at:at] = data[start : start + draw.choice([10, 100, 1000])]

@@ -744,7 +744,7 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
 
 
 @pytest.mark.parametrize("place", [
-    "downloads/mine", "downloads/mine.tar.gz", "/", "..", "", ".", "/tmp/mine", "runs/made-up", "runs/made-up/",
+    "downloads/mine", "downloads/mine.tar.gz", "/", "..", ".", "/tmp/mine", "runs/made-up", "runs/made-up/",
     "runs/made-up/../../mine", "runs//made-up/mine", "runs/made-up/..", None, ["runs/made-up/mine"],
 ])  # fmt: skip
 def test_made_up_data_lie_in_a_folder_of_their_own(tmp_path, place):
@@ -791,9 +791,16 @@ def test_nor_that_of_a_part_of_another(tmp_path, name, owner):
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
         ("run:\n- 2024-99-99", "params.yaml:2: not valid YAML ('2024-99-99' is no timestamp; put it in quotes if"),
-        ("run: !!timestamp now", "params.yaml:1: not valid YAML ('now' is no timestamp;"),
-        ("run: !!bool maybe", "params.yaml:1: not valid YAML ('maybe' is no bool;"),
-        (f"run: {'9' * 5000}", f"params.yaml:1: not valid YAML ('{'9' * 40}' is no int;"),
+        ("run: !!timestamp now", "params.yaml:1: not valid YAML (tag 'tag:yaml.org,2002:timestamp': tags (!name) are"),
+        ("run: !!map x", "params.yaml:1: not valid YAML (tag 'tag:yaml.org,2002:map': tags (!name) are not supported"),
+        ("run: 2001-12-14t21:59:43.10+99:99", "params.yaml:1: not valid YAML ('2001-12-14t21:59:43.10+99:99' is no"),
+        (f"run: {'9' * 5000}", f"params.yaml:1: not valid YAML ('{'9' * 40}'… has more than 4,000 characters)"),
+        (f"run: {'9' * 400}", f"params.yaml:1: not valid YAML ('{'9' * 40}' is a number beyond 64 bits)"),
+        (f"run: 0x{'f' * 3990}", f"params.yaml:1: not valid YAML ('0x{'f' * 38}' is a number beyond 64 bits)"),
+        ('run: "a\\0b"', "params.yaml:1: not valid YAML ('a\\x00b' has a control character)"),
+        ("run: e\u0301", "letters and accents apart; write each as one character (Unicode NFC)"),
+        (f"run: [{'x, ' * 60_000}]", "params.yaml:1: not valid YAML (more than 50,000 values)"),
+        (f"run: [&a {'x' * 4000}, {'*a, ' * 1000}]", "expand without end"),
     ],
 )
 def test_text_that_is_no_params_file_is_refused(tmp_path, text, message):
@@ -805,6 +812,8 @@ def test_text_that_is_no_params_file_is_refused(tmp_path, text, message):
 
 BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)])  # fmt: skip
+MERGES = "\n".join(["a0: &a0 {x: 1, y: 2}"] + [
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)])  # fmt: skip
 HOSTILE = {
     "a call": "run: !!python/object/apply:os.system ['touch executed']",
     "a call in a key": "? !!python/object/apply:os.system ['touch executed']\n: 1",
@@ -816,6 +825,8 @@ HOSTILE = {
     "itself": "run: &a [*a]",
     "itself, as a mapping": "experiments: &a {x: {extends: x, dataset: *a}}",
     "a hundred thousand levels": "run: " + "[" * 100_000,
+    "a mapping that merges billions of values": MERGES,
+    "a mapping that merges itself": "run: &a {<<: *a}",
 }
 
 

@@ -1,12 +1,13 @@
 # Raw data → dataset archive → feature classifier and reference statistics.
 
 
-# Only missing files have a download rule: no rule replaces a file that you put at such a path.
+# Only missing files have a download rule: no rule replaces a file that you put at such a path. Names in params.yaml have
+# no double hyphen, so no other rule has the name of these.
 for path in CHAIN.absent_downloads():
 
     rule:
         name:
-            re.sub(r"\W", "_", path)
+            f"download--{digest(path)[:8]}"
         message:
             "Download {output}"
         output:
@@ -26,7 +27,7 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
 
     rule:
         name:
-            re.sub(r"\W", "_", f"made_up_{dataset}")
+            f"made-up--{dataset}"
         message:
             "Create synthetic raw data of {params.dataset}"
         input:
