@@ -1,6 +1,7 @@
 """The command line: the chain by hand, help that a person can follow, and one clear line for every mistake."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def test_equal_weights_of_two_commits_are_equal_files(tmp_path, digits_archive, 
                      str(tmp_path / commit), "--device", "cpu"]) == 0  # fmt: skip
     made = [{path.name: path.read_bytes() for path in (tmp_path / commit).rglob("*.safetensors")} for commit in "ab"]
     assert len(made[0]) == 3 and made[0] == made[1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_locale_without_utf_8_shows_a_question_mark_for_what_it_cannot_write(encoding):
+    """The plan of the digits has en dashes."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-m", "edm", "plan", "digits", "--all"], cwd=ROOT, env=environment,
+                          capture_output=True, timeout=60)  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done.stderr.decode()
+    assert b"total" in done.stdout and b" ? " in done.stdout
 
 
 def test_help_is_quick_and_names_every_command():
@@ -293,7 +304,7 @@ BAD_INPUT = {
                             "ladder", "--ref", t / "no.npz", "--settings", history(t / "in.json")],
         "in.json: not the outcome of a search",
     ),
-    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "No such file"),
+    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "no such file"),
     "unknown experiment": (lambda t, m, d, c: ["tables", "digit"], "did you mean 'digits'"),
     "no journals": (lambda t, m, d, c: ["track", "sync", t / "none"], "no journal there yet"),
 }  # fmt: skip
