@@ -2,11 +2,13 @@
 
     python tests/fuzz/fuzz_params.py --count 2000 --seed 1
 
-One input in fifty is the project's own params.yaml, with one change; the others are a small file of all sections.
+One input in fifty is the project's own params.yaml, with one change; one in ten is a configuration for `edm train
+--config`; the others are a small file of all sections.
 """
 
 import copy
 import functools
+import json
 import os
 import random
 import sys
@@ -20,6 +22,8 @@ from edm import params
 from edm.chain.jobs import Chain
 from edm.chain.plan import as_text, make_plan
 from edm.chain.rules import RULES
+from edm.cli import main
+from edm.config import TrainingConfig
 from edm.report.captions import Captions
 
 ROOT = Path(__file__).parents[2]
@@ -264,10 +268,14 @@ def _loaded(text):
     return yaml.load(text, yaml.CSafeLoader)
 
 
-def _dumped(raw):
+_yaml = functools.partial(yaml.dump, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+
+
+def _dumped(raw, write=_yaml):
+    """The text of data that may hold numbers of thousands of digits."""
     sys.set_int_max_str_digits(0)
     try:
-        return yaml.dump(raw, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+        return write(raw)
     finally:
         sys.set_int_max_str_digits(4300)
 
@@ -290,6 +298,16 @@ def plan_all(path):
             captions.title(report.name, name)
 
 
+def configuration(name):
+    """`edm train --config`, of a configuration with changed values."""
+    draw = random.Random(name)
+    raw = TrainingConfig(resolution=8, channels=1, classes=2).to_dict()
+    for _ in range(draw.choice([1, 1, 3])):
+        draw.choice([another_value, another_number, another_name, deletion])(draw, raw, (draw.choice(list(raw)),))
+    Path("config.json").write_text(_dumped(raw, json.dumps), encoding="utf-8")
+    return lambda: main(["train", "--config", "config.json", "--dry-run"])
+
+
 def inputs(count, seed):
     """In a folder of their own, which is the current one while they are read."""
     home = os.getcwd()
@@ -297,6 +315,9 @@ def inputs(count, seed):
         os.chdir(folder)
         try:
             for number in range(count):
+                if number % 10 == 9:
+                    yield f"{seed}:{number} configuration", configuration(f"{seed}:{number}")
+                    continue
                 content, kind = mutated(f"{seed}:{number}")
                 Path("params.yaml").write_bytes(content)
                 yield f"{seed}:{number} {kind}", lambda: plan_all("params.yaml")

@@ -740,9 +740,9 @@ MISTAKES = {
         lambda raw: raw["datasets"]["digits"].update(path="raw/{train}"),
         "datasets.digits.path: 'raw/{train}' is not a path without {, }, tabs and line breaks",
     ),
-    "a download whose log would have too long a name": (
-        lambda raw: raw["downloads"].update({"x" * 61: {"url": None}}),
-        "downloads: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' is too long",
+    "a download whose path is too long": (
+        lambda raw: raw["downloads"].update({"x/" * 300: {"url": None}}),
+        "downloads: '" + "x/" * 49 + "x… is too long",
     ),
     "a name that ends in a line break": (
         lambda raw: digits_of(raw)["grids"].update({"mine\n": digits_of(raw)["grids"]["heun"]}),

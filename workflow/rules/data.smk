@@ -2,18 +2,20 @@
 
 
 # Only missing files have a download rule: no rule replaces a file that you put at such a path. Names in params.yaml have
-# no double hyphen, so no other rule has the name of these.
+# no double hyphen, so no other rule has the name of these. The digest tells a/b and a-b apart; the end of the path keeps
+# the name of the log short.
 for path in CHAIN.absent_downloads():
+    unique = f"download--{digest(path)[:8]}"
 
     rule:
         name:
-            f"download--{digest(path)[:8]}"
+            unique
         message:
             "Download {output}"
         output:
             path,
         log:
-            f"runs/logs/{path.replace('/', '-')}.log",
+            f"runs/logs/{unique}-{path.replace('/', '-')[-50:]}.log",
         localrule: True
         resources:
             mem_mb=500,
