@@ -5,9 +5,9 @@ from door import run
 
 
 def test_mutated_params_files_are_accepted_or_refused_in_a_line():
-    tally = run(fuzz_params.inputs(100, seed=7))
+    tally = run(fuzz_params.inputs(50, seed=7))
     assert tally.clean and tally.peak < 500, str(tally)
-    assert tally.accepted > 10 and tally.clear > 30, str(tally)
+    assert tally.accepted > 5 and tally.clear > 20, str(tally)
 
 
 def test_the_unchanged_file_is_planned(tmp_path, monkeypatch):
