@@ -33,10 +33,12 @@ RK45_NFE = 120  # estimate: an adaptive solver chooses its NFE; the paper's best
 AUGMENT_DIM = 9  # Table 6
 MAX_SEED = 2**19 - 1  # of a training run: each run has its own range of 2^44 sample seeds among the 64-bit seeds
 
-_COUNT, _POSITIVE, _NOT_NEGATIVE = {"minimum": 1}, {"exclusiveMinimum": 0}, {"minimum": 0}
+MAX_SNAPSHOTS = 10_000  # of a training run
+
+_NOT_NEGATIVE, _SIGMA = {"minimum": 0}, {"exclusiveMinimum": 0, "maximum": 1e9}
 #: The allowed values of each field, as JSON Schema keywords; for a list, of its entries and its length. Every
 #: configuration is checked against them on creation, and the schema of params.yaml uses them too. The upper bounds
-#: exceed any network that fits on one machine: a wrong or hostile file gives an error at once, not after hours.
+#: exceed what any laboratory runs: a wrong or hostile file gives an error at once, not after hours.
 LIMITS: dict[str, dict[str, Any]] = {
     "resolution": {"minimum": 8, "maximum": 1 << 14},
     "channels": {"minimum": 1, "maximum": 256},
@@ -57,36 +59,37 @@ LIMITS: dict[str, dict[str, Any]] = {
     "architecture": {"enum": tuple(ARCHITECTURES)},
     "preconditioning": {"enum": DESIGNS},
     "loss": {"enum": DESIGNS},
-    "P_std": _POSITIVE,
-    "sigma_data": _POSITIVE,
+    "P_mean": {"minimum": -100, "maximum": 100},
+    "P_std": {"exclusiveMinimum": 0, "maximum": 100},
+    "sigma_data": _SIGMA,
     "augment": {"minimum": 0, "maximum": 1},
-    "duration": _POSITIVE,
-    "batch_size": _COUNT,
-    "microbatch": _COUNT,
-    "learning_rate": _POSITIVE,
-    "lr_rampup": _NOT_NEGATIVE,
-    "ema_halflife": _NOT_NEGATIVE,
-    "ema_rampup": _NOT_NEGATIVE,
-    "clip_norm": _POSITIVE,
+    "duration": {"exclusiveMinimum": 0, "maximum": 1_000_000},
+    "batch_size": {"minimum": 1, "maximum": 1 << 20},
+    "microbatch": {"minimum": 1, "maximum": 1 << 20},
+    "learning_rate": {"exclusiveMinimum": 0, "maximum": 1000},
+    "lr_rampup": {"minimum": 0, "maximum": 1_000_000},
+    "ema_halflife": {"minimum": 0, "maximum": 1_000_000},
+    "ema_rampup": {"minimum": 0, "maximum": 1_000_000},
+    "clip_norm": {"exclusiveMinimum": 0, "maximum": 1e9},
     "precision": {"enum": PRECISIONS},
-    "loss_scale": _POSITIVE,
-    "snapshot_every": _POSITIVE,
-    "level_samples": {"minimum": 2},  # to have a deviation
+    "loss_scale": {"exclusiveMinimum": 0, "maximum": 1e9},
+    "snapshot_every": {"exclusiveMinimum": 0, "maximum": 1_000_000},
+    "level_samples": {"minimum": 2, "maximum": 10_000_000},  # at least 2, to have a deviation
     "seed": {"minimum": 0, "maximum": MAX_SEED},
-    "num_steps": _COUNT,
+    "num_steps": {"minimum": 1, "maximum": 100_000},
     "solver": {"enum": (*SOLVERS, ADAPTIVE, *ORIGINAL)},
     "discretization": {"enum": DESIGNS},
     "schedule": {"enum": SCHEDULES},
     "scaling": {"enum": SCALINGS},
-    "alpha": _POSITIVE,
-    "sigma_min": _POSITIVE,
-    "sigma_max": _POSITIVE,
-    "rho": {"minimum": 0.1},
-    "S_churn": _NOT_NEGATIVE,
+    "alpha": {"exclusiveMinimum": 0, "maximum": 100},
+    "sigma_min": _SIGMA,
+    "sigma_max": _SIGMA,
+    "rho": {"minimum": 0.1, "maximum": 1000},
+    "S_churn": {"minimum": 0, "maximum": 1e9},
     "S_min": _NOT_NEGATIVE,
     "S_max": _NOT_NEGATIVE,
-    "S_noise": _NOT_NEGATIVE,
-    "tolerance": _POSITIVE,
+    "S_noise": {"minimum": 0, "maximum": 1000},
+    "tolerance": {"minimum": 1e-12, "maximum": 1000},
 }
 
 
@@ -211,6 +214,9 @@ class TrainingConfig(_Data):
     def __post_init__(self) -> None:
         self.check()
         require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
+        every = self.snapshot_every or math.inf
+        few = self.duration / every <= MAX_SNAPSHOTS
+        require(few, f"a snapshot every {every:g} of {self.duration:g} Mimg makes more than {MAX_SNAPSHOTS:,} of them")
         self.network()
 
     def network(self) -> NetworkConfig:

@@ -95,6 +95,16 @@ def test_equal_weights_of_two_commits_are_equal_files(tmp_path, digits_archive, 
     assert len(made[0]) == 3 and made[0] == made[1]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_locale_without_utf_8_shows_a_question_mark_for_what_it_cannot_write(encoding):
+    """The plan of the digits has en dashes."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-m", "edm", "plan", "digits", "--all"], cwd=ROOT, env=environment,
+                          capture_output=True, timeout=60)  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done.stderr.decode()
+    assert b"total" in done.stdout and b" ? " in done.stdout
+
+
 def test_help_is_quick_and_names_every_command():
     """`edm --help` imports neither torch nor mlflow nor torch-fidelity."""
     code = "import sys, edm.cli; edm.cli.parser().format_help(); print([m for m in sys.modules if m in %r])"
@@ -308,7 +318,7 @@ BAD_INPUT = {
                             "ladder", "--ref", t / "no.npz", "--settings", history(t / "in.json")],
         "in.json: not the outcome of a search",
     ),
-    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "no such file; expected params.yaml"),
+    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "no such file"),
     "unknown experiment": (lambda t, m, d, c: ["tables", "digit"], "did you mean 'digits'"),
     "no journals": (lambda t, m, d, c: ["track", "sync", t / "none"], "no journal there yet"),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """What a job costs: images, network evaluations, GPU-hours, disk. The entries of ``RULES`` name these functions."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -83,9 +84,14 @@ def choosing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 def searching(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     experiment, model = _of(chain, job)
     search = experiment.searches[job.key[2]]
-    low, high = cost({key: list(values) for key, values in search.over.items()}, search.method, search.max_sweeps)
+    low, high = _searched(tuple(search.over.items()), search.method, search.max_sweeps)
     drawn, nfe = (low * search.images, high * search.images), search.samplers[model].expected_nfe
     return _sampled(chain, job, rates, drawn, (drawn[0] * nfe, drawn[1] * nfe))
+
+
+@functools.cache  # models share searches, of thousands of combinations
+def _searched(over: tuple[tuple[str, tuple[float | None, ...]], ...], method: str, max_sweeps: int) -> Bounds:
+    return cost({name: list(values) for name, values in over}, method, max_sweeps)
 
 
 def evaluating(chain: "Chain", job: Job, rates: Throughput) -> Cost:

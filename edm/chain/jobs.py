@@ -42,6 +42,7 @@ class Chain:
     def needed(self, targets: Iterable[str]) -> list[Job]:
         """Every job that the target files need, each once, makers before users, even if the files exist."""
         found: dict[tuple[str, ...], Job] = {}
+        open_jobs: set[Job] = set()  # whose inputs are being visited
         stack = [(path, False) for path in reversed(list(targets))]
         while stack:
             path, ready = stack.pop()
@@ -50,15 +51,25 @@ class Chain:
                 continue
             if ready:
                 found[(job.rule, *job.key)] = job
+            elif job in open_jobs:
+                raise UserError(f"{path}: {job.name} makes it and needs it; name another file in {self.params.path}")
             else:
+                open_jobs.add(job)
                 stack.append((path, True))
                 stack.extend((source, False) for source in reversed((*job.files, *job.parts)))
         return list(found.values())
 
     @functools.cached_property
     def makers(self) -> dict[str, Job]:
-        """The job that makes each file."""
-        return {path: job for job in self.jobs() for path in job.outputs}
+        """The job that makes each file. Raises UserError if two jobs make the same one."""
+        found: dict[str, Job] = {}
+        for job in self.jobs():
+            for path in job.outputs:
+                if (other := found.setdefault(path, job)) is not job:
+                    raise UserError(
+                        f"{path}: both {other.name} and {job.name} make it; name another file in {self.params.path}"
+                    )
+        return found
 
     @functools.cached_property
     def by_name(self) -> dict[str, Job]:

@@ -1,7 +1,9 @@
 """params.yaml: read, checked, and resolved into configurations, sampler grids, tables and figures. Free of torch.
 
 ===============  =====================================================================
-reading.py       the file: YAML, the schema, readable error messages
+reading.py       the file, its entries that extend others, checks between its sections
+strict_yaml.py   YAML as plain data of bounded size
+validating.py    the schema, and its errors as readable messages
 resolving.py     entries of the file → experiments
 experiment.py    experiments: models, grids, searches, sheets, analyses, reports
 layouts.py       entries of the file → layouts of tables and figures
@@ -26,7 +28,8 @@ from edm.params.experiment import (
     Training,
     check_spec,
 )
-from edm.params.reading import Params, load, schema
+from edm.params.reading import Params, load
+from edm.params.validating import schema
 
 __all__ = ["Analysis", "Choice", "Evaluation", "Experiment", "Grid", "Params", "Point", "Report", "Sampling",
            "Search", "Sheet", "Training", "check_spec", "load", "schema"]  # fmt: skip

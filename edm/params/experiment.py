@@ -1,7 +1,8 @@
 """The resolved params.yaml: models, grids, searches, sheets, analyses and reports as data."""
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,6 +173,19 @@ class Experiment:
     @property
     def all_models(self) -> tuple[str, ...]:
         return (*self.models, *self.pretrained)
+
+    @property
+    def work(self) -> int:
+        """Models, searches, sheets, studies and measurements, each shard counted: the work of planning them.
+
+        Of a search, every eighth combination of its values counts.
+        """
+        combinations = sum(math.prod(map(len, search.over.values())) // 8 for search in self.searches.values())
+        points = sum(len(points) for grid in self.grids.values() for points in grid.points.values())
+        made: list[Sized] = [self.all_models, *(search.samplers for search in self.searches.values()),
+                             *(sheet.samplers for sheet in self.sheets.values()),
+                             *(analysis.models for analysis in self.analyses.values())]  # fmt: skip
+        return sum(map(len, made)) + combinations + points * self.sampling.repeats * self.sampling.shards
 
     def chosen(self, model: str) -> bool:
         """Whether evaluations use the model's best snapshot instead of the final model."""

@@ -2,13 +2,15 @@
 
 import difflib
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import named
-from edm.metrics import EXTRACTORS, check_metrics
+from edm.metrics import CLASSIFIER, EXTRACTORS, METRICS, check_metrics
+from edm.networks.flops import parameters
 from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sampling, Search, Sheet, Training
 
 #: Names of rules, targets and folders, which experiments must not have.
@@ -23,6 +25,18 @@ TARGETS = ("train", "sample", "evaluate", "download")
 OF_DATASETS = ("resolution", "channels", "classes")
 #: The fields that ``scale`` multiplies: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
+#: The settings of each kind of analysis: those that it needs, and those with a default.
+STUDIES = {
+    "truncation": ((), ("num_steps", "rhos", "substeps", "samples", "sigma_min", "sigma_max")),
+    "degradation": (("sigmas", "repetitions"), ("S_noise", "images", "num_steps")),
+    "leakage": (("images",), ("num_steps",)),
+}
+#: What no laboratory runs, and what would take hours or all memory before the first job starts.
+MAX_POINTS = 1000  # of a grid, per model
+MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
+MAX_WORK = 100_000  # models and measurements of all experiments
+MAX_PARAMETERS = 20e9  # of a network
+MAX_LABEL = 180  # characters of a point's name, which is the name of a file
 
 
 def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
@@ -40,9 +54,14 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         check_metrics(raw.get("metrics", ()), raw["features"])
     except UserError as error:
         raise UserError(f"{here}.metrics: {error}") from None
+    if not dataset["classes"] and CLASSIFIER in (raw["features"], *more):
+        raise UserError(f"{here}.features: {CLASSIFIER} learns from classes, and dataset {raw['dataset']} has none")
     models, pretrained = _models(here, raw, dataset, scale)
     names = (*models, *pretrained)
     sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
+    for metric in raw.get("metrics", ()):
+        if sampling.images < METRICS[metric].fewest:
+            raise UserError(f"{here}.sampling.images: {metric} needs at least {METRICS[metric].fewest} images")
     steps = raw.get("steps")
     searches = {key: _search(f"{here}.searches.{key}", key, value, names, scale, steps)
                 for key, value in _present(raw, "searches")}  # fmt: skip
@@ -57,12 +76,13 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     analyses = {}
     for key, value in _present(raw, "analyses"):
         settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
+        _check_study(f"{here}.analyses.{key}", value["kind"], settings)
         if value["kind"] == "leakage" and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
         for model in value["models"]:  # a study of leakage needs the training's augmentation
             known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names)
         analyses[key] = Analysis(key, value["kind"], tuple(value["models"]), settings)
-    return Experiment(
+    experiment = Experiment(
         name=name,
         dataset=raw["dataset"],
         features=raw["features"],
@@ -82,6 +102,9 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         more_features=more,
         reference=raw.get("reference"),
     )
+    if experiment.work > MAX_WORK:
+        raise UserError(f"{here}: more than {MAX_WORK:,} models and measurements (points x repeats x shards)")
+    return experiment
 
 
 def known(here: str, kind: str, name: str, names) -> None:
@@ -92,13 +115,23 @@ def known(here: str, kind: str, name: str, names) -> None:
 
 def nearest(word: str, names) -> str:
     """A hint: the nearest name, or all names."""
-    close = difflib.get_close_matches(str(word), [str(k) for k in names], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:100], [str(k)[:100] for k in names], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(map(str, names))}"
 
 
 def _present(raw: dict[str, Any], section: str):
     """The entries of a section; null removes an entry of the extended experiment."""
     return [(key, value) for key, value in raw.get(section, {}).items() if value is not None]
+
+
+def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:
+    needed, optional = STUDIES[kind]
+    for key in settings:
+        if key not in (*needed, *optional):
+            raise UserError(f"{here}: {kind} has no {key}; it takes {', '.join((*needed, *optional))}")
+    for key in needed:
+        if key not in settings:
+            raise UserError(f"{here}: key {key!r} is missing; {kind} needs it")
 
 
 def _training(here: str, raw: dict[str, Any]) -> Training:
@@ -118,6 +151,7 @@ def _models(
     """The trained models by name, and the published files of the pretrained ones."""
     size = {key: dataset[key] for key in OF_DATASETS}
     fields: dict[str, dict[str, Any]] = {}
+    _check_product(f"{here}: columns and ladder", (raw["columns"], raw["ladder"]), MAX_POINTS)
     for column, rung in itertools.product(raw["columns"], raw["ladder"]):
         values = {**size, **raw["base"], **raw["columns"][column]}
         for step, change in raw["ladder"].items():
@@ -147,6 +181,8 @@ def _models(
         column, _, rung = name.partition("-")
         place = f"{here}.ladder.{rung} ({column})" if rung in raw["ladder"] else f"{here}.models.{name}"
         models[name] = _checked(place, TrainingConfig.from_dict, values)
+        if (weights := parameters(models[name])) > MAX_PARAMETERS:
+            raise UserError(f"{place}: a network of {weights / 1e9:,.0f} billion parameters; state fewer channels")
     return models, pretrained
 
 
@@ -178,7 +214,8 @@ def _search(here: str, name: str, raw: dict[str, Any], models, scale: float, ste
     own = ("over", "method", "images", "max_sweeps")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     samplers = {model: _single(here, settings) for model, settings in points.items()}
-    for sampler in samplers.values():
+    _check_product(f"{here}.over", raw["over"].values(), MAX_COMBINATIONS)
+    for sampler in dict.fromkeys(samplers.values()):
         for key, values in raw["over"].items():
             for value in values:
                 # Without checking the other bound: the search skips invalid pairs.
@@ -205,16 +242,26 @@ def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> 
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
         swept = [key for key, value in choices.items() if isinstance(value, list)]
-        settings: list[Point] = []
+        _check_product(here, (choices[key] for key in swept), MAX_POINTS)
+        settings: dict[SamplerConfig, Point] = {}
         for values in itertools.product(*(choices[key] for key in swept)):
             setting = dict(zip(swept, values, strict=True))
             label = ",".join(f"{key}={named(value)}" for key, value in setting.items()) or "only"
             sampler = _checked(f"{here} ({label})", SamplerConfig.from_dict, {**choices, **setting})
-            if any(sampler == point.sampler for point in settings):
+            if sampler in settings:
                 raise UserError(f"{here}: {model} has the point {label} twice; leave one out")
-            settings.append(Point(label, sampler))
-        points[model] = tuple(settings)
+            if len(label) > MAX_LABEL:
+                raise UserError(f"{here}: {label} is too long for the name of a file; sweep fewer settings at once")
+            settings[sampler] = Point(label, sampler)
+        points[model] = tuple(settings.values())
+        if sum(map(len, points.values())) > MAX_WORK:
+            raise UserError(f"{here}: more than {MAX_WORK:,} points for all models")
     return points
+
+
+def _check_product(here: str, lists: Iterable[Collection[Any]], most: int) -> None:
+    if (count := math.prod(map(len, lists))) > most:
+        raise UserError(f"{here}: its lists multiply to {count:,} combinations, more than {most:,}; shorten them")
 
 
 def _single(here: str, points: tuple[Point, ...]) -> SamplerConfig:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edm.files.writing import atomic_write
 
@@ -41,6 +42,7 @@ def page(
         figure = plt.figure(figsize=(width, height), dpi=dpi, layout=layout)
         try:
             yield figure
+            _show_broken_formulas_as_text(figure)
             for suffix in FORMATS:
                 target = path.parent / f"{path.name}{suffix}"
                 with atomic_write(target) as temporary:
@@ -49,6 +51,21 @@ def page(
                 written.append(target)
         finally:
             plt.close(figure)
+
+
+def _show_broken_formulas_as_text(figure: Any) -> None:
+    """A label with dollar signs that is no valid formula would fail only when the figure is written."""
+    from matplotlib.cbook import is_math_text
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    parser = MathTextParser("path")
+    for text in figure.findobj(Text):
+        try:
+            if is_math_text(text.get_text()):
+                parser.parse(text.get_text())
+        except ValueError:
+            text.set_parse_math(False)
 
 
 @contextmanager

@@ -17,14 +17,19 @@ def as_markdown(table: Table) -> str:
     """A heading, the table, its notes."""
     grid = [[table.corner, *_headings(table)]]
     grid += [[row, *(text for cell in cells for text in _texts(table, cell))] for row, cells in table.rows.items()]
-    grid = [[text.replace("|", "\\|") for text in row] for row in grid]
+    grid = [[_md(text).replace("|", "\\|") for text in row] for row in grid]
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [f"## {table.name}: {table.title}", ""]
+    lines = [f"## {table.name}: {_md(table.title)}", ""]
     for row in (grid[0], rule, *grid[1:]):
         cells = [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *table.notes]) + "\n"
+    return "\n".join([*lines, "", *map(_md, table.notes)]) + "\n"
+
+
+def _md(text: str) -> str:
+    """Text in which Markdown sees no HTML."""
+    return text.replace("<", "\\<")
 
 
 def as_csv(table: Table) -> str:

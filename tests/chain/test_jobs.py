@@ -306,3 +306,27 @@ def test_the_rehearsals_published_files_are_in_the_repository(whole, tmp_path, m
     assert [job.files for job in imports.values()] == [
         (f"tests/fixtures/checkpoints/{name}",) for name in ("score_sde-vp.pth", "score_sde-ve.pth", "adm.pt")
     ]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda raw: raw["downloads"].update({"data/digits.zip": {"url": None}}),
+     "data/digits.zip: both download data/digits.zip and prepare digits make it; name another file in"),
+    (lambda raw: raw["datasets"]["digits"].update(path="data/digits.zip"),
+     "data/digits.zip: prepare digits makes it and needs it; name another file in"),
+    (lambda raw: raw["datasets"]["digits"].update(path="results/digits/metrics.json"), "makes it and needs it"),
+])  # fmt: skip
+def test_a_file_of_the_chain_named_as_raw_data_is_an_error(tmp_path, monkeypatch, change, message):
+    """The same file would be made twice, or would wait for itself."""
+    monkeypatch.chdir(tmp_path)
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["experiments"] = {"digits": raw["experiments"]["digits"]}
+    del raw["reports"]
+    change(raw)
+    Path("data").mkdir()
+    Path("results/digits").mkdir(parents=True)
+    for path in ("data/digits.zip", "results/digits/metrics.json"):
+        if raw["datasets"]["digits"].get("path") == path:
+            Path(path).touch()
+    Path("params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(edm.UserError, match=message):
+        needed(Chain(params.load("params.yaml", whole=True)), "digits")

@@ -18,7 +18,8 @@ from typing import Any
 
 from edm.errors import UserError
 
-SECONDS = 20.0
+SECONDS = 20.0  # of processor time, since other work on the machine must not make a hang
+WAITING = 5  # times as many seconds may pass in all, for calls that wait and do nothing
 MEMORY = 4 << 30  # bytes of address space that the calls may take beyond the process's own: beyond is a MemoryError
 LONGEST = 1000  # characters of a clear line
 
@@ -100,10 +101,12 @@ def _outcome(call: Callable[[], Any], seconds: float) -> tuple[str, str]:
     out, err = io.StringIO(), io.StringIO()
     try:
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)  # again every 5 s, if the call swallows the first
+            signal.setitimer(signal.ITIMER_PROF, seconds, 5.0)  # again every 5 s, if the call swallows the first
+            signal.setitimer(signal.ITIMER_REAL, WAITING * seconds, 5.0)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status = call()
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     except UserError as error:
         return _refused(str(error))
@@ -131,20 +134,21 @@ def _refused(text: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
-    """Limits the address space, and has the alarm raise Hang; sets both back at the end."""
+    """Limits the address space, and has the alarms raise Hang; sets all back at the end."""
 
     def hang(*_: object) -> None:
         raise Hang
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    handler = signal.signal(signal.SIGALRM, hang)
+    handlers = {number: signal.signal(number, hang) for number in (signal.SIGALRM, signal.SIGPROF)}
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _peak() -> float:

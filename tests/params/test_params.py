@@ -1,7 +1,9 @@
 """params.yaml: what it says is what is run; mistakes are named with their place and the nearest name."""
 
 import copy
+import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from edm import params
 from edm.config import SamplerConfig, TrainingConfig
 from edm.files.hashes import canonical_json, digest
 from edm.params.layouts import figure_spec, table_spec
-from edm.params.resolving import RESERVED, TARGETS
+from edm.params.resolving import RESERVED, STUDIES, TARGETS
 
 ROOT = Path(__file__).parents[2]
 RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -730,6 +732,124 @@ MISTAKES = {
         lambda raw: raw["reports"]["both"]["figures"]["noisy"].update(dataset="ffhq"),
         "reports.both.figures.noisy: dataset 'ffhq' is not one of cond, uncond",
     ),
+    "an empty path": (
+        lambda raw: raw["datasets"]["digits"].update(path=""),
+        "datasets.digits.path: '' is not a path without {, }, tabs and line breaks",
+    ),
+    "a raw path in which Snakemake would see a wildcard": (
+        lambda raw: raw["datasets"]["digits"].update(path="raw/{train}"),
+        "datasets.digits.path: 'raw/{train}' is not a path without {, }, tabs and line breaks",
+    ),
+    "a download whose path is too long": (
+        lambda raw: raw["downloads"].update({"x/" * 300: {"url": None}}),
+        "downloads: '" + "x/" * 49 + "x… is too long",
+    ),
+    "a name that ends in a line break": (
+        lambda raw: digits_of(raw)["grids"].update({"mine\n": digits_of(raw)["grids"]["heun"]}),
+        "experiments.digits.grids: 'mine\\n' is not a name of letters, digits, points, underscores and single hyphens",
+    ),
+    "a name in braces": (
+        lambda raw: digits_of(raw)["models"].update({"{x}": {"from": "vp-A"}}),
+        "experiments.digits.models: '{x}' is not a name of letters",
+    ),
+    "a name that is too long for a file": (
+        lambda raw: digits_of(raw)["sheets"].update({"s" * 101: digits_of(raw)["sheets"]["samples"]}),
+        "experiments.digits.sheets: '" + "s" * 99 + "… is too long",
+    ),
+    "a label that spreadsheets would run": (
+        lambda raw: digits_of(raw)["tables"]["table3"]["rows"].update({"=1+1": "heun"}),
+        "experiments.digits.tables.table3.rows: '=1+1' is not a label: one line that does not begin with = or @",
+    ),
+    "a title of two lines": (
+        lambda raw: digits_of(raw)["tables"]["table3"].update(title="a\nb"),
+        "experiments.digits.tables.table3.title: 'a\\nb' is not a label: one line",
+    ),
+    "too many repeats": (
+        lambda raw: digits_of(raw)["sampling"].update(repeats=10**6),
+        "experiments.digits.sampling.repeats: 1000000 is greater than the maximum of 1000",
+    ),
+    "too many shards": (
+        lambda raw: digits_of(raw)["sampling"].update(shards=10**6),
+        "experiments.digits.sampling.shards: 1000000 is greater than the maximum of 1000",
+    ),
+    "more repeats and shards than jobs can be planned": (
+        lambda raw: digits_of(raw)["sampling"].update(repeats=1000, shards=1000),
+        "experiments.digits: more than 100,000 models and measurements (points x repeats x shards)",
+    ),
+    "too few images for a metric": (
+        lambda raw: (digits_of(raw).update(metrics=["recall"]), digits_of(raw)["sampling"].update(images=2)),
+        "experiments.digits.sampling.images: recall needs at least 4 images",
+    ),
+    "a duration of centuries": (
+        lambda raw: digits_of(raw)["base"].update(duration=1e300),
+        "experiments.digits.base.duration: 1e+300 is greater than the maximum of 1000000",
+    ),
+    "a snapshot every image": (
+        lambda raw: digits_of(raw)["base"].update(snapshot_every=1e-6, duration=200),
+        "a snapshot every 1e-06 of ",
+    ),
+    "more blocks than any network has": (
+        lambda raw: digits_of(raw)["base"].update(num_blocks=10**9),
+        "experiments.digits.base.num_blocks: 1000000000 is greater than the maximum of 64",
+    ),
+    "a network that no machine holds": (
+        lambda raw: digits_of(raw).update(override={"model_channels": 1 << 14, "channel_mult": [64, 64]}),
+        "billion parameters; state fewer channels",
+    ),
+    "a grid of too many points": (
+        lambda raw: digits_of(raw)["grids"]["heun"].update(rho=[*range(1, 101)], S_noise=[*range(1, 101)]),
+        "experiments.digits.grids.heun: its lists multiply to ",
+    ),
+    "a point whose name is too long for a file": (
+        lambda raw: digits_of(raw)["grids"]["heun"].update(
+            {name: [1.2345678901234] for name in ("rho", "S_noise", "S_min", "S_churn", "alpha", "sigma_min")},
+            S_max=[2.2345678901234],
+            sigma_max=[2.2345678901234],
+        ),
+        "is too long for the name of a file; sweep fewer settings at once",
+    ),
+    "a search of too many combinations": (
+        lambda raw: uncond_of(raw)["searches"]["table5"].update(over={"rho": [*range(1, 201)], "S_min": [*range(200)]}),
+        "experiments.cifar10-uncond.searches.table5.over: its lists multiply to 40,000 combinations, more than 20,000",
+    ),
+    "more models than a ladder has": (
+        lambda raw: digits_of(raw).update(columns={f"c{n}": {} for n in range(200)}),
+        "experiments.digits: columns and ladder: its lists multiply to 1,200 combinations, more than 1,000",
+    ),
+    "experiments that extend each other too often": (
+        lambda raw: raw["experiments"].update(
+            {f"x{n}": {"extends": f"x{n - 1}" if n else "digits"} for n in range(30)}
+        ),
+        "extends: more than 20 entries extend each other in a row",
+    ),
+    "experiments that are long together": (
+        lambda raw: raw["experiments"].update({f"x{n}": {"extends": "cifar10-uncond"} for n in range(200)}),
+        "experiments: with what they extend, they have more than 50,000 values",
+    ),
+    "a value of thousands of characters": (
+        lambda raw: raw["datasets"]["digits"].update(images="x" * 3000),
+        "datasets.digits.images: '" + "x" * 99 + "… is not of type integer",
+    ),
+    "a list of a value twice": (
+        lambda raw: digits_of(raw)["grids"]["heun"].update(models=["vp-A", "vp-A"]),
+        "experiments.digits.grids.heun.models: ['vp-A', 'vp-A'] has an entry twice",
+    ),
+    "a study of leakage without images": (
+        lambda raw: digits_of(raw)["analyses"]["leakage"].pop("images"),
+        "experiments.digits.analyses.leakage: key 'images' is missing; leakage needs it",
+    ),
+    "a study of degradation without noise levels": (
+        lambda raw: uncond_of(raw)["analyses"]["degradation"].pop("sigmas"),
+        "experiments.cifar10-uncond.analyses.degradation: key 'sigmas' is missing; degradation needs it",
+    ),
+    "a setting of another study": (
+        lambda raw: uncond_of(raw)["analyses"]["truncation"].update(images=8),
+        "experiments.cifar10-uncond.analyses.truncation: truncation has no images; it takes num_steps, rhos",
+    ),
+    "the features of a classifier without classes": (
+        lambda raw: (raw["datasets"]["digits"].update(classes=0), digits_of(raw)["base"].update(conditional=False)),
+        "experiments.digits.features: digits-classifier learns from classes, and dataset digits has none",
+    ),
 }
 
 
@@ -744,7 +864,7 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
 
 
 @pytest.mark.parametrize("place", [
-    "downloads/mine", "downloads/mine.tar.gz", "/", "..", "", ".", "/tmp/mine", "runs/made-up", "runs/made-up/",
+    "downloads/mine", "downloads/mine.tar.gz", "/", "..", ".", "/tmp/mine", "runs/made-up", "runs/made-up/",
     "runs/made-up/../../mine", "runs//made-up/mine", "runs/made-up/..", None, ["runs/made-up/mine"],
 ])  # fmt: skip
 def test_made_up_data_lie_in_a_folder_of_their_own(tmp_path, place):
@@ -791,9 +911,16 @@ def test_nor_that_of_a_part_of_another(tmp_path, name, owner):
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
         ("run:\n- 2024-99-99", "params.yaml:2: not valid YAML ('2024-99-99' is no timestamp; put it in quotes if"),
-        ("run: !!timestamp now", "params.yaml:1: not valid YAML ('now' is no timestamp;"),
-        ("run: !!bool maybe", "params.yaml:1: not valid YAML ('maybe' is no bool;"),
-        (f"run: {'9' * 5000}", f"params.yaml:1: not valid YAML ('{'9' * 40}' is no int;"),
+        ("run: !!timestamp now", "params.yaml:1: not valid YAML (tag 'tag:yaml.org,2002:timestamp': tags (!name) are"),
+        ("run: !!map x", "params.yaml:1: not valid YAML (tag 'tag:yaml.org,2002:map': tags (!name) are not supported"),
+        ("run: 2001-12-14t21:59:43.10+99:99", "params.yaml:1: not valid YAML ('2001-12-14t21:59:43.10+99:99' is no"),
+        (f"run: {'9' * 5000}", f"params.yaml:1: not valid YAML ('{'9' * 40}'… has more than 4,000 characters)"),
+        (f"run: {'9' * 400}", f"params.yaml:1: not valid YAML ('{'9' * 40}' is a number beyond 64 bits)"),
+        (f"run: 0x{'f' * 3990}", f"params.yaml:1: not valid YAML ('0x{'f' * 38}' is a number beyond 64 bits)"),
+        ('run: "a\\0b"', "params.yaml:1: not valid YAML ('a\\x00b' has a control character)"),
+        ("run: e\u0301", "letters and accents apart; write each as one character (Unicode NFC)"),
+        (f"run: [{'x, ' * 60_000}]", "params.yaml:1: not valid YAML (more than 50,000 values)"),
+        (f"run: [&a {'x' * 4000}, {'*a, ' * 1000}]", "expand without end"),
     ],
 )
 def test_text_that_is_no_params_file_is_refused(tmp_path, text, message):
@@ -805,6 +932,8 @@ def test_text_that_is_no_params_file_is_refused(tmp_path, text, message):
 
 BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)])  # fmt: skip
+MERGES = "\n".join(["a0: &a0 {x: 1, y: 2}"] + [
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)])  # fmt: skip
 HOSTILE = {
     "a call": "run: !!python/object/apply:os.system ['touch executed']",
     "a call in a key": "? !!python/object/apply:os.system ['touch executed']\n: 1",
@@ -816,6 +945,8 @@ HOSTILE = {
     "itself": "run: &a [*a]",
     "itself, as a mapping": "experiments: &a {x: {extends: x, dataset: *a}}",
     "a hundred thousand levels": "run: " + "[" * 100_000,
+    "a mapping that merges billions of values": MERGES,
+    "a mapping that merges itself": "run: &a {<<: *a}",
 }
 
 
@@ -874,6 +1005,33 @@ def test_points_that_differ_in_the_seventh_digit_have_names_of_their_own(tmp_pat
     names = [point.id for point in grid_of(tmp_path, S_churn=values)]
     assert names == ["S_churn=1", "S_churn=1.0000001", "S_churn=1234567.0", "S_churn=1234568.0", "S_churn=0.1",
                      "S_churn=40"]  # fmt: skip
+
+
+def test_the_settings_of_a_study_are_the_arguments_of_its_function():
+    """A setting that the check lets through and the study does not take would fail after the training runs."""
+    from edm.analysis.studies import degradation, leaked
+    from edm.analysis.truncation import truncation_errors
+
+    given = {"dataset", "augment", "features", "block", "classes", "first_seed"}  # by the command, not by params.yaml
+    for kind, function in (("truncation", truncation_errors), ("degradation", degradation), ("leakage", leaked)):
+        parameters = inspect.signature(function).parameters.values()
+        stated = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
+        needed, optional = STUDIES[kind]
+        assert stated == dict.fromkeys(needed, True) | dict.fromkeys(optional, False)
+        assert {*needed, *optional} <= params.schema()["$defs"]["analysis"]["properties"].keys()
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda path: os.mkfifo(path), "is a pipe"),
+    (lambda path: path.mkdir(), "is a folder"),
+    (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+    (lambda path: path.write_bytes(b"#" * (2 << 20)), "has more than 1,048,576 bytes"),
+    (lambda path: None, "no such file; expected the params file of a project"),
+])  # fmt: skip
+def test_a_params_file_is_a_regular_file_of_bounded_size(tmp_path, make, message):
+    make(tmp_path / "params.yaml")
+    with pytest.raises(edm.UserError, match=message):
+        params.load(tmp_path / "params.yaml")
 
 
 def test_a_leakage_study_knows_its_extractor(tmp_path):

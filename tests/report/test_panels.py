@@ -293,3 +293,18 @@ def test_no_images_no_sheet(tmp_path):
     with pytest.raises(edm.UserError, match="no images to draw yet"):
         panels.sheets({"VP": {}}, tmp_path / "f", [])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_label_that_is_no_formula_is_drawn_as_it_is_written(tmp_path):
+    """matplotlib would refuse it when the figure is written; a valid formula beside it stays one."""
+    lines = {
+        r"$\frac{": LINES["Euler"],
+        r"$\frac{1}$ and $\sigma$": LINES["RK45"],
+        r"$\sigma$": 2.5,
+        "$5": LINES["Heun"],
+    }
+    written = []
+    panels.curves(lines, "nfe", tmp_path / "curve", written, title=r"$\nosuch$")
+    svg = (tmp_path / "curve.svg").read_text(encoding="utf-8")
+    assert [path.suffix for path in written] == [".png", ".svg"]
+    assert r"<!-- $\nosuch$ -->" in svg and r"<!-- $\frac{1}$ and $\sigma$ -->" in svg and r"<!-- $\sigma$ -->" in svg

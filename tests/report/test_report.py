@@ -343,7 +343,10 @@ def test_a_foreign_results_file_in_place_of_ours_is_named(digits, places, text):
 
 def markdown_rows(text):
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rows = [
+        [cell.strip().replace("\\|", "|").replace("\\<", "<") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in lines
+    ]
     assert all(set(cell) <= {"-", ":"} for cell in rows[1])
     return [rows[0], *rows[2:]]
 

@@ -39,8 +39,7 @@ def jobs_by_rule(text):
     counts = Counter()
     for line in table[1].splitlines():
         name, count = line.split()
-        known = next((rule for rule in ("reference", "made_up") if name.startswith(rule)), name)
-        counts["download" if name.startswith("downloads_") else known] += int(count)
+        counts[name.partition("--")[0].replace("-", "_") if "--" in name else name] += int(count)
     return counts
 
 

@@ -1,18 +1,21 @@
 # Raw data → dataset archive → feature classifier and reference statistics.
 
 
-# Only missing files have a download rule: no rule replaces a file that you put at such a path.
+# Only missing files have a download rule: no rule replaces a file that you put at such a path. Names in params.yaml have
+# no double hyphen, so no other rule has the name of these. The digest tells a/b and a-b apart; the end of the path keeps
+# the name of the log short.
 for path in CHAIN.absent_downloads():
+    unique = f"download--{digest(path)[:8]}"
 
     rule:
         name:
-            re.sub(r"\W", "_", path)
+            unique
         message:
             "Download {output}"
         output:
             path,
         log:
-            f"runs/logs/{path.replace('/', '-')}.log",
+            f"runs/logs/{unique}-{path.replace('/', '-')[-50:]}.log",
         localrule: True
         resources:
             mem_mb=500,
@@ -26,7 +29,7 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
 
     rule:
         name:
-            re.sub(r"\W", "_", f"made_up_{dataset}")
+            f"made-up--{dataset}"
         message:
             "Create synthetic raw data of {params.dataset}"
         input:

@@ -13,7 +13,8 @@ def shown(path, category, kind):
     if kind in paths.ABOUT:
         labels = {"page": kind.capitalize()}
     else:
-        labels = lambda w: {kind: CAPTIONS.title(w.report, w[kind])}
+        # A word joiner after each brace: Snakemake would take {word} in a title for a wildcard.
+        labels = lambda w: {kind: CAPTIONS.title(w.report, w[kind]).replace("{", "{\u2060")}
     return report(path, category=category, subcategory="{report}", labels=labels, caption=caption)
 
 
