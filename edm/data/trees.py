@@ -18,6 +18,7 @@ from edm.files.resumable import StoppedError
 MAX_FILE = 1 << 26  # bytes of one image file
 _LITTER = ("thumbs.db", "desktop.ini", "icon\r")
 _TEXTS = ("LICENSE", "LICENCE", "README")
+_WINDOWS = (0, 10)  # the systems of a zip's member (APPNOTE.TXT, 4.4.2) on which a backslash separates folders
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may allocate gigabytes for a dictionary
 
 
@@ -42,6 +43,11 @@ class Tree:
     def __exit__(self, *_: object) -> None:
         for file in self._files:
             file.close()
+
+    @property
+    def packed(self) -> int:
+        """Bytes of the zips."""
+        return sum(os.fstat(file.fileno()).st_size for file in self._files)
 
     def read(self, name: str) -> bytes:
         """Bytes of one image file; safe to call from several threads."""
@@ -180,9 +186,10 @@ def _zips(paths: Iterable[Path], members: dict[str, _Member], files: list[Binary
     for path in paths:
         archive = _open_zip(path, files)
         for info in archive.infolist():
-            if info.is_dir():
+            name = _slashed(info)
+            if name.endswith("/"):  # a folder
                 continue
-            name = _safe_name(info, path)
+            _require_safe(name, info, path)
             if _skipped(name):
                 continue
             if name in members:
@@ -208,8 +215,13 @@ def _open_zip(path: Path, files: list[BinaryIO]) -> zipfile.ZipFile:
         raise UserError(f"{path}: not a readable zip archive ({one_line(error)})") from None
 
 
-def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
-    name = info.filename.removeprefix("./")
+def _slashed(info: zipfile.ZipInfo) -> str:
+    """The name of a member, with slashes also where a program for Windows wrote backslashes."""
+    name = info.filename.replace("\\", "/") if info.create_system in _WINDOWS else info.filename
+    return name.removeprefix("./")
+
+
+def _require_safe(name: str, info: zipfile.ZipInfo, path: Path) -> None:
     parts = name.split("/")
     wrong = None
     if ".." in parts or name.startswith("/"):
@@ -222,7 +234,6 @@ def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
         wrong = "has a folder without a name in its path; zip it again"
     if wrong:
         raise UserError(f"{path}: {info.filename!a} {wrong}")
-    return name
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edm.data.labels import LABELS_FILE, read_labels, shown
+from edm.data.labels import LABELS_FILE, read_labels, require_distinct, shown
 from edm.data.prepare import cifar, idx
 from edm.data.prepare.expected import Expected
 from edm.data.prepare.pictures import Images
@@ -62,13 +62,15 @@ def folder(path: Input, expected: Expected, checksum: str | bool) -> Images:
     """Any folder or zip of images. Labels come from dataset.json, else from the top-level folders, else it has no
     labels.
 
-    A folder that contains all images is not a class. With ``classes: 0`` (FFHQ, AFHQv2) folders are not classes.
+    A folder that contains all images is not a class, unless ``classes: 1`` says so. With ``classes: 0`` (FFHQ, AFHQv2)
+    folders are not classes.
     """
     tree = _tree(path, "a folder or zip of images")
     if expected.classes == 0:
         return _images(tree, None)
     if tree.labels_file is None:
-        return _images(tree, _labels_by_folder(tree))
+        labels = _labels_by_folder(tree)
+        return _images(tree, [0] * len(tree.names) if labels is None and expected.classes == 1 else labels)
     return _images(tree, read_labels(tree.labels_file, tree.names, tree.where))
 
 
@@ -110,4 +112,5 @@ def _labels_by_folder(tree: Tree) -> list[int] | None:
         )
     named = [folder for folder in folders if folder is not None]
     ranks = {name: rank for rank, name in enumerate(sorted(set(named)))}
+    require_distinct(ranks, tree.where)
     return [ranks[name] for name in named]
