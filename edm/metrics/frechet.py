@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from edm.errors import UserError, one_line
+from edm.files.reading import open_regular
 from edm.files.writing import atomic_write
 
 MOST_UNFOLDED = 1 << 28  # bytes of an array in a smaller file: a covariance of 5,792 features, compressed
@@ -225,17 +226,19 @@ _EXTRAS = {"count": int, "features": str, "dataset_sha256": str, "weights_sha256
 @contextmanager
 def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """Opens an .npz, which reads its members on access. Raises UserError if opening or reading fails."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; compute the reference statistics first, or correct the path")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: not a complete .npz file; compute or download it again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            yield archive
-    except UserError:
-        raise
-    except Exception as error:  # zipfile's, zlib's, numpy's, and those of Python's tokenizer, with which numpy reads
-        raise UserError(f"{path}: not readable as .npz ({one_line(error)}); compute or download it again") from None
+    with open_regular(path, "reference statistics, which `edm fid-ref` writes") as file:
+        if not zipfile.is_zipfile(file):
+            raise UserError(f"{path}: not a complete .npz file; compute or download it again")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                yield archive
+        except UserError:
+            raise
+        except (
+            Exception
+        ) as error:  # zipfile's, zlib's, numpy's, and those of Python's tokenizer, with which numpy reads
+            raise UserError(f"{path}: not readable as .npz ({one_line(error)}); compute or download it again") from None
 
 
 def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:

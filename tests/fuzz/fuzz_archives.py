@@ -35,7 +35,8 @@ HOME = Path(tempfile.gettempdir()) / f"fuzz-archives-{os.getpid()}"
 CANARY = HOME / "executed"
 NAMES = ["../a.png", "/a.png", "a/../../b.png", "a\\b.png", "..\\b.png", "C:\\a.png", "C:/a.png", "12:30.png",
          "a//b.png", "./a.png", ".", "..", "", "a\0b.png", "a\nb.png", "a" * 5000 + ".png", "é.png",
-         unicodedata.normalize("NFD", "é.png"), "__MACOSX/._a.png", ".DS_Store", "a/.DS_Store", "Thumbs.db", "LICENSE", "dataset.json", "a/dataset.json",
+         unicodedata.normalize("NFD", "é.png"), "__MACOSX/._a.png", ".DS_Store", "a/.DS_Store", "Thumbs.db",
+         "LICENSE", "dataset.json", "a/dataset.json",
          "\u202egnp.exe", "ﬁ.png", "a.png/b.png", "a.PNG", "\ud800.png", "{x}.png", "%s.png", "-rf.png"]  # fmt: skip
 LABELS = ["0", "1", "-1", "1.0", "true", "null", "9" * 5000, "1e999", "NaN", '"1"', "[0]", "999999", "1000000", "{}"]
 

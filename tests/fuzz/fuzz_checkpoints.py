@@ -175,8 +175,8 @@ def rewritten(draw: random.Random, header: bytes) -> bytes:
             tensor["data_offsets"] = draw.choice([[0, 2**63], [-1, 4], [8, 0], [0, 0], [0, 4], [2**64, 2**65], [0]])
         elif metadata:
             key = next(iter(metadata))
-            described = json.loads(metadata[key])
-            metadata[key] = json.dumps(altered(draw, described)) if kind == 3 else "[" * draw.choice([1, 10**5])
+            described = json.dumps(altered(draw, json.loads(json.loads(header)["__metadata__"][key])))
+            metadata[key] = described if kind == 3 else "[" * draw.choice([1, 10**5])
     return json.dumps(table).encode()
 
 

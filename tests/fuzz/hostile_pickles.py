@@ -18,7 +18,7 @@ PIECES = [
 ]  # fmt: skip
 NUMBERS = [b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\x7f", b"\xff" * 4, b"\xff" * 8, b"\0" * 8, b"\1\0\0\0"]
 BOMBS = [
-    b"}" + b")\x94" + b"h\0h\0\x86\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(1, 60)) + b"Ns.",
+    b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns.",  # a key whose hash takes 2^60 steps
     b"]" * 600_000 + b".",
     b")" + b"\x85" * 400_000 + b".",
     b"]\x94" + b"(h\0h\0h\0h\0e" * 100_000 + b".",
