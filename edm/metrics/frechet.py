@@ -243,7 +243,8 @@ def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
 
 def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
     """An array of the file. Raises UserError, before it allocates memory, for a small file that unfolds to much."""
-    size = max(info.file_size for info in archive.zip.infolist() if info.filename in (key, f"{key}.npy"))
+    members = archive.zip.infolist() if archive.zip else []
+    size = max(info.file_size for info in members if info.filename in (key, f"{key}.npy"))
     if size > max(MOST_UNFOLDED, path.stat().st_size):
         raise UserError(f"{path}: {key} unfolds to {size:,} bytes; more than {MOST_UNFOLDED:,} are refused")
     value = archive[key]
