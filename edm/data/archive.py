@@ -20,7 +20,7 @@ from edm.files.writing import atomic_write
 # are those that Python's zipfile writes.
 
 
-_UNFOLDED, _TIMES = 1 << 29, 256  # bytes of images in one piece, beyond which they may be so many times their zip
+_UNFOLDED, _TIMES = 1 << 29, 256  # bytes of images in one piece, beyond which they may be so many times their files
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _require_plausible(size: int, tree: Tree) -> None:
     """Raises UserError if images of ``size`` bytes in a small zip would fill the memory."""
     if size > max(_UNFOLDED, _TIMES * tree.packed):
         raise UserError(
-            f"{tree.where}: its images unfold to {size:,} bytes, more than {_TIMES} times the zip; if that is right, "
+            f"{tree.where}: its images unfold to {size:,} bytes, more than {_TIMES} times its files; if that is right, "
             "make an archive of it with `edm prepare`"
         )
 

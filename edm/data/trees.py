@@ -27,13 +27,14 @@ class Tree:
     """Image files below a folder or in zips. names: sorted, relative to their common folder.
 
     labels_file: content of the dataset.json beside them, or None. identity: hash of the names and versions of all
-    files. As a context manager it closes the zips at the end.
+    files. packed: bytes of the zips, or of the files in a folder. As a context manager it closes the zips at the end.
     """
 
     where: str
     names: list[str]
     labels_file: bytes | None
     identity: str
+    packed: int
     _read: Callable[[str], bytes]
     _files: list[BinaryIO]
 
@@ -43,11 +44,6 @@ class Tree:
     def __exit__(self, *_: object) -> None:
         for file in self._files:
             file.close()
-
-    @property
-    def packed(self) -> int:
-        """Bytes of the zips."""
-        return sum(os.fstat(file.fileno()).st_size for file in self._files)
 
     def read(self, name: str) -> bytes:
         """Bytes of one image file; safe to call from several threads."""
@@ -82,8 +78,9 @@ def open_tree(path: Path | Sequence[Path]) -> Tree:
 
 
 def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes], files: list[BinaryIO]) -> Tree:
-    names, labels_files, identity = [], {}, hashlib.sha256()
+    names, labels_files, identity, total = [], {}, hashlib.sha256(), 0
     for name, size, version in entries:
+        total += size
         identity.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
         if name.rsplit("/", 1)[-1] == LABELS_FILE:
             labels_files[name] = size
@@ -109,7 +106,8 @@ def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes], f
     if outside is not None:
         raise UserError(f"{where}: {shown(outside)} is outside of {shown(root)}, where {LABELS_FILE} is")
     relative = [name.removeprefix(root) for name in names]
-    return Tree(where, relative, labels, identity.hexdigest(), lambda name: read(root + name), files)
+    packed = sum(os.fstat(file.fileno()).st_size for file in files) if files else total
+    return Tree(where, relative, labels, identity.hexdigest(), packed, lambda name: read(root + name), files)
 
 
 def _hidden(part: str) -> bool:

@@ -62,15 +62,13 @@ def folder(path: Input, expected: Expected, checksum: str | bool) -> Images:
     """Any folder or zip of images. Labels come from dataset.json, else from the top-level folders, else it has no
     labels.
 
-    A folder that contains all images is not a class, unless ``classes: 1`` says so. With ``classes: 0`` (FFHQ, AFHQv2)
-    folders are not classes.
+    A folder that contains all images is not a class. With ``classes: 0`` (FFHQ, AFHQv2) folders are not classes.
     """
     tree = _tree(path, "a folder or zip of images")
     if expected.classes == 0:
         return _images(tree, None)
     if tree.labels_file is None:
-        labels = _labels_by_folder(tree)
-        return _images(tree, [0] * len(tree.names) if labels is None and expected.classes == 1 else labels)
+        return _images(tree, _labels_by_folder(tree))
     return _images(tree, read_labels(tree.labels_file, tree.names, tree.where))
 
 

@@ -78,14 +78,6 @@ def test_a_zip_from_windows_with_backslashes_is_read_as_with_slashes(tmp_path, c
     assert read_archive(tmp_path / "a.zip").labels.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_one_class_may_be_one_folder_or_none(tmp_path, classes):
-    cats = {name: content for name, content in classes.items() if name.startswith("cat/")}
-    for number, files in enumerate((cats, {name.removeprefix("cat/"): content for name, content in cats.items()})):
-        path = write_zip(tmp_path / f"{number}.zip", files)
-        assert archive_of(tmp_path, "zip", path, classes=1).labels.tolist() == [0, 0, 0]
-        assert archive_of(tmp_path, "zip", path).labels is None
-
-
 def test_our_own_archives_are_a_source(tmp_path, rgb_images):
     write_archive(tmp_path / "a.zip", rgb_images, [1, 0] * 6)
     result = prepare("zip", tmp_path / "b.zip", tmp_path / "a.zip")
