@@ -238,7 +238,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
     """Bytes of one member, at most its declared size."""
     try:
         with archive.open(info) as member:
-            data = member.read()
+            data = member.read(info.file_size + 1)  # without a number it unfolds whatever follows
     except OSError as error:
         raise StoppedError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a wrong checksum, zlib's errors, a damaged header

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from door import Inputs, command
 from hostile_images import any_image, bent, image, largest_png
-from hostile_zips import zip_of_zeros
+from hostile_zips import deflated, zip_of_zeros
 
 from edm.data.archive import images_in_chunks, read_archive, write_archive
 from edm.data.prepare import prepare
@@ -172,9 +172,9 @@ def tarball(draw: random.Random) -> bytes:
             info.size = len(batch)
             archive.addfile(info, io.BytesIO(batch))
     data = file.getvalue()
-    if draw.random() < 0.05:
-        data += bytes(300 << 20)
     data = gzip.compress(bent(draw, data) if draw.random() < 0.3 else data, 1)
+    if draw.random() < 0.05:  # a second part of the stream, of zeros
+        data += b"\x1f\x8b\x08" + bytes(7) + deflated(b"", 300 << 20) + bytes(8)
     return bent(draw, data) if draw.random() < 0.3 else data
 
 
