@@ -20,7 +20,7 @@ from edm.files.writing import atomic_write
 # are those that Python's zipfile writes.
 
 
-_UNFOLDED, _TIMES = 1 << 29, 256  # bytes of images in one piece, beyond which they may be so many times their files
+_UNFOLDED, _TIMES = 1 << 28, 256  # bytes of images in one piece, beyond which they may be so many times their files
 
 
 @dataclass(frozen=True)
