@@ -21,6 +21,9 @@ from edm.files.writing import atomic_write
 # are those that Python's zipfile writes.
 
 
+_UNFOLDED, _TIMES = 1 << 28, 256  # bytes of images in one piece, beyond which they may be so many times their files
+
+
 @dataclass(frozen=True)
 class Dataset:
     """images: uint8 [N, C, H, W], H = W a power of two, C 1 or 3; labels: int64 [N] or None; sha256: of the archive."""
@@ -127,9 +130,19 @@ def _decode(tree: Tree, names: Sequence[str]) -> np.ndarray:
         image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         check_image(image, where, images.shape[1:] if i else None)
         if i == 0:
+            _require_plausible(len(names) * image.nbytes, tree)
             images = np.empty((len(names), *image.shape), dtype=np.uint8)
         images[i] = image
     return images
+
+
+def _require_plausible(size: int, tree: Tree) -> None:
+    """Raises UserError if images of ``size`` bytes in a small zip would fill the memory."""
+    if size > max(_UNFOLDED, _TIMES * tree.packed):
+        raise UserError(
+            f"{tree.where}: its images unfold to {size:,} bytes, more than {_TIMES} times its files; if that is right, "
+            "make an archive of it with `edm prepare`"
+        )
 
 
 def _labels(tree: Tree) -> np.ndarray | None:

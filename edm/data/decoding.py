@@ -6,7 +6,7 @@ It checks the declared size of an image before decoding it.
 import io
 import warnings
 
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, ImageChops, TiffImagePlugin
 
 from edm.errors import UserError, one_line
 
@@ -16,6 +16,7 @@ FORMATS = {
 }  # fmt: skip
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 1 << 26  # 8192 x 8192: 200 MB as RGB
+_MOST_WORK = 1 << 34  # pixels times scans of a JPEG: each takes a pass over all; a photograph has 10 scans
 _GREY = ("1", "L", "LA", "La")
 _COLOUR = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr")
 #: The transposition that turns an image upright, by Exif orientation (Exif 3.0, tag 0x0112); 1 is upright.
@@ -41,6 +42,8 @@ def decoded(data: bytes, where: str) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UserError(f"{where} declares {width}x{height} pixels; more than {MAX_PIXELS:,} are refused")
+            if image.format in ("JPEG", "MPO") and width * height * data.count(b"\xff\xda") > _MOST_WORK:
+                raise UserError(f"{where} has too many scans for {width}x{height} pixels; save it again")
             bits = _bits(image, data)
             if image.mode not in (*_GREY, *_COLOUR):
                 raise UserError(f"{where} has pixels of kind {image.mode}; convert it to 8 bits per channel")
@@ -86,6 +89,7 @@ def _on_white(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "L" and bits < 8 and image.format == "PNG":  # the transparent grey is not scaled to 8 bits
         image.info["transparency"] *= 255 // ((1 << bits) - 1)
     layer = image.convert("LA" if grey else "RGBA")
-    page = Image.new("L" if grey else "RGB", image.size, "white")
-    page.paste(layer.convert(page.mode), mask=layer.getchannel("A"))
+    clear = ImageChops.invert(layer.getchannel("A"))
+    page = layer.convert("L" if grey else "RGB")
+    page.paste("white", (0, 0), clear)
     return page

@@ -1,6 +1,7 @@
 """Class labels: reads dataset.json and counts classes, for archives and raw data."""
 
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,7 +44,8 @@ def class_index(label: Any, where: str) -> int:
 def read_labels(content: bytes, names: Sequence[str], where: str) -> list[int] | None:
     """The labels of images, in the order of their names, from a dataset.json; None if its labels are ``null``.
 
-    content: ``{"labels": [[name, label], …]}``, one entry for each name and no others.
+    content: ``{"labels": [[name, label], …]}``, one entry for each name and no others. Names are equal in any Unicode
+    spelling: macOS decomposes the letters of file names (NFD), other systems compose them (NFC).
     Raises UserError, beginning with ``where``, for any other content. Labels are class indices and are never rounded.
     """
     where = f"{where}: {LABELS_FILE}"
@@ -55,18 +57,33 @@ def read_labels(content: bytes, names: Sequence[str], where: str) -> list[int] |
         return None
     if not (isinstance(entries, list) and all(map(_is_entry, entries))):
         raise UserError(f'{where} is not of the form {{"labels": [[name, label], …]}}')
-    table = {name: class_index(label, f"{where}: the label of {shown(name)}") for name, label in entries}
-    seen: set[str] = set()
-    for name, _ in entries:
-        if name in seen:
+    table: dict[str, int] = {}
+    for name, label in entries:
+        index = class_index(label, f"{where}: the label of {shown(name)}")
+        if composed(name) in table:
             raise UserError(f"{where} names {shown(name)} twice; one image has one label")
-        seen.add(name)
-    unlabelled = next((name for name in names if name not in table), None)
+        table[composed(name)] = index
+    keys = require_distinct(names, where)
+    unlabelled = next((name for name, key in zip(names, keys, strict=True) if key not in table), None)
     if unlabelled is not None:
         raise UserError(f"{where} has no label for {shown(unlabelled)}")
     if len(table) > len(names):
-        raise UserError(f"{where} names {shown(min(table.keys() - set(names)))}, which does not exist")
-    return [table[name] for name in names]
+        raise UserError(f"{where} names {shown(min(table.keys() - set(keys)))}, which does not exist")
+    return [table[key] for key in keys]
+
+
+def composed(name: str) -> str:
+    """A name in the Unicode spelling NFC, in which equal names compare equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def require_distinct(names: Iterable[str], where: str) -> list[str]:
+    """Names in one spelling (NFC). Raises UserError, beginning with ``where``, if two differ only in their spelling."""
+    met: dict[str, str] = {}
+    for name in names:
+        if met.setdefault(composed(name), name) != name:
+            raise UserError(f"{where}: {met[composed(name)]!a} and {name!a} are one name in two spellings; rename one")
+    return list(met)
 
 
 def shown(name: str) -> str:

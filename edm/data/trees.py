@@ -19,6 +19,7 @@ from edm.files.resumable import StoppedError
 MAX_FILE = 1 << 26  # bytes of one image file
 _LITTER = ("thumbs.db", "desktop.ini", "icon\r")
 _TEXTS = ("LICENSE", "LICENCE", "README")
+_WINDOWS = (0, 10)  # the systems of a zip's member (APPNOTE.TXT, 4.4.2) on which a backslash separates folders
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may allocate gigabytes for a dictionary
 
 
@@ -27,13 +28,14 @@ class Tree:
     """Image files below a folder or in zips. names: sorted, relative to their common folder.
 
     labels_file: content of the dataset.json beside them, or None. identity: hash of the names and versions of all
-    files. As a context manager it closes the zips at the end.
+    files. packed: bytes of the zips, or of the files in a folder. As a context manager it closes the zips at the end.
     """
 
     where: str
     names: list[str]
     labels_file: bytes | None
     identity: str
+    packed: int
     _read: Callable[[str], bytes]
     _files: list[BinaryIO]
 
@@ -77,8 +79,9 @@ def open_tree(path: Path | Sequence[Path]) -> Tree:
 
 
 def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes], files: list[BinaryIO]) -> Tree:
-    names, labels_files, identity = [], {}, hashlib.sha256()
+    names, labels_files, identity, total = [], {}, hashlib.sha256(), 0
     for name, size, version in entries:
+        total += size
         identity.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
         if name.rsplit("/", 1)[-1] == LABELS_FILE:
             labels_files[name] = size
@@ -104,7 +107,8 @@ def _tree(where: str, entries: Iterable[_Entry], read: Callable[[str], bytes], f
     if outside is not None:
         raise UserError(f"{where}: {shown(outside)} is outside of {shown(root)}, where {LABELS_FILE} is")
     relative = [name.removeprefix(root) for name in names]
-    return Tree(where, relative, labels, identity.hexdigest(), lambda name: read(root + name), files)
+    packed = sum(os.fstat(file.fileno()).st_size for file in files) if files else total
+    return Tree(where, relative, labels, identity.hexdigest(), packed, lambda name: read(root + name), files)
 
 
 def _hidden(part: str) -> bool:
@@ -181,9 +185,10 @@ def _zips(paths: Iterable[Path], members: dict[str, _Member], files: list[Binary
     for path in paths:
         archive = _open_zip(path, files)
         for info in archive.infolist():
-            if info.is_dir():
+            name = _slashed(info)
+            if name.endswith("/"):  # a folder
                 continue
-            name = _safe_name(info, path)
+            _require_safe(name, info, path)
             if _skipped(name):
                 continue
             if name in members:
@@ -209,8 +214,13 @@ def _open_zip(path: Path, files: list[BinaryIO]) -> zipfile.ZipFile:
         raise UserError(f"{path}: not a readable zip archive ({one_line(error)})") from None
 
 
-def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
-    name = info.filename.removeprefix("./")
+def _slashed(info: zipfile.ZipInfo) -> str:
+    """The name of a member, with slashes also where a program for Windows wrote backslashes."""
+    name = info.filename.replace("\\", "/") if info.create_system in _WINDOWS else info.filename
+    return name.removeprefix("./")
+
+
+def _require_safe(name: str, info: zipfile.ZipInfo, path: Path) -> None:
     parts = name.split("/")
     wrong = None
     if ".." in parts or name.startswith("/"):
@@ -223,14 +233,13 @@ def _safe_name(info: zipfile.ZipInfo, path: Path) -> str:
         wrong = "has a folder without a name in its path; zip it again"
     if wrong:
         raise UserError(f"{path}: {info.filename!a} {wrong}")
-    return name
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """Bytes of one member, at most its declared size."""
     try:
         with archive.open(info) as member:
-            data = member.read()
+            data = member.read(info.file_size + 1)  # without a number it unfolds whatever follows
     except OSError as error:
         raise StoppedError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a wrong checksum, zlib's errors, a damaged header

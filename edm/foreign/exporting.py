@@ -8,11 +8,11 @@ import torch
 
 from edm.errors import UserError
 from edm.files.refusals import damaged
+from edm.files.stored import Stored, StoredTensors, unwrapped
 from edm.files.tensors import save_tensors
 from edm.files.writing import atomic_write
 from edm.foreign.asked import Asked
 from edm.foreign.published import constructor_call, differences, from_published, known_arguments, to_published
-from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser
 

@@ -12,9 +12,9 @@ from edm.errors import UserError
 from edm.files.reading import open_regular
 from edm.files.refusals import printable, refused, shown
 from edm.files.tensors import load_tensors, read_header
+from edm.files.torch_files import LEGACY_START, legacy, plain, zipped
 from edm.foreign import adm, exporting, persistent, score_sde
 from edm.foreign.asked import Asked
-from edm.foreign.streams import LEGACY_START, legacy, plain, zipped
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser
 

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, NamedTuple
 from edm.errors import UserError
 from edm.files.pickles import Instance
 from edm.files.refusals import damaged, refused, shown, unsupported
+from edm.files.stored import Stored, StoredTensors
+from edm.files.torch_files import MODULE_DICT, PERSISTENT
 from edm.foreign.asked import Asked
 from edm.foreign.published import from_published, known_arguments
-from edm.foreign.streams import MODULE_DICT, PERSISTENT
-from edm.foreign.tensors import Stored, StoredTensors
 from edm.models.denoiser import Denoiser
 
 SOURCE = "a pickle of the EDM authors' program"

@@ -17,8 +17,8 @@ from edm.design.preconditioning import Preconditioning, VEPreconditioning, preco
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN
 from edm.errors import UserError
 from edm.files.refusals import damaged, refused, shown, unsupported
+from edm.files.stored import Stored, StoredTensors, unwrapped
 from edm.foreign.asked import Asked
-from edm.foreign.tensors import Stored, StoredTensors, unwrapped
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible
 from edm.networks.unet import Block, UNet

@@ -161,7 +161,7 @@ def _open_inception(name: str, weights: Path | None) -> _Opened:
 
     published = hash_in_name(URL_INCEPTION_V3)
     weights = weights or downloaded(name, URL_INCEPTION_V3, published)
-    # torch-fidelity unpickles its weights file. Read the tensors of the user's file with torch's restricted unpickler
+    # torch-fidelity unpickles its weights file. Read the tensors of the user's file with the restricted unpickler
     # and pass torch-fidelity a newly written file of them, so that no foreign pickle is executed.
     stream = io.BytesIO()
     torch.save(read_tensors(weights), stream)

@@ -6,7 +6,6 @@ Karras et al. (2022), the distance that of Heusel et al. (2017), "GANs trained b
 
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from edm.errors import UserError
+from edm.errors import UserError, one_line
+from edm.files.reading import open_regular
 from edm.files.writing import atomic_write
 
+MOST_UNFOLDED = 1 << 28  # bytes of an array in a smaller file: a covariance of 5,792 features, compressed
 SYMMETRY_TOLERANCE = 1e-6  # of the largest variance; covariances from other programs are symmetric up to rounding
 
 
@@ -198,7 +199,7 @@ def load_statistics(path: str | os.PathLike) -> ReferenceStatistics:
         missing = {"mu", "sigma"} - set(archive.files)
         if missing:
             raise UserError(f"{path}: has no {' and no '.join(sorted(missing))}; reference statistics need both")
-        mu, sigma = archive["mu"], archive["sigma"]
+        mu, sigma = _array(archive, "mu", path), _array(archive, "sigma", path)
         extra: dict[str, Any] = {
             key: _scalar(archive, key, kind, path) for key, kind in _EXTRAS.items() if key in archive.files
         }
@@ -215,7 +216,7 @@ def load_reference_features(path: str | os.PathLike) -> np.ndarray:
     with _archive(path) as archive:
         if "reference_features" not in archive.files:
             raise UserError(f"{path}: holds no features of the reference images; compute it again and keep them")
-        features, dimension = archive["reference_features"], archive["mu"].size
+        features, dimension = _array(archive, "reference_features", path), _array(archive, "mu", path).size
     return _checked_features(features, dimension, str(path))
 
 
@@ -225,22 +226,35 @@ _EXTRAS = {"count": int, "features": str, "dataset_sha256": str, "weights_sha256
 @contextmanager
 def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """Opens an .npz, which reads its members on access. Raises UserError if opening or reading fails."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; compute the reference statistics first, or correct the path")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: not a complete .npz file; compute or download it again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            yield archive
-    except UserError:
-        raise
-    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not readable as .npz ({reason}); compute or download it again") from None
+    with open_regular(path, "reference statistics, which `edm fid-ref` writes") as file:
+        if not zipfile.is_zipfile(file):
+            raise UserError(f"{path}: not a complete .npz file; compute or download it again")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                yield archive
+        except UserError:
+            raise
+        except (
+            Exception
+        ) as error:  # zipfile's, zlib's, numpy's, and those of Python's tokenizer, with which numpy reads
+            raise UserError(f"{path}: not readable as .npz ({one_line(error)}); compute or download it again") from None
 
 
-def _scalar(archive: Mapping[str, np.ndarray], key: str, kind: type, path: Path) -> int | str:
-    value = np.asarray(archive[key])
+def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
+    """An array of the file. Raises UserError, before it allocates memory, for a small file that unfolds to much."""
+    members = archive.zip.infolist() if archive.zip else []
+    size = max(info.file_size for info in members if info.filename in (key, f"{key}.npy"))
+    if size > max(MOST_UNFOLDED, path.stat().st_size):
+        raise UserError(f"{path}: {key} unfolds to {size:,} bytes; more than {MOST_UNFOLDED:,} are refused")
+    value = archive[key]
+    if not isinstance(value, np.ndarray):  # numpy returns the bytes of a member that is no array
+        raise UserError(f"{path}: {key} is not an array; compute or download the statistics again")
+    return value
+
+
+def _scalar(archive: np.lib.npyio.NpzFile, key: str, kind: type, path: Path) -> int | str:
+    value = _array(archive, key, path)
     if value.ndim or not isinstance(value.item(), kind):
         raise UserError(f"{path}: {key} is not a single {kind.__name__}; remove it or compute the statistics again")
     return value.item()

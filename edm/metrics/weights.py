@@ -11,6 +11,9 @@ import torch
 
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
+from edm.files.reading import open_regular
+from edm.files.stored import Stored, StoredTensors
+from edm.files.torch_files import saved
 from edm.files.writing import atomic_write
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets silently
@@ -19,18 +22,20 @@ DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall of
 def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The state dict in a file of torch.save, on the CPU; executes no code of the file.
 
-    Raises UserError if the file is missing or holds anything else.
+    Raises UserError if the file is missing or holds anything else. It takes no more memory than the file has bytes.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; correct the path of the feature extractor's weights")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        raise UserError(f"{path}: not a readable file of tensors; download the weights again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: not a state dict; give the weights as they are published")
-    return state
+    with open_regular(path, "the weights of a feature extractor") as file:
+        try:
+            state = saved(file)
+            if isinstance(state, dict) and all(
+                type(name) is str and isinstance(value, Stored) for name, value in state.items()
+            ):
+                return StoredTensors(file, state).together()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); download the weights again") from None
+        except UserError as error:
+            raise UserError(f"{path}: not a readable file of tensors ({error})") from None
+    raise UserError(f"{path}: not a state dict; give the weights as they are published")
 
 
 def downloaded(name: str, url: str, sha256: str) -> Path:

@@ -171,3 +171,16 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, rgb_images):
     with pytest.raises(edm.UserError, match="choose one of digits"):
         prepare("cats", tmp_path / "a.zip")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_archive_of_large_black_images_is_refused_before_it_fills_the_memory(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (1024, 1024)).save(buffer, format="png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i in range(200):
+            archive.writestr(image_name(i), buffer.getvalue())
+        archive.writestr("dataset.json", b'{"labels": null}')
+    for read in (read_archive, lambda path: next(images_in_chunks(path))):
+        with pytest.raises(edm.UserError, match="unfold to 629,145,600 bytes, more than 256 times its files"):
+            read(tmp_path / "a.zip")
+    assert some_images(tmp_path / "a.zip", range(2)).shape == (2, 3, 1024, 1024)

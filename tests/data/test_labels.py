@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -98,6 +99,30 @@ def test_labels_are_what_the_file_says_in_both_ways(tmp_path, archive, labels):
 def test_the_order_of_entries_does_not_count(archive):
     text = json.dumps({"labels": [[image(2), 7], [image(0), 5], [image(1), 6]]})
     assert read_archive(archive(text)).labels.tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize("files, entries", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_names_are_equal_in_any_unicode_spelling(tmp_path, archive, files, entries):
+    """macOS decomposes the letters of file names; a dataset.json written elsewhere has them composed."""
+    names = ["über/é.png", "über/e.png"]
+    labels = [[unicodedata.normalize(entries, name), i] for i, name in enumerate(names)]
+    with zipfile.ZipFile(archive(b"")) as old, zipfile.ZipFile(tmp_path / "b.zip", "w") as new:
+        for i, name in enumerate(names):
+            new.writestr(unicodedata.normalize(files, name), old.read(image(i)))
+        new.writestr("dataset.json", json.dumps({"labels": labels}))
+    assert read_archive(tmp_path / "b.zip").labels.tolist() == [1, 0]  # e.png comes first in any spelling
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_two_spellings_of_one_name_are_refused(tmp_path, archive, labelled):
+    names = [unicodedata.normalize(form, "é/") + "0.png" for form in ("NFC", "NFD")]
+    with zipfile.ZipFile(archive(b"")) as old, zipfile.ZipFile(tmp_path / "b.zip", "w") as new:
+        for i, name in enumerate(names):
+            new.writestr(name, old.read(image(i)))
+        if labelled:
+            new.writestr("dataset.json", json.dumps({"labels": [[names[0], 0]]}))
+    with pytest.raises(edm.UserError, match=r"'e\\u0301.*' and '\\xe9.*' are one name in two spellings; rename one"):
+        prepare("zip", tmp_path / "out.zip", tmp_path / "b.zip", workers=1)
 
 
 def test_classes_are_counted_to_the_largest_label_everywhere(tmp_path, archive, capsys):

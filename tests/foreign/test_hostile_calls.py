@@ -109,7 +109,7 @@ def test_a_call_inside_of_a_nested_stream_is_refused(tmp_path, refused, name):
         ("torch_utils", "persistence._reconstruct_persistent_obj"), ("dnnlib.util", "get_obj_by_name"),
         ("numpy", "load"), ("numpy", "dtype.__class__"), ("numpy.core.multiarray", "_reconstruct"),
         ("numpy.testing._private.utils", "runstring"), ("copyreg", "_reconstructor"), ("functools", "partial"),
-        ("operator", "attrgetter"), ("edm.foreign.streams", "plain"), ("", ""), ("os\n", "sys\ttem\x1b[2J"),
+        ("operator", "attrgetter"), ("edm.files.torch_files", "plain"), ("", ""), ("os\n", "sys\ttem\x1b[2J"),
     ],
 )  # fmt: skip
 def test_names_that_no_checkpoint_needs_are_refused(tmp_path, refused, module, name):

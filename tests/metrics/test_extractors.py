@@ -5,6 +5,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from edm.metrics import EXTRACTORS as NAMES
 from edm.metrics import PIXELS
 from edm.metrics.extractors import CLASSIFIER, EXTRACTORS, INCEPTION, distance_label, extract, load_features
 from edm.metrics.frechet import frechet_distance
+from edm.metrics.weights import read_tensors
 
 
 def our_distance(features, first: torch.Tensor, second: torch.Tensor) -> float:
@@ -215,3 +218,45 @@ def test_inception_weights_that_do_not_fit_give_one_line_and_run_nothing(incepti
         assert str(caught.value).startswith(f"{path}: ")
         assert "\n" not in str(caught.value)
     assert not sprung.exists()
+
+
+def compressed(path):
+    """Weights whose members are compressed: torch.save compresses none, and zeros fold a thousandfold."""
+    torch.save({"fc.bias": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+
+
+def nested_key(path):
+    """A tuple of two of a tuple of two …, sixty deep, as a key: its hash would take 2^60 steps."""
+    torch.save({}, path, _use_new_zipfile_serialization=False)
+    start, program = path.read_bytes().split(b"}q\x00.", 1)
+    nested = b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
+    path.write_bytes(start + b"})" + nested + b"Ns." + program)
+
+
+def claiming(path):
+    torch.save({"x": torch.zeros(4)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"K\x04", b"\x8a\x06" + (1 << 40).to_bytes(6, "little")))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(compressed, "is compressed"), (nested_key, "a tuple as a key"), (claiming, "claims 4,398,046,511,104 bytes")],
+)
+def test_weights_that_would_unfold_without_bound_are_refused(tmp_path, make, message):
+    make(tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=f"not a readable file of tensors .*{message}"):
+        read_tensors(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_weights_are_read_as_torch_reads_them_also_where_they_share_memory(tmp_path, new):
+    tied = torch.arange(6.0)
+    state = OrderedDict(a=tied, b=tied.view(2, 3).T, c=torch.nn.Parameter(torch.ones(3)), d=torch.tensor(7))
+    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=new)
+    ours, theirs = read_tensors(tmp_path / "weights.pth"), torch.load(tmp_path / "weights.pth", weights_only=True)
+    assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -238,6 +238,20 @@ def _not_npy(path):
         archive.writestr("sigma.npy", b"hello")
 
 
+def _unfolding(path):
+    """A covariance of 4,096 features in 130 KB, where 64 MiB are allowed."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in (("mu", np.zeros(4096)), ("sigma", np.zeros((4096, 4096)))):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.save(file, array)
+
+
+def _unfinished_header(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("mu", "sigma"):
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\1\0\x05\0{'a(\n")
+
+
 def _saved(**arrays):
     return lambda path: np.savez(path, **arrays)
 
@@ -250,7 +264,9 @@ def _saved(**arrays):
         (_flipped, "not readable as .npz"),
         (_bare_array, "not a complete .npz"),
         (_object_array, "not readable as .npz"),
-        (_not_npy, "not floating-point"),
+        (_not_npy, "mu is not an array"),
+        (_unfolding, "sigma unfolds to 134,217,856 bytes; more than 67,108,864 are refused"),
+        (_unfinished_header, "not readable as .npz"),
         (_saved(mu=np.zeros(3)), "has no sigma"),
         (_saved(other=np.zeros(3)), "has no mu and no sigma"),
         (_saved(mu=np.zeros(3), sigma=np.eye(4)), "have shapes"),
@@ -266,7 +282,8 @@ def _saved(**arrays):
         (_saved(mu=np.zeros(2), sigma=np.eye(2), features=np.array(7)), "features is not a single str"),
     ],
 )
-def test_a_bad_file_gives_one_line_that_names_it(make, message, tmp_path):
+def test_a_bad_file_gives_one_line_that_names_it(make, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("edm.metrics.frechet.MOST_UNFOLDED", 64 << 20)
     path = tmp_path / "bad.npz"
     make(path)
     with pytest.raises(UserError, match=message) as caught:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
+from edm.config import LIMITS
 from edm.errors import UserError
 
 
@@ -25,6 +26,11 @@ class Expected:
                 raise UserError(f"{name} is {value!r}; expected a whole number from {least}")
         if given.get("channels", 1) not in (1, 3):
             raise UserError(f"channels is {given['channels']}; choose 1 (grey) or 3 (RGB)")
+        side, limits = given.get("resolution", 8), LIMITS["resolution"]
+        if side & (side - 1) or not limits["minimum"] <= side <= limits["maximum"]:
+            raise UserError(
+                f"resolution is {side}; expected a power of two from {limits['minimum']} to {limits['maximum']}"
+            )
         return replace(self, **given, stated=self.stated | set(given))
 
     def why(self, name: str) -> str:

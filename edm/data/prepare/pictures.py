@@ -65,7 +65,8 @@ def as_asked(item: bytes | np.ndarray, where: str, expected: Expected, shape: tu
     try:
         check_image(image, where, shape)
     except UserError as error:
-        raise UserError(f"{error}; state resolution and channels to make all images alike") from None
+        unstated = [name for name in ("resolution", "channels") if getattr(expected, name) is None]
+        raise UserError(f"{error}; state {' and '.join(unstated)} to make all images alike") from None
     return image
 
 

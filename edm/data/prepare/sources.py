@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edm.data.labels import LABELS_FILE, read_labels, shown
+from edm.data.labels import LABELS_FILE, read_labels, require_distinct, shown
 from edm.data.prepare import cifar, idx
 from edm.data.prepare.expected import Expected
 from edm.data.prepare.pictures import Images
@@ -110,4 +110,5 @@ def _labels_by_folder(tree: Tree) -> list[int] | None:
         )
     named = [folder for folder in folders if folder is not None]
     ranks = {name: rank for rank, name in enumerate(sorted(set(named)))}
+    require_distinct(ranks, tree.where)
     return [ranks[name] for name in named]

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 from made_up import idx_file, labels_file, picture, write_folder, write_mnist, write_zip
+from PIL import Image
 
 import edm
 from edm.data.archive import read_archive
@@ -33,7 +34,7 @@ LEADS_OUT = "is a name that leads out of the archive"
         ("/a.png", LEADS_OUT),
         ("a/../../b.png", LEADS_OUT),
         ("..", LEADS_OUT),
-        ("..\\a.png", "has a backslash in its name"),
+        ("a\\b.png", "has a backslash in its name"),
         ("C:/a.png", "has a colon in 'C:'"),
         ("rose: red/1.png", "has a colon in 'rose: red', .*; rename that"),
         ("a//b.png", "has a folder without a name in its path"),
@@ -46,6 +47,16 @@ def test_a_name_that_a_zip_should_not_hold_is_refused_with_what_is_wrong(tmp_pat
     refused(message, "zip", path)
     with pytest.raises(edm.UserError, match=message):
         read_archive(path)
+
+
+@pytest.mark.parametrize("name", ["..\\a.png", "\\a.png", "a\\..\\..\\b.png", "C:\\a.png", "a\\\\b.png"])
+def test_backslashes_of_windows_lead_out_no_more_than_slashes(tmp_path, refused, classes, name):
+    path = write_zip(tmp_path / "a.zip", classes)
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo(name)
+        info.create_system = 0
+        archive.writestr(info, picture(1))
+    refused(f"{LEADS_OUT}|has a colon in 'C:'|has a folder without a name", "zip", path)
 
 
 def edited(path, **fields):
@@ -79,7 +90,10 @@ def test_members_that_lie_are_refused(tmp_path, refused, fields, message):
 def test_a_zip_bomb_is_refused_for_what_it_claims_and_cut_at_what_it_claims(tmp_path, refused):
     path = write_zip(tmp_path / "a.zip", {"0.png": bytes(65 << 20)})
     refused("0.png claims 68,157,440 bytes; more than 67,108,864", "zip", path)
-    path = write_zip(tmp_path / "b.zip", {"0.png": picture(0), "1.png": bytes(40 << 20)})
+    path = write_zip(tmp_path / "b.zip", {"0.png": picture(0)})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("1.png", "w") as member:
+        for _ in range(200):
+            member.write(bytes(1 << 20))
     refused("1.png is damaged|1.png is not a readable image", "zip", edited(path, size=1000))
     path = write_zip(tmp_path / "c.zip", {"0.png": picture(0), "dataset.json": bytes(40 << 20)})
     refused("dataset.json is far too large for 1 images", "zip", path)
@@ -170,7 +184,7 @@ def test_what_is_neither_file_nor_folder_does_not_block(tmp_path, refused, class
 def test_mixed_sizes_and_kinds_need_to_be_told_what_to_become(tmp_path, refused, classes):
     for number, (content, message) in enumerate(
         (
-            (picture(1, 32, 32), "is 32x32 with 3 channels, unlike those before it .*state resolution"),
+            (picture(1, 32, 32), "is 32x32 with 3 channels, unlike those before it .*state resolution and channels to"),
             (picture(1, 16, 24), "is 16x24; images must be square .*state resolution"),
             (picture(1, 16, 16, "L"), "is 16x16 with 1 channels, unlike those before it .*state .*channels"),
         )
@@ -178,6 +192,15 @@ def test_mixed_sizes_and_kinds_need_to_be_told_what_to_become(tmp_path, refused,
         path = write_folder(tmp_path / f"in{number}", classes | {"dog/9.png": content})
         refused(f"dog/9.png {message}", "folder", path)
         prepare("folder", tmp_path / "o.zip", path, resolution=16, channels=3)
+
+
+def test_what_was_stated_is_not_asked_for_again(tmp_path, refused, classes):
+    path = write_folder(tmp_path / "in", classes | {"dog/9.png": picture(1, 16, 16, "L")})
+    refused("unlike those before it .*; state channels to make", "folder", path, resolution=16)
+    path = write_folder(tmp_path / "in", {"dog/9.png": picture(1, 32, 32)})
+    refused("unlike those before it .*; state resolution to make", "folder", path, channels=3)
+    for side in (12, 4, 1 << 15):
+        refused(f"^resolution is {side}; expected a power of two from 8 to 16384", "folder", path, resolution=side)
 
 
 def test_missing_labels_are_an_error_where_classes_are_expected(tmp_path, refused, classes):
@@ -257,3 +280,14 @@ def test_refusals_stay_small_as_the_system_counts(tmp_path):
     with pytest.raises(edm.UserError, match="too many pixels"):
         prepare("folder", tmp_path / "o.zip", folder, resolution=64)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_a_jpeg_with_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path, refused):
+    """Each scan takes a pass over all pixels, though it may have no more than 13 bytes."""
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    frame, scan = data.find(b"\xff\xc2"), data.find(b"\xff\xda")
+    data = data[: frame + 5] + struct.pack(">HH", 8000, 8000) + data[frame + 9 : scan] + data[scan : scan + 10] * 5000
+    folder = write_folder(tmp_path / "in", {"a.jpg": data + b"\xff\xd9"})
+    refused("a.jpg has too many scans for 8000x8000 pixels; save it again", "folder", folder, resolution=64)

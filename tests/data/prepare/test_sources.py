@@ -73,6 +73,18 @@ def test_dataset_json_goes_before_folder_names(tmp_path, classes):
     assert archive_of(tmp_path, "zip", path).labels is None
 
 
+def test_a_zip_from_windows_with_backslashes_is_read_as_with_slashes(tmp_path, classes):
+    labels = labels_file([[name, i] for i, name in enumerate(classes)])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, content in (classes | {"dataset.json": labels, "cat/": b""}).items():
+            info = zipfile.ZipInfo(name.replace("/", "\\"))
+            info.create_system = 0
+            archive.writestr(info, content)
+    slashed = prepare("zip", tmp_path / "o1.zip", write_zip(tmp_path / "b.zip", classes | {"dataset.json": labels}))
+    assert prepare("zip", tmp_path / "o2.zip", tmp_path / "a.zip") == slashed
+    assert read_archive(tmp_path / "a.zip").labels.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_our_own_archives_are_a_source(tmp_path, rgb_images):
     write_archive(tmp_path / "a.zip", rgb_images, [1, 0] * 6)
     result = prepare("zip", tmp_path / "b.zip", tmp_path / "a.zip")

@@ -1,4 +1,4 @@
-"""Tensors of a foreign file: described while the file is checked, and read one by one afterwards."""
+"""Tensors of a pickled file: described while the file is checked, and read one by one afterwards."""
 
 import math
 import zlib
@@ -135,9 +135,24 @@ class StoredTensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         """Raises UserError if the bytes are incomplete or fail their checksum."""
         tensor = self._stored[name]
+        return torch.empty(tensor.shape, dtype=tensor.storage.dtype) if 0 in tensor.shape else self._view(name, {})
+
+    def together(self) -> dict[str, Tensor]:
+        """All tensors, each storage read once: tensors that share a storage, such as tied weights, share memory."""
+        kept: dict[tuple[int | None, int], bytearray] = {}
+        return {name: self[name] if 0 in self.shape(name) else self._view(name, kept) for name in self}
+
+    def _view(self, name: str, kept: dict[tuple[int | None, int], bytearray]) -> Tensor:
+        """A tensor in the bytes of its storage, which ``kept`` holds by their place in the file or gets now."""
+        tensor = self._stored[name]
         storage = tensor.storage
-        if 0 in tensor.shape:
-            return torch.empty(tensor.shape, dtype=storage.dtype)
+        place = storage.start, storage.length
+        if place not in kept:
+            kept[place] = self._content(name, storage)
+        numbers = torch.frombuffer(kept[place], dtype=storage.dtype)
+        return numbers.as_strided(tensor.shape, tensor.stride, tensor.offset)
+
+    def _content(self, name: str, storage: Storage) -> bytearray:
         self._left -= storage.length
         if self._left < 0:
             raise refused("its tensors share their numbers, as those of no checkpoint do")
@@ -149,7 +164,7 @@ class StoredTensors(Mapping[str, Tensor]):
             raise damaged("it ends inside of a tensor")
         if storage.crc is not None and zlib.crc32(content) != storage.crc:
             raise damaged(f"the checksum of {shown(name)} is wrong")
-        return torch.frombuffer(content, dtype=storage.dtype).as_strided(tensor.shape, tensor.stride, tensor.offset)
+        return content
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

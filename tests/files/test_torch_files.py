@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edm.errors import UserError
-from edm.foreign.streams import legacy, plain, zipped
-from edm.foreign.tensors import DTYPES, Stored, StoredTensors
+from edm.files.stored import DTYPES, Stored, StoredTensors
+from edm.files.torch_files import legacy, plain, zipped
 
 BASE = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)
 TENSORS = {

@@ -12,14 +12,21 @@ import numpy as np
 
 from edm.files.pickles import Budget, Instance, Name, Names, Span, interpret
 from edm.files.refusals import damaged, refused, shown
-from edm.foreign.tensors import DTYPES, Storage, rebuild_parameter, rebuild_tensor, storage_claim
-from edm.foreign.zips import content, members
+from edm.files.stored import DTYPES, Storage, rebuild_parameter, rebuild_tensor, storage_claim
+from edm.files.torch_zips import content, members
 
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
 _LEGACY_PROTOCOL = 1001
 _MOST_DESCRIPTION = 64 << 20  # bytes of the pickle in an archive
 _LONGEST_NUMBER = 16  # bytes
 _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+
+
+def saved(file: BinaryIO) -> Any:
+    """The value in a file of torch.save, of either format. Raises UserError."""
+    start = file.read(2)
+    file.seek(0)
+    return zipped(file) if start == b"PK" else legacy(file)
 
 
 def zipped(file: BinaryIO) -> Any:

@@ -1,0 +1,10 @@
+"""Hostile archives, folders and images end in one line, soon, in little memory, and leave nothing behind."""
+
+import fuzz_archives
+from door import run
+
+
+def test_a_hundred_hostile_inputs_end_in_a_line():
+    tally = run(fuzz_archives.generate(100, 7), canary=fuzz_archives.CANARY)
+    assert tally.clean, tally
+    assert tally.inputs == 100 and tally.clear > 50 and tally.peak < 1000
