@@ -10,7 +10,6 @@ make a step stale: a clone may lack raw data and samples.
 
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -23,6 +22,17 @@ from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.rules import RULES
 from edm.errors import UserError
+from edm.files.documents import (
+    ANY,
+    TEXT,
+    DamagedError,
+    Kind,
+    Maybe,
+    Names,
+    between,
+    read_document,
+    whole,
+)  # fmt: skip
 from edm.files.hashes import Hashes, digest
 from edm.files.writing import write_json
 from edm.tracking import environment_tags
@@ -30,6 +40,16 @@ from edm.tracking import environment_tags
 FORMAT = "edm-step/1"
 #: The fields of a sidecar that record how the files were made.
 ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
+_SECONDS = between(0, 1e12)
+_DATE = Kind("a date and time", lambda value: _is_date(value))
+_ORIGIN = {"created": Maybe(_DATE), "seconds": Maybe(_SECONDS), "processes": Maybe(whole(1)),
+           "versions": Maybe(Names(TEXT)),
+           **{name: Maybe(TEXT) for name in ("commit", "dirty", "host", "slurm_job", "gpu")}}  # fmt: skip
+_SIDECAR = {
+    "digest": TEXT, "specification": {"settings": ANY, "inputs": Names(TEXT.or_null())},
+    "inputs": Names(TEXT.or_null()), "outputs": Names(TEXT), "adopted": Maybe(TEXT),
+    "parts": Maybe([{"job": TEXT, **_ORIGIN}]), **_ORIGIN,
+}  # fmt: skip
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
 
 
@@ -42,16 +62,19 @@ def sidecar_file(job: Job) -> str:
 
 
 def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The sidecar at a path; None if it is missing or damaged, which have the same effect."""
+    """The sidecar at a path; None if it is missing or damaged, which have the same effect.
+
+    Raises UserError if it cannot be read, or if a later version of this program wrote it: the step may be up to date.
+    """
+    if not os.path.exists(path):
+        return None
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        found: dict[str, Any] = read_document(
+            os.fspath(path), FORMAT, _SIDECAR, "the record of a step", "it counts as missing"
+        )
+    except DamagedError:
         return None
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("digest"), str):
-        return None
-    whole = all(isinstance(found.get(part), dict) for part in ("specification", "inputs", "outputs"))
-    return found if whole else None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class Provenance:
@@ -263,11 +286,13 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
 
 def _left_behind(job: Job) -> bool:
     """Whether some local runs are not delivered to MLflow yet."""
-    try:
-        with open(job.outputs[0], encoding="utf-8") as file:
-            return "reason" in json.load(file) and os.path.isdir(f"runs/{job.key[0]}")
-    except (OSError, ValueError):
+    if not os.path.exists(job.outputs[0]):
         return False
+    try:
+        summary = read_document(job.outputs[0], None, {"reason": Maybe(ANY)}, "a summary of a delivery", "make it anew")
+    except DamagedError:
+        return False
+    return "reason" in summary and os.path.isdir(f"runs/{job.key[0]}")
 
 
 def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
@@ -291,6 +316,13 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
         inner = key if not place or place == "settings" or place == "inputs" else f"{place}.{key}"
         found += _differences(old.get(key), new.get(key), inner)
     return found
+
+
+def _is_date(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).timestamp() >= 0
+    except (TypeError, ValueError, OverflowError, OSError):
+        return False
 
 
 def _versions() -> dict[str, str]:

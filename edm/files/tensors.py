@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edm.errors import UserError
+from edm.files.documents import parse
 from edm.files.hashes import digest
 from edm.files.writing import atomic_write
 
@@ -70,9 +71,9 @@ def read_header(path: str | Path, format: str) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(path.stat().st_size, _LONGEST_HEADER):
                 raise ValueError("its header is longer than the file or than the limit")
-            metadata = json.loads(file.read(length).decode()).get("__metadata__", {})  # json would guess the encoding
-        header = json.loads(metadata["edm"])
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            metadata = parse(file.read(length)).get("__metadata__", {})
+        header = parse(metadata["edm"].encode())
+    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a file of this program: no readable safetensors header ({error})") from None
     kind = header.get("format") if isinstance(header, dict) else None
     if kind != format:

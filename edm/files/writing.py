@@ -64,16 +64,6 @@ def write_json(path: str | os.PathLike, value) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike):
-    """The value in a JSON file. Raises UserError if the file is missing or not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error})") from None
-
-
 def named(number: float) -> str:
     """A number as part of a file name: as short as possible but unique. 40.0 gives "40"; 1/3 keeps all digits."""
     short = f"{number:g}"

@@ -12,7 +12,7 @@ import yaml
 
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
-from edm.files.writing import read_json
+from edm.files.documents import read_json
 from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
 from edm.params.layouts import check_report

@@ -80,7 +80,9 @@ def told_by(job: Job) -> list[Done]:
     sidecar = read_sidecar(sidecar_file(job))
     if sidecar is None:
         return []
-    parts = [(part["job"].removesuffix(".safetensors"), part) for part in sidecar.get("parts", ()) if "seconds" in part]
+    parts = [
+        (part["job"].removesuffix(".safetensors"), part) for part in (sidecar.get("parts") or ()) if "seconds" in part
+    ]
     return [*(_done("shard", (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
 
 
@@ -91,7 +93,7 @@ def _needed(chain: Chain, report: Report) -> list[Job]:
 
 def _done(rule: str, key: tuple[str, ...], sidecar: dict[str, Any]) -> Done:
     known = {entry.name for entry in dataclasses.fields(Done)} - {"rule", "key"}
-    return Done(rule, key, **{name: value for name, value in sidecar.items() if name in known})
+    return Done(rule, key, **{name: value for name, value in sidecar.items() if name in known and value is not None})
 
 
 def configuration(chain: Chain, report: Report) -> str:

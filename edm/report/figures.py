@@ -9,13 +9,14 @@ import numpy as np
 from edm.chain import paths
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files.writing import named, read_json
+from edm.files.writing import named
 from edm.params import Report
 from edm.params.layouts import figure_layout
 from edm.params.sources import Figure, Source
 from edm.report import panels
 from edm.report.results import Measurement, Results, metric
 from edm.report.tables import best, least_nfe
+from edm.training.curves import read_curves
 
 MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowest": (best, "lowest")}
 PER_ROW = 4  # sheets per row of a figure that states no rows
@@ -83,9 +84,9 @@ def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> 
     for label, source in layout.shown.items():
         file = places.models / Path(paths.levels_file(source.experiment, source.model)).relative_to("models")
         if file.exists():
-            levels, losses[label] = read_json(file), loss_of(source.experiment.models[source.model])
+            levels, losses[label] = read_curves(file), loss_of(source.experiment.models[source.model])
             after[label] = weighted(levels["after"], losses[label])
-            if levels["before"]:
+            if levels.get("before"):
                 before[label] = weighted(levels["before"], losses[label])
     if not after:
         raise UserError(f"{path}: none of its models is trained yet; run snakemake")
