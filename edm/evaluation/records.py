@@ -47,7 +47,7 @@ _SEARCH = {
     "metric": _METRIC, "checkpoint": _CHECKPOINT, "run": Maybe(TEXT), "commit": Maybe(TEXT), "dirty": Maybe(TEXT),
 }  # fmt: skip
 _CHOICE = {"metric": _METRIC, "best": TEXT, "value": AMOUNT, "cheap": Names(AMOUNT.or_null()),
-           "full": Names(AMOUNT.or_null()), "confirm_images": COUNT}  # fmt: skip
+           "full": Maybe(Names(AMOUNT.or_null())), "confirm_images": COUNT}  # fmt: skip
 
 
 @dataclass(frozen=True)
