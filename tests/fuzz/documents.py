@@ -1,9 +1,7 @@
 """A small chain whose files the program itself has written, one or more of each of its formats."""
 
-import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,18 +176,3 @@ WRITERS: dict[str, Callable[[Chain, Job], None]] = {
     "analyse": _analyse,
     "track": lambda chain, job: write_json(job.outputs[0], {"runs": 3, "reason": "no network"}),
 }  # fmt: skip
-
-
-@contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    """The working directory is changed inside and restored after."""
-    before = Path.cwd()
-    try:
-        os.chdir(folder)
-        yield
-    finally:
-        os.chdir(before)
-
-
-def content_of(path: Path) -> Any:
-    return json.loads(path.read_text())

@@ -4,11 +4,13 @@ Each input damages one file of a small chain (:mod:`documents`) and then calls w
 plan, provenance pages and captions, resumed jobs. A damaged value must be refused or ignored, never shown.
 """
 
+import functools
 import json
+import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,16 +173,16 @@ def formats(readers: Readers) -> list[tuple[str, Path, mutations.Damage, list[Ca
     ]
 
 
-def inputs(count: int, seed: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Inputs of all formats in turn, each damaged by its own seed. Runs in a folder of its own."""
-    with tempfile.TemporaryDirectory() as folder, documents.working_in(Path(folder)):
-        readers = Readers(documents.made(Path(folder)))
-        readers.pages()
-        found = formats(readers)
-        contents = {path: path.read_bytes() for _, path, _, _ in found}
-        for _, _, _, reads in found:  # whole files are accepted
-            for read in reads:
-                read()
+def inputs(count: int, seed: int) -> door.Inputs:
+    """Inputs of all formats in turn, each damaged by its own seed, in a folder of its own."""
+    folder, before = tempfile.TemporaryDirectory(), Path.cwd()
+    readers = Readers(documents.made(Path(folder.name)))
+    found = formats(readers)
+    contents = {path: path.read_bytes() for _, path, _, _ in found}
+    for _, _, _, reads in found:
+        read_all(reads)  # whole files are accepted; the memory for imports is not that of an input
+
+    def damaged() -> door.Inputs:
         for number in range(seed, seed + count):
             name, path, damage, reads = found[number % len(found)]
             draw = random.Random(number)
@@ -190,8 +192,11 @@ def inputs(count: int, seed: int) -> Iterator[tuple[str, Callable[[], None]]]:
                     mutations.put(other, whole)
             mutations.put(path, content)
             reads = draw.sample(reads, 1) if draw.random() < 0.7 else reads
+            yield f"seed {number} ({name}: {path})", functools.partial(read_all, reads)
+        os.chdir(before)
+        folder.cleanup()
 
-            yield f"seed {number} ({name}: {path})", lambda reads=reads: read_all(reads)
+    return damaged()
 
 
 def read_all(reads: list[Callable[[], Any]]) -> None:
