@@ -26,24 +26,12 @@ from edm.tracking.transfer import _unchanged
 
 PATH, STORE = Path("runs/tiny/a.journal.jsonl"), Path("mlflow.db")
 NAMES = [
-    "x" * 400, "x" * 5000, "a/b/../c", "/abs", "..", ".", "a:b", "ä\u0301", "a\tb", "=1+1", "<b>", "a" * 249 + "/b", " ",
-    "edm.key", "mlflow.parentRunId", "mlflow.runName", "edm.synced", "edm.artifacts", "%s", "'; DROP TABLE runs",
+    "x" * 400, "x" * 5000, "a/b/../c", "/abs", "..", ".", "a:b", "ä\u0301", "a\tb", "=1+1", "<b>", "a" * 249 + "/b",
+    " ", "edm.key", "mlflow.parentRunId", "mlflow.runName", "edm.synced", "edm.artifacts", "%s", "'; DROP TABLE runs",
 ]  # fmt: skip
 VALUES: list[Any] = [
-    *NAMES,
-    "x" * 900_000,
-    "nan",
-    "-inf",
-    "1e999",
-    "1_0",
-    "9" * 4000,
-    1e308,
-    5e-324,
-    -0.0,
-    2**62,
-    0,
-    -1,
-]
+    *NAMES, "x" * 900_000, "nan", "-inf", "1e999", "1_0", "9" * 4000, 1e308, 5e-324, -0.0, 2**62, 0, -1,
+]  # fmt: skip
 
 
 def written(folder: Path) -> bytes:
@@ -52,10 +40,8 @@ def written(folder: Path) -> bytes:
     Path("picture.png").write_bytes(b"a picture")
     journal = Journal(PATH)
     for name in ("one", "two", "three"):
-        params, tags = {"num_steps": 4, "nested": {"a": [1, {"b": None}]}}, {"kind": "evaluation", "model": "m"}
-        with journal.run(
-            name, name=name, experiment="tiny", params=params, tags=tags, parent="one", made_from="d"
-        ) as run:
+        about = {"params": {"num_steps": 4, "nested": {"a": [1, {"b": None}]}}, "tags": {"kind": "evaluation"}}
+        with journal.run(name, name=name, experiment="tiny", parent="one", made_from="d", **about) as run:
             run.metrics({"FID": 2.5, "nfe": 7}, step=100)
             run.tag("host", "a node")
             run.artifact("picture.png", "samples")
