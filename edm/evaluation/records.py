@@ -38,7 +38,7 @@ _CHECKPOINT = {"sha256": TEXT, "dataset_sha256": Maybe(TEXT), "images": Maybe(CO
 #: The results of one draw, as :func:`edm.evaluation.evaluate.evaluate` returns them; other fields are other metrics.
 MEASURED = {"images": whole(1), "nfe": COUNT, "distance": AMOUNT, "more": Maybe(Names(NUMBER))}
 _RESULTS = {
-    "experiment": TEXT, "model": TEXT, "grid": TEXT, "checkpoint": _CHECKPOINT, "metric": _METRIC,
+    "model": TEXT, "grid": TEXT, "checkpoint": _CHECKPOINT, "metric": _METRIC,
     "commit": Maybe(TEXT), "dirty": Maybe(TEXT),
     "points": [{**MEASURED, "id": TEXT, "repeat": COUNT, "first_seed": COUNT, "sampler": _SAMPLER, "run": Maybe(TEXT)}],
 }  # fmt: skip
