@@ -21,13 +21,13 @@ class TrainingLog:
     stop training.
     """
 
-    def __init__(self, path: Path, images: int, active: bool):
+    def __init__(self, path: Path, seen: int, active: bool):
         self.path, self.active = path, active
         self._pending, self._size, self._warned = b"", 0, False
         if not active:
             return
-        rows = self._rows() if images and path.exists() else ()
-        kept = b"".join(line + b"\n" for line, row in rows if row["images"] <= images)
+        rows = self._rows() if seen and path.exists() else ()
+        kept = b"".join(line + b"\n" for line, row in rows if row["images"] <= seen)
         with atomic_write(path) as temporary:
             temporary.write_bytes(kept)
         self._size = len(kept)

@@ -566,7 +566,7 @@ def test_a_foreign_file_in_place_of_a_search_is_named(paper, places):
 @pytest.mark.parametrize(
     ("place", "value", "told"),
     [("distance", "2.5", "distance is '2.5'; expected a number"), ("distance", -1.0, "distance is -1.0; expected"),
-     ("nfe", [35], "nfe is a list; expected a whole number"), ("kid", "low", "kid is 'low'; expected a number"),
+     ("images", [35], "images is a list; expected a whole number"), ("kid", "low", "kid is 'low'; expected a number"),
      ("sampler", {"num_steps": -4}, "sampler is a dictionary; expected the settings of a sampler")],
 )  # fmt: skip
 def test_a_damaged_measurement_is_named_and_not_shown(digits, places, place, value, told):
