@@ -82,7 +82,7 @@ Damage = Callable[[bytes, random.Random], bytes]
 #: Puts something that is no regular file of this format at a path; returns nothing.
 KINDS: list[Callable[[Path], object]] = [
     os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("nowhere"),
-    lambda path: path.symlink_to(path.name), lambda path: _sparse(path, 300 << 20),
+    lambda path: path.symlink_to(path.name), lambda path: _sparse(path, 80 << 20),
     lambda path: path.write_bytes(b"[" + b"{}," * 5_000_000 + b"{}]"),
 ]  # fmt: skip
 
