@@ -6,6 +6,7 @@ from importlib import import_module
 EXTRAS = {"matplotlib": "figures", "mlflow": "workflow", "sklearn": "digits", "torch_fidelity": "metrics"}
 #: Exit status of a job that stopped on request and resumes at the next start (EX_TEMPFAIL of sysexits.h).
 PREEMPTED = 75
+LONGEST = 800  # characters of a message
 
 
 class UserError(ValueError):
@@ -28,8 +29,14 @@ class Preempted(SystemExit):
 
 
 def one_line(error: object) -> str:
-    """The message of an error without line breaks; without a message, the error's kind."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an error as one printable line of at most ``LONGEST`` characters; without one, the error's kind.
+
+    Paths and names in a message are the user's and may hold anything; a long message loses its middle.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    half = LONGEST // 2 - 2
+    return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 def require(package: str) -> None:

@@ -18,7 +18,7 @@ def open_regular(path: str | os.PathLike, what: str) -> BinaryIO:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; expected {what}") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte
+    except (OSError, ValueError, TypeError) as error:  # ValueError: a null byte; TypeError: no path
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{ascii(str(path))[1:-1]}: cannot be read ({reason}); expected {what}") from None
     mode = os.fstat(handle).st_mode

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from edm.errors import UserError
+from edm.files.reading import open_regular
 from edm.files.refusals import printable, refused, shown
 from edm.files.tensors import load_tensors, read_header
 from edm.foreign import adm, exporting, persistent, score_sde
@@ -47,9 +48,7 @@ def read(path: str | Path, **stated: Any) -> Imported:
     """
     asked = Asked(**stated)
     try:
-        if not Path(path).is_file():  # reading a device or a pipe would never end
-            raise UserError("no such file")
-        with open(path, "rb") as file:
+        with open_regular(path, "a checkpoint") as file:
             size = file.seek(0, io.SEEK_END)
             if size > _LARGEST:
                 raise refused(f"it has {size:,} bytes, more than any checkpoint")
@@ -69,8 +68,12 @@ def read(path: str | Path, **stated: Any) -> Imported:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) -> Denoiser:
-    """The denoiser of :func:`read`, on a device."""
-    return read(path, **stated).denoiser.to(device).to(memory_format=torch.channels_last)
+    """The denoiser of :func:`read`, on a device. Raises UserError like :func:`read`, and for an unknown device."""
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"device {device!r} is unknown; choose cpu, cuda or cuda:0") from None
+    return read(path, **stated).denoiser.to(place).to(memory_format=torch.channels_last)
 
 
 def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:

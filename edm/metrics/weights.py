@@ -11,6 +11,7 @@ import torch
 
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
+from edm.files.reading import require_regular
 from edm.files.writing import atomic_write
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets silently
@@ -22,8 +23,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises UserError if the file is missing or holds anything else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; correct the path of the feature extractor's weights")
+    require_regular(path, "the weights of the feature extractor")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:

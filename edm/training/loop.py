@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from edm.cluster.preemption import Notice, Pauses
 from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
@@ -27,6 +25,7 @@ from edm.training.curves import write_curves
 from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
 from edm.training.overflows import Overflows
+from edm.training.progress import Progress
 from edm.training.state import TrainingState
 from edm.training.step import TrainingStep, learning_rate_at
 
@@ -103,13 +102,13 @@ def train(
         sums = state.sums  # since the last log row
         parameters = sum(parameter.numel() for parameter in step.net.parameters())
         overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
-        bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=None if world.is_first else True)
+        progress = Progress(out, total, seen, world.is_first)
         system = SystemMetrics()
         notice.hold()
         while seen < total:
             step(seen, sums)
             seen += config.batch_size
-            bar.update(config.batch_size)
+            progress.advance(config.batch_size)
 
             if seen % tick == 0 or seen >= total:
                 loss_sum, in_tick, nonfinite, overflows = world.sum(sums).tolist()
@@ -138,21 +137,22 @@ def train(
                 if run is not None and world.is_first:
                     numbers = {key: value for key, value in row.items() if key != "images"}
                     run.metrics(numbers | system.read(), step=seen)
-                bar.set_postfix_str(f"loss {mean:.4g}")
+                progress.loss(mean)
             if seen in snapshots and world.is_first:
                 snapshot = out / "snapshots" / f"{seen:012d}.safetensors"
                 if not snapshot.exists():  # else written before an interruption
                     taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": seen}
                     background.do(partial(checkpoint.save, snapshot, taken, config, told))
+                    progress.tell("snapshot")
             pause = pauses.after_step(state.cost) if seen < total else None
             if pause:  # last in a step, so that the state includes the whole step
                 keep()
             if pause == "stop":
-                bar.close()
+                progress.close()
                 background.wait()
                 world.wait()  # the first process may still be writing
                 raise Preempted(_stopped(notice, seen, state.seen) if world.is_first else "")
-        bar.close()
+        progress.close()
 
         keep()  # a failure after this line loses no training
         background.wait()
