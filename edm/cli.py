@@ -1,6 +1,7 @@
 """The command line ``edm``: parses arguments, calls a command and returns its exit status."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from contextlib import suppress
 from edm.cluster.memory import keep_freed
 from edm.commands import data, images, launching, models, reports, studies, tracking
 from edm.commands.common import Commands, Parser, say
-from edm.errors import PREEMPTED, Preempted, UserError, one_line
+from edm.errors import PREEMPTED, Preempted, UserError
 from edm.files.outputs import check_outputs
 
 #: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
@@ -25,17 +26,20 @@ def main(argv: list[str] | None = None) -> int:
     0: success. 1: an error that the user can correct (one line on stderr). 75: the job stopped on request, by a signal
     or its time limit; the same command resumes a training run or a search. 130: Ctrl-C in other commands.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 shows "?" for what it cannot write
+            stream.reconfigure(errors="replace")
+    args = parser().parse_args(argv)
+    if "device" in args:
+        keep_freed()
     try:
-        args = parser().parse_args(argv)
-        if "device" in args:
-            keep_freed()
         _require_folder()
         check_outputs(*(_named(args, names) for names in (_FILES, _FOLDERS_WRITTEN, _READ)))
         status = args.function(args) or 0
         if sys.stdout is not None:  # it is None where the caller closed it
             sys.stdout.flush()
     except UserError as error:
-        say(f"error: {one_line(error)}")
+        say(f"error: {error}")
         return 1
     except Preempted as stop:
         if str(stop):
@@ -47,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # of the system, where no command expects it: a full disk, a limit, stdout
         _discard_stdout()
         where = error.filename if isinstance(error.filename, str) else "a file or the standard output"
-        say(f"error: {one_line(f'{where}: {error.strerror or error}')}")
+        say(f"error: {UserError(f'{where}: {error.strerror or error}')}")
         return 1
     except KeyboardInterrupt:
         say("interrupted")

@@ -91,7 +91,7 @@ def mapping(value: Any, path: str) -> dict[str, Any]:
 class Parser(argparse.ArgumentParser):
     """A parser of one command, whose errors are its usage and one bounded line, which names the nearest option."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args=None, namespace=None):
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:  # refused here: the top parser would print its own usage, without the options of the command
             options = [option for option in self._option_string_actions if option.startswith("--")]
@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        super().error(one_line(message))
+        super().error(str(UserError(one_line(message))))
 
 
 class Commands:

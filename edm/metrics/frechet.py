@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from edm.errors import UserError
-from edm.files.reading import require_regular
 from edm.files.writing import atomic_write
 
 SYMMETRY_TOLERANCE = 1e-6  # of the largest variance; covariances from other programs are symmetric up to rounding
@@ -226,7 +225,8 @@ _EXTRAS = {"count": int, "features": str, "dataset_sha256": str, "weights_sha256
 @contextmanager
 def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """Opens an .npz, which reads its members on access. Raises UserError if opening or reading fails."""
-    require_regular(path, "reference statistics, which `edm fid-ref` writes")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; compute the reference statistics first, or correct the path")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: not a complete .npz file; compute or download it again")
     try:

@@ -11,7 +11,6 @@ import torch
 
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
-from edm.files.reading import require_regular
 from edm.files.writing import atomic_write
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets silently
@@ -23,7 +22,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises UserError if the file is missing or holds anything else.
     """
     path = Path(path)
-    require_regular(path, "the weights of the feature extractor")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; correct the path of the feature extractor's weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:

@@ -57,8 +57,7 @@ def bytes_of(content: bytes, draw: random.Random) -> bytes:
 def lines(content: bytes, draw: random.Random) -> bytes:
     """JSON lines, of which one or two are damaged."""
     found = content.splitlines(keepends=True)
-    for _ in range(draw.randint(1, 2)):
-        place = draw.randrange(len(found))
+    for place in draw.sample(range(len(found)), draw.randint(1, 2)):
         found[place] = document(found[place].strip() or b"{}", draw) + b"\n" * draw.choice((0, 1, 1, 1, 1))
     return b"".join(found)
 
