@@ -21,60 +21,14 @@ from typing import Any
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.rules import RULES
+from edm.chain.sidecars import FORMAT, ORIGIN, read_sidecar, sidecar_file
 from edm.errors import UserError
-from edm.files.documents import (
-    ANY,
-    TEXT,
-    DamagedError,
-    Kind,
-    Maybe,
-    Names,
-    between,
-    read_document,
-    whole,
-)  # fmt: skip
+from edm.files.documents import ANY, DamagedError, Maybe, read_document
 from edm.files.hashes import Hashes, digest
 from edm.files.writing import write_json
 from edm.tracking import environment_tags
 
-FORMAT = "edm-step/1"
-#: The fields of a sidecar that record how the files were made.
-ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
-_SECONDS = between(0, 1e12)
-_DATE = Kind("a date and time", lambda value: _is_date(value))
-_ORIGIN = {"created": Maybe(_DATE), "seconds": Maybe(_SECONDS), "processes": Maybe(whole(1)),
-           "versions": Maybe(Names(TEXT)),
-           **{name: Maybe(TEXT) for name in ("commit", "dirty", "host", "slurm_job", "gpu")}}  # fmt: skip
-_SIDECAR = {
-    "digest": TEXT, "specification": {"settings": ANY, "inputs": Names(TEXT.or_null())},
-    "inputs": Names(TEXT.or_null()), "outputs": Names(TEXT), "adopted": Maybe(TEXT),
-    "parts": Maybe([{"job": TEXT, **_ORIGIN}]), **_ORIGIN,
-}  # fmt: skip
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
-
-
-def sidecar_file(job: Job) -> str:
-    """The path of a step's sidecar: below its stage and its dataset, experiment or report."""
-    if job.rule == "shard":  # deleted together with the shard
-        return f"{job.outputs[0]}.json"
-    owner, *rest = job.key
-    return f"{'/'.join(('steps', RULES[job.rule].stage, owner, job.rule, *rest))}.json"
-
-
-def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The sidecar at a path; None if it is missing or damaged, which have the same effect.
-
-    Raises UserError if it cannot be read, or if a later version of this program wrote it: the step may be up to date.
-    """
-    if not os.path.exists(path):
-        return None
-    try:
-        found: dict[str, Any] = read_document(
-            os.fspath(path), FORMAT, _SIDECAR, "the record of a step", "it counts as missing"
-        )
-    except DamagedError:
-        return None
-    return {name: value for name, value in found.items() if value is not None}
 
 
 class Provenance:
@@ -316,13 +270,6 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
         inner = key if not place or place == "settings" or place == "inputs" else f"{place}.{key}"
         found += _differences(old.get(key), new.get(key), inner)
     return found
-
-
-def _is_date(value: Any) -> bool:
-    try:
-        return datetime.fromisoformat(value).timestamp() >= 0
-    except (TypeError, ValueError, OverflowError, OSError):
-        return False
 
 
 def _versions() -> dict[str, str]:

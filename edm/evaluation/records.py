@@ -19,7 +19,7 @@ from edm.files.documents import (
     read_document,
     require_shape,
     whole,
-)  # fmt: skip
+)
 from edm.files.writing import write_json
 from edm.tracking import origin
 

@@ -15,8 +15,9 @@ from typing import Any
 from edm.chain.choices import choices, in_words
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.provenance import raw, read_sidecar, sidecar_file
+from edm.chain.provenance import raw
 from edm.chain.rules import RULES
+from edm.chain.sidecars import read_sidecar, sidecar_file
 from edm.files.writing import write_text
 from edm.params import Report
 from edm.report.page import grid, heading, page, paragraphs

@@ -13,8 +13,9 @@ from typing import Any
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import choice_file, evaluation_file, search_file
-from edm.chain.provenance import ORIGIN, Provenance, sidecar_file
+from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
+from edm.chain.sidecars import ORIGIN, sidecar_file
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.evaluation.records import read_choice, read_results, read_search

@@ -15,8 +15,9 @@ import yaml
 import edm
 from edm import params
 from edm.chain.jobs import Chain
-from edm.chain.provenance import FORMAT, Provenance, adopt, read_sidecar, sidecar_file, start
+from edm.chain.provenance import Provenance, adopt, start
 from edm.chain.rules import RULES
+from edm.chain.sidecars import FORMAT, read_sidecar, sidecar_file
 from edm.cli import main
 from edm.files import hashes
 from edm.files.hashes import Hashes

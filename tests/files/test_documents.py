@@ -20,7 +20,7 @@ from edm.files.documents import (
     parse,
     read_document,
     read_json,
-)  # fmt: skip
+)
 
 SHAPE = {"label": TEXT, "rows": [{"distance": AMOUNT, "nfe": COUNT}], "more": Maybe(Names(NUMBER)), "done": FLAG}
 WHOLE = {"format": "edm-thing/2", "label": "FID", "rows": [{"distance": 2.5, "nfe": 7}], "done": True}

@@ -23,9 +23,10 @@ from edm import params
 from edm.chain import throughput
 from edm.chain.jobs import Chain
 from edm.chain.plan import as_text, make_plan
-from edm.chain.provenance import Provenance, sidecar_file, start
+from edm.chain.provenance import Provenance, start
 from edm.chain.remaking import set_aside
 from edm.chain.reuse import measured_before
+from edm.chain.sidecars import sidecar_file
 from edm.cluster.processes import ALONE
 from edm.errors import UserError
 from edm.evaluation.finished import Finished
