@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib import import_module
 
+from edm import __version__
 from edm.cluster.memory import keep_freed
 from edm.commands import data, images, launching, models, reports, studies, tracking
 from edm.commands.common import Commands, Parser, say
@@ -29,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 shows "?" for what it cannot write
             stream.reconfigure(errors="replace")
-    args = parser().parse_args(argv)
+    top = parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell, after `eval "$(register-python-argcomplete edm)"`
+        import_module("argcomplete").autocomplete(top)
+    args = top.parse_args(argv)
     if "device" in args:
         keep_freed()
     try:
@@ -85,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train, sample and score diffusion models in the EDM design space (Karras et al. 2022).",
         epilog="`snakemake` runs the whole chain; these commands are its steps. Each has its own --help.",
     )
+    top.add_argument("--version", action="version", version=f"edm {__version__}")
     commands = Commands(top)
     for module in (data, launching, models, images, studies, reports, tracking):
         module.add(commands)

@@ -173,7 +173,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
         try:
             train(
                 config, dataset, out, place, final=final, run=run, notice=notice,
-                state_every=args.state_every, compiled=compiled, about=about, made_from=source,
+                state_every=args.state_every, compiled=compiled, about=about, made_from=source, tell=True,
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, Preempted) and run is not None:

@@ -68,7 +68,11 @@ def read(path: str | Path, **stated: Any) -> Imported:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) -> Denoiser:
-    """The denoiser of :func:`read`, on a device. Raises UserError like :func:`read`, and for an unknown device."""
+    """The denoiser of a checkpoint of this program, EDM, score_sde or guided-diffusion, on a device.
+
+    stated: what the file does not determine, such as ``attention_order="old"``. Executes no code from the file. Raises
+    UserError for a file that is damaged, or of none of these kinds, and for an unknown device.
+    """
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError):

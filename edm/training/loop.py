@@ -46,6 +46,7 @@ def train(
     compiled: Compiled | None = None,
     about: dict[str, Any] | None = None,
     made_from: str = "",
+    tell: bool = False,
 ) -> Denoiser:
     """Trains a configuration on a dataset and returns the averaged (EMA) denoiser.
 
@@ -58,6 +59,7 @@ def train(
     run: receives the logged metrics; finished at the end. notice: requests an early stop. state_every: seconds between
     two states. compiled: as in :class:`TrainingStep`. about: entries for the header of the checkpoint.
     made_from: identifies the code and the preceding steps; a state with another value is moved aside, not resumed.
+    tell: prints lines about the progress where no terminal shows a bar.
     Raises Preempted if ``notice`` requests a stop, after saving the state; UserError if the dataset does not fit the
     configuration, or if the loss stops being finite (the last good state is then kept).
     """
@@ -102,7 +104,7 @@ def train(
         sums = state.sums  # since the last log row
         parameters = sum(parameter.numel() for parameter in step.net.parameters())
         overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
-        progress = Progress(out, total, seen, world.is_first)
+        progress = Progress(out, total, seen, world.is_first, tell)
         system = SystemMetrics()
         notice.hold()
         while seen < total:

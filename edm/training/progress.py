@@ -10,15 +10,16 @@ EVERY = 60.0  # seconds between two lines
 
 
 class Progress:
-    """Shows how far a run is. Without a terminal, as in the log of a job, it prints a line a minute.
+    """Shows how far a run is. Without a terminal, as in the log of a job, it prints a line a minute if asked to.
 
-    path: the folder of the run, for the lines. seen: images before. active: False shows nothing (other ranks).
+    path: the folder of the run, for the lines. seen: images before. active: False shows nothing (other ranks). tell:
+    whether to print lines.
     """
 
-    def __init__(self, path: object, total: int, seen: int, active: bool):
+    def __init__(self, path: object, total: int, seen: int, active: bool, tell: bool):
         self._path, self._total, self._seen = path, total, seen
         self._bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=None if active else True)
-        self._lines = active and self._bar.disable
+        self._lines = active and tell and self._bar.disable
         self._loss, self._first = "", seen
         self._begun = self._told = time.monotonic()
 
