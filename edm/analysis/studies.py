@@ -13,6 +13,8 @@ from edm.analysis.truncation import truncation_errors
 from edm.config import SamplerConfig
 from edm.data.pixels import to_float
 from edm.design.draws import class_labels
+from edm.errors import UserError
+from edm.files.documents import AMOUNT, COUNT, NUMBER, TEXT, Names, between, require_shape
 from edm.files.tensors import read_header, save_tensors
 from edm.files.writing import named
 from edm.models.denoiser import Denoiser
@@ -20,6 +22,14 @@ from edm.networks.precision import float32_as
 from edm.sampling.sample_files import draw
 
 FORMAT = "edm-analysis/1"
+_ADVICE = "delete it and run snakemake again"
+_SIGMA = between(1e-9, 1e9)
+_ERROR = {"mean": [AMOUNT], "std": [AMOUNT]}
+_NUMBERS: dict[str, Any] = {
+    "truncation": {"num_steps": COUNT, "curves": [{"rho": NUMBER, "sigma": [_SIGMA], "euler": _ERROR, "heun": _ERROR}]},
+    "degradation": {"sigmas": [_SIGMA], "repetitions": [COUNT], "S_noise": [AMOUNT]},
+    "leakage": {"distances": Names(AMOUNT), "metric": TEXT},
+}
 SHOWN = 64  # images of each kind stored for display
 BLOCK = 64
 
@@ -90,6 +100,13 @@ def save_study(
     save_tensors(path, tensors, {"format": FORMAT, **about, "numbers": numbers})
 
 
-def read_study(path: str | Path) -> dict[str, Any]:
-    """The header of a file of :func:`save_study`: "numbers" and ``about``. Raises UserError for any other file."""
-    return read_header(path, FORMAT)
+def read_numbers(path: str | Path, kind: str) -> dict[str, Any]:
+    """The numbers in a file of :func:`save_study`, of a kind of study. Raises UserError for any other file."""
+    header = read_header(path, FORMAT)
+    require_shape(header, {"numbers": _NUMBERS[kind]}, path, _ADVICE)
+    numbers: dict[str, Any] = header["numbers"]
+    for number, curve in enumerate(numbers.get("curves", ()), 1):
+        values = [curve["sigma"], *(curve[method][name] for method in ("euler", "heun") for name in ("mean", "std"))]
+        if len({len(entries) for entries in values} - {0}) != 1:
+            raise UserError(f"{path}: curve {number} has lists of different lengths; {_ADVICE}")
+    return numbers

@@ -10,7 +10,6 @@ make a step stale: a clone may lack raw data and samples.
 
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -22,36 +21,14 @@ from typing import Any
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.rules import RULES
+from edm.chain.sidecars import FORMAT, ORIGIN, read_sidecar, sidecar_file
 from edm.errors import UserError
+from edm.files.documents import ANY, DamagedError, Maybe, read_document
 from edm.files.hashes import Hashes, digest
 from edm.files.writing import write_json
 from edm.tracking import environment_tags
 
-FORMAT = "edm-step/1"
-#: The fields of a sidecar that record how the files were made.
-ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
-
-
-def sidecar_file(job: Job) -> str:
-    """The path of a step's sidecar: below its stage and its dataset, experiment or report."""
-    if job.rule == "shard":  # deleted together with the shard
-        return f"{job.outputs[0]}.json"
-    owner, *rest = job.key
-    return f"{'/'.join(('steps', RULES[job.rule].stage, owner, job.rule, *rest))}.json"
-
-
-def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The sidecar at a path; None if it is missing or damaged, which have the same effect."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("digest"), str):
-        return None
-    whole = all(isinstance(found.get(part), dict) for part in ("specification", "inputs", "outputs"))
-    return found if whole else None
 
 
 class Provenance:
@@ -263,11 +240,13 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
 
 def _left_behind(job: Job) -> bool:
     """Whether some local runs are not delivered to MLflow yet."""
-    try:
-        with open(job.outputs[0], encoding="utf-8") as file:
-            return "reason" in json.load(file) and os.path.isdir(f"runs/{job.key[0]}")
-    except (OSError, ValueError):
+    if not os.path.exists(job.outputs[0]):
         return False
+    try:
+        summary = read_document(job.outputs[0], None, {"reason": Maybe(ANY)}, "a summary of a delivery", "make it anew")
+    except DamagedError:
+        return False
+    return "reason" in summary and os.path.isdir(f"runs/{job.key[0]}")
 
 
 def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import evaluation_file
 from edm.chain.provenance import Provenance
+from edm.evaluation.records import read_results
+from edm.files.documents import ANY, Names, misfit
 from edm.files.hashes import canonical_json
-from edm.files.writing import read_json
 
+_OF_POINTS = {"settings": {"points": Names(ANY)}}  # shape of the specification of an evaluation
 _OF_THE_JOB = ("id", "repeat", "first_seed", "sampler", "run", "from")  # fields of a row that are not results
 
 
@@ -29,14 +31,15 @@ def measured_before(chain: Chain, job: Job) -> dict[tuple[str, int], dict[str, A
         told, path = provenance.sidecar(maker), maker.outputs[0]
         if (
             told is None
+            or misfit(told["specification"], _OF_POINTS)
             or _shared(told["specification"]) != _shared(present)
             or any(told["inputs"].get(file) != provenance.hashes.of(file) for file in job.files)
             or told["outputs"].get(path) != provenance.hashes.of(path)
         ):
             continue
-        before, now = told["specification"]["settings"], present["settings"]
-        same = {point for point, sampler in now["points"].items() if before["points"].get(point) == sampler}
-        for row in read_json(path)["points"]:
+        before, now = told["specification"]["settings"]["points"], present["settings"]["points"]
+        same = {point for point, sampler in now.items() if before.get(point) == sampler}
+        for row in read_results(path)["points"]:
             if row["id"] in same:
                 results = {key: value for key, value in row.items() if key not in _OF_THE_JOB}
                 found[row["id"], row["repeat"]] = results | {"from": path}

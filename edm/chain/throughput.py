@@ -7,16 +7,17 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edm.config import NetworkConfig, TrainingConfig
 from edm.errors import UserError
+from edm.files.documents import TEXT, between, read_document, whole
 from edm.files.hashes import digest
-from edm.files.writing import read_json, write_json
+from edm.files.writing import write_json
 from edm.networks.flops import flops
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from edm.models.compilation import Compiled
 
 FORMAT = "edm-throughput/1"
+_RATE = between(1e-9, 1e15)
+_SHAPE = {"measurements": [{
+    "network": TEXT, "flops": whole(1), "device": TEXT, "kind": TEXT, "precision": TEXT, "batch": whole(1),
+    "training": _RATE, "evaluations": _RATE, "time": TEXT, "about": TEXT,
+}]}  # fmt: skip
 
 #: Configuration F on CIFAR-10: 200 Mimg in two days on eight V100s, and 26 images per second of 35 evaluations on one.
 ANCHOR = TrainingConfig(resolution=32, channels=3, classes=10, augment=0.12)
@@ -133,24 +139,8 @@ def record(path: str | Path, measurement: Measurement) -> None:
 
 
 def _read(path: Path) -> list[Measurement]:
-    table = read_json(path)
-    if not isinstance(table, dict) or table.get("format") != FORMAT or not isinstance(table.get("measurements"), list):
-        raise UserError(f"{path}: not a table of throughput ({FORMAT}); move it away and run `edm bench` again")
-    return [_measurement(row, f"{path}: measurement {number}") for number, row in enumerate(table["measurements"], 1)]
-
-
-def _measurement(row: Any, where: str) -> Measurement:
-    for field in fields(Measurement):
-        value = row.get(field.name) if isinstance(row, dict) else None
-        if field.type is str:
-            fits = isinstance(value, str)
-        else:
-            kinds = (int, float) if field.type is float else int
-            fits = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < math.inf
-        if not fits:
-            wanted = "text" if field.type is str else "a positive number"
-            raise UserError(f"{where} has {field.name} {value!r}; expected {wanted}; mend it or delete the file")
-    return Measurement(**{field.name: row[field.name] for field in fields(Measurement)})
+    table = read_document(path, FORMAT, _SHAPE, "a table of throughput", "delete it and run `edm bench` again")
+    return [Measurement(**{name: row[name] for name in _SHAPE["measurements"][0]}) for row in table["measurements"]]
 
 
 # Measuring ------------------------------------------------------------------------------------------------------------

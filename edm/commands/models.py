@@ -30,7 +30,7 @@ from edm.commands.common import (
 )
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
-from edm.files.writing import read_json
+from edm.files.documents import read_json
 from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
 from edm.tracking import Journal, environment_tags

@@ -1,12 +1,13 @@
 """Partial results of an interrupted job."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edm.errors import UserError
+from edm.files.documents import ANY, TEXT, DamagedError, Names, read_document
 from edm.files.hashes import digest
-from edm.files.writing import read_json, write_json
+from edm.files.writing import write_json
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
@@ -15,20 +16,21 @@ if TYPE_CHECKING:
 class Finished:
     """The results of the completed parts of a job, in a temporary file, deleted when the job completes.
 
-    of: a JSON value of everything that the results depend on; a file with another value is overwritten. known: results
-    that are available from elsewhere. All processes of a run call ``take`` with the same names; rank 0 reads and
-    writes the file and broadcasts the results.
+    of: a JSON value of everything that the results depend on; a file with another value, or with a result that lacks
+    the shape ``each``, is overwritten. known: results that are available from elsewhere. All processes of a run call
+    ``take`` with the same names; rank 0 reads and writes the file and broadcasts the results.
     """
 
-    def __init__(self, path: Path, of: Any, world: "World", known: dict[str, Any] | None = None):
+    def __init__(self, path: Path, of: Any, world: "World", known: dict[str, Any] | None = None, each: Any = ANY):
         self.path, self.of, self.world = path, digest(of), world
         self._results: dict[str, Any] = {}
         if world.is_first and path.exists():
             try:
-                found = read_json(path)
+                shape = {"of": TEXT, "results": Names(each)}
+                found = read_document(path, None, shape, "a file of partial results", "it is made anew")
                 self._results = found["results"] if found["of"] == self.of else {}
-            except (UserError, KeyError, TypeError):
-                pass  # not a file of partial results
+            except DamagedError as error:
+                print(f"warning: {error}", file=sys.stderr)
         self._results = (known or {}) | self._results
 
     def take(self, name: str, work: Callable[[], Any]) -> Any:

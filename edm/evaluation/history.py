@@ -1,6 +1,5 @@
 """The values that a search has measured, in a file that survives interruptions."""
 
-import json
 import math
 import os
 import re
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm.errors import UserError
+from edm.files.documents import AMOUNT, LARGEST, NUMBER, TEXT, Kind, Names, misfit, parse
 from edm.files.hashes import canonical_json, digest
+from edm.files.reading import read_regular
 from edm.files.writing import write_text
 
 if TYPE_CHECKING:  # planning does not import torch
@@ -19,6 +20,11 @@ if TYPE_CHECKING:  # planning does not import torch
 
 FORMAT = "edm-search-history/1"
 _EARLIER = "edm-search/1"  # an earlier name of the format, which the outcome of a search also had
+_SPEC = re.compile("[0-9a-f]{1,64}")  # it becomes part of a file's name
+_HEADER = {"format": Kind(FORMAT, lambda value: value in (FORMAT, _EARLIER)),
+           "spec": Kind("a digest", lambda value: isinstance(value, str) and bool(_SPEC.fullmatch(value)))}  # fmt: skip
+_SETTING = Kind("a setting", lambda value: value is None or TEXT.fits(value) or NUMBER.fits(value))
+_ROW = {"settings": Names(_SETTING), "value": AMOUNT.or_null(), "seconds": AMOUNT}
 
 
 class SearchHistory:
@@ -27,7 +33,7 @@ class SearchHistory:
     spec: a JSON value of everything besides the settings that a value depends on (model, sampler, images, seeds). A
     file with another spec is renamed after that spec, and used again when the spec returns. The spec excludes lists,
     method and start: a value measured for one grid is valid in another.
-    Raises UserError if the file is not a history, or if a line other than the last is damaged.
+    Raises UserError if the file is not a history, or if a line other than an incomplete last one is damaged.
     """
 
     def __init__(self, path: str | Path, spec: Any, world: "World | None" = None):
@@ -36,15 +42,18 @@ class SearchHistory:
         self._rows: dict[str, dict[str, Any]] = {}
         if not self._writes:
             return
-        found = self._spec_of_file()
+        content = self._content()
+        found = self._spec_of(content) if content is not None else None
         if found not in (None, self.spec):
-            aside = self._aside(found)
+            aside = self._aside(str(found))
             print(f"{self.path} is the history of another search: moved to {aside.name}", file=sys.stderr)
             self.path.replace(aside)
-        if not self.path.exists() and self._aside(self.spec).exists():
+            content = None
+        if content is None and self._aside(self.spec).exists():
             self._aside(self.spec).replace(self.path)
-        if self.path.exists():
-            self._read()
+            content = self._content()
+        if content is not None:
+            self._read(content)
         else:
             write_text(self.path, canonical_json({"format": FORMAT, "spec": self.spec}) + "\n")
 
@@ -77,38 +86,31 @@ class SearchHistory:
     def _aside(self, spec: str) -> Path:
         return self.path.with_name(f"{self.path.stem}-{spec}{self.path.suffix}")
 
-    def _spec_of_file(self) -> str | None:
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                line = file.readline()
-            header = json.loads(line)
-            # The spec becomes part of a file's name.
-            if (
-                line.endswith("\n")
-                and header["format"] in (FORMAT, _EARLIER)
-                and re.fullmatch("[0-9a-f]+", header["spec"])
-            ):
-                return str(header["spec"])
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise UserError(f"{self.path}: not the history of a search; move it away and run again")
+    def _content(self) -> bytes | None:
+        return read_regular(self.path, LARGEST, "the history of a search") if os.path.lexists(self.path) else None
 
-    def _read(self) -> None:
-        """Reads all rows and cuts off an incomplete last line, left by an interruption."""
-        content = self.path.read_bytes()
+    def _spec_of(self, content: bytes) -> str:
+        line, end, _ = content.partition(b"\n")
+        try:
+            header = parse(line)
+        except ValueError:
+            header = None
+        if not end or misfit(header, _HEADER):
+            raise UserError(f"{self.path}: not the history of a search; move it away and run again")
+        return str(header["spec"])
+
+    def _read(self, content: bytes) -> None:
+        """Takes all rows and cuts off an incomplete last line, left by an interruption."""
+        self._spec_of(content)
         whole = content.rfind(b"\n") + 1
         for number, line in enumerate(content[:whole].splitlines()[1:], 2):
             try:
-                row = json.loads(line)
-                number_or_none = row["value"] is None or math.isfinite(row["value"])
-                if not (number_or_none and isinstance(row["settings"], dict) and math.isfinite(row["seconds"])):
-                    raise ValueError
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{self.path}: line {number} is damaged; delete that line and run again") from None
+                row = parse(line)
+                wrong = misfit(row, _ROW)
+            except ValueError as error:
+                wrong = str(error)
+            if wrong:
+                raise UserError(f"{self.path}: line {number} is damaged ({wrong}); delete that line and run again")
             self._rows[key_of(row["settings"])] = row
         if whole < len(content):
             os.truncate(self.path, whole)

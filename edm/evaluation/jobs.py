@@ -19,7 +19,7 @@ from edm.evaluation.evaluate import Yardstick, evaluate, open_yardstick
 from edm.evaluation.finished import Finished
 from edm.evaluation.history import SearchHistory
 from edm.evaluation.recording import numbers_of, run_below
-from edm.evaluation.records import read_search, write_choice, write_results, write_search
+from edm.evaluation.records import MEASURED, read_search, write_choice, write_results, write_search
 from edm.evaluation.search import Choice, Found, choice_cost, choose, cost, search
 from edm.evaluation.shards import Draw, Whole, measure_part, merge_parts
 from edm.files.hashes import digest, sha256_file
@@ -81,7 +81,7 @@ def evaluate_grid(
             return
         take = lambda draw, name: evaluate(denoiser, draw.sampler, draw.seeds, block, yardsticks, name, world)
     runs = Journal(journal or f"{output}.journal.jsonl")
-    finished = Finished(Path(runs.path).with_suffix(".finished.json"), whole.describe(), world, known)
+    finished = Finished(Path(runs.path).with_suffix(".finished.json"), whole.describe(), world, known, MEASURED)
     if not world.is_first:
         for draw in draws:
             finished.take(draw.mark, partial(take, draw, ""))

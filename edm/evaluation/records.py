@@ -5,13 +5,49 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files.writing import read_json, write_json
+from edm.files.documents import (
+    AMOUNT,
+    COUNT,
+    FLAG,
+    NUMBER,
+    TEXT,
+    Kind,
+    Maybe,
+    Names,
+    read_document,
+    require_shape,
+    whole,
+)
+from edm.files.writing import write_json
 from edm.tracking import origin
 
 FORMAT = "edm-distances/2"
 SEARCH = "edm-search/1"
 CHOICE = "edm-choice/1"
+AGAIN = "delete it and run snakemake again"
+_OF_THE_DRAW = {"id", "repeat", "first_seed", "sampler", "run", "from", "images", "nfe", "distance", "more"}
+
+_SAMPLER = Kind("the settings of a sampler", lambda value: _is_sampler(value))
+_SETTINGS = Names(NUMBER.or_null())  # null is infinity
+_METRIC = {"label": TEXT, "description": TEXT, "dataset_sha256": Maybe(TEXT), "weights_sha256": Maybe(TEXT),
+           "reference_sha256": Maybe(TEXT), "reference_images": Maybe(COUNT)}  # fmt: skip
+_CHECKPOINT = {"sha256": TEXT, "dataset_sha256": Maybe(TEXT), "images": Maybe(COUNT), "source": Maybe(TEXT),
+               "source_sha256": Maybe(TEXT), "licence": Maybe(TEXT)}  # fmt: skip
+#: The results of one draw, as :func:`edm.evaluation.evaluate.evaluate` returns them; other fields are other metrics.
+MEASURED = {"images": whole(1), "nfe": COUNT, "distance": AMOUNT, "more": Maybe(Names(NUMBER))}
+_RESULTS = {
+    "model": TEXT, "grid": TEXT, "checkpoint": _CHECKPOINT, "metric": _METRIC,
+    "commit": Maybe(TEXT), "dirty": Maybe(TEXT),
+    "points": [{**MEASURED, "id": TEXT, "repeat": COUNT, "first_seed": COUNT, "sampler": _SAMPLER, "run": Maybe(TEXT)}],
+}  # fmt: skip
+_SEARCH = {
+    "settings": _SETTINGS, "value": AMOUNT, "evaluations": COUNT, "images": COUNT, "method": TEXT, "converged": FLAG,
+    "metric": _METRIC, "checkpoint": _CHECKPOINT, "run": Maybe(TEXT), "commit": Maybe(TEXT), "dirty": Maybe(TEXT),
+}  # fmt: skip
+_CHOICE = {"metric": _METRIC, "best": TEXT, "value": AMOUNT, "cheap": Names(AMOUNT.or_null()),
+           "full": Maybe(Names(AMOUNT.or_null())), "confirm_images": COUNT}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,10 +77,9 @@ class Measurement:
 
 
 def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
-    """Parses one row of a results file's points. Raises KeyError if an entry is missing."""
-    known = {"id", "repeat", "first_seed", "sampler", "run", "images", "nfe", "distance", "more", "from"}
-    more = {key: value for key, value in row.items() if key not in known}
-    more |= {f"FD ({features})": value for features, value in row.get("more", {}).items()}
+    """One row of the points of a results file that :func:`read_results` gives."""
+    more = {key: value for key, value in row.items() if key not in _OF_THE_DRAW}
+    more |= {f"FD ({features})": value for features, value in (row.get("more") or {}).items()}
     return Measurement(
         model=record["model"],
         grid=record["grid"],
@@ -54,11 +89,11 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         nfe=row["nfe"],
         images=row["images"],
         first_seed=row["first_seed"],
-        sampler=row["sampler"],
+        sampler=SamplerConfig.from_dict(row["sampler"]).to_dict(),  # with the fields that an earlier version lacked
         label=record["metric"]["label"],
         description=record["metric"]["description"],
-        commit=record["commit"],
-        dirty=record["dirty"],
+        commit=record.get("commit"),
+        dirty=record.get("dirty"),
         checkpoint=record["checkpoint"]["sha256"],
         dataset=record["checkpoint"].get("dataset_sha256") or record["metric"].get("dataset_sha256"),
         run=row.get("run"),
@@ -80,6 +115,20 @@ def write_results(
                       "points": list(points), **origin()})  # fmt: skip
 
 
+def read_results(path: str | Path) -> dict[str, Any]:
+    """The content of a results file. Raises UserError for any other file, and for values that no evaluation gives."""
+    record: dict[str, Any] = read_document(path, FORMAT, _RESULTS, "a file of distances", AGAIN)
+    for row in record["points"]:
+        require_more(row, path, AGAIN)
+    return record
+
+
+def require_more(row: dict[str, Any], path: str | Path, advice: str) -> None:
+    """Raises UserError unless the other metrics in a row of results from a file are numbers."""
+    more = {key: value for key, value in row.items() if key not in _OF_THE_DRAW}
+    require_shape(more, Names(NUMBER), path, advice)
+
+
 def write_search(path: str | Path, found: dict[str, Any]) -> None:
     """Writes the outcome of a search; ``found`` holds at least its "settings" and their "value"."""
     write_json(path, {"format": SEARCH, **found})
@@ -87,12 +136,23 @@ def write_search(path: str | Path, found: dict[str, Any]) -> None:
 
 def read_search(path: str | Path) -> dict[str, Any]:
     """The outcome of a search, with its "settings". Raises UserError for any other file."""
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != SEARCH or "settings" not in record:
-        raise UserError(f"{path}: not the outcome of a search; delete it and run snakemake again")
+    record: dict[str, Any] = read_document(path, SEARCH, _SEARCH, "the outcome of a search", AGAIN)
+    return record
+
+
+def read_choice(path: str | Path) -> dict[str, Any]:
+    """The choice of a snapshot. Raises UserError for any other file."""
+    record: dict[str, Any] = read_document(path, CHOICE, _CHOICE, "the choice of a snapshot", AGAIN)
     return record
 
 
 def write_choice(path: str | Path, metric: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Writes the chosen snapshot and its metric; ``chosen`` holds all values and the settings of the choice."""
     write_json(path, {"format": CHOICE, "metric": metric, **chosen, **origin()})
+
+
+def _is_sampler(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and bool(SamplerConfig.from_dict(value))
+    except UserError:
+        return False

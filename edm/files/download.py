@@ -19,11 +19,12 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from edm.errors import UserError, one_line
+from edm.files.documents import SHA256, Names, read_json, require_shape
 from edm.files.hashes import digest
 from edm.files.lock import exclusive
 from edm.files.reading import open_regular
 from edm.files.resumable import StoppedError, resumable
-from edm.files.writing import read_json, write_json
+from edm.files.writing import write_json
 
 TRIES = 3
 PAUSE = 2.0  # seconds before the second try; doubled before each further one
@@ -83,8 +84,7 @@ def pin(lock_path: str | Path, name: str, sha256: str) -> bool:
     lock_path, (sha256,) = Path(lock_path), _checksums(sha256, None).values()
     with exclusive(lock_path.with_name(f".{lock_path.name}.held")):
         pins = read_json(lock_path) if lock_path.exists() else {}
-        if not isinstance(pins, dict) or not all(isinstance(value, str) for value in pins.values()):
-            raise UserError(f"{lock_path}: not a list of checksums by name; take it from version control again")
+        require_shape(pins, Names(SHA256), lock_path, "take it from version control again")
         known = pins.get(name)
         if known is not None and known.lower() != sha256:
             raise UserError(

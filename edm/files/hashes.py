@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from edm.errors import UserError
+from edm.files.documents import SHA256, Kind, Names, read_json, require_shape
 from edm.files.reading import open_regular
 from edm.files.writing import write_text
 
 LOCAL = Path(".edm")  # only for this clone; may be deleted at any time
 SLOW = 1.0  # seconds of hashing that no other process should repeat
+_ENTRY = Kind(
+    "a mark and a SHA-256", lambda value: isinstance(value, list) and len(value) == 2 and SHA256.fits(value[1])
+)
 SETTLED = 2.0  # seconds after which another change of a file also changes its time, on every file system
 
 
@@ -39,11 +43,11 @@ class Hashes:
 
     def __init__(self, path: Path | None = LOCAL / "hashes.json"):
         self.path, self._new = path, False
-        try:
-            known = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        except (OSError, ValueError):
-            known = {}
-        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
+        self._known: dict[str, list[Any]] = {}
+        with contextlib.suppress(UserError):  # a damaged cache is made anew
+            known = read_json(path) if path else {}
+            require_shape(known, Names(_ENTRY), str(path), "it is made anew")
+            self._known = known
 
     def of(self, path: str) -> str | None:
         """The hash of a file, or of the names and contents of a folder; None if the path does not exist.

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from edm.errors import UserError
+from edm.files.documents import parse
 from edm.files.hashes import digest
 from edm.files.reading import open_regular
+from edm.files.refusals import shown
 from edm.files.writing import atomic_write
 
 _LONGEST_HEADER = 16 << 20  # bytes; parsed JSON can take 25 times as much memory
@@ -73,13 +75,13 @@ def read_header(path: str | Path, format: str) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(os.fstat(file.fileno()).st_size, _LONGEST_HEADER):
                 raise ValueError("its header is longer than the file or than the limit")
-            metadata = json.loads(file.read(length).decode()).get("__metadata__", {})  # json would guess the encoding
-        header = json.loads(metadata["edm"])
+            metadata = parse(file.read(length)).get("__metadata__", {})
+        header = parse(metadata["edm"].encode())
     except UserError:
         raise
-    except (OSError, struct.error, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a file of this program: no readable safetensors header ({error})") from None
     kind = header.get("format") if isinstance(header, dict) else None
     if kind != format:
-        raise UserError(f"{path}: is {kind!r}, expected {format!r}")
+        raise UserError(f"{path}: is {kind and shown(kind)!r}, expected {format!r}")
     return header

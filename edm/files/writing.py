@@ -9,9 +9,6 @@ from pathlib import Path
 
 from edm.errors import UserError
 from edm.files.outputs import require_replaceable
-from edm.files.reading import read_regular
-
-_LONGEST_JSON = 64 << 20  # bytes; results of thousands of points have less than one
 
 
 @contextmanager
@@ -65,15 +62,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value) -> None:
     """Writes ``value`` as indented JSON atomically. Raises ValueError for NaN and infinities, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: str | os.PathLike):
-    """The value in a JSON file. Raises UserError if the file is missing, no regular file, too large, or not JSON."""
-    content = read_regular(path, _LONGEST_JSON, "a JSON file")
-    try:
-        return json.loads(content.decode())
-    except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no text, and of endless numbers
-        raise UserError(f"{path}: not a readable JSON file ({error})") from None
 
 
 def named(number: float) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 from edm.chain.choices import choices, in_words
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.provenance import raw, read_sidecar, sidecar_file
+from edm.chain.provenance import raw
 from edm.chain.rules import RULES
+from edm.chain.sidecars import read_sidecar, sidecar_file
 from edm.files.writing import write_text
 from edm.params import Report
 from edm.report.page import grid, heading, page, paragraphs
@@ -80,7 +81,9 @@ def told_by(job: Job) -> list[Done]:
     sidecar = read_sidecar(sidecar_file(job))
     if sidecar is None:
         return []
-    parts = [(part["job"].removesuffix(".safetensors"), part) for part in sidecar.get("parts", ()) if "seconds" in part]
+    parts = [
+        (part["job"].removesuffix(".safetensors"), part) for part in (sidecar.get("parts") or ()) if "seconds" in part
+    ]
     return [*(_done("shard", (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
 
 
@@ -91,7 +94,7 @@ def _needed(chain: Chain, report: Report) -> list[Job]:
 
 def _done(rule: str, key: tuple[str, ...], sidecar: dict[str, Any]) -> Done:
     known = {entry.name for entry in dataclasses.fields(Done)} - {"rule", "key"}
-    return Done(rule, key, **{name: value for name, value in sidecar.items() if name in known})
+    return Done(rule, key, **{name: value for name, value in sidecar.items() if name in known and value is not None})
 
 
 def configuration(chain: Chain, report: Report) -> str:

@@ -9,12 +9,12 @@ from edm.chain.choices import in_words
 from edm.chain.jobs import Chain
 from edm.chain.paths import levels_file
 from edm.errors import UserError
-from edm.files.writing import read_json
 from edm.params import Report
 from edm.params.layouts import figure_layout, table_layout
 from edm.params.sources import Source
 from edm.report.about import done_jobs, duration
 from edm.report.results import Results, metric
+from edm.training.curves import read_curves
 
 PAPER = (
     "T. Karras, M. Aittala, T. Aila, S. Laine: *Elucidating the Design Space of Diffusion-Based Generative "
@@ -193,7 +193,7 @@ def _level_samples(source: Source) -> int:
     """Images per noise level: as measured, or as set in params.yaml before the measurement."""
     path = Path(levels_file(source.experiment, source.model))
     asked = source.experiment.models[source.model].level_samples
-    return read_json(path)["after"]["samples"] if path.exists() else asked
+    return (read_curves(path)["after"].get("samples") if path.exists() else None) or asked
 
 
 def _counts(numbers: Iterable[int]) -> str:

@@ -9,13 +9,15 @@ import numpy as np
 from edm.chain import paths
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.files.writing import named, read_json
+from edm.files.reading import require_regular
+from edm.files.writing import named
 from edm.params import Report
 from edm.params.layouts import figure_layout
 from edm.params.sources import Figure, Source
 from edm.report import panels
 from edm.report.results import Measurement, Results, metric
 from edm.report.tables import best, least_nfe
+from edm.training.curves import read_curves
 
 MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowest": (best, "lowest")}
 PER_ROW = 4  # sheets per row of a figure that states no rows
@@ -83,9 +85,9 @@ def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> 
     for label, source in layout.shown.items():
         file = places.models / Path(paths.levels_file(source.experiment, source.model)).relative_to("models")
         if file.exists():
-            levels, losses[label] = read_json(file), loss_of(source.experiment.models[source.model])
+            levels, losses[label] = read_curves(file), loss_of(source.experiment.models[source.model])
             after[label] = weighted(levels["after"], losses[label])
-            if levels["before"]:
+            if levels.get("before"):
                 before[label] = weighted(levels["before"], losses[label])
     if not after:
         raise UserError(f"{path}: none of its models is trained yet; run snakemake")
@@ -121,7 +123,7 @@ def _sheet(source: Source, places: Places, count: int) -> np.ndarray | None:
         file = places.data / f"{source.experiment.dataset}.zip"
         return _dataset_images(file, count) if file.exists() else None
     file = places.run_file(paths.sheet_file(source.experiment, source.model, source.name))
-    return _tensor(file, "images/only", count) if file.exists() else None
+    return _images(file, "images/only", count=count) if file.exists() else None
 
 
 def _distance(sheet: Source, grid: Source, results: Results) -> str:
@@ -163,22 +165,22 @@ def _trajectories(layout: Figure, places: Places, path: Path, written: list[Path
 
 
 def _truncation(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
-    _, header = _analysis(layout, places)
-    panels.truncation(header["numbers"], path, written)
+    _, numbers = _analysis(layout, places)
+    panels.truncation(numbers, path, written)
 
 
 def _degradation(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
-    file, header = _analysis(layout, places)
-    numbers = header["numbers"]
-    images = {noise: _tensor(file, named(noise)) for noise in numbers["S_noise"]}
+    file, numbers = _analysis(layout, places)
+    size = (len(numbers["sigmas"]), len(numbers["repetitions"]))
+    images = {noise: _images(file, named(noise), "float32", size) for noise in numbers["S_noise"]}
     panels.degradation_grid(images, numbers["sigmas"], numbers["repetitions"], path, written)
 
 
 def _leakage(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
-    file, header = _analysis(layout, places)
-    shown = {kind: _tensor(file, kind, layout.images) for kind in ("dataset", "augmented", "generated")}
-    panels.leakage_sheet(shown["dataset"], shown["augmented"], shown["generated"], header["numbers"]["distances"], path,
-                         written, metric=header["numbers"]["metric"], columns=4)  # fmt: skip
+    file, numbers = _analysis(layout, places)
+    shown = {kind: _images(file, kind, count=layout.images) for kind in ("dataset", "augmented", "generated")}
+    panels.leakage_sheet(shown["dataset"], shown["augmented"], shown["generated"], numbers["distances"], path, written,
+                         metric=numbers["metric"], columns=4)  # fmt: skip
 
 
 DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _noisy, "trajectories": _trajectories,
@@ -186,19 +188,32 @@ DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _nois
 
 
 def _analysis(layout: Figure, places: Places) -> tuple[Path, dict[str, Any]]:
-    from edm.analysis.studies import read_study
+    from edm.analysis.studies import read_numbers
 
     (source,) = layout.shown.values()
     file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
-    return file, read_study(file)
+    return file, read_numbers(file, layout.kind)
 
 
-def _tensor(file: Path, name: str, count: int | None = None) -> np.ndarray:
-    from safetensors import safe_open
+def _images(
+    file: Path, name: str, dtype: str = "uint8", size: tuple[int, ...] = (), count: int | None = None
+) -> np.ndarray:
+    """The first images of a tensor in a file, [*size, n, C, H, W]. Raises UserError if it is damaged or another."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(file, framework="numpy") as tensors:
-        rows = tensors.get_slice(name)
-        return rows[: min(count or rows.get_shape()[0], rows.get_shape()[0])]
+    require_regular(file, "a file of images")
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            rows = tensors.get_slice(name)
+            found = rows.get_shape()
+            fits = len(found) == len(size) + 4 and tuple(found[: len(size)]) == size
+            if fits and 0 not in found and found[-3] in (1, 3):
+                images: np.ndarray = rows[: min(count or found[0], found[0])]
+                if images.dtype == dtype:
+                    return images
+    except (SafetensorError, OSError, ValueError, TypeError):
+        pass
+    raise UserError(f"{file}: has no {dtype} images {name!r} of the expected size; delete it and run snakemake again")
 
 
 def _dataset_images(file: Path, count: int) -> np.ndarray:

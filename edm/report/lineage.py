@@ -6,18 +6,20 @@ entry has the key ``unknown``; the current params.yaml fills no gaps.
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import choice_file, evaluation_file, search_file
-from edm.chain.provenance import ORIGIN, Provenance, sidecar_file
+from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
+from edm.chain.sidecars import ORIGIN, sidecar_file
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
+from edm.evaluation.records import read_choice, read_results, read_search
 from edm.files.hashes import LOCAL, digest
-from edm.files.writing import read_json
 from edm.params import Experiment, Params, Report
 from edm.params.catalogue import PUBLISHED
 from edm.params.layouts import table_layout
@@ -102,7 +104,7 @@ def _code() -> dict[str, str]:
 def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
     experiment, model, search = source.experiment.name, source.model, source.name
     path = search_file(source.experiment, model, search)
-    walk = _Walk(chain, path)
+    walk = _Walk(chain, path, read_search(path))
     found = {**place, "value": cell.value, "experiment": experiment, "model": model, "search": search}
     job = chain.makers[path]
     options = ["--search", search, *measuring_options(job)]
@@ -122,7 +124,8 @@ def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Sou
         raise UserError(f"{place['table']}, {place['row']}, {place['column']}: {_why_empty(cell, source)}")
     evaluation = next(e for e in experiment.evaluations_of(m.model, m.grid)
                       if (m.point, m.repeat) in [(point.id, repeat) for point, repeat in e.draws])  # fmt: skip
-    walk = _Walk(chain, evaluation_file(evaluation))
+    path = evaluation_file(evaluation)
+    walk = _Walk(chain, path, read_results(path))
     found = {**place, "metric": m.label, "value": m.distance, "nfe": m.nfe, **_shown_nfe(cell, m),
              "experiment": experiment.name, "model": m.model, "grid": m.grid, "point": m.point, "repeat": m.repeat,
              "lowest_of": _candidates(experiment, m), "images": m.images,
@@ -148,11 +151,13 @@ def _candidates(experiment: Experiment, measured: Measurement) -> str:
 
 
 class _Walk:
-    """The steps behind a results file, by path, in the order of the traversal."""
+    """The steps behind a results file, by path, in the order of the traversal.
 
-    def __init__(self, chain: Chain, path: str):
-        self.chain, self.provenance, self.path = chain, Provenance(chain), path
-        self.record: dict[str, Any] = read_json(path)  # names its model and its references
+    record: the content of the file, which names its model and its references.
+    """
+
+    def __init__(self, chain: Chain, path: str, record: dict[str, Any]):
+        self.chain, self.provenance, self.path, self.record = chain, Provenance(chain), path, record
         self.steps: dict[str, dict[str, Any]] = {}
         self._visit(path, self.provenance.hashes.of(path), None)
 
@@ -251,14 +256,15 @@ class _Walk:
         if job.rule == "choose":
             return {**self._choice(job, sidecar), **images, **self.run(f"{'/'.join(job.key)}/choice")}
         if job.rule == "search":
-            record = self.record if path == self.path else _of_hash(path, entry["sha256"], self.provenance)
+            own = path == self.path
+            record = self.record if own else self._of_hash(path, entry["sha256"], read_search)
             found = {key: record[key] for key in ("settings", "value", "evaluations", "converged") if key in record}
             return {f"found_{key}": value for key, value in found.items()} | self.run(record.get("run"))
         if job.rule == "evaluate":
             extractor = {"features": metric["description"], "weights_sha256": metric.get("weights_sha256")}
             return {key: value for key, value in extractor.items() if value}
         if job.rule == "reference" and metric.get("reference_sha256") == entry["sha256"]:
-            return {"reference_images": metric["reference_images"]}
+            return {"reference_images": metric.get("reference_images")}
         return {}
 
     def _checkpoint(self, sha256: str | None) -> dict[str, Any]:
@@ -267,13 +273,17 @@ class _Walk:
 
     def _choice(self, job: Job, sidecar: dict[str, Any]) -> dict[str, Any]:
         path = choice_file(*job.key)
-        choice = _of_hash(path, sidecar["outputs"].get(path), self.provenance)
+        choice = self._of_hash(path, sidecar["outputs"].get(path), read_choice)
         if not choice:
             return {"chosen": f"not known: {path} is not there, or another one"}
         return {
             "chosen": f"{choice['best']} of {len(choice['cheap'])} snapshots",
             "chosen_by": f"{choice['metric']['label']} {choice['value']!r} of {choice['confirm_images']} images",
         }
+
+    def _of_hash(self, path: str, sha256: str | None, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+        """The content of a file if it has that hash; else empty."""
+        return read(path) if sha256 is not None and self.provenance.hashes.of(path) == sha256 else {}
 
     def _cautions(self, top: dict[str, Any]) -> list[str]:
         """The reasons why the commands may not give this number."""
@@ -298,11 +308,6 @@ class _Walk:
         if unknown:
             found.append(f"incomplete records: {', '.join(unknown)}")
         return found
-
-
-def _of_hash(path: str, sha256: str | None, provenance: Provenance) -> dict[str, Any]:
-    """The content of a JSON file if it has that hash; else empty."""
-    return read_json(path) if sha256 is not None and provenance.hashes.of(path) == sha256 else {}
 
 
 def _params_option(params: Params) -> list[str]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edm.chain.paths import PLOT_FILES, levels_file
-from edm.files.writing import read_json, write_text
+from edm.files.writing import write_text
 from edm.params import Report
 from edm.params.layouts import metrics_layout
 from edm.report.results import Results
+from edm.training.curves import read_curves
 
 
 def write_plots(report: Report, results: Path, runs: Path, models: Path) -> list[Path]:
@@ -22,9 +23,9 @@ def write_plots(report: Report, results: Path, runs: Path, models: Path) -> list
     layout, measured = metrics_layout(report), Results(results, runs)
     for line, source in layout.levels.items():
         path = models / Path(levels_file(source.experiment, source.model)).relative_to("models")
-        levels = read_json(path) if path.exists() else {}
+        levels = read_curves(path) if path.exists() else {}
         for name, section, x, y in (("loss", "training", "images", "loss"), ("levels", "after", "sigma", "mean")):
-            curve = levels.get(section, {x: [], y: []})
+            curve = levels.get(section) or {x: [], y: []}
             rows[name] += [(line, *point) for point in zip(curve[x], curve[y], strict=True)]
     for line, source in layout.grids.items():
         points = [repeats.lowest for repeats in measured.of(source.experiment, source.model, source.name)]

@@ -10,7 +10,6 @@ from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation import records
 from edm.evaluation.records import Measurement
-from edm.files.writing import read_json
 from edm.params import Evaluation, Experiment
 from edm.tracking import read_journal
 
@@ -91,9 +90,7 @@ class Results:
         path = self.results / Path(evaluation_file(evaluation)).relative_to("results")
         if not path.exists():
             return []
-        record = read_json(path)
-        if not isinstance(record, dict) or record.get("format") != records.FORMAT:
-            raise UserError(f"{path}: not a file of distances; delete it and run snakemake again")
+        record = records.read_results(path)
         wanted = {(point.id, repeat): point.sampler for point, repeat in evaluation.draws}
         searched = experiment.grids[evaluation.grid].settings_from is not None
         return [records.measurement(record, row) for row in record["points"]

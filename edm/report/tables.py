@@ -148,7 +148,10 @@ def _settings(layout: Layout, results: Results) -> Table:
             elif column not in found:
                 rows[row].append(Cell(missing=results.why_not_searched(cell.experiment, cell.model, cell.name)))
             else:
-                value = found[column]["settings"][row]
+                settings = found[column]["settings"]
+                if row not in settings:
+                    raise UserError(f"the search of {column} did not vary {row}; delete its outcome and run it again")
+                value = settings[row]
                 rows[row].append(Cell("∞" if value is None else f"{value:g}", value))
     return Table(layout.name, layout.title, "parameter", layout.columns, rows, notes)
 

@@ -47,7 +47,12 @@ def _slurm_tags() -> dict[str, str]:
 
 @functools.cache
 def _git_tags() -> dict[str, str]:
-    """Commit and dirty flag (changed tracked files) of the running code; empty if git cannot tell."""
+    """Commit and dirty flag (changed tracked files) of the running code; empty if git cannot tell.
+
+    A tree that was downloaded or installed inside another project's repository has none: the commit is the other's.
+    """
+    if not _git(Path(__file__).parent, "ls-files", Path(__file__).name):
+        return {}
     described = _git(Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     commit, _, dirty = described.partition("-")
     return {"commit": commit, "dirty": "true" if dirty else "false"} if commit else {}

@@ -1,24 +1,21 @@
 """Reads and validates the events of a journal, whose lines may be damaged or written by another version."""
 
-import json
 from collections.abc import Callable
 from typing import Any
+
+from edm.files.documents import parse
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 _LATEST = 253_402_300_800_000  # ms; the year 10000
 _DEEPEST = 20  # levels of lists and mappings in a value
 _LARGEST_STEP = 1 << 62
+_LONGEST_NAME = 500  # characters of a key or a name; MLflow shortens to half of it, or refuses
+_MOST = 2000  # params, tags or metrics of one line
 
 
 def read_event(line: bytes) -> dict[str, Any]:
-    """The event of a line. Raises ValueError or RecursionError with a short reason for any other line."""
-    try:
-        event = json.loads(line)
-        json.dumps(event, ensure_ascii=False, allow_nan=False).encode()  # rejects infinities and lone surrogates
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    except ValueError:
-        raise ValueError("not a whole line of JSON") from None
+    """The event of a line. Raises ValueError with a short reason for any other line."""
+    event = parse(line)
     if not isinstance(event, dict):
         raise ValueError("not an event")
     kind = event.get("event")
@@ -37,7 +34,7 @@ def _text(value: Any) -> bool:
 
 
 def _name(value: Any) -> bool:
-    return _text(value) and bool(value.strip())
+    return _text(value) and bool(value.strip()) and len(value) <= _LONGEST_NAME
 
 
 def _number(value: Any) -> bool:
@@ -57,7 +54,11 @@ def _step(value: Any) -> bool:
 
 
 def _mapping(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(_name(key) and fits(entry) for key, entry in value.items())
+    return lambda value: (
+        isinstance(value, dict)
+        and len(value) <= _MOST
+        and all(_name(key) and fits(entry) for key, entry in value.items())
+    )
 
 
 def _flat(value: Any, left: int = _DEEPEST) -> bool:

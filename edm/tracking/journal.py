@@ -5,11 +5,11 @@ key of its run and a time in milliseconds. The journal is the authoritative reco
 """
 
 import hashlib
+import io
 import json
 import math
 import os
 import posixpath
-import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,10 +21,15 @@ from typing import Any, NamedTuple, Self
 
 from edm.errors import UserError
 from edm.files.hashes import canonical_json, sha256_file
+from edm.files.reading import read_regular
+from edm.files.refusals import shown
 from edm.tracking.events import STATUSES, read_event
 
 DEFAULT_EXPERIMENT = "edm"
 _PENDING_LIMIT = 1 << 24  # bytes kept in memory while the file cannot be written
+_LARGEST = 64 << 20  # bytes of a journal; the longest training run writes about 2 MB
+_LONGEST_LINE = 1 << 20
+_MOST_FAULTS = 10_000  # damaged lines
 
 
 class Journal:
@@ -198,23 +203,24 @@ def read_journal(path: str | os.PathLike, set_aside: list[str] | None = None) ->
     """The runs in a journal, in the order of their beginnings.
 
     Skips damaged and unknown lines, and appends an entry to ``set_aside`` for each: file, line number, fault.
-    Raises UserError if the file cannot be read.
+    Raises UserError if the file cannot be read, is too large, or has more damaged lines than any journal.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would never end
-            raise UserError(f"{path}: journal cannot be read (not a regular file); move it away")
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"{path}: journal cannot be read ({error.strerror}); check the path") from error
+    content = read_regular(path, _LARGEST, "a journal")
     records: dict[str, RunRecord] = {}
-    for number, line in enumerate(lines, 1):
-        if not line:
+    faults: list[str] = []
+    for number, line in enumerate(io.BytesIO(content), 1):
+        if line in (b"\n", b"\r\n"):
             continue
         try:
+            if len(line) > _LONGEST_LINE:
+                raise ValueError("longer than any line of a journal")
             _apply(read_event(line), records)
-        except (ValueError, RecursionError) as error:
-            if set_aside is not None:
-                set_aside.append(f"{path}:{number}: {error}")
+        except ValueError as error:
+            faults.append(f"{path}:{number}: {error}")
+        if len(faults) > _MOST_FAULTS:
+            raise UserError(f"{path}: has over {_MOST_FAULTS:,} damaged lines; move it away")
+    if set_aside is not None:
+        set_aside += faults
     return list(records.values())
 
 
@@ -233,7 +239,7 @@ def _apply(event: dict, records: dict[str, RunRecord]) -> None:
         record.tags.update(event.get("tags", {}))
         record.status, record.end = "RUNNING", None
     elif key not in records:
-        raise ValueError(f"run {key!r} has not begun before this line")
+        raise ValueError(f"run '{shown(key)}' has not begun before this line")
     else:
         record = records[key]
         match event["event"]:

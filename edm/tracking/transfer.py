@@ -12,11 +12,13 @@ from typing import Any
 
 from edm.errors import one_line
 from edm.files.hashes import digest, sha256_file
+from edm.files.refusals import printable, shown
 from edm.tracking import entries, views
 from edm.tracking.journal import RunRecord
 
 _ARTIFACTS_TAG = "edm.artifacts"  # digests of the files sent
 _ARTIFACTS_KEPT = 380  # of 13 characters each in a tag of 5000; older ones are sent again on the next change
+_LARGEST_ARTIFACT = 1 << 30  # bytes; artifacts are pictures, tables and curves
 _SYNCED_TAG = "edm.synced"  # digest of the record, set once all of it has arrived
 # Errors that concern one run only; the sync continues with the next run.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
@@ -87,7 +89,7 @@ class Transfer:
             except MlflowException as error:
                 if error.error_code not in _REFUSALS:
                     raise
-                refused.append(f"{record.key}: MLflow refused this run ({one_line(error)[:300]})")
+                refused.append(f"{shown(record.key)}: MLflow refused this run ({printable(one_line(error)[:300])})")
             else:
                 self.report.runs_pending -= 1
         self._attach_children()
@@ -251,8 +253,9 @@ def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
 
 
 def _unchanged(path: str, sha256: str) -> bool:
-    """Whether a regular file has that hash. Only regular files are read: a pipe would never end."""
+    """Whether a regular file has that hash. Others are not read: a pipe would never end, a large one not soon."""
     try:
-        return os.path.isfile(path) and sha256_file(path) == sha256
+        regular = os.path.isfile(path) and os.path.getsize(path) <= _LARGEST_ARTIFACT
+        return regular and sha256_file(path) == sha256
     except OSError:
         return False

@@ -3,6 +3,7 @@
 A finished run is not repeated, and another run does not overwrite it unless the user asks for that.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.errors import UserError
-from edm.files.writing import read_json, write_json
+from edm.files.documents import ANY, FLAG, TEXT, DamagedError, Names, read_document
+from edm.files.writing import write_json
 from edm.models import checkpoint
 from edm.training.state import IRRELEVANT
 
@@ -60,12 +62,15 @@ class TrainingFolder:
         return {"config": self.config.to_dict(), "dataset": self.dataset.sha256, "made_from": self.made_from}
 
     def _found(self) -> dict[str, Any] | None:
-        """The record in the folder; None if it is missing or incomplete."""
-        try:
-            found = read_json(self.out / RECORD)
-            return found if found["format"] == FORMAT and found.keys() >= {*self._own(), "finished"} else None
-        except (UserError, KeyError, TypeError, AttributeError):
+        """The record in the folder; None if it is missing or damaged. Raises UserError if it cannot be read."""
+        if not os.path.lexists(self.out / RECORD):
             return None
+        shape = {"config": Names(ANY), "dataset": TEXT, "made_from": TEXT, "finished": FLAG}
+        try:
+            found: dict[str, Any] = read_document(self.out / RECORD, FORMAT, shape, "a record of training", _ADVICE)
+        except DamagedError:
+            return None
+        return found
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
         own = self._own()

@@ -1,13 +1,17 @@
 """The training log, log.jsonl: one row of sums per tick."""
 
 import json
-import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edm.files.writing import write_text
+from edm.files.documents import AMOUNT, NUMBER, misfit, parse
+from edm.files.reading import read_regular
+from edm.files.writing import atomic_write
+
+_LARGEST = 256 << 20  # bytes: a row for each of a million ticks
 
 
 class TrainingLog:
@@ -22,10 +26,11 @@ class TrainingLog:
         self._pending, self._size, self._warned = b"", 0, False
         if not active:
             return
-        rows = path.read_text(encoding="utf-8", errors="replace").splitlines() if seen and path.exists() else []
-        kept = "".join(f"{row}\n" for row in rows if _images_of(row) <= seen)
-        write_text(path, kept)
-        self._size = len(kept.encode())
+        rows = self._rows() if seen and path.exists() else ()
+        kept = b"".join(line + b"\n" for line, row in rows if row["images"] <= seen)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(kept)
+        self._size = len(kept)
 
     def write(self, row: dict[str, Any]) -> None:
         if self.active:
@@ -38,9 +43,19 @@ class TrainingLog:
             self._flush(sync=True)
 
     def curve(self, name: str) -> dict[str, list[float]]:
-        """A quantity vs. images seen, from the rows on disk."""
-        rows = [json.loads(row) for row in self.path.read_text(encoding="utf-8").splitlines()]
+        """A quantity vs. images seen, from the rows on disk; rows without it are damaged and left out."""
+        rows = [row for _, row in self._rows() if misfit(row.get(name), NUMBER) is None]
         return {"images": [row["images"] for row in rows], name: [row[name] for row in rows]}
+
+    def _rows(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """The rows on disk, each with its line. Leaves out damaged lines, such as one torn by a kill."""
+        for line in read_regular(self.path, _LARGEST, "the log of a training run").splitlines():
+            try:
+                row = parse(line)
+            except ValueError:
+                continue
+            if misfit(row, {"images": AMOUNT}) is None:
+                yield line, row
 
     def _flush(self, sync: bool) -> None:
         try:
@@ -57,11 +72,3 @@ class TrainingLog:
                 print(f"warning: {self.path}: not all rows are written yet ({error.strerror})", file=sys.stderr)
         else:
             self._size, self._pending = self._size + len(self._pending), b""
-
-
-def _images_of(row: str) -> float:
-    try:
-        images: float = json.loads(row)["images"]
-        return images
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line torn by a kill

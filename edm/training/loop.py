@@ -14,13 +14,14 @@ from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.errors import Preempted, UserError
 from edm.files.background import Background
-from edm.files.writing import remove_temporaries, write_json
+from edm.files.writing import remove_temporaries
 from edm.models import checkpoint
 from edm.models.compilation import Compiled
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
 from edm.training import loss_levels as levels
+from edm.training.curves import write_curves
 from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
 from edm.training.overflows import Overflows
@@ -165,7 +166,7 @@ def train(
             for name, level in (("before", before), ("after", after)):
                 if run is not None:
                     run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
-            write_json(final / "levels.json", {"before": before, "after": after, "training": log.curve("loss")})
+            write_curves(final / "levels.json", before, after, log.curve("loss"))
             if run is not None:
                 run.artifact(final / "levels.json")
                 run.finish()

@@ -15,8 +15,9 @@ import yaml
 import edm
 from edm import params
 from edm.chain.jobs import Chain
-from edm.chain.provenance import FORMAT, Provenance, adopt, read_sidecar, sidecar_file, start
+from edm.chain.provenance import Provenance, adopt, start
 from edm.chain.rules import RULES
+from edm.chain.sidecars import FORMAT, read_sidecar, sidecar_file
 from edm.cli import main
 from edm.files import hashes
 from edm.files.hashes import Hashes
@@ -318,6 +319,29 @@ def test_damaged_sidecars_count_as_none(finished):
     assert "train tiny/vp-B" in stale()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"outputs": {"a": 3}}, {"inputs": [1]}, {"seconds": "long"}, {"seconds": -1}, {"created": "yesterday"},
+     {"parts": [{"seconds": 3}]}, {"versions": {"torch": 2}}, {"specification": {"settings": 1}}, {"digest": None}],
+)  # fmt: skip
+def test_a_sidecar_with_a_damaged_value_counts_as_none(finished, change):
+    path = Path("steps/train/tiny/train/vp-B.json")
+    assert read_sidecar(path) is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert read_sidecar(path) is None and "train tiny/vp-B" in stale()
+
+
+def test_a_sidecar_of_a_later_version_or_one_that_cannot_be_read_does_not_make_its_step_run(finished):
+    path = Path("steps/train/tiny/train/vp-B.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": "edm-step/2"}))
+    with pytest.raises(edm.UserError, match=r"vp-B\.json: is edm-step/2, of a later version of this program"):
+        stale()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(edm.UserError, match=r"vp-B\.json: is a pipe; expected the record of a step"):
+        stale()
+
+
 def test_a_folder_behind_a_link_is_hashed_and_a_link_to_nothing_hides_no_data(tmp_path):
     """As `edm prepare` reads it: a class folder may be a link to another disk."""
     (tmp_path / "disk").mkdir()
@@ -352,7 +376,11 @@ def test_hashes_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     Path("file").write_text("two")
     os.utime("file", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert second.of("file") == "new" and second.of("nowhere") is None
-    Path("cache.json").write_text("{")
+    for damaged in ("{", "[]", '{"file": 7}', '{"file": [1, 2, 3]}', '{"file": [null, "z"]}', "[" * 10**6):
+        Path("cache.json").write_text(damaged)
+        assert Hashes(Path("cache.json")).of("file") == "new"
+    os.remove("cache.json")
+    os.mkfifo("cache.json")
     assert Hashes(Path("cache.json")).of("file") == "new"
 
 

@@ -90,9 +90,9 @@ def test_a_file_keeps_one_measurement_per_network_precision_and_device(tmp_path)
     "content, message",
     [
         ("[]", "not a table of throughput"),
-        ("{", "not a readable JSON file"),
-        ('{"format": "edm-throughput/1", "measurements": [3]}', "measurement 1 has network None; expected text"),
-        (None, "measurement 1 has training 0; expected a positive number"),
+        ("{", "not a table of throughput"),
+        ('{"format": "edm-throughput/1", "measurements": [3]}', "measurements.1 is 3; expected an object"),
+        (None, "measurements.1.training is 0; expected a number"),
     ],
 )
 def test_any_other_file_is_refused_and_left_alone(tmp_path, content, message):

@@ -1,9 +1,12 @@
 """An interrupted job of several parts resumes with the next part."""
 
+import json
+
 import pytest
 
 from edm.cluster.processes import World
 from edm.evaluation.finished import Finished
+from edm.evaluation.records import MEASURED
 
 
 def job(path, of, parts, fail_at=None):
@@ -38,3 +41,14 @@ def test_what_was_done_of_something_else_does_not_count(tmp_path, content):
     if content is not None:
         path.write_text(content)
     assert job(path, {"seeds": 6 if content is None else 5}, range(4))[1] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("value", ["2.5", -1, None, [2.5], 1e300])
+def test_a_damaged_result_is_measured_again_and_named(tmp_path, capsys, value):
+    path, work = tmp_path / "finished.json", lambda: {"images": 20, "nfe": 5, "distance": 3.5}
+    Finished(path, 1, World(), each=MEASURED).take("one", work)
+    found = json.loads(path.read_text())
+    found["results"]["one"]["distance"] = value
+    path.write_text(json.dumps(found))
+    assert Finished(path, 1, World(), each=MEASURED).take("one", work)["distance"] == 3.5
+    assert "finished.json: results.one.distance is" in capsys.readouterr().err

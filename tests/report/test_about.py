@@ -48,7 +48,8 @@ def test_a_caption_names_a_file_that_is_no_result(chain, tmp_path, monkeypatch):
     path = Path("results/digits/distances/vp-A/ladder.json")
     path.parent.mkdir(parents=True)
     path.write_text("[]")
-    assert "not a file of distances; delete it and run snakemake again" in Captions(chain).table("digits", "table2")
+    told = "not a file of distances (its format is nothing, expected edm-distances/2); delete it"
+    assert told in Captions(chain).table("digits", "table2")
 
 
 def test_configurations_of_the_paper_are_told_in_full(chain):
@@ -75,7 +76,8 @@ def test_the_shards_of_an_evaluation_are_jobs_of_their_own(chain, tmp_path, monk
     sidecar = tmp_path / "steps/evaluate/cluster/evaluate/vp-A/ladder/num_steps=4.json"
     sidecar.parent.mkdir(parents=True)
     part = {"job": "1-of-2.safetensors", "seconds": 7.5, "processes": 2, "gpu": "H100"}
-    rest = {"format": "edm-step/1", "digest": "0", "specification": {}, "inputs": {}, "outputs": {}}
+    nothing = {"specification": {"settings": None, "inputs": {}}, "inputs": {}, "outputs": {}}
+    rest = {"format": "edm-step/1", "digest": "0", **nothing}
     sidecar.write_text(json.dumps({**rest, "seconds": 0.5, "parts": [part]}))
     shard, merged = told_by(job)
     assert (shard.name, shard.seconds) == ("shard cluster/vp-A/ladder/num_steps=4/1-of-2", 7.5)
@@ -87,7 +89,8 @@ def test_of_adopted_files_the_pages_say_that_nothing_is_known(chain, tmp_path, m
     monkeypatch.chdir(tmp_path)
     sidecar = tmp_path / "steps/data/digits/prepare.json"
     sidecar.parent.mkdir(parents=True)
-    hashes = {"specification": {}, "inputs": {}, "outputs": {"data/digits.zip": "f" * 64}}
+    specification = {"settings": None, "inputs": {}}
+    hashes = {"specification": specification, "inputs": {}, "outputs": {"data/digits.zip": "f" * 64}}
     sidecar.write_text(json.dumps({"format": "edm-step/1", "digest": "0", "adopted": "2026-01-01", **hashes}))
     report = chain.reports["digits"]
     done = done_jobs(chain, report)

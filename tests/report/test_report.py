@@ -334,7 +334,7 @@ def test_a_foreign_results_file_in_place_of_ours_is_named(digits, places, text):
     path = result_file(places, digits.experiments[""].evaluation("vp-A", "ladder"))
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    with pytest.raises(edm.UserError, match=r"ladder\.json: not a file of distances; delete it"):
+    with pytest.raises(edm.UserError, match=r"ladder\.json: not a file of distances \(its format is .*\); delete it"):
         write_table(digits, "table2", places.results, places.runs)
 
 
@@ -526,7 +526,7 @@ def test_every_table_of_the_paper_is_written_in_every_format_from_nothing(paper,
 def search(places, experiment, model, name, settings, **changes):
     record = {"format": "edm-search/1", "experiment": experiment.name, "model": model, "search": name, "metric": FID,
               "settings": settings, "value": 2.2712, "method": "coordinate", "images": 10_000, "evaluations": 57,
-              "converged": True, **changes}  # fmt: skip
+              "converged": True, "checkpoint": {"sha256": "abc123" * 8}, **changes}  # fmt: skip
     path = places.results / Path(chain.search_file(experiment, model, name)).relative_to("results")
     write_json(path, record)
     return path
@@ -556,8 +556,39 @@ def test_table_5_is_the_outcome_of_the_searches(paper, places):
 
 def test_a_foreign_file_in_place_of_a_search_is_named(paper, places):
     search(places, paper.experiments["uncond"], "vp-A", "table5", {}, format="something else")
-    with pytest.raises(edm.UserError, match=r"paper, table5: .*table5\.json: not the outcome of a search; delete it"):
+    with pytest.raises(edm.UserError, match=r"paper, table5: .*table5\.json: not the outcome of a search"):
         table_of(paper, "table5", places)
+    search(places, paper.experiments["uncond"], "vp-A", "table5", {"S_churn": "30"})
+    with pytest.raises(edm.UserError, match=r"table5\.json: settings\.S_churn is '30'; expected a number from"):
+        table_of(paper, "table5", places)
+    search(places, paper.experiments["uncond"], "vp-A", "table5", {"S_churn": 30})
+    with pytest.raises(edm.UserError, match=r"the search of CIFAR-10 VP did not vary S_min; delete its outcome"):
+        table_of(paper, "table5", places)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [("distance", "2.5", "distance is '2.5'; expected a number"), ("distance", -1.0, "distance is -1.0; expected"),
+     ("images", [35], "images is a list; expected a whole number"), ("kid", "low", "kid is 'low'; expected a number"),
+     ("sampler", {"num_steps": -4}, "sampler is a dictionary; expected the settings of a sampler")],
+)  # fmt: skip
+def test_a_damaged_measurement_is_named_and_not_shown(digits, places, place, value, told):
+    measure(places, digits.experiments[""], "vp-A", "ladder", {"only": [5.0]}, FD, **{place: value})
+    with pytest.raises(edm.UserError, match=rf"ladder\.json: .*{told}.*; delete it and run snakemake again"):
+        table_of(digits, "table2", places)
+
+
+def test_damaged_curves_and_studies_are_named_and_not_drawn(drawable, places):
+    experiment = drawable.experiments[""]
+    levels(places, experiment, "vp-A", height=-1.0)
+    with pytest.raises(edm.UserError, match=r"levels\.json: before\.mean\.1 is -1\.0; expected a number"):
+        write_figure(drawable, "figure5a", places)
+    analysis(places, experiment, "vp-F", "truncation", {}, {"num_steps": 4})
+    with pytest.raises(edm.UserError, match=r"truncation\.safetensors: numbers\.curves is missing; delete it"):
+        write_figure(drawable, "figure13", places)
+    analysis(places, experiment, "vp-F", "degradation", {}, {"sigmas": [1], "repetitions": [0], "S_noise": [1.0]})
+    with pytest.raises(edm.UserError, match=r"has no float32 images '1' of the expected size; delete it"):
+        write_figure(drawable, "figure14", places)
 
 
 def test_metrics_json_has_the_lowest_distance_of_every_cell(digits, paper, places):

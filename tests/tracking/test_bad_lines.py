@@ -68,7 +68,7 @@ def test_every_bad_line_is_named_and_the_rest_arrives(store, capsys):
     assert places == [f"runs/a.journal.jsonl:{number}" for number in range(3, 3 + len(BAD))]
     assert told["runs_pending"] == 0 and "reason" not in told
     error = capsys.readouterr().err
-    assert "warning: runs/a.journal.jsonl:3: not a whole line of JSON; this line was set aside" in error
+    assert "warning: runs/a.journal.jsonl:3: not whole JSON; this line was set aside" in error
     assert f"warning: {len(BAD) - 10} more lines of journals were set aside" in error and "Traceback" not in error
 
 
@@ -119,5 +119,33 @@ def test_what_is_no_regular_file_is_never_read(store, made):
     report = store.sync("a")
     assert (report.artifacts_missing, store.history("a", "fid")) == (1, [(1, 1.0)])
     made("b")
-    with pytest.raises(UserError, match="b: journal cannot be read"):
+    with pytest.raises(UserError, match=r"b: is a (pipe|folder|device); expected a journal"):
         read_journal("b")
+
+
+def test_lines_journals_and_names_beyond_any_lab_are_set_aside(tmp_path):
+    path, aside = tmp_path / "a", []
+    long = json.dumps({"event": "tag", "key": "good", "name": "n", "value": "x" * 2_000_000, "time": 1})
+    key = json.dumps({"event": "tag", "key": "k" * 400, "name": "n", "value": "v", "time": 1})
+    named = json.dumps({"event": "tag", "key": "good", "name": "n" * 501, "value": "v", "time": 1})
+    many = f'{RUN}, "params": {json.dumps({f"p{i}": 1 for i in range(2001)})}}}'
+    (record,) = read_journal(written(path, long, key, named, many), aside)
+    assert record.metrics["fid"].keys() == {10, 20} and "n" not in record.tags
+    faults = [line.split(": ", 1)[1] for line in aside]
+    assert faults == ["longer than any line of a journal", f"run '{'k' * 79}…' has not begun before this line",
+                      "an event 'tag' with a missing or wrong 'name'",
+                      "an event 'run' with a missing or wrong 'params'"]  # fmt: skip
+    written(path, *["x"] * 10_001)
+    with pytest.raises(UserError, match=r"a: has over 10,000 damaged lines; move it away"):
+        read_journal(path)
+    os.truncate(path, 65 << 20)
+    with pytest.raises(UserError, match=r"a: has more than 67,108,864 bytes; expected a journal"):
+        read_journal(path)
+
+
+def test_an_artifact_too_large_for_a_picture_counts_as_missing(store):
+    Path("picture.png").write_bytes(b"")
+    with Journal("a").run("a") as run:
+        run.artifact("picture.png")
+    os.truncate("picture.png", (1 << 30) + 1)
+    assert store.sync("a").artifacts_missing == 1

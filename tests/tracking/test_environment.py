@@ -58,6 +58,19 @@ def test_environment_tags_tell_commit_changes_and_slurm_job(tmp_path, monkeypatc
     assert (tags()["slurm_job"], tags()["slurm_restarts"]) == ("10_3", "2")
 
 
+def test_a_tree_inside_another_repository_does_not_claim_its_commit(tmp_path, git, tags):
+    """As a downloaded tree has none of its own."""
+    (tmp_path / "thesis.tex").write_text("1")
+    (tmp_path / "code.py").write_text("1")
+    git("init", "-q")
+    git("add", "thesis.tex")
+    git("commit", "-qm", "m")
+    assert not {"commit", "dirty"} & set(tags())
+    git("add", "code.py")
+    git("commit", "-qm", "m")
+    assert tags()["commit"] == git("rev-parse", "HEAD")
+
+
 def test_the_dvc_revision_is_the_commit_of_its_files(tmp_path, monkeypatch, git, tags):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "code.py").write_text("1")

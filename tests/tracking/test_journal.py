@@ -206,5 +206,5 @@ def test_wrong_values_and_missing_files_never_stop_the_job(tmp_path, capsys):
 
 
 def test_a_missing_journal_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.jsonl: journal cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"none\.jsonl: no such file; expected a journal"):
         read_journal(tmp_path / "none.jsonl")

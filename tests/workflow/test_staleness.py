@@ -9,8 +9,9 @@ from pretended import PARAMS, edit, make, planned, run
 
 from edm import params
 from edm.chain.jobs import Chain
-from edm.chain.provenance import Provenance, made, read_sidecar, sidecar_file
+from edm.chain.provenance import Provenance, made
 from edm.chain.rules import RULES
+from edm.chain.sidecars import read_sidecar, sidecar_file
 from edm.files.hashes import Hashes
 
 REPORT = {"table", "figure", "metrics", "about", "track"}

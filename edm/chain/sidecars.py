@@ -1,0 +1,54 @@
+"""The sidecar of a step, in ``steps/``: how its files were made. Free of torch."""
+
+import os
+from datetime import datetime
+from typing import Any
+
+from edm.chain.job import Job
+from edm.chain.rules import RULES
+from edm.files.documents import ANY, TEXT, DamagedError, Kind, Maybe, Names, between, read_document, whole
+
+FORMAT = "edm-step/1"
+#: The fields of a sidecar that record how the files were made.
+ORIGIN = ("created", "seconds", "commit", "dirty", "host", "slurm_job", "processes", "gpu", "versions")
+_SECONDS = between(0, 1e12)
+_DATE = Kind("a date and time", lambda value: _is_date(value))
+_ORIGIN = {"created": Maybe(_DATE), "seconds": Maybe(_SECONDS), "processes": Maybe(whole(1)),
+           "versions": Maybe(Names(TEXT)),
+           **{name: Maybe(TEXT) for name in ("commit", "dirty", "host", "slurm_job", "gpu")}}  # fmt: skip
+_SIDECAR = {
+    "digest": TEXT, "specification": {"settings": ANY, "inputs": Names(TEXT.or_null())},
+    "inputs": Names(TEXT.or_null()), "outputs": Names(TEXT), "adopted": Maybe(TEXT),
+    "parts": Maybe([{"job": TEXT, **_ORIGIN}]), **_ORIGIN,
+}  # fmt: skip
+
+
+def sidecar_file(job: Job) -> str:
+    """The path of a step's sidecar: below its stage and its dataset, experiment or report."""
+    if job.rule == "shard":  # deleted together with the shard
+        return f"{job.outputs[0]}.json"
+    owner, *rest = job.key
+    return f"{'/'.join(('steps', RULES[job.rule].stage, owner, job.rule, *rest))}.json"
+
+
+def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The sidecar at a path; None if it is missing or damaged, which have the same effect.
+
+    Raises UserError if it cannot be read, or if a later version of this program wrote it: the step may be up to date.
+    """
+    if not os.path.exists(path):
+        return None
+    try:
+        found: dict[str, Any] = read_document(
+            os.fspath(path), FORMAT, _SIDECAR, "the record of a step", "it counts as missing"
+        )
+    except DamagedError:
+        return None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _is_date(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).timestamp() >= 0
+    except (TypeError, ValueError, OverflowError, OSError):
+        return False
