@@ -58,13 +58,13 @@ class Yardstick:
 
 def open_yardstick(
     features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = (),
-    images: int = 0,
+    count: int = 0,
 ) -> Yardstick:  # fmt: skip
-    """images: number of images to measure, as in :func:`edm.metrics.extractors.load_features`.
+    """count: number of images to measure, as in :func:`edm.metrics.extractors.load_features`.
 
     Raises UserError if the reference has other features, or lacks what a metric needs.
     """
-    extractor = load_features(features, weights, device, images)
+    extractor = load_features(features, weights, device, count)
     yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics)
     yardstick.begin()  # raises an error for a mismatch before the first image is generated
     return yardstick

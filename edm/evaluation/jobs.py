@@ -62,8 +62,8 @@ def evaluate_grid(
     of = {"experiment": experiment.name, "model": evaluation.model, "evaluation": evaluation.name,
           "spec": digest([experiment.evaluation_spec(evaluation), made_from]),
           "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
-    images = sum(len(draw.seeds) for draw in draws)
-    yardsticks = open_yardsticks(experiment, references, weights, world, images)
+    count = sum(len(draw.seeds) for draw in draws)
+    yardsticks = open_yardsticks(experiment, references, weights, world, count)
     block = block_of(experiment.sampling.block, checkpoints.network_of(checkpoint))
     whole = Whole(draws, block, yardsticks, of)
     take: Callable[[Draw, str], dict[str, Any]]
@@ -231,7 +231,7 @@ def about_checkpoint(path: str) -> dict[str, Any]:
 
 
 def open_yardsticks(
-    experiment: Experiment, references: Sequence[str], weights: str | None, world: World, images: int, more: bool = True
+    experiment: Experiment, references: Sequence[str], weights: str | None, world: World, count: int, more: bool = True
 ) -> list[Yardstick]:
     """The experiment's extractors, for that many images, with their references; the first gives the main distance.
 
@@ -242,7 +242,7 @@ def open_yardsticks(
     if len(references) < len(names):
         raise UserError(f"--ref: {len(names)} files are needed, one for each of {', '.join(names)}")
     return [
-        open_yardstick(name, known[name], reference, world.device, experiment.metrics if not i else (), images)
+        open_yardstick(name, known[name], reference, world.device, experiment.metrics if not i else (), count)
         for i, (name, reference) in enumerate(zip(names, references, strict=False))
     ]
 

@@ -6,14 +6,14 @@ from edm.metrics import INCEPTION
 from edm.tracking import Journal, Run, environment_tags
 
 
-def numbers_of(measured: dict[str, Any], label: str, images: int | None = None) -> dict[str, float]:
+def numbers_of(measured: dict[str, Any], label: str, count: int | None = None) -> dict[str, float]:
     """The numbers of a measurement by their names in MLflow: distances are FID or FD, as in the tables.
 
     The distance comes first, because MLflow's compare page plots the first metric logged. The number of images is a
-    parameter, not a metric. label: name of the distance. images: if given, appended to that name, for runs with
+    parameter, not a metric. label: name of the distance. count: if given, appended to that name, for runs with
     distances over several numbers of images or over fewer than an evaluation: such distances are not comparable.
     """
-    numbers = {f"{label.split()[0]}{f'_of_{images}' if images else ''}": measured["distance"]}
+    numbers = {f"{label.split()[0]}{f'_of_{count}' if count else ''}": measured["distance"]}
     for key, value in measured.items():
         if key not in ("distance", "images") and isinstance(value, int | float):
             numbers[key] = value

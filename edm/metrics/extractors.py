@@ -102,12 +102,12 @@ class Extractor:
 
 
 def load_features(
-    name: str, weights: str | os.PathLike | None = None, device: torch.device | str = "cpu", images: int = 0
+    name: str, weights: str | os.PathLike | None = None, device: torch.device | str = "cpu", count: int = 0
 ) -> Features:
     """The feature extractor ``name`` (a key of ``EXTRACTORS``) with the weights in a file.
 
     Without ``weights``, Inception-v3 and DINOv2 use the published files, downloaded once into torch's cache.
-    images: number of images to measure, if known. On a GPU, a large number makes it compile the network, which changes
+    count: number of images to measure, if known. On a GPU, a large number makes it compile the network, which changes
     features by rounding: jobs that share one measurement pass the total, so that all make the same choice.
     Raises UserError if the name is unknown or the weights are missing, cannot be downloaded, or do not match.
     """
@@ -119,7 +119,7 @@ def load_features(
     opened = entry.open(name, None if weights is None else Path(weights))
     device = torch.device(device)
     network = opened.network.to(device)
-    if device.type == "cuda" and entry.large and images >= COMPILED_FROM:
+    if device.type == "cuda" and entry.large and count >= COMPILED_FROM:
         network.compile()
     return Features(
         name=name,

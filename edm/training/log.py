@@ -17,13 +17,13 @@ class TrainingLog:
     stop training.
     """
 
-    def __init__(self, path: Path, images: int, active: bool):
+    def __init__(self, path: Path, seen: int, active: bool):
         self.path, self.active = path, active
         self._pending, self._size, self._warned = b"", 0, False
         if not active:
             return
-        rows = path.read_text(encoding="utf-8", errors="replace").splitlines() if images and path.exists() else []
-        kept = "".join(f"{row}\n" for row in rows if _images_of(row) <= images)
+        rows = path.read_text(encoding="utf-8", errors="replace").splitlines() if seen and path.exists() else []
+        kept = "".join(f"{row}\n" for row in rows if _images_of(row) <= seen)
         write_text(path, kept)
         self._size = len(kept.encode())
 

@@ -73,12 +73,12 @@ def train(
     with Background() as background:
         state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background,
                               made_from)  # fmt: skip
-        images = state.restore()
-        log = TrainingLog(out / "log.jsonl", images, world.is_first)
+        seen = state.restore()
+        log = TrainingLog(out / "log.jsonl", seen, world.is_first)
         folder = TrainingFolder(out, final, config, dataset, made_from)
         if world.is_first:
             folder.note(finished=False)
-        if images == 0 and world.is_first:
+        if seen == 0 and world.is_first:
             shutil.rmtree(out / "snapshots", ignore_errors=True)  # snapshots of an earlier run
 
         def measure() -> levels.Levels:
@@ -92,72 +92,72 @@ def train(
             log.sync()
             if run is not None:
                 run.sync()
-            state.save(images, time.monotonic() - started)
+            state.save(seen, time.monotonic() - started)
             pauses.saved()
 
         total, snapshots = config.steps * config.batch_size, set(config.snapshots)
         tick = max(1, min(config.steps // TICKS, TICK_IMAGES // config.batch_size)) * config.batch_size
         started, pauses = time.monotonic() - state.seconds, Pauses(world, notice, state_every)
-        tick_time, tick_images = time.monotonic(), images
+        tick_time, tick_start = time.monotonic(), seen
         sums = state.sums  # since the last log row
         parameters = sum(parameter.numel() for parameter in step.net.parameters())
         overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
-        bar = tqdm(total=total, initial=images, unit="img", unit_scale=True, disable=None if world.is_first else True)
+        bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=None if world.is_first else True)
         system = SystemMetrics()
         notice.hold()
-        while images < total:
-            step(images, sums)
-            images += config.batch_size
+        while seen < total:
+            step(seen, sums)
+            seen += config.batch_size
             bar.update(config.batch_size)
 
-            if images % tick == 0 or images >= total:
-                loss_sum, seen, nonfinite, overflows = world.sum(sums).tolist()
+            if seen % tick == 0 or seen >= total:
+                loss_sum, in_tick, nonfinite, overflows = world.sum(sums).tolist()
                 sums.zero_()
-                mean = loss_sum / seen / math.prod(dataset.images.shape[1:])
+                mean = loss_sum / in_tick / math.prod(dataset.images.shape[1:])
                 if not math.isfinite(mean):
                     background.wait()
-                    kept = world.share(state.images)  # of rank 0, which writes the states: the others wait for it
+                    kept = world.share(state.seen)  # of rank 0, which writes the states: the others wait for it
                     raise UserError(
-                        f"{out}: the loss became {mean} after {images:,} images; the last good state ({kept:,} "
+                        f"{out}: the loss became {mean} after {seen:,} images; the last good state ({kept:,} "
                         "images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
                     )
-                overflowing.look(int(overflows), int(nonfinite), round(seen) // config.batch_size, images)
+                overflowing.look(int(overflows), int(nonfinite), round(in_tick) // config.batch_size, seen)
                 state.overflowing = overflowing.in_a_row
                 now = time.monotonic()
                 row = {
-                    "images": images,
+                    "images": seen,
                     "loss": mean,
-                    "learning_rate": learning_rate_at(config, images - config.batch_size),
-                    "images_per_second": (images - tick_images) / max(now - tick_time, 1e-9),
+                    "learning_rate": learning_rate_at(config, seen - config.batch_size),
+                    "images_per_second": (seen - tick_start) / max(now - tick_time, 1e-9),
                     "seconds": now - started,
                     "nonfinite_gradients": int(nonfinite),
                 }
-                tick_time, tick_images = now, images
+                tick_time, tick_start = now, seen
                 log.write(row)
                 if run is not None and world.is_first:
                     numbers = {key: value for key, value in row.items() if key != "images"}
-                    run.metrics(numbers | system.read(), step=images)
+                    run.metrics(numbers | system.read(), step=seen)
                 bar.set_postfix_str(f"loss {mean:.4g}")
-            if images in snapshots and world.is_first:
-                snapshot = out / "snapshots" / f"{images:012d}.safetensors"
+            if seen in snapshots and world.is_first:
+                snapshot = out / "snapshots" / f"{seen:012d}.safetensors"
                 if not snapshot.exists():  # else written before an interruption
-                    taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": images}
+                    taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": seen}
                     background.do(partial(checkpoint.save, snapshot, taken, config, told))
-            pause = pauses.after_step(state.cost) if images < total else None
+            pause = pauses.after_step(state.cost) if seen < total else None
             if pause:  # last in a step, so that the state includes the whole step
                 keep()
             if pause == "stop":
                 bar.close()
                 background.wait()
                 world.wait()  # the first process may still be writing
-                raise Preempted(_stopped(notice, images, state.images) if world.is_first else "")
+                raise Preempted(_stopped(notice, seen, state.seen) if world.is_first else "")
         bar.close()
 
         keep()  # a failure after this line loses no training
         background.wait()
         notice.release()
         if world.is_first:
-            checkpoint.save(final / "model.safetensors", step.ema, config, {**about, "images": images})
+            checkpoint.save(final / "model.safetensors", step.ema, config, {**about, "images": seen})
         after = measure()
         if world.is_first:
             for name, level in (("before", before), ("after", after)):
@@ -182,8 +182,8 @@ def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:
         raise UserError(f"batch_size {config.batch_size} is too small for {world.size} processes; start fewer")
 
 
-def _stopped(notice: Notice, images: int, saved: int) -> str:
+def _stopped(notice: Notice, seen: int, saved: int) -> str:
     """The message about an early stop."""
-    kept = "the state is saved" if saved == images else f"only the state of {saved:,} images is kept"
+    kept = "the state is saved" if saved == seen else f"only the state of {saved:,} images is kept"
     reason = notice.reason or "another process was asked to"
-    return f"{reason}, after {images:,} images; {kept}, the same command continues"
+    return f"{reason}, after {seen:,} images; {kept}, the same command continues"

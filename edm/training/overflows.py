@@ -28,10 +28,10 @@ class Overflows:
         self.in_a_row, self.active = in_a_row, active
         self._seen = 0
 
-    def look(self, overflows: int, entries: int, steps: int, images: int) -> None:
+    def look(self, overflows: int, entries: int, steps: int, seen: int) -> None:
         """Checks the last ``steps`` steps: ``overflows`` had non-finite gradient entries, ``entries`` in total.
 
-        images: number of training images seen so far. Raises UserError if training cannot succeed (``HOPELESS``).
+        seen: number of training images so far. Raises UserError if training cannot succeed (``HOPELESS``).
         """
         hopeless = overflows >= steps and entries >= steps * self.parameters / 2
         self.in_a_row = self.in_a_row + steps if hopeless else 0
@@ -40,12 +40,12 @@ class Overflows:
         if self.in_a_row >= min(HOPELESS, max(FEWEST, self.config.steps)):
             raise UserError(
                 f"{self.out}: most gradients overflowed in {self.config.precision} in each of the last "
-                f"{self.in_a_row:,} steps, up to {images:,} images: nothing is learned; {advice}"
+                f"{self.in_a_row:,} steps, up to {seen:,} images: nothing is learned; {advice}"
             )
         if self.active and self._seen >= FEWEST and overflows >= MATTERS * steps:
             self.active = False  # warn once; log.jsonl has every row
             print(
                 f"warning: {self.out}: gradients overflowed in {self.config.precision} in {overflows} of the last "
-                f"{steps} steps, up to {images:,} images, and were replaced; if that continues, {advice}",
+                f"{steps} steps, up to {seen:,} images, and were replaced; if that continues, {advice}",
                 file=sys.stderr,
             )

@@ -48,7 +48,7 @@ class TrainingState:
         fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
         self.end = config.steps * config.batch_size
-        self.images, self.seconds = 0, 0.0
+        self.seen, self.seconds = 0, 0.0
         self.before: Levels | None = None
         self.overflowing = 0  # consecutive steps, see :class:`edm.training.overflows.Overflows`
         #: This process's sums since the last log row, accumulated by :class:`edm.training.step.TrainingStep`.
@@ -90,11 +90,11 @@ class TrainingState:
             moments = {k: torch.empty_like(parameter).copy_(tensors[f"adam.{index}.{k}"]) for k in MOMENTS}
             step = tensors[f"adam.{index}.step"].to(parameter.device)
             self.optimizer.state[parameter] = {"step": step, **moments}
-        self.images, self.seconds, self.before = header["images"], header["seconds"], header["before"]
+        self.seen, self.seconds, self.before = header["images"], header["seconds"], header["before"]
         self.overflowing = header["overflowing"]
-        return self.images
+        return self.seen
 
-    def save(self, images: int, seconds: float) -> None:
+    def save(self, seen: int, seconds: float) -> None:
         """Copies the state and writes it over the older one in the background.
 
         If writing fails (full disk), prints a warning on stderr. Raises UserError, keeping both states, if a weight is
@@ -114,13 +114,13 @@ class TrainingState:
                 tensors[f"adam.{index}.{name}"] = value
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise UserError(
-                f"{self.out}: weights are not finite after {images:,} images; the last good state "
-                f"({self.images:,} images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
+                f"{self.out}: weights are not finite after {seen:,} images; the last good state "
+                f"({self.seen:,} images) is kept. Try a lower learning_rate, clip_norm: 1.0 or precision: fp32"
             )
         host = {name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                 for name, tensor in (tensors | {"sums": sums}).items()}  # fmt: skip
         header: dict[str, Any] = {"format": STATE_FORMAT, "identity": self.identity, "made_from": self.made_from}
-        header |= {"images": images, "seconds": seconds, "before": self.before, "overflowing": self.overflowing}
+        header |= {"images": seen, "seconds": seconds, "before": self.before, "overflowing": self.overflowing}
         self.background.do(lambda: self._write(host, header, begun))
 
     def _write(self, host: dict[str, Tensor], header: dict[str, Any], begun: float) -> None:
@@ -128,9 +128,9 @@ class TrainingState:
         try:
             save_tensors(self.paths[self._next], host, header)
         except UserError as error:
-            print(f"warning: {error}; the state of {self.images:,} images is kept, continuing", file=sys.stderr)
+            print(f"warning: {error}; the state of {self.seen:,} images is kept, continuing", file=sys.stderr)
             return
-        self.images, self._next = header["images"], 1 - self._next
+        self.seen, self._next = header["images"], 1 - self._next
         self.cost = self._longest = max(self._longest, time.monotonic() - begun)
 
     def remove(self) -> None:
@@ -154,8 +154,8 @@ class TrainingState:
             except UserError as error:
                 problems.append(self._set_aside(self.paths[slot], error))
         if problems:
-            images = chosen[2].get("images")
-            outcome = "starting from the beginning" if images is None else f"continuing from {images:,} images"
+            seen = chosen[2].get("images")
+            outcome = "starting from the beginning" if seen is None else f"continuing from {seen:,} images"
             print(f"{'; '.join(problems)}; {outcome}", file=sys.stderr)
         return chosen
 

@@ -53,16 +53,16 @@ class TrainingStep:
         self._first, self._share = _share(config.batch_size, world)
         self._micro = min(config.microbatch or self._share, self._share)
 
-    def __call__(self, images: int, sums: Tensor) -> None:
-        """Trains on this process's share of the minibatch that starts at sample ``images``, ``microbatch`` at a time.
+    def __call__(self, seen: int, sums: Tensor) -> None:
+        """Trains on this process's share of the minibatch that starts at sample ``seen``, ``microbatch`` at a time.
 
         Adds to ``sums`` (float64 [4], on the device, without synchronising): the loss summed over pixels, the number of
         images, the number of non-finite gradient entries, and 1 if that number is above 0.
         """
         config, world = self.config, self.world
         if config.dropout > 0:
-            torch.manual_seed(_step_seed(config.seed, images, world.rank))
-        first = images + self._first
+            torch.manual_seed(_step_seed(config.seed, seen, world.rank))
+        first = seen + self._first
         for start in range(0, self._share, self._micro):
             count = min(self._micro, self._share - start)
             batch = self._batches.draw(first + start, count)
@@ -80,10 +80,10 @@ class TrainingStep:
             sums[2] += replaced
             sums[3] += replaced > 0
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(config, images)
+            group["lr"] = learning_rate_at(config, seen)
         self.optimizer.step()
         self._gradients.zero_()
-        average = get_ema_multi_avg_fn(ema_decay_at(config, images))  # type: ignore[no-untyped-call]  # torch has no types
+        average = get_ema_multi_avg_fn(ema_decay_at(config, seen))  # type: ignore[no-untyped-call]  # torch has no types
         average(self._averages, self._parameters, None)
 
 
@@ -121,20 +121,20 @@ def clean(gradients: Tensor, config: TrainingConfig) -> Tensor | None:
     return replaced
 
 
-def learning_rate_at(config: TrainingConfig, images: int) -> float:
-    """The learning rate of the step after ``images``: a linear ramp over ``lr_rampup`` Mimg, then constant (Table 7).
+def learning_rate_at(config: TrainingConfig, seen: int) -> float:
+    """The learning rate of the step after ``seen`` images: a linear ramp over ``lr_rampup`` Mimg (Table 7).
 
     It is 0 in the first step of a ramp, as in the authors' code: Adam's moments are updated, the weights are not.
     """
     ramp = config.lr_rampup * 1e6
-    return config.learning_rate * min(images / ramp, 1.0) if ramp else config.learning_rate
+    return config.learning_rate * min(seen / ramp, 1.0) if ramp else config.learning_rate
 
 
-def ema_decay_at(config: TrainingConfig, images: int) -> float:
+def ema_decay_at(config: TrainingConfig, seen: int) -> float:
     """β = 0.5^(batch/half-life); the half-life is capped at ``ema_rampup`` × images seen (Table 7)."""
     halflife = config.ema_halflife * 1e6
     if config.ema_rampup is not None:
-        halflife = min(halflife, config.ema_rampup * images)
+        halflife = min(halflife, config.ema_rampup * seen)
     return 0.5 ** (config.batch_size / halflife) if halflife > 0 else 0.0
 
 
@@ -144,6 +144,6 @@ def _share(batch_size: int, world: World) -> tuple[int, int]:
     return first, last - first
 
 
-def _step_seed(seed: int, images: int, rank: int) -> int:
+def _step_seed(seed: int, seen: int, rank: int) -> int:
     """The seed of a step's dropout, so that resuming needs no generator state."""
-    return (seed * 1_000_003 + images * 4099 + rank) % 2**63
+    return (seed * 1_000_003 + seen * 4099 + rank) % 2**63
