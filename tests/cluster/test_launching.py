@@ -56,6 +56,19 @@ def test_a_slurm_that_does_not_answer_sets_no_limit(in_job):
     assert slurm.time_left() == math.inf
 
 
+def test_a_slurm_that_does_not_answer_is_one_line(in_job, monkeypatch, tmp_path):
+    calls = in_job("sbatch", "slurm 22.05")
+    in_job("squeue")
+    slurm.require_slurm()
+    assert calls() == ["sbatch --version", "squeue --me --noheader"]
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho squeue: >&2\necho no route to controller >&2\nexit 1\n")
+    with pytest.raises(edm.UserError, match=r"Slurm does not answer here \(no route to controller\); start"):
+        slurm.require_slurm()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(edm.UserError, match=r"Slurm does not answer here \(.*No such file.*'sbatch'\)"):
+        slurm.require_slurm()
+
+
 def test_nodes_are_a_matter_of_slurm(in_job, monkeypatch, capsys):
     program, *options = slurm.on_each_node(["x"], nodes=2, gpus=4, threads=8)
     assert program == "srun" and {"--nodes=2", "--ntasks=2", "--gpus-per-node=4", "--kill-on-bad-exit=1"} < {*options}
