@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from edm.cluster.memory import keep_freed
 from edm.commands import data, images, launching, models, reports, studies, tracking
 from edm.commands.common import Commands
-from edm.errors import PREEMPTED, Preempted, UserError
+from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs
 
 #: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
@@ -31,6 +31,11 @@ def main(argv: list[str] | None = None) -> int:
         status = args.function(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: out of memory ({one_line(error)[:200]}); give it more, or smaller batches", file=sys.stderr)
         return 1
     except Preempted as stop:
         if str(stop):

@@ -353,3 +353,21 @@ def test_export_and_import_are_an_exact_round_trip(tmp_path):
     assert main(["import", str(exported), str(again)]) == 0
     first, second = load_file(imported), load_file(again)
     assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
+
+
+def test_memory_that_ends_is_one_line_and_other_errors_of_the_program_keep_their_traceback(model, tmp_path, monkeypatch,
+                                                                                            capsys):  # fmt: skip
+    def generate(*_args, **_kwargs):
+        if not errors:
+            torch.empty(1 << 60, dtype=torch.uint8)  # torch's own error
+        raise errors.pop()
+
+    monkeypatch.setattr("edm.commands.images.sample", generate)
+    errors = [RuntimeError("something else"), torch.OutOfMemoryError("CUDA out of memory.\nTried"), MemoryError()]
+    for expected in ("(MemoryError)", "(CUDA out of memory. Tried)"):
+        assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
+        assert capsys.readouterr().err == f"error: out of memory {expected}; give it more, or smaller batches\n"
+    with pytest.raises(RuntimeError, match="something else"):
+        main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"])
+    assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory (")

@@ -13,6 +13,7 @@ import pytest
 import edm
 from edm.cli import main
 from edm.cluster import slurm
+from edm.commands import launching
 from edm.errors import PREEMPTED
 
 
@@ -102,6 +103,14 @@ def test_the_nodes_of_a_step_meet_at_its_first(in_job, monkeypatch):
 def test_mistakes_in_what_is_launched(arguments, message, capsys):
     assert main(["launch", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_command_that_was_killed_is_one_line(monkeypatch, capfd):
+    monkeypatch.setattr(launching, "_command_line", lambda *_: ["sh", "-c", "kill -9 $$"])
+    assert main(["launch", "--", "train"]) == 128 + signal.SIGKILL
+    reason = "by hand, or by the system because the memory ended"
+    told = f"train: ended by SIGKILL ({reason}); nothing is half-written, start it again\n"
+    assert capfd.readouterr().err == told
 
 
 def test_the_status_of_a_launched_command_is_its_own(capfd):
