@@ -15,7 +15,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: help demo test test-slurm ui install
 
 help:
-	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (about 15 minutes)"
+	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (about 20 minutes on two cores)"
 	@echo "make test     the tests"
 	@echo "make test-slurm  the tests on a private two-node Slurm on this machine (Debian: installs it)"
 	@echo "make ui       MLflow on http://127.0.0.1:$(PORT)"
