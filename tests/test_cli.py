@@ -6,12 +6,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import edm
 from edm.cli import main
 from edm.models import building, checkpoint
 
@@ -371,3 +373,31 @@ def test_memory_that_ends_is_one_line_and_other_errors_of_the_program_keep_their
         main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"])
     assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
     assert capsys.readouterr().err.startswith("error: out of memory (")
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(model, tmp_path, monkeypatch, capsys):
+    def refuse(_args):
+        raise PermissionError(13, "Permission denied", "models/a.safetensors")
+
+    monkeypatch.setattr("edm.commands.images.sample", refuse)  # by hand: the super-user may open all files
+    assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
+    told = "error: models/a.safetensors: Permission denied; check the path, its permissions and the disk\n"
+    assert capsys.readouterr().err == told
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"edm {edm.__version__}\n"
+
+
+def test_the_shell_completes_with_all_commands(monkeypatch):
+    """argcomplete is an extra: a module in its place gets the parser, when the shell asks for completion."""
+    asked = []
+    monkeypatch.setitem(sys.modules, "argcomplete", SimpleNamespace(autocomplete=asked.append))
+    for set_by_the_shell in (False, True):
+        if set_by_the_shell:
+            monkeypatch.setenv("_ARGCOMPLETE", "1")
+        assert main(["check", "--params", str(ROOT / "params.yaml")]) == 0
+        assert len(asked) == set_by_the_shell
+    assert "fid-ref" in asked[0].format_help()
