@@ -33,7 +33,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@snakemake digits
+	@snakemake digits || { status=$$?; [ -z "$$(ls .snakemake/locks 2>/dev/null)" ] || echo "If no other Snakemake runs\
+	 in this folder, one was killed. Nothing is lost: $(VENV)/bin/snakemake --unlock && make demo"; exit $$status; }
 	@cat results/digits/tables/*.md
 	@echo "Tables:  results/digits/tables   Figures: results/digits/figures   Runs: make ui   Settings: params.yaml"
 

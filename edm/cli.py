@@ -12,7 +12,7 @@ from edm import __version__
 from edm.cluster.memory import keep_freed
 from edm.commands import data, images, launching, models, reports, studies, tracking
 from edm.commands.common import Commands, Parser, say
-from edm.errors import PREEMPTED, Preempted, UserError
+from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs
 
 #: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
@@ -46,6 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         say(f"error: {error}")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        say(f"error: out of memory ({one_line(error)[:200]}); give it more, or smaller batches")
+        return 1
     except Preempted as stop:
         if str(stop):
             say(f"stopped: {stop}")
@@ -55,8 +60,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except OSError as error:  # of the system, where no command expects it: a full disk, a limit, stdout
         _discard_stdout()
-        where = error.filename if isinstance(error.filename, str) else "a file or the standard output"
-        say(f"error: {UserError(f'{where}: {error.strerror or error}')}")
+        if isinstance(error.filename, str):
+            text = f"{error.filename}: {error.strerror}; check the path, its permissions and the disk"
+        else:
+            text = f"a file or the standard output: {error.strerror or error}"
+        say(f"error: {UserError(text)}")
         return 1
     except KeyboardInterrupt:
         say("interrupted")

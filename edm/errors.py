@@ -43,6 +43,13 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether the memory ended, of the machine or a GPU: torch has a class of its own only for GPUs."""
+    return isinstance(error, MemoryError) or any(
+        text in str(error) for text in ("out of memory", "can't allocate memory", "Cannot allocate memory")
+    )
+
+
 def require(package: str) -> None:
     """Imports a package of ``EXTRAS``. Raises UserError, naming the extra, if it is not installed."""
     try:

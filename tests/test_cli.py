@@ -511,6 +511,34 @@ def test_a_working_directory_that_was_deleted_is_one_line(tmp_path, model, monke
     assert capsys.readouterr().err.startswith("error: the folder in which this command runs was deleted; change")
 
 
+def test_memory_that_ends_is_one_line_and_other_errors_of_the_program_keep_their_traceback(model, tmp_path, monkeypatch,
+                                                                                            capsys):  # fmt: skip
+    def generate(*_args, **_kwargs):
+        if not errors:
+            torch.empty(1 << 60, dtype=torch.uint8)  # torch's own error
+        raise errors.pop()
+
+    monkeypatch.setattr("edm.commands.images.sample", generate)
+    errors = [RuntimeError("something else"), torch.OutOfMemoryError("CUDA out of memory.\nTried"), MemoryError()]
+    for expected in ("(MemoryError)", "(CUDA out of memory. Tried)"):
+        assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
+        assert capsys.readouterr().err == f"error: out of memory {expected}; give it more, or smaller batches\n"
+    with pytest.raises(RuntimeError, match="something else"):
+        main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"])
+    assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory (")
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(model, tmp_path, monkeypatch, capsys):
+    def refuse(_args):
+        raise PermissionError(13, "Permission denied", "models/a.safetensors")
+
+    monkeypatch.setattr("edm.commands.images.sample", refuse)  # by hand: the super-user may open all files
+    assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
+    told = "error: models/a.safetensors: Permission denied; check the path, its permissions and the disk\n"
+    assert capsys.readouterr().err == told
+
+
 def test_the_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])

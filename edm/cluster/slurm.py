@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 
-from edm.errors import UserError
+from edm.errors import UserError, one_line
 
 PATIENCE = 30.0  # seconds that Slurm may take to answer
 PORTS = range(20000, 60000)  # for the processes of a job to find each other
@@ -15,6 +15,18 @@ PORTS = range(20000, 60000)  # for the processes of a job to find each other
 def job() -> str | None:
     """The job number; None outside Slurm."""
     return os.environ.get("SLURM_JOB_ID") or None
+
+
+def require_slurm() -> None:
+    """Raises UserError unless Slurm's commands are on this machine and its controller answers."""
+    try:
+        _ask("sbatch", "--version")
+        _ask("squeue", "--me", "--noheader")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(
+            f"Slurm does not answer here ({_reason(error)}); start Snakemake on a machine that submits jobs, such as "
+            "the login node, or without --profile slurm"
+        ) from None
 
 
 def time_left() -> float:
@@ -49,8 +61,7 @@ def requeue() -> None:
     try:
         _ask("scontrol", "requeue", job() or "")
     except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip()
-        raise UserError(f"job {job()}: Slurm did not requeue it ({reason}); start the workflow again") from None
+        raise UserError(f"job {job()}: Slurm did not requeue it ({_reason(error)}); start the workflow again") from None
 
 
 def on_each_node(command: list[str], nodes: int, gpus: int, threads: int) -> list[str]:
@@ -84,3 +95,9 @@ def rendezvous() -> list[str]:
 
 def _ask(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+
+def _reason(error: OSError | subprocess.SubprocessError) -> str:
+    """Why a command of Slurm failed: the last line that it printed, if it printed one."""
+    printed = (getattr(error, "stderr", None) or "").strip().splitlines()
+    return one_line(printed[-1] if printed else error)

@@ -87,6 +87,10 @@ def launch(args: Namespace) -> int:
         status, heard = _run(_command_line(command, args), threads, handles, made_from)
         if status == 0 and step is not None:
             step.finish(processes=args.processes, gpu=_gpu(step))
+    if status - 128 in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS):
+        name = signal.Signals(status - 128).name
+        reason = "by hand, or by the system because the memory ended" if status - 128 == signal.SIGKILL else "a crash"
+        say(f"{command[0]}: ended by {name} ({reason}); nothing is half-written, start it again")
     if status == PREEMPTED and args.requeue and slurm.job() is not None and signal.SIGINT not in heard:
         slurm.requeue()
         say(f"job {slurm.job()} goes back to Slurm's queue and resumes later")

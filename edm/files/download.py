@@ -23,6 +23,7 @@ from edm.files.documents import SHA256, Names, read_json, require_shape
 from edm.files.hashes import digest
 from edm.files.lock import exclusive
 from edm.files.reading import open_regular
+from edm.files.refusals import printable
 from edm.files.resumable import StoppedError, resumable
 from edm.files.writing import write_json
 
@@ -33,7 +34,11 @@ _PIECE = 1 << 20
 _RANGE_NOT_SATISFIABLE = 416  # HTTPStatus renamed it in Python 3.13
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _LABELS = {"sha256": "SHA-256", "md5": "MD5"}
-_HEX_DIGITS = {"sha256": 64, "md5": 32}
+_HEX_DIGITS = {"sha256": "8,64", "md5": "32"}  # at least 8: as many as torch.hub has in a file's name
+_LONGEST = 2000  # characters of an address
+_SIZE = r"\d{1,15}"  # a petabyte
+#: What urllib and http.client raise for answers of servers: also for a malformed address, length or chunk.
+_FAILURES = (OSError, ValueError, ArithmeticError, http.client.HTTPException)
 
 
 def download(url: str, path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
@@ -41,12 +46,13 @@ def download(url: str, path: str | Path, sha256: str | None = None, md5: str | N
 
     After a broken connection the download resumes at the same byte if the server supports that; it makes three attempts
     in total. With a checksum, which shows whether the parts fit together, a stopped download resumes in the next run.
-    sha256, md5: in hexadecimal digits, of the whole file.
-    Raises UserError, leaving nothing at ``path``, if the download fails or the checksum differs.
+    sha256, md5: in hexadecimal digits, of the whole file; the first digits of the SHA-256 suffice.
+    Raises UserError, leaving nothing at ``path``, if the download fails, the checksum differs, or the server sends
+    nothing, a part that was not asked for, or a web page.
     """
     path, sums = Path(path), _checksums(sha256, md5)
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise UserError(f"{url}: not an address to download from (http, https, file)")
+    if len(url) > _LONGEST or _scheme(url) not in ("http", "https", "file"):
+        raise UserError(f"{printable(url)}: not an address to download from (http, https, file)")
     if path.is_file():
         verify(path, sha256, md5)
         return path
@@ -97,7 +103,21 @@ def pin(lock_path: str | Path, name: str, sha256: str) -> bool:
 
 
 class _BrokenError(Exception):
-    """A failure of the connection or the server that may not happen in another attempt."""
+    """A failure of the connection or the server. final: another attempt would end in the same way."""
+
+    def __init__(self, reason: object, final: bool = False) -> None:
+        super().__init__(printable(one_line(reason)))
+        self.final = final
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects on the web only (urllib also follows them to ftp), and does not read their content."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        fp.close()
+        if _scheme(newurl) not in ("http", "https"):
+            raise _BrokenError(f"the server redirects to {newurl}, which is not on the web", final=True)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Transfer:
@@ -121,6 +141,8 @@ class _Transfer:
                 return self._try()
             except _BrokenError as error:
                 reason = error
+                if error.final:
+                    break
         if self.checked and self.file.seek(0, os.SEEK_END):
             raise StoppedError(self._say(f"{reason}; the downloaded part is kept: run again to continue"))
         raise UserError(self._say(reason))
@@ -138,18 +160,23 @@ class _Transfer:
         with self._open(start) as response:
             if response is None:
                 return
-            if start and not self._continues(response, start):
+            part = self._continues(response, start)
+            size = _size(response, start, part)
+            piece = _read(response)
+            self._refuse_other_content(response.headers, piece)
+            if not part:
                 start = self._from_scratch()
             self.version = _version(response.headers)
-            length = response.headers.get("Content-Length", "")
-            end = start + int(length) if length.isdecimal() else None
-            with tqdm(total=end, initial=start, unit="B", unit_scale=True, unit_divisor=1024, disable=None,
+            with tqdm(total=size, initial=start, unit="B", unit_scale=True, unit_divisor=1024, disable=None,
                       desc=self.path.name) as bar:  # fmt: skip
-                while piece := _read(response):
+                while piece:
                     self.file.write(piece)
                     bar.update(len(piece))
-        if end is not None and self.file.tell() < end:
-            raise _BrokenError(f"the connection ended after {self.file.tell():,} of {end:,} bytes")
+                    piece = _read(response)
+        if not (found := self.file.tell()):
+            raise _BrokenError("the server sent nothing")
+        if size not in (None, found):
+            raise _BrokenError(f"the connection ended after {found:,} of {size:,} bytes")
 
     @contextmanager
     def _open(self, start: int) -> Iterator[Any]:
@@ -160,20 +187,20 @@ class _Transfer:
             if self.version:
                 headers["If-Range"] = self.version
         try:
-            response = urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
+            opener = urllib.request.build_opener(_WebOnly)
+            response = opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
-            answer = f"the server answers {error.code} {one_line(error.reason)}"
-            if error.code == _RANGE_NOT_SATISFIABLE:
+            beyond = start and error.code == _RANGE_NOT_SATISFIABLE
+            if beyond:
                 if error.headers.get("Content-Range") == f"bytes */{start}":
                     yield None
                     return
                 self._from_scratch()
-            elif error.code < 500 and error.code not in _PASSING:
-                raise UserError(self._say(answer)) from None
-            raise _BrokenError(answer) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise _BrokenError(one_line(getattr(error, "reason", error))) from None
+            final = not beyond and error.code < 500 and error.code not in _PASSING
+            raise _BrokenError(f"the server answers {error.code} {error.reason}", final) from None
+        except _FAILURES as error:
+            raise _failed(error) from None
         with response:
             yield response
 
@@ -181,21 +208,61 @@ class _Transfer:
         self.file.seek(0)
         return self.file.truncate()
 
-    @staticmethod
-    def _continues(response: Any, start: int) -> bool:
+    def _continues(self, response: Any, start: int) -> bool:
         """Whether the response is the requested part; otherwise it is the whole file."""
-        if response.status != HTTPStatus.PARTIAL_CONTENT:
+        if response.status in (None, HTTPStatus.OK):  # None: a file
             return False
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise _BrokenError("the server sent another part than the requested one")
+        if not start or response.status != HTTPStatus.PARTIAL_CONTENT:
+            raise _BrokenError(f"the server answers {response.status} {response.reason}, not the file", final=True)
+        if self.version not in (None, _version(response.headers)):
+            self._from_scratch()
+            raise _BrokenError("the published file changed during the download")
         return True
+
+    def _refuse_other_content(self, headers: Message, piece: bytes) -> None:
+        """Refuses a page, such as a login; and, if no checksum tells which is meant, a file coded for the transfer."""
+        page = headers.get_content_type() == "text/html" and piece.lstrip().startswith(b"<")
+        if page and self.path.suffix not in (".html", ".htm"):
+            raise _BrokenError("the server sends a web page, perhaps a login or an error, not the file", final=True)
+        coding = headers.get("Content-Encoding", "identity")
+        if coding != "identity" and not self.checked and self.path.suffix not in (".gz", ".tgz"):
+            raise _BrokenError(f"the server sends the file in another coding: {coding}", final=True)
 
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read(_PIECE)
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(one_line(error)) from None
+        return response.read1(_PIECE)
+    except _FAILURES as error:
+        raise _failed(error) from None
+
+
+def _failed(error: Exception) -> _BrokenError:
+    if isinstance(error, OSError):
+        return _BrokenError(getattr(error, "reason", error))
+    return _BrokenError(f"the server's answer is malformed: {error or type(error).__name__}")
+
+
+def _size(response: Any, start: int, part: bool) -> int | None:
+    """The size of the whole file if the response states it. Raises _BrokenError for numbers that do not fit."""
+    if response.headers.defects:  # the length may be among the lines that could not be read
+        raise _BrokenError("the server's answer is malformed")
+    length = response.headers.get("Content-Length")
+    if length is not None and not re.fullmatch(_SIZE, length.strip()):
+        raise _BrokenError(f"the server states {length!r} as the length")
+    if part:
+        sent = re.fullmatch(rf"bytes {start}-{_SIZE}/({_SIZE}|\*)", response.headers.get("Content-Range", "").strip())
+        if not sent:
+            raise _BrokenError("the server sent another part than the requested one")
+        if sent[1] != "*":
+            return int(sent[1])
+    return None if length is None else start * part + int(length)
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urllib.parse.urlsplit(url).scheme
+    except ValueError:
+        return ""
 
 
 def _version(headers: Message) -> str | None:
@@ -209,7 +276,8 @@ def _checksums(sha256: str | None, md5: str | None) -> dict[str, str]:
     sums = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value is not None}
     for name, value in sums.items():
         if not re.fullmatch(f"[0-9a-f]{{{_HEX_DIGITS[name]}}}", value):
-            raise UserError(f"{value!r} is not {_LABELS[name]}: expected {_HEX_DIGITS[name]} hexadecimal digits")
+            digits = _HEX_DIGITS[name].split(",")[-1]
+            raise UserError(f"{value!r} is not {_LABELS[name]}: expected {digits} hexadecimal digits")
     return sums
 
 
@@ -219,6 +287,6 @@ def _mismatch(file: BinaryIO, sums: dict[str, str]) -> str | None:
         file.seek(0)
         kind = functools.partial(hashlib.new, name, usedforsecurity=False)
         found = hashlib.file_digest(file, kind).hexdigest()  # type: ignore[arg-type]  # BinaryIO's stubs lack readinto
-        if found != expected:
+        if not found.startswith(expected):
             return f"{_LABELS[name]} is {found}, expected {expected}"
     return None

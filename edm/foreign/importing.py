@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from edm.errors import UserError
+from edm.errors import UserError, out_of_memory
 from edm.files.reading import open_regular
 from edm.files.refusals import printable, refused, shown
 from edm.files.tensors import load_tensors, read_header
@@ -58,7 +58,7 @@ def read(path: str | Path, **stated: Any) -> Imported:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a checkpoint") from None
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):  # the word in torch's out-of-memory errors
+        if not out_of_memory(error):
             raise
         raise UserError(f"{path}: there is not enough memory for its {size:,} bytes; free some") from None
     except UserError as error:

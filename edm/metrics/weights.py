@@ -1,22 +1,17 @@
 """Weights of published networks: download and safe reading, which executes no code of the file."""
 
-import http.client
 import os
 import re
-import urllib.request
 from pathlib import Path, PurePosixPath
-from shutil import copyfileobj
 
 import torch
 
 from edm.errors import UserError
-from edm.files.hashes import sha256_file
+from edm.files.download import download
+from edm.files.lock import exclusive
 from edm.files.reading import open_regular
 from edm.files.stored import Stored, StoredTensors
 from edm.files.torch_files import saved
-from edm.files.writing import atomic_write
-
-DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a compute node's firewall often drops packets silently
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -47,18 +42,11 @@ def downloaded(name: str, url: str, sha256: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name
     if path.is_file():
         return path
-    with atomic_write(path) as temporary:
-        try:
-            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response, open(temporary, "wb") as file:
-                copyfileobj(response, file)
-        except (OSError, http.client.HTTPException) as error:
-            raise UserError(
-                f"{name}: no weights here and no download ({getattr(error, 'reason', error)}); fetch {url} on a "
-                f"machine with network and put it at {path}, or give its path as the weights of the feature extractor"
-            ) from None
-        if not sha256_file(temporary).startswith(sha256):
-            raise UserError(f"{url}: the download is damaged (wrong SHA-256); try again")
-    return path
+    try:
+        with exclusive(path.with_name(f".{path.name}.held"), patience=3600):  # for other jobs that start now
+            return download(url, path, sha256)
+    except UserError as error:
+        raise UserError(f"{name}: no weights here: {error}, or give its path as the weights") from None
 
 
 def hash_in_name(url: str) -> str:

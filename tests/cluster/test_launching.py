@@ -13,6 +13,7 @@ import pytest
 import edm
 from edm.cli import main
 from edm.cluster import slurm
+from edm.commands import launching
 from edm.errors import PREEMPTED
 
 
@@ -56,6 +57,19 @@ def test_a_slurm_that_does_not_answer_sets_no_limit(in_job):
     assert slurm.time_left() == math.inf
 
 
+def test_a_slurm_that_does_not_answer_is_one_line(in_job, monkeypatch, tmp_path):
+    calls = in_job("sbatch", "slurm 22.05")
+    in_job("squeue")
+    slurm.require_slurm()
+    assert calls() == ["sbatch --version", "squeue --me --noheader"]
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho squeue: >&2\necho no route to controller >&2\nexit 1\n")
+    with pytest.raises(edm.UserError, match=r"Slurm does not answer here \(no route to controller\); start"):
+        slurm.require_slurm()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(edm.UserError, match=r"Slurm does not answer here \(.*No such file.*'sbatch'\)"):
+        slurm.require_slurm()
+
+
 def test_nodes_are_a_matter_of_slurm(in_job, monkeypatch, capsys):
     program, *options = slurm.on_each_node(["x"], nodes=2, gpus=4, threads=8)
     assert program == "srun" and {"--nodes=2", "--ntasks=2", "--gpus-per-node=4", "--kill-on-bad-exit=1"} < {*options}
@@ -89,6 +103,14 @@ def test_the_nodes_of_a_step_meet_at_its_first(in_job, monkeypatch):
 def test_mistakes_in_what_is_launched(arguments, message, capsys):
     assert main(["launch", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_command_that_was_killed_is_one_line(monkeypatch, capfd):
+    monkeypatch.setattr(launching, "_command_line", lambda *_: ["sh", "-c", "kill -9 $$"])
+    assert main(["launch", "--", "train"]) == 128 + signal.SIGKILL
+    reason = "by hand, or by the system because the memory ended"
+    told = f"train: ended by SIGKILL ({reason}); nothing is half-written, start it again\n"
+    assert capfd.readouterr().err == told
 
 
 def test_the_status_of_a_launched_command_is_its_own(capfd):

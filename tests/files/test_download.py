@@ -22,7 +22,8 @@ SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdiges
 class Server(ThreadingHTTPServer):
     """Serves one file. ``trouble``: what to do to the next requests; ``asked``: the Range of each, or None.
 
-    A number cuts the answer after that many bytes, an HTTP status is answered as it is, a function is called first.
+    A number cuts the answer after that many bytes, an HTTP status is answered as it is, a function is called first, a
+    dictionary replaces headers, and text is the whole answer.
     """
 
     def __init__(self):
@@ -41,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
             trouble = trouble(server)
         if isinstance(trouble, tuple):
             return self.send_error(trouble[0])
+        if isinstance(trouble, bytes):
+            return self.wfile.write(trouble)
         content, start = server.content, 0
         if asked and server.ranges and self.headers["If-Range"] in (None, server.etag):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
@@ -50,12 +53,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
-        if server.etag:
-            self.send_header("ETag", server.etag)
+            headers = {}
+        headers |= {"Content-Length": str(len(content) - start)} | ({"ETag": server.etag} if server.etag else {})
+        changed, trouble = (trouble, None) if isinstance(trouble, dict) else ({}, trouble)
+        for name, value in (headers | changed).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[start:][:trouble])
 
@@ -175,6 +180,62 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(server, failed, tmp_p
     assert text.startswith(str(tmp_path / "got.bin")) and f"get {server.url} by other means" in text
 
 
+@pytest.mark.parametrize("answer, message", [
+    (b"HTTP/1.1 204 No Content\r\n\r\n", "answers 204 No Content, not the file"),
+    (b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok", "answers 202 Accepted, not the file"),
+    (b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\nab",
+     "answers 206 Partial Content, not the file"),
+    (b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/data.bin\r\n\r\n", "redirects to ftp://127.0.0.1/data.bin"),
+    (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/hostname\r\n\r\n", "answers 302 .*file:///etc/hostname"),
+    (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<!DOCTYPE html><p>Log in", "sends a web page"),
+    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b", "in another coding: gzip"),
+    (b"HTTP/1.1 403 " + b"No" * 9000 + b"\x1b[2J\r\n\r\n", "answers 403 NoNo"),
+])  # fmt: skip
+def test_what_is_not_the_file_is_refused_at_once(server, failed, answer, message):
+    server.trouble = [answer]
+    assert len(failed(message, server.url)) < 1000 and len(server.asked) == 1
+
+
+@pytest.mark.parametrize("answer, message", [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "the server sent nothing"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nab", "states '999"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nab", "states '-1' as the length"),
+    (b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 9\r\n\r\nab", "answer is malformed"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-" + b"f" * 99 + b"\r\nab", "answer is malformed"),
+    (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", "Invalid IPv6 URL"),
+])  # fmt: skip
+def test_a_malformed_answer_is_no_traceback_and_the_next_attempt_may_succeed(server, failed, tmp_path, answer, message):
+    server.trouble = [answer] * 3
+    assert len(failed(message, server.url)) < 1000 and len(server.asked) == 3
+    server.trouble = [answer]
+    assert download(server.url, tmp_path / "got.bin").read_bytes() == CONTENT
+
+
+def test_a_part_that_ends_before_the_file_does_is_continued(server, tmp_path):
+    server.trouble = [100_000, {"Content-Range": "bytes 100000-199999/300000", "Content-Length": "100000"}]
+    assert download(server.url, tmp_path / "got.bin").read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-", "bytes=200000-"]
+
+
+def test_a_part_of_another_version_is_never_added_even_if_the_server_ignores_the_condition(server, tmp_path):
+    def change(server):
+        server.content = OTHER
+        return {"ETag": '"two"'}
+
+    server.trouble = [100_000, change]
+    assert download(server.url, tmp_path / "got.bin").read_bytes() == OTHER
+    assert server.asked == [None, "bytes=100000-", None]
+
+
+def test_a_page_or_a_refusal_does_not_cost_the_part_that_is_kept(server, failed, tmp_path):
+    server.trouble = [100_000, (503,), (503,)]
+    failed("run again", server.url, left=[100_000], sha256=SHA256)
+    for trouble in ((404,), b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>Log in"):
+        server.trouble = [trouble]
+        failed("the downloaded part is kept", server.url, left=[100_000], sha256=SHA256)
+    assert download(server.url, tmp_path / "got.bin", SHA256[:8]).read_bytes() == CONTENT
+
+
 def test_what_a_stopped_run_fetched_is_continued_where_a_checksum_tells_that_it_fits(server, failed, tmp_path):
     server.trouble = [100_000, (503,), (503,)]
     failed("the downloaded part is kept: run again to continue", server.url, left=[100_000], sha256=SHA256)
@@ -227,6 +288,8 @@ def test_another_file_than_expected_is_not_kept(server, failed):
 def test_addresses_and_checksums_that_are_none_are_refused(failed):
     failed("not an address to download from", "ftp://127.0.0.1/data.bin")
     failed("not an address to download from", "data.bin")
+    failed("not an address to download from", "http://[")
+    failed("not an address to download from", "http://127.0.0.1/" + "x" * 2000)
     failed("'abc' is not SHA-256: expected 64 hexadecimal digits", "http://127.0.0.1/", sha256="abc")
     failed("is not MD5: expected 32 hexadecimal digits", "http://127.0.0.1/", md5=SHA256)
 

@@ -11,6 +11,7 @@ from image_sets import smooth_images
 from torch import nn
 
 from edm.errors import UserError
+from edm.files import download
 from edm.files.hashes import sha256_file
 from edm.metrics import DINOV2
 from edm.metrics.extractors import load_features
@@ -152,13 +153,14 @@ def test_without_weights_or_network_one_line_says_what_to_fetch_and_where_to_put
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", offline)
     with pytest.raises(UserError, match="dinov2-vit-l-14: no weights here") as caught:
         load_features(LARGE)
     message = str(caught.value)
     assert "\n" not in message
-    assert "fetch https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth" in message
-    assert f"put it at {tmp_path / 'hub' / 'checkpoints' / 'dinov2_vitl14_pretrain.pth'}" in message
+    assert "get https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth" in message
+    assert f"{tmp_path / 'hub' / 'checkpoints' / 'dinov2_vitl14_pretrain.pth'}" in message
 
 
 def test_weights_of_another_network_give_one_line(weights, tmp_path):

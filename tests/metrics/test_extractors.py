@@ -1,6 +1,6 @@
 """Image features: those of the classifier, and those of Inception-v3 compared with torch-fidelity."""
 
-import io
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -13,6 +13,7 @@ import torch
 from image_sets import smooth_images, torch_fidelitys_measures
 
 from edm.errors import UserError
+from edm.files import download
 from edm.files.hashes import sha256_file
 from edm.metrics import EXTRACTORS as NAMES
 from edm.metrics import PIXELS
@@ -149,43 +150,44 @@ def test_without_weights_or_network_one_line_says_what_to_fetch_and_where_to_put
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", offline)
     with pytest.raises(UserError) as caught:
         load_features(INCEPTION)
     message = str(caught.value)
     assert "\n" not in message
     assert "Name or service not known" in message
-    assert f"fetch {URL_INCEPTION_V3}" in message
+    assert message.startswith(f"{INCEPTION}: no weights here") and f"get {URL_INCEPTION_V3} by other means" in message
     assert str(tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]) in message
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_a_damaged_download_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_args, **_kwargs: io.BytesIO(b"half of it"))
-    with pytest.raises(UserError, match="damaged"):
+    from torch_fidelity import feature_extractor_inceptionv3 as inception
+
+    published = tmp_path / "published" / "weights-01234567.pth"
+    published.parent.mkdir()
+    published.write_bytes(b"half of it")
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", published.as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="expected 01234567; the published file is damaged"):
         load_features(INCEPTION)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list((tmp_path / "cache").rglob("*.pth"))
 
 
 def test_published_weights_are_downloaded_once_verified_and_called_fid(inception_weights, tmp_path, monkeypatch):
     """The name of torch-fidelity's file holds the hash of the published weights; here, that of the random weights."""
     from torch_fidelity import feature_extractor_inceptionv3 as inception
 
-    requests = []
-
-    def serve(url, **_kwargs):
-        requests.append(url)
-        return open(inception_weights, "rb")
-
-    url = f"https://example.org/weights-{sha256_file(inception_weights)[:8]}.pth"
-    monkeypatch.setattr(inception, "URL_INCEPTION_V3", url)
+    published = tmp_path / "published" / f"weights-{sha256_file(inception_weights)[:8]}.pth"
+    published.parent.mkdir()
+    shutil.copyfile(inception_weights, published)
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", published.as_uri())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", serve)
     for _ in range(2):
         assert load_features(INCEPTION).label == "FID"
-    assert requests == [url]
-    assert sha256_file(tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]) == sha256_file(inception_weights)
+        published.unlink(missing_ok=True)
+    assert sha256_file(tmp_path / "hub" / "checkpoints" / published.name) == sha256_file(inception_weights)
 
 
 class Trap:

@@ -574,6 +574,14 @@ MISTAKES = {
         lambda raw: raw["downloads"]["downloads/cifar-10-python.tar.gz"].update(sha265="00"),
         "downloads.downloads/cifar-10-python.tar.gz: unknown key 'sha265'; did you mean 'sha256'",
     ),
+    "a checksum that is too short": (
+        lambda raw: raw["downloads"]["downloads/cifar-10-python.tar.gz"].update(sha256="00"),
+        "downloads.downloads/cifar-10-python.tar.gz.sha256: '00' does not match",
+    ),
+    "a download from elsewhere than the web": (
+        lambda raw: raw["downloads"]["downloads/cifar-10-python.tar.gz"].update(url="ftp://a/b"),
+        "downloads.downloads/cifar-10-python.tar.gz.url: 'ftp://a/b' does not match",
+    ),
     "a choice by an unknown grid": (
         lambda raw: raw["experiments"]["cifar10-cond"]["choose"].update(grid="lader"),
         "experiments.cifar10-cond.choose: grid 'lader' is not defined; did you mean 'ladder'",

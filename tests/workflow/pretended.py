@@ -6,6 +6,7 @@ Each step writes its own name into its files, in a second or so; a training anot
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from edm.chain.provenance import Provenance, start
 ROOT = Path(__file__).parent.parent.parent
 RAN = "ran.txt"
 FAILING = "PRETEND_TO_FAIL"  # the name of a step
+KILLING = "PRETEND_TO_KILL"  # the name of a step that kills Snakemake, and ends before its sidecar
 PARAMS = """
 run: [tiny]
 datasets:
@@ -61,7 +63,9 @@ def pretend(folder, name, digest=None, fetched=()):
             Path(path).mkdir()
             path = f"{path}/1.png"
         Path(path).write_text(f"{name} made {path} {once}")
-    if name == os.environ.get(FAILING):
+    if name == os.environ.get(KILLING):
+        os.kill(os.getppid(), signal.SIGKILL)
+    if name in (os.environ.get(FAILING), os.environ.get(KILLING)):
         sys.exit(1)
     step.finish()
     with open(RAN, "a", encoding="utf-8") as file:

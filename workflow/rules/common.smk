@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edm.chain.provenance import made
 from edm.chain.remaking import check_sources, new_marker, set_aside, to_present
+from edm.cluster.slurm import require_slurm
 
 atexit.register(PROVENANCE.hashes.save)
 
@@ -136,6 +137,11 @@ def marker():
 
 
 onstart:
+    if workflow.executor_plugin.name == "slurm":
+        try:
+            require_slurm()  # otherwise each submission would fail, three times
+        except UserError as error:
+            raise WorkflowError(str(error))
     if to_run() and not workflow.touch:
         for path, place in set_aside(PROVENANCE, to_run()):
             print(f"{path}: not as a step of this chain made it; it is kept as {place}", file=sys.stderr)
