@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from edm.errors import UserError
-from edm.files.documents import read_json
 from edm.files.reading import read_regular
 from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report

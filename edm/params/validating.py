@@ -7,7 +7,7 @@ from typing import Any
 
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
-from edm.files.writing import read_json
+from edm.files.documents import read_json
 from edm.params.resolving import OF_DATASETS, nearest
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
