@@ -273,15 +273,16 @@ def schema() -> dict[str, Any]:
     training = {name: field for name, field in TrainingConfig.schema().items() if name not in OF_DATASETS}
     defs["training"]["properties"] = training
     defs["model"]["properties"] |= training
-    settings = {name: _swept(field) for name, field in SamplerConfig.schema().items()}
+    settings = {name: _swept(field) for name, field in SamplerConfig.schema().items()}  # a list of levels is one value
     for name in ("settings", "grid", "search", "sheet"):
-        defs[name].setdefault("properties", {}).update(settings)
+        own = defs[name].setdefault("properties", {})
+        defs[name]["properties"] = settings | own  # a search's ``over`` is its own
     return found
 
 
 def _swept(field: dict[str, Any]) -> dict[str, Any]:
     """The schema of one value of a field, or of a list of values for a number; null is not allowed."""
-    if "enum" in field:
+    if "enum" in field or field["type"] == "array":
         return field
     kind = field["type"] if isinstance(field["type"], str) else field["type"][0]
     one = {**field, "type": kind}
