@@ -50,13 +50,16 @@ def _in_words(hint: Any) -> str:
     words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", NoneType: "null"}
     if isinstance(hint, UnionType):
         return " or ".join(_in_words(option) for option in get_args(hint))
-    return words.get(hint, "a list of whole numbers")
+    if get_origin(hint) is tuple:
+        return "a list of numbers" if get_args(hint)[0] is float else "a list of whole numbers"
+    return words[hint]
 
 
 def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
     """Raises UserError if the value of a field, or one of its entries, is outside its limits. None is always valid."""
     if "enum" in limits:
-        choose(name, value, limits["enum"])
+        if value is not None:
+            choose(name, value, limits["enum"])
         return
     entries = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
     words = " and ".join(text.format(limits[key]) for key, (_, text) in _BOUNDS.items() if key in limits)
@@ -131,6 +134,8 @@ def _schema(hint: Any, limits: dict[str, Any]) -> dict[str, Any]:
     if "enum" in limits:
         return {"enum": list(limits["enum"])}
     own = {key: value for key, value in limits.items() if key in _OF_LISTS}
+    if isinstance(hint, UnionType) and any(get_origin(option) is tuple for option in get_args(hint)):
+        hint = next(option for option in get_args(hint) if get_origin(option) is tuple)
     if get_origin(hint) is tuple:
         entries = {key: value for key, value in limits.items() if key not in own}
         return {"type": "array", "items": {"type": _TYPES[get_args(hint)[0]], **entries}, **own}

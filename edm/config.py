@@ -1,6 +1,7 @@
 """Configurations of networks, training runs and samplers as frozen, validated dataclasses. Does not import torch."""
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, Self
@@ -21,7 +22,22 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 DESIGNS = ("vp", "ve", "iddpm", "edm")  # columns of Table 1, as preconditioning, loss and discretisation
 SCHEDULES = ("vp", "ve", "linear")
 SCALINGS = ("vp", "none")
+#: Time steps: those of the designs, uniform in λ = −ln σ, and uniform in the root of the VP schedule's time.
+DISCRETIZATIONS = (*DESIGNS, "lambda", "vp-sqrt")
 SOLVERS = ("euler", "heun")  # of Algorithms 1 to 3
+MULTISTEP = "multistep"  # one formula with independent choices, see edm.sampling.multistep
+PREDICTS, OVER = ("noise", "data"), ("sigma", "lambda", "vp-time", "rho")
+FINAL = ("zero", "sigma_min")  # where sampling ends
+#: Multistep solvers whose published code is no member of that formula.
+SHIPPED = ("ipndm", "dpmpp-2m", "dpmpp-3m-shipped")
+#: Names for choices of the multistep solver and of its steps; settings that are stated replace them.
+MEMBERS: dict[str, dict[str, Any]] = {
+    "lms": {"predicts": "noise", "over": "sigma", "order": 4},
+    "ipndm_v": {"predicts": "noise", "over": "sigma", "order": 4},
+    "deis-tab": {"predicts": "noise", "over": "vp-time", "order": 3, "discretization": "vp-sqrt"},
+    "dpmpp-3m": {"predicts": "data", "over": "lambda", "order": 3, "discretization": "lambda"},
+    "unipc-3": {"predicts": "data", "over": "lambda", "order": 3, "corrector": True, "discretization": "lambda"},
+}
 ADAPTIVE = "rk45"  # the black-box solver of Table 3
 ORIGINAL = {"vp-ode": 1, "vp-sde": 1, "ve-ode": 1, "ve-pc": 2, "ddim": 1, "iddpm": 1}  # as shipped → NFE per step
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -77,8 +93,8 @@ LIMITS: dict[str, dict[str, Any]] = {
     "level_samples": {"minimum": 2, "maximum": 10_000_000},  # at least 2, to have a deviation
     "seed": {"minimum": 0, "maximum": MAX_SEED},
     "num_steps": {"minimum": 1, "maximum": 100_000},
-    "solver": {"enum": (*SOLVERS, ADAPTIVE, *ORIGINAL)},
-    "discretization": {"enum": DESIGNS},
+    "solver": {"enum": (*SOLVERS, MULTISTEP, *MEMBERS, *SHIPPED, ADAPTIVE, *ORIGINAL)},
+    "discretization": {"enum": DISCRETIZATIONS},
     "schedule": {"enum": SCHEDULES},
     "scaling": {"enum": SCALINGS},
     "alpha": {"exclusiveMinimum": 0, "maximum": 100},
@@ -90,6 +106,11 @@ LIMITS: dict[str, dict[str, Any]] = {
     "S_max": _NOT_NEGATIVE,
     "S_noise": {"minimum": 0, "maximum": 1000},
     "tolerance": {"minimum": 1e-12, "maximum": 1000},
+    "predicts": {"enum": PREDICTS},
+    "over": {"enum": OVER},
+    "order": {"minimum": 1, "maximum": 4},
+    "final": {"enum": FINAL},
+    "sigmas": {"minItems": 1, "maxItems": 10_000, **_SIGMA},
 }
 
 
@@ -261,6 +282,11 @@ class SamplerConfig(_Data):
     ``solver`` "heun" is the second-order family of Algorithm 3: ``alpha`` = 1 is Heun, ½ midpoint, ⅔ Ralston. "rk45" is
     the adaptive black-box solver of Table 3, with ``tolerance`` as relative and absolute tolerance; the names in
     ``ORIGINAL`` are earlier samplers as their authors published them, whose only setting is ``num_steps``.
+    "multistep" is the family of :mod:`edm.sampling.multistep`: ``predicts``, ``over``, ``order`` and ``corrector``, by
+    default "data", "lambda", 3 and False, are None for all other solvers (``order`` except for "ipndm", by default 4).
+    :meth:`from_dict` also takes the names in ``MEMBERS``. ``SHIPPED`` are related solvers as their authors published
+    them. ``final`` "zero" takes N levels and a last Euler step to σ = 0, as Algorithm 1; "sigma_min" takes N + 1 levels
+    and ends at the last one. ``sigmas`` lists the levels themselves, in place of a discretisation and ``num_steps``.
     ``sigma_min`` and ``sigma_max`` default to those of the discretisation. If ``S_churn`` > 0, churn (Algorithm 2)
     applies to the noise levels in [``S_min``, ``S_max``]; ``S_max`` None is infinity.
     """
@@ -279,23 +305,63 @@ class SamplerConfig(_Data):
     S_max: float | None = math.inf
     S_noise: float = 1.0
     tolerance: float = 1e-4
+    predicts: str | None = None
+    over: str | None = None
+    order: int | None = None
+    corrector: bool | None = None
+    final: str = "zero"
+    sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         most = math.inf if self.S_max is None else self.S_max
         object.__setattr__(self, "S_max", most)
         self.check()
+        require(self.solver not in MEMBERS, f"solver {self.solver} stands for several settings: use from_dict")
+        defaults = {"predicts": "data", "over": "lambda", "order": 3, "corrector": False}
+        for name, value in (defaults if self.solver == MULTISTEP else {}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.solver == "ipndm" and self.order is None:
+            object.__setattr__(self, "order", 4)
         self._refuse_choices_without_effect()
+        if self.sigmas is not None:
+            self._check_sigmas(self.sigmas)
         require(self.S_min <= most, f"S_min {self.S_min:g} is larger than S_max {most:g}; swap them")
         if self.sigma_min is not None and self.sigma_max is not None:
             ordered = self.sigma_min <= self.sigma_max
             require(ordered, f"sigma_min {self.sigma_min:g} is larger than sigma_max {self.sigma_max:g}; swap them")
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """As :meth:`Checked.from_dict`; the name of a member of the multistep family stands for its settings."""
+        solver = values.get("solver")
+        if isinstance(solver, str) and solver in MEMBERS:
+            values = {**MEMBERS[solver], **values, "solver": MULTISTEP}
+        return super().from_dict(values)
+
+    def _check_sigmas(self, sigmas: tuple[float, ...]) -> None:
+        falls = all(high > low for high, low in itertools.pairwise(sigmas))
+        require(falls, "sigmas must fall from each level to the next")
+        for name in ("discretization", "sigma_min", "sigma_max"):
+            stated = getattr(self, name) != getattr(type(self), name)
+            require(not stated, f"sigmas lists the levels: {name} has no effect; leave it out")
+        steps = len(sigmas) - (self.final == "sigma_min")
+        require(steps >= 1, "sigmas has one level and final is sigma_min: there is no step")
+        agrees = self.num_steps in (steps, type(self).num_steps)
+        require(agrees, f"num_steps is {self.num_steps}, but sigmas takes {steps} steps; leave num_steps out")
+        object.__setattr__(self, "num_steps", steps)
+
     def _refuse_choices_without_effect(self) -> None:
         """Refuses settings that the solver ignores: the results file would record them although they had no effect."""
-        if self.solver in SOLVERS:
-            known = {field.name for field in dataclasses.fields(self)} - {"tolerance"}
-        else:
-            known = {"sigma_min", "sigma_max", "tolerance"} if self.solver == ADAPTIVE else {"num_steps"}
+        fields = {field.name for field in dataclasses.fields(self)} - {"tolerance"}
+        choices, churn = {"predicts", "over", "corrector"}, {"S_churn", "S_min", "S_max", "S_noise"}
+        known = {
+            **dict.fromkeys(SOLVERS, fields - choices - {"order"}),
+            MULTISTEP: fields - {"alpha"},
+            **dict.fromkeys(SHIPPED, fields - choices - churn - {"alpha", "order"}),
+            "ipndm": fields - choices - churn - {"alpha"},
+            ADAPTIVE: {"sigma_min", "sigma_max", "tolerance"},
+        }.get(self.solver, {"num_steps"})
         for field in dataclasses.fields(self):
             idle = field.name not in {*known, "solver"} and getattr(self, field.name) != field.default
             require(not idle, f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
@@ -307,9 +373,12 @@ class SamplerConfig(_Data):
 
     @property
     def nfe(self) -> int | None:
-        """Network evaluations per image: N for Euler, 2N − 1 for second order; None for rk45, which counts its own."""
+        """Network evaluations per image: N for Euler and multistep; for second order 2N − 1, or 2N if it ends above 0.
+
+        None for rk45, which counts its own.
+        """
         if self.solver == ADAPTIVE:
             return None
         if self.solver in ORIGINAL:
             return ORIGINAL[self.solver] * self.num_steps
-        return self.num_steps if self.solver == "euler" else 2 * self.num_steps - 1
+        return self.num_steps if self.solver != "heun" else 2 * self.num_steps - (self.final == "zero")

@@ -1,5 +1,6 @@
 """Commands that sample images from a model and evaluate them."""
 
+import argparse
 import os
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,22 @@ from edm.commands.common import (
     threads,
     whole,
 )
-from edm.config import ADAPTIVE, AUTO, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS, SamplerConfig
+from edm.config import (
+    ADAPTIVE,
+    AUTO,
+    DISCRETIZATIONS,
+    MEMBERS,
+    MULTISTEP,
+    ORIGINAL,
+    OVER,
+    PRECISIONS,
+    PREDICTS,
+    SCALINGS,
+    SCHEDULES,
+    SHIPPED,
+    SOLVERS,
+    SamplerConfig,
+)
 from edm.errors import UserError
 from edm.files.writing import write_json
 from edm.tracking import origin
@@ -46,8 +62,15 @@ def add(command: Commands) -> None:
     compile_option(sub, AUTO, AUTO)
     sub.add_argument("--class", dest="class_label", type=whole, help="one class for all images (default: by seed)")
     sub.add_argument("--steps", "--num_steps", dest="num_steps", type=whole, metavar="N", help="steps (default 18)")
-    sub.add_argument("--solver", help=f"{', '.join((*SOLVERS, ADAPTIVE, *ORIGINAL))} (default heun)")
-    sub.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
+    names = (*SOLVERS, MULTISTEP, *MEMBERS, *SHIPPED, ADAPTIVE, *ORIGINAL)
+    sub.add_argument("--solver", help=f"{', '.join(names)} (default heun)")
+    sub.add_argument("--predicts", help=f"multistep: {' or '.join(PREDICTS)} (default data)")
+    sub.add_argument("--over", help=f"multistep: interpolate in {', '.join(OVER)} (default lambda)")
+    sub.add_argument("--order", type=whole, help="multistep, ipndm: 1 to 4 (default 3; ipndm 4)")
+    sub.add_argument("--corrector", action=argparse.BooleanOptionalAction, help="multistep: correct each step")
+    sub.add_argument("--final", help="end at zero, after a last Euler step, or at sigma_min (default zero)")
+    sub.add_argument("--sigmas", nargs="+", type=float, metavar="SIGMA", help="the noise levels, in place of --steps")
+    sub.add_argument("--discretization", help=f"time steps: {', '.join(DISCRETIZATIONS)} (default edm)")
     sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
     sub.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
     shard_option(sub, "sample only part K of N of the seeds, for `edm merge`")

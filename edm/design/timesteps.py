@@ -18,6 +18,8 @@ DEFAULT_RANGE = {
     "ve": (0.02, 100.0),
     "iddpm": (0.002, 81.0),
     "edm": (0.002, 80.0),
+    "lambda": (0.002, 80.0),
+    "vp-sqrt": (0.002, 80.0),
 }
 
 
@@ -50,6 +52,17 @@ def vp_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     return VPSchedule.through(sigma_min, sigma_max).sigma(1 + _fractions(num_steps) * (VP_EPSILON_S - 1))
 
 
+def vp_sqrt_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Uniform steps in √t, t the time of the same schedule: the "quadratic" steps of Zhang and Chen 2022 (DEIS)."""
+    root = 1 + _fractions(num_steps) * (math.sqrt(VP_EPSILON_S) - 1)
+    return VPSchedule.through(sigma_min, sigma_max).sigma(root**2)
+
+
+def lambda_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Uniform steps in λ = −ln σ (Lu et al. 2022): the geometric sequence of :func:`ve_levels`."""
+    return ve_levels(num_steps, sigma_min, sigma_max)
+
+
 def ve_levels(num_steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """A geometric sequence: t_i = σ_max² (σ_min²/σ_max²)^{i/(N−1)} with σ = √t."""
     return sigma_max * (sigma_min / sigma_max) ** _fractions(num_steps)
@@ -72,7 +85,7 @@ def edm_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 
 
 
 def noise_levels(discretization: str, num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:
-    """σ_{i<N} of one discretisation ("vp", "ve", "iddpm" or "edm"), float64 of shape [num_steps], without the final 0.
+    """σ_{i<N} of one discretisation (a key of ``DEFAULT_RANGE``), float64 of shape [num_steps], without the final 0.
 
     Raises UserError for an unknown discretisation or fewer than one step. ``rho`` affects only "edm".
     """
@@ -80,7 +93,8 @@ def noise_levels(discretization: str, num_steps: int, sigma_min: float, sigma_ma
         raise UserError(f"num_steps is {num_steps}; a sampler needs at least 1 step")
     if discretization == "edm":
         return edm_levels(num_steps, sigma_min, sigma_max, rho)
-    others = {"vp": vp_levels, "ve": ve_levels, "iddpm": iddpm_steps}
+    others = {"vp": vp_levels, "ve": ve_levels, "iddpm": iddpm_steps,
+              "lambda": lambda_levels, "vp-sqrt": vp_sqrt_levels}  # fmt: skip
     if discretization not in others:
         raise UserError(f"discretization {discretization!r} is unknown; choose one of {', '.join(DEFAULT_RANGE)}")
     return others[discretization](num_steps, sigma_min, sigma_max)

@@ -241,7 +241,7 @@ def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> 
         choices = {**common, **(changes or {})}
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
-        swept = [key for key, value in choices.items() if isinstance(value, list)]
+        swept = [key for key, value in choices.items() if isinstance(value, list) and key != "sigmas"]
         _check_product(here, (choices[key] for key in swept), MAX_POINTS)
         settings: dict[SamplerConfig, Point] = {}
         for values in itertools.product(*(choices[key] for key in swept)):

@@ -27,13 +27,14 @@ def schema() -> dict[str, Any]:
     defs["model"]["properties"] |= training
     settings = {name: _swept(field) for name, field in SamplerConfig.schema().items()}
     for name in ("settings", "grid", "search", "sheet"):
-        defs[name].setdefault("properties", {}).update(settings)
+        own = defs[name].setdefault("properties", {})
+        defs[name]["properties"] = settings | own  # a search's ``over`` is its own
     return found
 
 
 def _swept(field: dict[str, Any]) -> dict[str, Any]:
     """The schema of one value of a field, or of a list of values for a number; null is not allowed."""
-    if "enum" in field:
+    if "enum" in field or field["type"] == "array":  # a list of levels is one value
         return field
     kind = field["type"] if isinstance(field["type"], str) else field["type"][0]
     one = {**field, "type": kind}

@@ -1,18 +1,19 @@
 """Algorithms 1, 2 and 3 of the paper as one sampler whose design choices are independent arguments."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from edm.config import SOLVERS, SamplerConfig
+from edm.config import MULTISTEP, SHIPPED, SOLVERS, SamplerConfig
 from edm.design.schedules import SCALINGS, SCHEDULES, Scaling, Schedule
 from edm.design.timesteps import DEFAULT_RANGE, noise_levels
 from edm.errors import UserError
 from edm.models.denoiser import require_images
+from edm.sampling.multistep import stepper
 
 Denoiser = Callable[..., Tensor]
 
@@ -26,12 +27,16 @@ class _Flow:
     schedule: Schedule
     scaling: Scaling
 
+    def denoised(self, x: Tensor, sigma: float) -> Tensor:
+        """D(x; σ) of an unscaled x."""
+        level = x.new_full((), sigma)  # created on x's device: a copy from the host would wait for the GPU
+        return self.denoiser(x, level, self.class_labels).to(x.dtype)
+
     def derivative(self, x: Tensor, t: Tensor) -> Tensor:
         """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D(x/s; σ)."""
         sigma, sigma_dot = self.schedule.sigma(t), self.schedule.sigma_dot(t)
         s, s_dot = self.scaling(self.schedule, t)
-        level = x.new_full((), float(sigma))  # created on x's device: a copy from the host would wait for the GPU
-        denoised = self.denoiser(x / float(s), level, self.class_labels).to(x.dtype)
+        denoised = self.denoised(x / float(s), float(sigma))
         return float(sigma_dot / sigma + s_dot / s) * x - float(sigma_dot * s / sigma) * denoised
 
 
@@ -42,7 +47,7 @@ def sample(
     *,
     num_steps: int = 18,
     solver: str = "heun",
-    discretization: str = "edm",
+    discretization: str | None = None,
     schedule: str = "linear",
     scaling: str = "none",
     alpha: float = 1.0,
@@ -53,6 +58,12 @@ def sample(
     S_min: float = 0.0,
     S_max: float = math.inf,
     S_noise: float = 1.0,
+    predicts: str | None = None,
+    over: str | None = None,
+    order: int | None = None,
+    corrector: bool | None = None,
+    final: str = "zero",
+    sigmas: Sequence[float] | None = None,
     noise: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Draws images by solving the probability-flow ODE of ``net``, with churn if S_churn > 0 (Algorithms 1, 2 and 3).
@@ -63,17 +74,24 @@ def sample(
     class_labels: passed on to ``net``.
     noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used if S_churn > 0.
         By default the draws come from torch's global generator.
-    The other arguments are the fields of :class:`SamplerConfig`, with its defaults.
+    The other arguments are the fields of :class:`SamplerConfig`, with its defaults; ``solver`` may also name a member
+    of the multistep family, such as "unipc-3", with its steps unless ``discretization`` states others.
 
     Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError, a ValueError, for settings that are out of
     range or inconsistent, and for latents of another type or shape.
     """
-    config = SamplerConfig(
-        num_steps, solver, discretization, schedule, scaling, alpha, sigma_min, sigma_max, rho,
-        S_churn, S_min, S_max, S_noise,
-    )  # fmt: skip
-    if config.solver not in SOLVERS:
-        raise UserError(f"solver {config.solver!r} has its own function; edm.sample takes {' or '.join(SOLVERS)}")
+    settings = {
+        "num_steps": num_steps, "solver": solver, "schedule": schedule, "scaling": scaling, "alpha": alpha,
+        "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "S_churn": S_churn, "S_min": S_min, "S_max": S_max,
+        "S_noise": S_noise, "final": final, "sigmas": None if sigmas is None else tuple(sigmas),
+    }  # fmt: skip
+    choices = {"predicts": predicts, "over": over, "order": order, "corrector": corrector,
+               "discretization": discretization}  # fmt: skip
+    settings |= {name: value for name, value in choices.items() if value is not None}
+    config = SamplerConfig.from_dict(settings)
+    solvers = (*SOLVERS, MULTISTEP, *SHIPPED)
+    if config.solver not in solvers:
+        raise UserError(f"solver {config.solver!r} has its own function; edm.sample takes {', '.join(solvers)}")
     require_images("latents", latents)
     return solve(net, latents, class_labels, config, noise)
 
@@ -94,8 +112,16 @@ def solve(
     scaling = SCALINGS[config.scaling]
     flow = _Flow(net, class_labels, schedule, scaling)
 
-    levels = noise_levels(config.discretization, config.num_steps, sigma_min, sigma_max, config.rho)
-    t_steps = torch.cat([schedule.inverse(_on_cpu(round_sigma(levels))), torch.zeros(1, dtype=torch.float64)])
+    to_zero = config.final == "zero"
+    if config.sigmas is not None:
+        levels = torch.tensor(config.sigmas, dtype=torch.float64)
+    else:
+        number = config.num_steps + (not to_zero)
+        levels = noise_levels(config.discretization, number, sigma_min, sigma_max, config.rho)
+    t_steps = schedule.inverse(_on_cpu(round_sigma(levels)))
+    multistep = None if config.solver in SOLVERS else stepper(config, float(levels[-1]), float(levels[0]))
+    if to_zero:
+        t_steps = torch.cat([t_steps, torch.zeros(1, dtype=torch.float64)])
 
     def sigma_and_s(t: Tensor) -> tuple[float, float]:
         return float(schedule.sigma(t)), float(scaling(schedule, t)[0])
@@ -112,11 +138,16 @@ def solve(
             sigma_hat, s_hat = sigma_and_s(t)
             added = math.sqrt(max(sigma_hat**2 - sigma**2, 0.0)) * config.S_noise
             x = (s_hat / s) * x + (s_hat * added) * noise(i, x).to(x)
+        if multistep is not None:
+            (sigma, s), (sigma_next, s_next) = sigma_and_s(t), sigma_and_s(t_next)
+            x = x / s  # these solvers are exact in s(t)
+            x = s_next * multistep.step(x, sigma, sigma_next, flow.denoised(x, sigma))
+            continue
         h = float(t_next - t)
         d = flow.derivative(x, t)
         t_prime = t + config.alpha * h
         # The step to σ = 0 is Euler for every α, and so is a trial step that would overshoot below 0.
-        if config.solver == "euler" or i == config.num_steps - 1 or t_prime <= 0:
+        if config.solver == "euler" or (to_zero and i == config.num_steps - 1) or t_prime <= 0:
             x = x + h * d
             continue
         d_prime = flow.derivative(x + config.alpha * h * d, t_prime)
