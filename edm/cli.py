@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 
 from edm.cluster.memory import keep_freed
-from edm.commands import data, images, launching, models, reports, studies, tracking
+from edm.commands import data, images, launching, models, reports, studies, tracking, watching
 from edm.commands.common import Commands
 from edm.errors import PREEMPTED, Preempted, UserError
 from edm.files.outputs import check_outputs
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="`snakemake` runs the whole chain; these commands are its steps. Each has its own --help.",
     )
     commands = Commands(top)
-    for module in (data, launching, models, images, studies, reports, tracking):
+    for module in (data, launching, models, images, studies, reports, tracking, watching):
         module.add(commands)
     return top
 
