@@ -12,13 +12,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PORT ?= 5000
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test test-slurm ui install
+.PHONY: help demo test test-slurm ui docs install
 
 help:
 	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (about 20 minutes on two cores)"
 	@echo "make test     the tests"
 	@echo "make test-slurm  the tests on a private two-node Slurm on this machine (Debian: installs it)"
 	@echo "make ui       MLflow on http://127.0.0.1:$(PORT)"
+	@echo "make docs     the documentation as a site, in site/"
 	@echo "make install  create the virtual environment $(VENV) only"
 
 install: $(READY)
@@ -50,3 +51,8 @@ ui: $(READY)
 	@echo "MLflow starts in a few seconds: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///mlruns/mlflow.db --artifacts-destination mlruns/artifacts
+
+docs: $(READY)
+	@python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "Site: site/index.html"

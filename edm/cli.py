@@ -1,9 +1,12 @@
 """The command line ``edm``: parses arguments, calls a command and returns its exit status."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 
+from edm import __version__
 from edm.cluster.memory import keep_freed
 from edm.commands import data, images, launching, models, reports, studies, tracking, watching
 from edm.commands.common import Commands
@@ -23,7 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     0: success. 1: an error that the user can correct (one line on stderr). 75: the job stopped on request, by a signal
     or its time limit; the same command resumes a training run or a search. 130: Ctrl-C in other commands.
     """
-    args = parser().parse_args(argv)
+    top = parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell, after `eval "$(register-python-argcomplete edm)"`
+        import_module("argcomplete").autocomplete(top)
+    args = top.parse_args(argv)
     if "device" in args:
         keep_freed()
     try:
@@ -56,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train, sample and score diffusion models in the EDM design space (Karras et al. 2022).",
         epilog="`snakemake` runs the whole chain; these commands are its steps. Each has its own --help.",
     )
+    top.add_argument("--version", action="version", version=f"edm {__version__}")
     commands = Commands(top)
     for module in (data, launching, models, images, studies, reports, tracking, watching):
         module.add(commands)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import edm
 from edm.cli import main
 from edm.models import building, checkpoint
 
@@ -353,3 +355,21 @@ def test_export_and_import_are_an_exact_round_trip(tmp_path):
     assert main(["import", str(exported), str(again)]) == 0
     first, second = load_file(imported), load_file(again)
     assert first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"edm {edm.__version__}\n"
+
+
+def test_the_shell_completes_with_all_commands(monkeypatch):
+    """argcomplete is an extra: a module in its place gets the parser, when the shell asks for completion."""
+    asked = []
+    monkeypatch.setitem(sys.modules, "argcomplete", SimpleNamespace(autocomplete=asked.append))
+    for set_by_the_shell in (False, True):
+        if set_by_the_shell:
+            monkeypatch.setenv("_ARGCOMPLETE", "1")
+        assert main(["check", "--params", str(ROOT / "params.yaml")]) == 0
+        assert len(asked) == set_by_the_shell
+    assert "fid-ref" in asked[0].format_help()

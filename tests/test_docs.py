@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,32 @@ import torch
 import yaml
 from PIL import Image
 
+import edm
 from edm import params
 from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+ROOT_PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+PAGES = {path.stem: path for path in (*ROOT_PAGES, *sorted((ROOT / "docs").glob("*.md")))}
 #: What takes hours, a cluster, or the published file in place of our small one, is run with this added.
 ADDED = {
     r"snakemake( digits-full| paper| results/.*| --profile slurm (cluster|paper))?": "-n",
     r"edm train .*--out .*": "--dry-run",
-    r"edm import .*": "--resolution 16 --channels-per-head 32",
+    r"edm import .*_diffusion.pt .*": "--resolution 16 --channels-per-head 32",
+    r"edm sample .* --seeds 0-49999 .*": "--seeds 0-3",
 }
 #: What is run by other tests, or by hand: the file that does, and words in it.
 ELSEWHERE = {
     r"make (demo|install)": ("Makefile", "snakemake digits"),
     r"make test": (".ci/run", "make test"),
+    r"make ui": ("Makefile", "mlflow server"),
+    r"(ruff|python -m mypy) .*": ("tests/test_types.py", "mypy"),
+    r"make docs": (".ci/run", "docs"),
+    r"curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/.*": (
+        "edm/params/catalogue.py",
+        "https://nvlabs-fi-cdn.nvidia.com/edm/",
+    ),
+    r"edm fid .* --ref cifar10-32x32.npz": ("tests/metrics/test_reference_statistics.py", "cifar10-32x32.npz"),
     r"source .venv/bin/activate": ("Makefile", "-m venv"),
     r"\$EDITOR slurm/config.yaml": ("tests/slurm/test_chain_on_slurm.py", "config.yaml"),
     r"cat results/cluster/tables/cluster.md": ("tests/slurm/test_chain_on_slurm.py", "results/cluster/tables/cluster"),
@@ -93,13 +105,15 @@ def made(tmp_path_factory, digits_archive):
     for size in (64, 256):
         published = folder / f"{size}x{size}_diffusion.pt"
         published.write_bytes((ROOT / "tests/fixtures/checkpoints/adm.pt").read_bytes())
+    published = ROOT / "tests/fixtures/checkpoints/nvlabs-edm.pkl"
+    (folder / "edm-cifar10-32x32-cond-vp.pkl").write_bytes(published.read_bytes())
     return folder
 
 
 @pytest.fixture
 def project(tmp_path, made):
     subprocess.run(["cp", "-r", f"{made}/.", tmp_path], check=True)
-    for name in ("edm", "workflow", "slurm", "tests", "params.yaml"):
+    for name in ("edm", "examples", "workflow", "slurm", "tests", "params.yaml"):
         os.symlink(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -137,3 +151,21 @@ def test_every_command_of_a_page_works(page, project):
 def test_links_and_pictures_of_a_page_are_there(page):
     for target in re.findall(r"\]\(([^)#]+)", PAGES[page].read_text()):
         assert target.startswith("http") or (PAGES[page].parent / target).exists(), target
+
+
+def test_the_index_and_the_menu_of_the_site_name_every_page():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} | {"bench/RESULTS.md"}
+    index = re.findall(r"\]\((?:\.\./)?([^)]+\.md)\)", (ROOT / "docs" / "index.md").read_text())
+    start, *sections = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    menu = [page for section in sections for pages in section.values() for page in pages]
+    assert {start, *menu} == pages
+    assert {start, *index} == pages
+
+
+def test_the_page_of_the_library_has_every_public_name_with_an_example():
+    shown = [part.split("```python") for part in (ROOT / "docs" / "api.md").read_text().split("\n::: ")[1:]]
+    for (about, example), name in zip(shown, edm.__all__, strict=True):
+        module, _, found = about.split()[0].rpartition(".")
+        assert getattr(import_module(module), found) is getattr(edm, name)
+        assert f"heading: edm.{name}\n" in about
+        assert f"edm.{name}" in example

@@ -69,7 +69,11 @@ def read(path: str | Path, **stated: Any) -> Imported:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) -> Denoiser:
-    """The denoiser of :func:`read`, on a device."""
+    """The denoiser of a checkpoint of this program, EDM, score_sde or guided-diffusion, on a device.
+
+    stated: what the file does not determine, such as ``attention_order="old"``. Executes no code from the file. Raises
+    UserError for a file that is damaged, or of none of these kinds.
+    """
     return read(path, **stated).denoiser.to(device).to(memory_format=torch.channels_last)
 
 
