@@ -36,7 +36,6 @@ demo: $(READY)
 	@snakemake digits || { status=$$?; [ -z "$$(ls .snakemake/locks 2>/dev/null)" ] || echo "If no other Snakemake runs\
 	 in this folder, one was killed. Nothing is lost: $(VENV)/bin/snakemake --unlock && make demo"; exit $$status; }
 	@cat results/digits/tables/*.md
-	@echo "Tables:  results/digits/tables   Figures: results/digits/figures   Runs: make ui   Settings: params.yaml"
 
 test: $(READY)
 	@python -m pytest

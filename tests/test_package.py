@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def installed(tmp_path_factory):
     """A folder with the package as pip installs it from the wheel, and without the extras."""
     folder = tmp_path_factory.mktemp("wheel")
     source, site = folder / "source", folder / "site"
-    shutil.copytree(ROOT / "edm", source / "edm", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("edm", "snakemake_logger_plugin_edm"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -115,3 +117,13 @@ def test_the_workflow_brings_every_extra_that_a_command_asks_for():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (own,) = (line for line in extras["workflow"] if line.startswith("edm-pipeline["))
     assert set(re.findall(r"\w+", own.partition("[")[2])) | {"workflow"} == set(EXTRAS.values())
+
+
+def test_snakemake_finds_the_logger_plugin_in_the_wheel_and_in_a_clone(installed):
+    """Snakemake looks for plugins in the folders of sys.path only: an editable install has to put the clone there."""
+    assert (installed / "snakemake_logger_plugin_edm" / "__init__.py").exists()
+    source, build = installed.parent / "source", "import setuptools.build_meta as b; print(b.build_editable('.'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(source / done.stdout.split()[-1]) as wheel:
+        (paths,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".pth"))
+    assert Path(paths.strip()).resolve() == source.resolve()

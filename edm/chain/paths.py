@@ -111,3 +111,29 @@ def shown_files(report: Report) -> list[str]:
     """One file of each table and figure of a report."""
     tables = [table_files(report.name, table)[0] for table in report.tables]
     return tables + [figure_files(report.name, figure)[0] for figure in report.figures]
+
+
+def traces(rule: str, key: tuple[str, ...]) -> str:
+    """What the names of the files begin with that a running step writes besides its outputs: logs and journals."""
+    owner, rest = key[0], key[1:]
+    beside = {"evaluate": "distances", "search": "searches", "sample": "sheets", "analyse": "analyses"}
+    match rule:
+        case "train":
+            return f"runs/{owner}/{rest[0]}/"
+        case "published":
+            return f"runs/{owner}/{rest[0]}/import."
+        case "choose":
+            return f"runs/{owner}/{rest[0]}/cho"  # choose.log, choice.journal.jsonl
+        case "shard":
+            return f"runs/{owner}/{rest[0]}/distances/{'/'.join(rest[1:-1])}.shards/{rest[-1]}."
+        case "table" | "figure":
+            return f"runs/{owner}/logs/{rest[0]}."
+        case "metrics" | "about":
+            return f"runs/{owner}/logs/{rule}."
+        case "track":
+            return f"runs/{owner}/tracking."
+        case "download":
+            return f"runs/logs/{owner.replace('/', '-')}."
+        case _ if rule in beside:
+            return f"runs/{owner}/{rest[0]}/{beside[rule]}/{'/'.join(rest[1:])}."
+    return f"runs/logs/{'-'.join((rule.replace('_', '-'), *key))}."

@@ -5,15 +5,19 @@ count only networks, not reading data, features and start-up.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from edm.chain.costs import NOTHING, Cost
+from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.provenance import Provenance
+from edm.chain.provenance import Provenance, made
 from edm.chain.rules import RULES
 from edm.chain.throughput import Throughput
 from edm.config import RK45_NFE
+from edm.errors import UserError
 from edm.params import Params
 
 
@@ -47,6 +51,30 @@ def make_plan(params: Params, target: str, throughput: str | None = None, everyt
         if found.hours[1] > plan.longest[0]:
             plan.longest = (found.hours[1], f"{job.rule} {' '.join(job.key)}")
     return plan
+
+
+def reasons(provenance: Provenance, to_run: Iterable[Job]) -> dict[str, tuple[str, str, str]]:
+    """Output file → rule, name and kind of reason of each step that has to run, for Snakemake's logger plugin."""
+    jobs, found = dict.fromkeys(to_run), dict[str, tuple[str, str, str]]()
+    for job in jobs:
+        if any(maker in jobs for _, maker in made(provenance.chain, job)):
+            kind = "follow a step that runs"
+        elif provenance.why_stale(job) is not None:
+            kind = "changed"
+        else:
+            kind = "asked for" if all(map(os.path.exists, job.outputs)) else "files missing"
+        found |= dict.fromkeys(job.outputs, (job.rule, job.name, kind))
+    return found
+
+
+def weights(chain: Chain, to_run: Iterable[Job]) -> dict[str, tuple[float, int]]:
+    """Output file → GPU-hours and images of training of each step, for Snakemake's logger plugin."""
+    rates, found = Throughput.load(None), dict[str, tuple[float, int]]()
+    for job in to_run:
+        with suppress(UserError):  # a pretrained model of unknown cost
+            cost = RULES[job.rule].cost(chain, job, rates)
+            found |= dict.fromkeys(job.outputs, (cost.hours[1], cost.trained))
+    return found
 
 
 def as_text(plan: Plan, gpus: int) -> str:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def project(tmp_path, digits_archive):
-    for name in ("edm", "workflow"):
+    for name in ("edm", "snakemake_logger_plugin_edm", "workflow"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
     page = (ROOT / "docs" / "rules.md").read_text()
@@ -52,7 +52,7 @@ def test_the_added_rule_plans_runs_and_is_fresh_afterwards(project, digits_archi
     checkpoint.save(project / "models/digits/vp-A/model.safetensors", denoiser, config, {"images": 0})
     (project / "models/digits/vp-A/levels.json").write_text("{}")
     run(project, "edm", "adopt", "models/digits/vp-A/model.safetensors")
-    assert "1 of 1 steps" in run(project, "snakemake", "--cores", "1", target)
+    assert "[1/1] " in run(project, "snakemake", "--cores", "1", target)
     count = sum(parameter.numel() for parameter in denoiser.network.parameters())
     assert json.loads((project / target).read_text()) == {"parameters": count}
     assert "Nothing to be done" in run(project, "snakemake", "--cores", "1", target)

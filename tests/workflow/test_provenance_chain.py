@@ -20,7 +20,8 @@ DIGITS = load_digits()
 DIGESTS, KEPT = "digests", ("--datasets", "digits", "--experiments", "digits")  # the stage, and what it writes
 RAW = "downloads/pictures"
 ROOT = Path(__file__).parent.parent.parent
-PARTS = ("edm", "workflow", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "dvc.yaml")
+PARTS = ("edm", "snakemake_logger_plugin_edm", "workflow", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore",
+         ".gitignore", "dvc.yaml")  # fmt: skip
 GIT = {f"GIT_{who}_{what}": "tests@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -79,7 +80,7 @@ def restore(folder):
 
 def planned(folder, *targets):
     """What `snakemake -n` would run, by its messages."""
-    return sorted(re.findall(r"^Job \d+: (.*)$", run(folder, "snakemake", "-n", *targets), flags=re.M))
+    return sorted(re.findall(r"^would run: (.*)$", run(folder, "snakemake", "-n", *targets), flags=re.M))
 
 
 def changed_stages(folder):

@@ -68,7 +68,7 @@ def planned(folder):
     """What a dry run says it would do, job by job."""
     done = snakemake(folder, "-n")
     assert done.returncode == 0, done.stderr + done.stdout
-    return sorted(re.findall(r"^Job \d+: (.*)$", done.stdout + done.stderr, flags=re.M))
+    return sorted(re.findall(r"^would run: (.*)$", done.stdout + done.stderr, flags=re.M))
 
 
 def test_names_that_differ_in_a_mark_are_rules_of_their_own(tmp_path):

@@ -7,6 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
+
+from edm.chain.plan import reasons, weights
 from edm.chain.provenance import made
 from edm.chain.remaking import check_sources, new_marker, set_aside, to_present
 from edm.cluster.slurm import require_slurm
@@ -117,6 +120,8 @@ def to_run():
         check_sources(CHAIN, found)
     except UserError as error:
         raise WorkflowError(str(error))
+    targets = [rule.name for rule in workflow.rules if not rule.output]
+    logger.info(None, extra=dict(edm_planned=reasons(PROVENANCE, found), edm_targets=targets))
     return dict.fromkeys(found)
 
 
@@ -148,6 +153,7 @@ onstart:
         # Snakemake has chosen the jobs. Their outputs must become newer than all their inputs.
         inside = (path for job in to_run() for path in (*(path for path, _ in made(CHAIN, job)), *job.parts))
         to_present([marker(), *inside])
+    logger.info(None, extra=dict(edm_costs=weights(CHAIN, to_run())))
 
 
 def job_of(rule, names, wildcards, key=None):
