@@ -1,15 +1,17 @@
 """The command line ``edm``: parses arguments, calls a command and returns its exit status."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
 
 from edm import __version__
 from edm.cluster.memory import keep_freed
 from edm.commands import data, images, launching, models, reports, studies, tracking
-from edm.commands.common import Commands
+from edm.commands.common import Commands, Parser, say
 from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs
 
@@ -26,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     0: success. 1: an error that the user can correct (one line on stderr). 75: the job stopped on request, by a signal
     or its time limit; the same command resumes a training run or a search. 130: Ctrl-C in other commands.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 shows "?" for what it cannot write
+            stream.reconfigure(errors="replace")
     top = parser()
     if "_ARGCOMPLETE" in os.environ:  # set by the shell, after `eval "$(register-python-argcomplete edm)"`
         import_module("argcomplete").autocomplete(top)
@@ -33,33 +38,49 @@ def main(argv: list[str] | None = None) -> int:
     if "device" in args:
         keep_freed()
     try:
+        _require_folder()
         check_outputs(*(_named(args, names) for names in (_FILES, _FOLDERS_WRITTEN, _READ)))
-        status = args.function(args)
+        status = args.function(args) or 0
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: out of memory ({one_line(error)[:200]}); give it more, or smaller batches", file=sys.stderr)
+        say(f"error: out of memory ({one_line(error)[:200]}); give it more, or smaller batches")
         return 1
     except Preempted as stop:
         if str(stop):
-            print(f"stopped: {stop}", file=sys.stderr)
+            say(f"stopped: {stop}")
         return PREEMPTED
     except BrokenPipeError:
+        _discard_stdout()
         return 0
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(
-            f"error: {error.filename}: {error.strerror}; check the path, its permissions and the disk", file=sys.stderr
-        )
+    except OSError as error:  # of the system, where no command expects it: a full disk, a limit, stdout
+        _discard_stdout()
+        where = error.filename if isinstance(error.filename, str) else "a file or the standard output"
+        say(f"error: {UserError(f'{where}: {error.strerror or error}')}")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
-    return status or 0
+    return status
+
+
+def _require_folder() -> None:
+    """Raises UserError if the working directory was deleted: torch's libraries would end the process."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the folder in which this command runs was deleted; change to another one") from None
+
+
+def _discard_stdout() -> None:
+    """Sends what was printed and not yet written nowhere: Python would fail to write it again at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _named(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
@@ -69,7 +90,7 @@ def _named(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="edm",
         description="Train, sample and score diffusion models in the EDM design space (Karras et al. 2022).",
         epilog="`snakemake` runs the whole chain; these commands are its steps. Each has its own --help.",

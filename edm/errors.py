@@ -4,6 +4,7 @@ from importlib import import_module
 
 #: Optional package → the extra of edm-pipeline that installs it.
 EXTRAS = {"matplotlib": "figures", "mlflow": "workflow", "sklearn": "digits", "torch_fidelity": "metrics"}
+LONGEST = 1000  # characters of a message: a hostile file cannot fill the terminal or the log
 #: Exit status of a job that stopped on request and resumes at the next start (EX_TEMPFAIL of sysexits.h).
 PREEMPTED = 75
 
@@ -11,8 +12,14 @@ PREEMPTED = 75
 class UserError(ValueError):
     """An error that the user can correct: one line that states what is wrong, where, and what to do.
 
-    The command line prints the message after ``error:`` and exits with status 1, without a traceback.
+    The command line prints the message after ``error:`` and exits with status 1, without a traceback. Whatever a file
+    or a name brought into the message, it stays one printable line of at most ``LONGEST`` characters; a longer one
+    loses its middle.
     """
+
+    def __init__(self, message: object = ""):
+        text = "".join(letter if letter.isprintable() else _escaped(letter) for letter in str(message).strip())
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST * 3 // 5]} … {text[-LONGEST // 3 :]}")
 
 
 class Preempted(SystemExit):
@@ -25,6 +32,10 @@ class Preempted(SystemExit):
     def __init__(self, message: str = ""):
         super().__init__(message)
         self.code = PREEMPTED
+
+
+def _escaped(letter: str) -> str:
+    return " " if letter.isspace() else letter.encode("unicode_escape").decode()
 
 
 def one_line(error: object) -> str:

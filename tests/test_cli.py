@@ -1,7 +1,11 @@
 """The command line: the chain by hand, help that a person can follow, and one clear line for every mistake."""
 
 import json
+import os
+import resource
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -14,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import edm
-from edm.cli import main
+from edm.cli import main, parser
 from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +71,15 @@ def test_the_chain_by_hand(tmp_path, classifier, capsys):
     (point,) = record["points"]
     assert point["images"] == 100 and point["nfe"] == 7 and point["distance"] > 1
     assert record["metric"]["label"] == "FD (digits-classifier)"  # never FID
+    pictures, folder = str(tmp_path / "pictures.zip"), str(tmp_path / "folder")
+    assert main(["sample", f"{out}/model.safetensors", pictures, "--seeds", "0-99", "--steps", "4"]) == 0
+    zipfile.ZipFile(pictures).extractall(folder)
+    for place in (pictures, folder):  # the same images give the same distance
+        capsys.readouterr()
+        assert main(["fid", place, "--ref", reference, "--output", result, *extractor]) == 0
+        again = json.loads((tmp_path / "fid.json").read_text())
+        assert again["points"] == [{"id": "only", "images": 100, "distance": point["distance"]}]
+        assert again["pictures"] == place and "(100 images)" in capsys.readouterr().err
 
 
 def test_equal_weights_of_two_commits_are_equal_files(tmp_path, digits_archive, tiny, monkeypatch):
@@ -168,7 +181,7 @@ BAD_INPUT = {
     "unknown source": (lambda t, m, d, c: ["prepare", t / "o.zip", "--source", "cats"], "'cats' is unknown"),
     "no source": (lambda t, m, d, c: ["prepare", t / "o.zip"], "name a source"),
     "unknown dataset": (lambda t, m, d, c: ["prepare", t / "o.zip", "--dataset", "digit"], "did you mean 'digits'"),
-    "missing archive": (lambda t, m, d, c: ["fid-ref", t / "no.zip", t / "o.npz"], "no such dataset"),
+    "missing archive": (lambda t, m, d, c: ["fid-ref", t / "no.zip", t / "o.npz"], "no such file; expected a dataset"),
     "truncated archive": (
         lambda t, m, d, c: ["fid-ref", truncated(t / "in.zip", d), t / "o.npz"],
         "not a readable zip archive",
@@ -263,7 +276,7 @@ BAD_INPUT = {
         lambda t, m, d, c: ["train", "--config", config(t / "in.json", loss_scale=-1), "--data", d, "--out", t / "o"],
         "in.json: loss_scale is -1; it must be more than 0",
     ),
-    "churn that is no number": (lambda t, m, d, c: ["sample", m, t / "o.png", "--S-churn", "nan"], "S_churn is nan"),
+    "churn that is no number": (lambda t, m, d, c: ["sample", m, t / "o.png", "--S_churn", "nan"], "S_churn is nan"),
     "S_min above S_max": (
         lambda t, m, d, c: ["sample", m, t / "o.png", "--S-min", "2", "--S-max", "1"],
         "S_min 2 is larger than S_max 1",
@@ -295,7 +308,7 @@ BAD_INPUT = {
                             "ladder", "--ref", t / "no.npz", "--settings", history(t / "in.json")],
         "in.json: not the outcome of a search",
     ),
-    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "No such file"),
+    "no params file": (lambda t, m, d, c: ["check", "--params", t / "no.yaml"], "no such file; expected params.yaml"),
     "unknown experiment": (lambda t, m, d, c: ["tables", "digit"], "did you mean 'digits'"),
     "no journals": (lambda t, m, d, c: ["track", "sync", t / "none"], "no journal there yet"),
 }  # fmt: skip
@@ -319,7 +332,7 @@ def test_a_mistake_is_a_status_and_a_line_for_the_shell_too(tmp_path):
         [sys.executable, "-m", "edm", "sample", "no.safetensors", "o.png"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "error: no.safetensors: no such file\n"
+    assert done.stderr == "error: no.safetensors: no such file; expected 'edm-checkpoint/1'\n"
 
 
 def test_a_published_file_is_pinned_at_its_first_import_and_another_one_in_its_place_refused(
@@ -375,14 +388,135 @@ def test_memory_that_ends_is_one_line_and_other_errors_of_the_program_keep_their
     assert capsys.readouterr().err.startswith("error: out of memory (")
 
 
-def test_a_file_that_cannot_be_opened_is_one_line(model, tmp_path, monkeypatch, capsys):
-    def refuse(_args):
-        raise PermissionError(13, "Permission denied", "models/a.safetensors")
+# The words of the command line and the streams ------------------------------------------------------------------------
 
-    monkeypatch.setattr("edm.commands.images.sample", refuse)  # by hand: the super-user may open all files
-    assert main(["sample", model, str(tmp_path / "out.zip"), "--seeds", "0"]) == 1
-    told = "error: models/a.safetensors: Permission denied; check the path, its permissions and the disk\n"
-    assert capsys.readouterr().err == told
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sample", "m", "o", "--stepz", "3"], "unknown: --stepz 3; did you mean --steps?"),
+        (["sample", "m", "o", "--S_chrun=3"], "unknown: --S_chrun=3; did you mean --S_churn?"),
+        (["fid-ref", "d", "o", "--weigths", "w"], "unknown: --weigths w; did you mean --weights?"),
+        (["check", "more"], "unknown: more"),
+    ],
+)
+def test_an_unknown_option_shows_the_usage_of_its_command_and_the_nearest_name(words, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    usage, _, error = capsys.readouterr().err.strip().rpartition("\n")
+    assert ended.value.code == 2 and usage.startswith(f"usage: edm {words[0]} ")
+    assert error == f"edm {words[0]}: error: {says}"
+
+
+def test_settings_of_a_sampler_are_spelt_as_in_params_yaml_and_as_options():
+    samplers = [["--S_churn", "2", "--sigma_min", "0.1", "--num_steps", "5"],
+                ["--S-churn", "2", "--sigma-min", "0.1", "--steps", "5"]]  # fmt: skip
+    for words in samplers:
+        args = parser().parse_args(["sample", "m", "o", *words])
+        assert (args.S_churn, args.sigma_min, args.num_steps) == (2, 0.1, 5)
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "9" * 10, "9" * 5000, "٣", "1_0", ""])
+@pytest.mark.parametrize(
+    "words",
+    [["prepare", "o", "--workers"], ["prepare", "o", "--images"], ["features", "d", "o", "--seed"],
+     ["fid-ref", "d", "o", "--keep-features"], ["sample", "m", "o", "--steps"], ["sample", "m", "o", "--class"]],
+)  # fmt: skip
+def test_whole_numbers_have_bounds(words, number, capsys):
+    with pytest.raises(SystemExit):
+        main([*words, number])
+    error = capsys.readouterr().err.strip().rpartition("\n")[2]
+    assert f"argument {words[-1]}" in error and "is not a whole number from " in error and len(error) < 1000
+
+
+def test_more_seeds_than_fit_in_memory_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["sample", "m", "o", "--seeds", "0-99999999999"])
+    assert "has more than 10,000,000 seeds; sample them in several files" in capsys.readouterr().err
+
+
+def test_a_message_is_one_printable_line_of_bounded_length(tmp_path, capsys):
+    for name in ("a\nb", "\udcff", "\x1b[31m", "n" * 3000, "a/" * 3000):
+        assert main(["check", "--params", str(tmp_path / name)]) == 1
+        error = capsys.readouterr().err
+        assert error.endswith("\n") and error[:-1].isprintable() and len(error) < 1000, error
+        assert "no such file" in error or "File name too long" in error
+
+
+def test_the_internal_name_of_the_only_sampler_is_in_no_message(tmp_path, model, capsys):
+    assert main(["sample", model, str(tmp_path / "o.png"), "--class", "12"]) == 1
+    assert capsys.readouterr().err.startswith("error: class 12 is not one")
+
+
+def edm_in(folder, words, **streams):
+    command = [sys.executable, "-m", "edm", *words]
+    return subprocess.run(command, cwd=folder, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)}, **streams)
+
+
+def test_an_output_that_cannot_be_printed_is_one_line_and_a_closed_pipe_none():
+    with open("/dev/full", "w") as full:
+        done = edm_in(ROOT, ["check"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: a file or the standard output: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = edm_in(ROOT, ["check"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == ""
+    with open("/dev/full", "w") as full:
+        assert edm_in(ROOT, ["check", "--params", "none"], stdout=subprocess.PIPE, stderr=full).returncode == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["export {model} o.pt", "export {model} o.safetensors", "features {data} o.safetensors"]
+)
+def test_a_full_disk_is_one_line_and_leaves_the_older_file(command, tmp_path, model, digits_archive):
+    """A limit on the size of files stands for a disk that is full."""
+    words = command.format(model=model, data=digits_archive).split()
+    (tmp_path / words[-1]).write_text("older")
+    limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)))
+    done = edm_in(tmp_path, words, preexec_fn=limit, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {words[-1]}: cannot be written"), done.stderr
+    assert done.stderr.count("\n") == 1 and [path.read_text() for path in tmp_path.iterdir()] == ["older"]
+
+
+def test_a_training_run_without_a_terminal_tells_its_progress_and_where_the_model_is(
+    tmp_path, digits_archive, tiny, monkeypatch, capsys
+):
+    (tmp_path / "c.json").write_text(json.dumps(tiny(snapshot_every=160e-6).to_dict()))
+    monkeypatch.setattr("edm.training.progress.EVERY", 0)
+    out = tmp_path / "run"
+    words = ["train", "--config", str(tmp_path / "c.json"), "--data", str(digits_archive), "--out", str(out)]
+    assert main([*words, "--device", "cpu"]) == 0
+    first, *lines, last = capsys.readouterr().err.strip().splitlines()
+    assert first == f"{out}: training run of 320 images on 1 x cpu"
+    assert last == f"{out}/model.safetensors: trained with 320 images"
+    assert any("160 of 320 images (50 %), loss " in line and line.endswith("snapshot") for line in lines), lines
+    assert any("images/s, about 0 min left" in line for line in lines)
+
+
+@pytest.mark.parametrize("where", ["no HOME", "HOME that is no folder", "TMPDIR that is missing"])
+def test_odd_places_to_work_in(where, tmp_path, model):
+    """A sample needs neither a home nor a folder for temporary files."""
+    out = str(tmp_path / "o.safetensors")
+    change = {
+        "no HOME": "unset HOME",
+        "HOME that is no folder": "export HOME=/dev/null/x",
+        "TMPDIR that is missing": "export TMPDIR=/no/such",
+    }
+    words = shlex.join([sys.executable, "-m", "edm", "sample", model, out, "--seeds", "0-1", "--steps", "1"])
+    done = subprocess.run(["sh", "-c", f"{change[where]}; exec {words}"], cwd=tmp_path, text=True, timeout=100,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 0 and done.stderr.endswith(f"{out}: 2 images\n"), done.stderr
+
+
+def test_a_working_directory_that_was_deleted_is_one_line(tmp_path, model, monkeypatch, capsys):
+    """Intel's library in torch would end the process."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert main(["sample", model, str(tmp_path / "o.png")]) == 1
+    assert capsys.readouterr().err.startswith("error: the folder in which this command runs was deleted; change")
 
 
 def test_the_version_is_that_of_the_package(capsys):

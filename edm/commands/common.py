@@ -1,26 +1,29 @@
 """Option groups, argument types and helpers of all commands."""
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edm.cluster.preemption import Notice
 from edm.config import COMPILE
-from edm.errors import Preempted, UserError
+from edm.errors import Preempted, UserError, one_line
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
     from edm.params import Params
 
+MOST_SEEDS = 10_000_000  # of one sample file; the paper draws 50,000 images at a time
 MADE_FROM = "EDM_MADE_FROM"  # environment variable: `edm launch` passes a command the digest of its step's inputs
 
 
 def say(text: str) -> None:
-    """Prints a line for the user on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints a line for the user on stderr, if that can be written: work does not fail for it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def threads(count: int | None) -> None:
@@ -85,6 +88,21 @@ def mapping(value: Any, path: str) -> dict[str, Any]:
 # Options --------------------------------------------------------------------------------------------------------------
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser of one command, whose errors are its usage and one bounded line, which names the nearest option."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # refused here: the top parser would print its own usage, without the options of the command
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1)
+            self.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        super().error(str(UserError(one_line(message))))
+
+
 class Commands:
     """The subcommands of ``edm``: each commands file adds its own, with its options and its function."""
 
@@ -130,8 +148,14 @@ def shard_option(sub: argparse._ActionsContainer, help: str) -> None:
     sub.add_argument("--shard", type=shard, metavar="K/N", help=help)
 
 
+def whole(text: str) -> int:
+    if not 0 <= _digits(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**31 - 1}")
+    return int(text)
+
+
 def count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 1024:
+    if not 0 < _digits(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
     return int(text)
 
@@ -149,15 +173,22 @@ def seconds(text: str) -> float:
 def shard(text: str) -> tuple[int, int]:
     """Text "3/8" as (2, 8): the third of eight parts."""
     part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) < 2**31):
+    if not 1 <= _digits(part) <= _digits(parts) < 2**31:
         raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 3/8, from 1/8 to 8/8")
     return int(part) - 1, int(parts)
 
 
 def seed_range(text: str) -> range:
-    """Text "0-63" as range(0, 64); "7" as range(7, 8)."""
+    """Text "0-63" as range(0, 64); "7" as range(7, 8). At most ``MOST_SEEDS``: the images of all are in memory."""
     first, _, last = text.partition("-")
-    last = last or first
-    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < 2**62):
+    seeds = [_digits(part) for part in (first, last or first)]
+    if not 0 <= seeds[0] <= seeds[1] < 2**62:
         raise argparse.ArgumentTypeError(f"{text!r} is not a range of seeds such as 0-63")
-    return range(int(first), int(last) + 1)
+    if seeds[1] - seeds[0] >= MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {MOST_SEEDS:,} seeds; sample them in several files")
+    return range(seeds[0], seeds[1] + 1)
+
+
+def _digits(text: str) -> int:
+    """The number that ordinary digits state; −1 for any other text, and for more digits than a number here has."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1

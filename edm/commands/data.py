@@ -5,6 +5,7 @@ from argparse import Namespace
 from edm.commands.common import (
     Commands,
     check_planned,
+    count,
     features_options,
     from_params,
     load_params,
@@ -13,6 +14,7 @@ from edm.commands.common import (
     processes,
     say,
     threads,
+    whole,
 )
 from edm.data.prepare import SOURCES
 from edm.errors import UserError
@@ -31,15 +33,15 @@ def add(command: Commands) -> None:
         "--input", nargs="+", metavar="PATH", help="raw file or folder, if the source needs one; or several zips"
     )
     sub.add_argument("--dataset", help="instead: dataset of params.yaml, which states source, path and all below")
-    sub.add_argument("--resolution", type=int, help="crop to the short side and resize to this (Lanczos)")
-    sub.add_argument("--channels", type=int, help="1 (grey) or 3 (grey is repeated to RGB)")
-    sub.add_argument("--images", type=int, help="number of images to expect")
-    sub.add_argument("--classes", type=int, help="number of classes to expect; 0 omits labels")
-    sub.add_argument("--source-size", type=int, help="expected side of the raw images, before resizing")
+    sub.add_argument("--resolution", type=whole, help="crop to the short side and resize to this (Lanczos)")
+    sub.add_argument("--channels", type=whole, help="1 (grey) or 3 (grey is repeated to RGB)")
+    sub.add_argument("--images", type=whole, help="number of images to expect")
+    sub.add_argument("--classes", type=whole, help="number of classes to expect; 0 omits labels")
+    sub.add_argument("--source-size", type=whole, help="expected side of the raw images, before resizing")
     sub.add_argument(
         "--checksum", metavar="MD5", help="MD5 of the CIFAR-10 tarball (default: the published one); none: any"
     )
-    sub.add_argument("--workers", type=int, help="processes to use (default: one per core)")
+    sub.add_argument("--workers", type=count, help="processes to use (default: one per core)")
     from_params(sub)
 
     sub = command("download", download, "download a file listed under `downloads` in params.yaml")
@@ -55,7 +57,7 @@ def add(command: Commands) -> None:
     sub = command("features", features, "train the classifier that provides the features of digits")
     sub.add_argument("data", help="dataset archive with labels")
     sub.add_argument("output", help="weights to write (.safetensors)")
-    sub.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
+    sub.add_argument("--seed", type=whole, default=0, help="seed of weights and order (default 0)")
     machine(sub, device=False)
 
     sub = command("fid-ref", fid_ref, "compute the feature statistics of a dataset, the reference for distances")
@@ -63,7 +65,7 @@ def add(command: Commands) -> None:
     sub.add_argument("output", help="statistics to write (.npz with mu and sigma)")
     sub.add_argument(
         "--keep-features",
-        type=int,
+        type=whole,
         metavar="N",
         help="also store the features of at most N images, which KID and precision need",
     )

@@ -1,7 +1,8 @@
 """Commands that sample images from a model and evaluate them."""
 
+import os
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edm.commands.common import (
     Commands,
@@ -14,6 +15,7 @@ from edm.commands.common import (
     seed_range,
     shard_option,
     threads,
+    whole,
 )
 from edm.config import ADAPTIVE, AUTO, DESIGNS, ORIGINAL, PRECISIONS, SCALINGS, SCHEDULES, SOLVERS, SamplerConfig
 from edm.errors import UserError
@@ -21,7 +23,11 @@ from edm.files.writing import write_json
 from edm.tracking import origin
 
 if TYPE_CHECKING:
-    from edm.sampling.sample_files import Drawn
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
+
+    from edm.sampling.sample_files import Drawn, SampleSet
 
 
 def add(command: Commands) -> None:
@@ -38,8 +44,8 @@ def add(command: Commands) -> None:
     )  # fmt: skip
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default fp32)")
     compile_option(sub, AUTO, AUTO)
-    sub.add_argument("--class", dest="class_label", type=int, help="one class for all images (default: by seed)")
-    sub.add_argument("--steps", dest="num_steps", type=int, metavar="N", help="steps (default 18)")
+    sub.add_argument("--class", dest="class_label", type=whole, help="one class for all images (default: by seed)")
+    sub.add_argument("--steps", "--num_steps", dest="num_steps", type=whole, metavar="N", help="steps (default 18)")
     sub.add_argument("--solver", help=f"{', '.join((*SOLVERS, ADAPTIVE, *ORIGINAL))} (default heun)")
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DESIGNS)} (default edm)")
     sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
@@ -56,7 +62,8 @@ def add(command: Commands) -> None:
         ("S_noise", "deviation of the added noise (default 1)"),
         ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
     ):
-        sub.add_argument(f"--{name.replace('_', '-')}", dest=name, type=float, help=text)
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))  # as in params.yaml, and as here
+        sub.add_argument(*spellings, dest=name, type=float, metavar="X", help=text)
     machine(sub)
 
     sub = command(
@@ -71,7 +78,7 @@ def add(command: Commands) -> None:
         "fid", fid, "Fréchet distance of sampled images from a dataset",
         "Fréchet distance of sampled images from reference statistics: FID in Inception-v3 features, else FD.",
     )  # fmt: skip
-    sub.add_argument("samples", help="*.safetensors of `edm sample`")
+    sub.add_argument("samples", help="*.safetensors of `edm sample`; or an archive, or a folder or zip of pictures")
     sub.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
     sub.add_argument("--output", help="JSON file to write")
     sub.add_argument("--metrics", nargs="+", help="further metrics: kid, precision, recall, inception_score")
@@ -138,23 +145,41 @@ def write_images(output: str, drawn: "Drawn") -> None:
 def fid(args: Namespace) -> None:
     from edm.cluster.processes import pick_device
     from edm.evaluation.evaluate import open_yardstick
-    from edm.sampling.sample_files import in_batches, read_samples
+    from edm.sampling.sample_files import read_samples
 
     threads(args.threads)
-    samples = read_samples(args.samples)
+    pictures = os.path.isdir(args.samples) or args.samples.lower().endswith(".zip")
+    samples = None if pictures else read_samples(args.samples)
     yardstick = open_yardstick(
         args.features, args.weights, args.ref, pick_device(args.device), tuple(args.metrics or ())
     )
     rows = []
-    for name, point in samples.header["points"].items():
+    for name, point, batches in _measured(args.samples, samples):
         measuring = yardstick.begin()
-        for batch in in_batches(samples.images[name]):
+        for batch in batches:
             measuring.append(batch)
-        rows.append({"id": name, **point, "images": len(samples.images[name]), **measuring.results()})
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in measuring.results().items() if key != "distance")
-        say(f"{name}: {yardstick.extractor.label} {rows[-1]['distance']:.4g} (NFE {point['nfe']}, "
-            f"{rows[-1]['images']} images){'; ' * bool(numbers)}{numbers}")  # fmt: skip
+        results = measuring.results()
+        rows.append({"id": name, **point, "images": measuring.count, **results})
+        nfe = f"NFE {point['nfe']}, " if samples else ""
+        numbers = ", ".join(f"{key} {value:.4g}" for key, value in results.items() if key != "distance")
+        say(f"{args.samples if name == 'only' else name}: {yardstick.extractor.label} "
+            f"{results['distance']:.4g} ({nfe}{measuring.count} images){'; ' * bool(numbers)}{numbers}")  # fmt: skip
     if args.output:
-        record = {"checkpoint": samples.header["checkpoint"], "metric": yardstick.describe(),
-                  "first_seed": int(samples.seeds[0]), "points": rows, **origin()}  # fmt: skip
-        write_json(args.output, record)
+        of = {"pictures": args.samples}
+        if samples:
+            of = {"checkpoint": samples.header["checkpoint"], "first_seed": int(samples.seeds[0])}
+        write_json(args.output, {**of, "metric": yardstick.describe(), "points": rows, **origin()})
+
+
+def _measured(path: str, samples: "SampleSet | None") -> "Iterator[tuple[str, dict[str, Any], Iterable[Tensor]]]":
+    """The images to measure: per point of a sample file, its name, its header and batches; else those of pictures."""
+    from torch import from_numpy
+
+    from edm.data.archive import images_in_chunks
+    from edm.sampling.sample_files import in_batches
+
+    if samples is None:
+        yield "only", {}, map(from_numpy, images_in_chunks(path, 256))
+        return
+    for name, point in samples.header["points"].items():
+        yield name, point, in_batches(samples.images[name])

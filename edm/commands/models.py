@@ -26,6 +26,7 @@ from edm.commands.common import (
     say,
     seconds,
     threads,
+    whole,
 )
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
@@ -80,8 +81,8 @@ def add(command: Commands) -> None:
     says = sub.add_argument_group(
         "settings that a file does not determine", "Default: the value of the published files; the command prints it."
     )
-    says.add_argument("--resolution", type=int, help="side of the images")
-    says.add_argument("--channels-per-head", type=int, help="of the attention (guided-diffusion)")
+    says.add_argument("--resolution", type=whole, help="side of the images")
+    says.add_argument("--channels-per-head", type=whole, help="of the attention (guided-diffusion)")
     says.add_argument("--attention-order", choices=CHOICES["attention_order"],
                       help="new: q, k, v before the heads; old: after, guided-diffusion's default")  # fmt: skip
     says.add_argument(
@@ -166,10 +167,13 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
                       **environment_tags()},
                 made_from=source,
             )  # fmt: skip
+        images = config.steps * config.batch_size
+        if place.is_first:
+            say(f"{out}: training run of {images:,} images on {place.size} x {place.device.type}")
         try:
             train(
                 config, dataset, out, place, final=final, run=run, notice=notice,
-                state_every=args.state_every, compiled=compiled, about=about, made_from=source,
+                state_every=args.state_every, compiled=compiled, about=about, made_from=source, tell=True,
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, Preempted) and run is not None:
@@ -177,6 +181,8 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
             elif run is not None:
                 run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
+        if place.is_first:
+            say(f"{final / 'model.safetensors'}: trained with {images:,} images")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from edm.data.trees import Tree, open_tree
 from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
+from edm.files.reading import require_regular
 from edm.files.writing import atomic_write
 
 # Members are stored without compression. All have the date 1980-01-01, so that equal images give equal bytes; the bytes
@@ -105,17 +106,16 @@ def some_images(path: str | Path, which: range) -> np.ndarray:
 def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
     """All images of an archive in order, uint8 [≤ size, C, H, W], one chunk in memory at a time.
 
-    Raises like :func:`read_archive`.
+    Also of a folder, or a zip, of pictures with the size of an archive's images. Raises like :func:`read_archive`.
     """
-    with _opened(path) as tree:
+    with open_tree(Path(path)) if Path(path).is_dir() else _opened(path) as tree:
         for start in range(0, len(tree.names), size):
             yield _decode(tree, tree.names[start : start + size])
 
 
 def _opened(path: str | Path) -> Tree:
     """The images of an archive, by name, under the same rules as a zip given to ``prepare``."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such dataset; make it with `edm prepare`")
+    require_regular(path, "a dataset archive, which `edm prepare` makes")
     return open_tree(Path(path))
 
 

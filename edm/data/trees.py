@@ -13,6 +13,7 @@ from typing import BinaryIO, Self
 from edm.data.decoding import SUFFIXES
 from edm.data.labels import LABELS_FILE, shown
 from edm.errors import UserError, one_line
+from edm.files.reading import open_regular
 from edm.files.resumable import StoppedError
 
 MAX_FILE = 1 << 26  # bytes of one image file
@@ -198,10 +199,10 @@ def _zips(paths: Iterable[Path], members: dict[str, _Member], files: list[Binary
 def _open_zip(path: Path, files: list[BinaryIO]) -> zipfile.ZipFile:
     try:
         # Pass an open file: zipfile counts the readers of a path without a lock, and may close it too early.
-        files.append(open(path, "rb"))  # noqa: SIM115 (open as long as the tree)
+        files.append(open_regular(path, "a folder or a zip"))  # open as long as the tree
         return zipfile.ZipFile(files[-1])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such folder or zip") from None
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # damaged directories raise many kinds of exceptions

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from edm.errors import UserError, one_line
 from edm.files.hashes import digest
 from edm.files.lock import exclusive
+from edm.files.reading import open_regular
 from edm.files.refusals import printable
 from edm.files.resumable import StoppedError, resumable
 from edm.files.writing import read_json, write_json
@@ -71,7 +72,7 @@ def verify(path: str | Path, sha256: str | None = None, md5: str | None = None) 
     """Raises UserError if a file is missing or has another checksum."""
     sums = _checksums(sha256, md5)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, "a file") as file:
             wrong = _mismatch(file, sums)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edm.errors import UserError
+from edm.files.reading import open_regular
 from edm.files.writing import write_text
 
 LOCAL = Path(".edm")  # only for this clone; may be deleted at any time
@@ -18,8 +19,8 @@ SETTLED = 2.0  # seconds after which another change of a file also changes its t
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    """Hex SHA-256 of a file's bytes. Raises UserError if it cannot be opened or is no regular file."""
+    with open_regular(path, "a file to hash") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from edm.errors import UserError
@@ -26,6 +27,8 @@ def check_outputs(files: Sequence[str], folders: Sequence[str], inputs: Sequence
     """
     for path in files:
         require_replaceable(path)
+    for path in (*files, *folders):
+        _require_writable(path)
     for path in folders:
         if os.path.exists(path) and not os.path.isdir(path):
             raise UserError(f"{path}: is not a folder; name another place to write to")
@@ -50,6 +53,20 @@ def require_replaceable(path: str | os.PathLike) -> None:
         return
     if not stat.S_ISREG(mode):
         raise UserError(f"{path}: is {kind_of(mode)} and would be replaced; name a file to write")
+
+
+def _require_writable(path: str) -> None:
+    """Raises UserError if a file or folder cannot be made at a path: told before the work, not after it."""
+    try:
+        place = next((parent for parent in Path(path).parents if parent.exists()), Path())
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)
+    except OSError as error:  # a name that is too long, a folder without permission, links in a circle
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name another place to write to") from None
+    if not place.is_dir():
+        raise UserError(f"{path}: cannot be written ({place} is not a folder); name another place to write to")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be written (no permission in {place}); name another place to write to")
 
 
 def require_apart(outputs: Sequence[str | os.PathLike], inputs: Sequence[str | os.PathLike]) -> None:

@@ -1,14 +1,14 @@
 """The one way to open a file that a user names: regular and not too large. A pipe would hang, a device never end."""
 
+import io
 import os
 import stat
-from typing import BinaryIO
 
 from edm.errors import UserError
 from edm.files.outputs import kind_of
 
 
-def open_regular(path: str | os.PathLike, what: str) -> BinaryIO:
+def open_regular(path: str | os.PathLike, what: str) -> io.BufferedReader:
     """Opens a regular file, also behind links, for reading.
 
     what: the file that the caller needs, such as "a checkpoint"; messages name it. Raises UserError, in one line, if
@@ -18,9 +18,9 @@ def open_regular(path: str | os.PathLike, what: str) -> BinaryIO:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; expected {what}") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte
+    except (OSError, ValueError, TypeError) as error:  # ValueError: a null byte; TypeError: no path
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{ascii(str(path))[1:-1]}: cannot be read ({reason}); expected {what}") from None
+        raise UserError(f"{path}: cannot be read ({reason}); expected {what}") from None
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

@@ -1,6 +1,7 @@
 """Tensors with a JSON header as one safetensors file: checkpoints, samples, states, shards, analyses."""
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from edm.errors import UserError
 from edm.files.hashes import digest
+from edm.files.reading import open_regular
 from edm.files.writing import atomic_write
 
 _LONGEST_HEADER = 16 << 20  # bytes; parsed JSON can take 25 times as much memory
@@ -18,13 +20,17 @@ _LONGEST_HEADER = 16 << 20  # bytes; parsed JSON can take 25 times as much memor
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Writes tensors and a JSON header as one safetensors file, atomically; equal input gives equal bytes."""
+    # One metadata key: safetensors does not keep the order of several.
+    write_safetensors(path, tensors, {"edm": json.dumps(header, sort_keys=True, allow_nan=False)})
+
+
+def write_safetensors(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file atomically. Raises UserError if it cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_write(path) as temporary:
         host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        # One metadata key: safetensors does not keep the order of several.
-        metadata = {"edm": json.dumps(header, sort_keys=True, allow_nan=False)}
         try:
             save_file(host, temporary, metadata=metadata)
         except SafetensorError as error:  # such as a full disk
@@ -62,17 +68,16 @@ def checksum(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
 
 def read_header(path: str | Path, format: str) -> dict[str, Any]:
     """The JSON header of a file written by :func:`save_tensors`. Raises UserError for any other file."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, repr(format)) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(path.stat().st_size, _LONGEST_HEADER):
+            if length > min(os.fstat(file.fileno()).st_size, _LONGEST_HEADER):
                 raise ValueError("its header is longer than the file or than the limit")
             metadata = json.loads(file.read(length).decode()).get("__metadata__", {})  # json would guess the encoding
         header = json.loads(metadata["edm"])
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except UserError:
+        raise
+    except (OSError, struct.error, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a file of this program: no readable safetensors header ({error})") from None
     kind = header.get("format") if isinstance(header, dict) else None
     if kind != format:

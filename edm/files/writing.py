@@ -9,6 +9,9 @@ from pathlib import Path
 
 from edm.errors import UserError
 from edm.files.outputs import require_replaceable
+from edm.files.reading import read_regular
+
+_LONGEST_JSON = 64 << 20  # bytes; results of thousands of points have less than one
 
 
 @contextmanager
@@ -65,12 +68,11 @@ def write_json(path: str | os.PathLike, value) -> None:
 
 
 def read_json(path: str | os.PathLike):
-    """The value in a JSON file. Raises UserError if the file is missing or not JSON."""
+    """The value in a JSON file. Raises UserError if the file is missing, no regular file, too large, or not JSON."""
+    content = read_regular(path, _LONGEST_JSON, "a JSON file")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no text, and of endless numbers
         raise UserError(f"{path}: not a readable JSON file ({error})") from None
 
 

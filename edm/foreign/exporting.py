@@ -43,8 +43,9 @@ def export(checkpoint_path: str | Path, out: str | Path) -> list[str]:
     if Path(out).suffix == ".safetensors":
         save_tensors(out, tensors, header)
         return found
-    with atomic_write(out) as temporary, io.BytesIO() as buffer:
-        torch.save({**header, "state_dict": tensors}, buffer)  # in memory: torch writes file names into files
+    buffer = io.BytesIO()
+    torch.save({**header, "state_dict": tensors}, buffer)  # in memory: torch writes file names into files
+    with atomic_write(out) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return found
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 
 from edm.errors import UserError, out_of_memory
+from edm.files.reading import open_regular
 from edm.files.refusals import printable, refused, shown
 from edm.files.tensors import load_tensors, read_header
 from edm.foreign import adm, exporting, persistent, score_sde
@@ -47,9 +48,7 @@ def read(path: str | Path, **stated: Any) -> Imported:
     """
     asked = Asked(**stated)
     try:
-        if not Path(path).is_file():  # reading a device or a pipe would never end
-            raise UserError("no such file")
-        with open(path, "rb") as file:
+        with open_regular(path, "a checkpoint") as file:
             size = file.seek(0, io.SEEK_END)
             if size > _LARGEST:
                 raise refused(f"it has {size:,} bytes, more than any checkpoint")
@@ -72,9 +71,13 @@ def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) ->
     """The denoiser of a checkpoint of this program, EDM, score_sde or guided-diffusion, on a device.
 
     stated: what the file does not determine, such as ``attention_order="old"``. Executes no code from the file. Raises
-    UserError for a file that is damaged, or of none of these kinds.
+    UserError for a file that is damaged, or of none of these kinds, and for an unknown device.
     """
-    return read(path, **stated).denoiser.to(device).to(memory_format=torch.channels_last)
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"device {device!r} is unknown; choose cpu, cuda or cuda:0") from None
+    return read(path, **stated).denoiser.to(place).to(memory_format=torch.channels_last)
 
 
 def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from edm.errors import UserError
 from edm.files.hashes import canonical_json
-from edm.files.writing import atomic_write
+from edm.files.reading import require_regular
+from edm.files.tensors import write_safetensors
 
 HEADER_KEY = "edm.classifier"  # one key with JSON inside: safetensors does not keep the order of several
 SHAPE_KEYS = ("channels", "resolution", "classes", "features")
@@ -102,8 +102,7 @@ def train_classifier(
         record["held_out_accuracy"] = _accuracy(model, images[kept], labels[kept])
     finally:
         torch.set_num_threads(threads)
-    with atomic_write(out_path) as temporary:
-        save_file(model.state_dict(), temporary, metadata={HEADER_KEY: canonical_json(record)})
+    write_safetensors(out_path, model.state_dict(), {HEADER_KEY: canonical_json(record)})
     return record
 
 
@@ -113,8 +112,7 @@ def load_classifier(path: str | os.PathLike) -> tuple[Classifier, Mapping[str, i
     Raises UserError if the file is missing, damaged, or not written by ``train_classifier``.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; train the classifier first, or correct the path")
+    require_regular(path, "a classifier, which `edm features` trains")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)

@@ -24,6 +24,7 @@ class Denoiser(nn.Module):
     only inside :func:`edm.networks.precision.float32_as`, which sets torch's global switch.
     ``learned_variance``: whether the network also predicts the variance of a sampling step (iDDPM, ADM);
     :meth:`with_variance` returns it from the same evaluation.
+    A call raises UserError, a ValueError, for arguments of another type or shape, and for labels out of range.
     """
 
     def __init__(self, network: UNet, preconditioning: Preconditioning):
@@ -77,14 +78,27 @@ class Denoiser(nn.Module):
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, augment_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """D(x; σ), and the network's outputs beyond the image channels."""
+        self._require_input(x)
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
+        if len(sigma) not in (1, len(x)):
+            raise UserError(f"sigma has {len(sigma)} levels; expected one, or one for each of {len(x)} images")
         c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(sigma)
         labels = self.one_hot(class_labels, len(x), x.device)
         inputs = (c_in * x).to(DTYPES[self.precision])
         raw = self.network(inputs, c_noise.flatten().expand(len(x)), labels, augment_labels)
         raw = raw.to(torch.float32)
         return c_skip * x + c_out * raw[:, : x.shape[1]], raw[:, x.shape[1] :]
+
+    def _require_input(self, x: Tensor) -> None:
+        config = self.network.config
+        require_images("x", x)
+        multiple = 1 << (len(config.channel_mult) - 1)
+        if x.shape[1] != config.channels or x.shape[2] % multiple or x.shape[3] % multiple:
+            raise UserError(
+                f"x of shape {list(x.shape)}: the model takes {config.channels} channels, and sides that are multiples "
+                f"of {multiple}"
+            )
 
     def one_hot(self, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
         """Converts indices or one-hot rows to one-hot rows [B, classes]; None for an unconditional model.
@@ -96,12 +110,15 @@ class Denoiser(nn.Module):
             return None
         if class_labels is None:
             return torch.zeros(batch, classes, device=device)
+        if not isinstance(class_labels, Tensor):
+            kind = type(class_labels).__name__
+            raise UserError(f"class_labels is of type {kind}; expected a tensor, such as torch.as_tensor(labels)")
         if class_labels.ndim not in (1, 2) or len(class_labels) != batch:
             raise UserError(
                 f"class_labels of shape {list(class_labels.shape)}: expected {batch} indices or one-hot rows"
             )
         if class_labels.ndim == 1:
-            if class_labels.is_floating_point():
+            if class_labels.is_floating_point() or class_labels.dtype == torch.bool or class_labels.is_complex():
                 raise UserError("class_labels: indices must be integers; one-hot rows have two dimensions")
             # Reading values on a GPU would synchronise the host, and break the graph of compiled code.
             seen = class_labels.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -139,6 +156,14 @@ def assemble(
     if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
         raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, are invalid")
     return denoiser.eval().requires_grad_(False)
+
+
+def require_images(name: str, images: Tensor) -> None:
+    """Raises UserError unless images are a tensor of real floats [B, C, H, W]."""
+    if not isinstance(images, Tensor):
+        raise UserError(f"{name} is of type {type(images).__name__}; expected a tensor [B, C, H, W]")
+    if images.ndim != 4 or not images.is_floating_point():
+        raise UserError(f"{name} is {images.dtype} {list(images.shape)}; expected floats [B, C, H, W]")
 
 
 def require_shape(name: str, tensor: Tensor, shape: torch.Size, source: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
+from edm.files.reading import read_regular
 from edm.files.writing import read_json
 from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
@@ -21,6 +22,7 @@ from edm.tracking import DEFAULT_URI
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
 
+MAX_BYTES = 1 << 20  # of a params file; params.yaml has 40,000
 MAX_DEPTH, MAX_VALUES = 50, 200_000  # of a params file with expanded aliases; params.yaml is 8 deep and has 2,500
 
 
@@ -135,9 +137,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
     """
     path = Path(path)
     try:
-        raw = _read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); run from the folder of the project") from None
+        raw = _read_yaml(read_regular(path, MAX_BYTES, "params.yaml (run from the folder of the project)").decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -93,7 +93,7 @@ def sample_points(
                 blocks.append(block_drawn)
                 bar.update(len(part))
         except UserError as error:
-            raise UserError(f"{name}: {error}") from None
+            raise UserError(f"{name}: {error}" if len(points) > 1 else str(error)) from None
         images[name] = torch.cat(pixels)
         evaluations[name] = sum(int(b.nfe.sum()) for b in blocks)
         if blocks and labels is not None:

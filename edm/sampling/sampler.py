@@ -12,6 +12,7 @@ from edm.config import SOLVERS, SamplerConfig
 from edm.design.schedules import SCALINGS, SCHEDULES, Scaling, Schedule
 from edm.design.timesteps import DEFAULT_RANGE, noise_levels
 from edm.errors import UserError
+from edm.models.denoiser import require_images
 
 Denoiser = Callable[..., Tensor]
 
@@ -64,7 +65,8 @@ def sample(
         By default the draws come from torch's global generator.
     The other arguments are the fields of :class:`SamplerConfig`, with its defaults.
 
-    Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError for inconsistent settings.
+    Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError, a ValueError, for settings that are out of
+    range or inconsistent, and for latents of another type or shape.
     """
     config = SamplerConfig(
         num_steps, solver, discretization, schedule, scaling, alpha, sigma_min, sigma_max, rho,
@@ -72,6 +74,7 @@ def sample(
     )  # fmt: skip
     if config.solver not in SOLVERS:
         raise UserError(f"solver {config.solver!r} has its own function; edm.sample takes {' or '.join(SOLVERS)}")
+    require_images("latents", latents)
     return solve(net, latents, class_labels, config, noise)
 
 

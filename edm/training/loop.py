@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from edm.cluster.preemption import Notice, Pauses
 from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
@@ -26,6 +24,7 @@ from edm.training import loss_levels as levels
 from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
 from edm.training.overflows import Overflows
+from edm.training.progress import Progress
 from edm.training.state import TrainingState
 from edm.training.step import TrainingStep, learning_rate_at
 
@@ -46,6 +45,7 @@ def train(
     compiled: Compiled | None = None,
     about: dict[str, Any] | None = None,
     made_from: str = "",
+    tell: bool = False,
 ) -> Denoiser:
     """Trains a configuration on a dataset and returns the averaged (EMA) denoiser.
 
@@ -58,6 +58,7 @@ def train(
     run: receives the logged metrics; finished at the end. notice: requests an early stop. state_every: seconds between
     two states. compiled: as in :class:`TrainingStep`. about: entries for the header of the checkpoint.
     made_from: identifies the code and the preceding steps; a state with another value is moved aside, not resumed.
+    tell: prints lines about the progress where no terminal shows a bar.
     Raises Preempted if ``notice`` requests a stop, after saving the state; UserError if the dataset does not fit the
     configuration, or if the loss stops being finite (the last good state is then kept).
     """
@@ -102,13 +103,13 @@ def train(
         sums = state.sums  # since the last log row
         parameters = sum(parameter.numel() for parameter in step.net.parameters())
         overflowing = Overflows(out, config, parameters, state.overflowing, world.is_first)
-        bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=None if world.is_first else True)
+        progress = Progress(out, total, seen, world.is_first, tell)
         system = SystemMetrics()
         notice.hold()
         while seen < total:
             step(seen, sums)
             seen += config.batch_size
-            bar.update(config.batch_size)
+            progress.advance(config.batch_size)
 
             if seen % tick == 0 or seen >= total:
                 loss_sum, in_tick, nonfinite, overflows = world.sum(sums).tolist()
@@ -137,21 +138,22 @@ def train(
                 if run is not None and world.is_first:
                     numbers = {key: value for key, value in row.items() if key != "images"}
                     run.metrics(numbers | system.read(), step=seen)
-                bar.set_postfix_str(f"loss {mean:.4g}")
+                progress.loss(mean)
             if seen in snapshots and world.is_first:
                 snapshot = out / "snapshots" / f"{seen:012d}.safetensors"
                 if not snapshot.exists():  # else written before an interruption
                     taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": seen}
                     background.do(partial(checkpoint.save, snapshot, taken, config, told))
+                    progress.tell("snapshot")
             pause = pauses.after_step(state.cost) if seen < total else None
             if pause:  # last in a step, so that the state includes the whole step
                 keep()
             if pause == "stop":
-                bar.close()
+                progress.close()
                 background.wait()
                 world.wait()  # the first process may still be writing
                 raise Preempted(_stopped(notice, seen, state.seen) if world.is_first else "")
-        bar.close()
+        progress.close()
 
         keep()  # a failure after this line loses no training
         background.wait()

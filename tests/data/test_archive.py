@@ -32,7 +32,7 @@ def test_parts_of_an_archive_are_those_of_the_whole(tmp_path, rgb_images):
     assert [len(part) for part in parts] == [5, 5, 2]
     assert (np.concatenate(parts) == rgb_images).all()
     assert (some_images(tmp_path / "a.zip", range(3, 7)) == rgb_images[3:7]).all()
-    with pytest.raises(edm.UserError, match="no such dataset"):
+    with pytest.raises(edm.UserError, match="no such file; expected a dataset archive"):
         next(images_in_chunks(tmp_path / "b.zip"))
 
 

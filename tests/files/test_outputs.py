@@ -176,6 +176,26 @@ def test_a_command_does_not_replace_what_it_reads(place, capsys, command):
     assert {file: file.read_bytes() for file in place.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("m.safetensors/o", "m.safetensors is not a folder"), ("m.safetensors/a/b/o", "m.safetensors is not a folder"),
+     ("n" * 300, "File name too long"), ("a/" * 3000 + "o", "File name too long"),
+     ("closed/o", "no permission in closed")],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    ["sample s.safetensors {}.png", "evaluate s.safetensors {} --evaluation e --ref r.npz", "features d.zip {}",
+     "train --config c.json --data d.zip --out {}", "export s.safetensors {}", "import p.pkl {}"],
+)  # fmt: skip
+def test_an_output_that_cannot_be_made_is_told_before_the_work(place, capsys, monkeypatch, command, output, reason):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "closed" and access(path, mode))  # root may write
+    (place / "closed").mkdir()
+    words = command.format(output).split()
+    assert main(words + (STUDY if words[0] == "evaluate" else [])) == 1
+    assert f": cannot be written ({reason}); name another place" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("output", ["/dev/full", "/dev/stdout", "snapshots", "pipe"])
 @pytest.mark.parametrize(
     "command",

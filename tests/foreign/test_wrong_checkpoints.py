@@ -43,10 +43,10 @@ def test_files_that_are_no_checkpoint_are_told(tmp_path, refused, content, messa
 
 def test_places_that_are_no_file_are_told(tmp_path, refused):
     refused("no such file", tmp_path / "missing.pkl")
-    refused("no such file", tmp_path)
+    refused("is a folder; expected a checkpoint", tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    refused("no such file", tmp_path / "pipe")
-    refused("no such file", Path("/dev/zero"))
+    refused("is a pipe", tmp_path / "pipe")
+    refused("is a device", Path("/dev/zero"))
 
 
 def test_a_file_without_end_is_not_read(tmp_path, refused):

@@ -17,6 +17,7 @@ import numpy as np
 from edm.data.prepare.pictures import Images
 from edm.errors import UserError, one_line
 from edm.files.pickles import Budget, Instance, Name, Names, Span, interpret
+from edm.files.reading import open_regular
 from edm.files.refusals import refused, shown
 
 MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz, from its home page
@@ -32,7 +33,7 @@ def cifar10(path: Path, checksum: str | None = MD5) -> Images:
     checksum: MD5 of the tarball; None accepts any. Raises UserError if it differs, or if a batch is damaged.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, "cifar-10-python.tar.gz") as file:
             identity = _identity(file, path, checksum)
             batches = _batches(file, path)
     except OSError as error:

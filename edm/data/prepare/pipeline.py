@@ -94,6 +94,8 @@ def _checked_labels(found: Images, expected: Expected) -> list[int] | None:
     if expected.classes == 0:
         return None
     if found.labels is None:
+        if expected.classes == 1:  # images in one folder: its name is not a part of theirs
+            return [0] * found.count
         if expected.classes is not None:
             raise UserError(
                 f"{found.where}: has no labels, but {expected.classes} classes are expected; "

@@ -199,7 +199,7 @@ def test_no_input_and_empty_input(tmp_path, refused):
     (tmp_path / "in").mkdir()
     refused("holds no images", "folder", tmp_path / "in")
     refused("needs an input", "imagenet", None)
-    refused("no such folder or zip", "ffhq", tmp_path / "missing")
+    refused("no such file; expected a folder or a zip", "ffhq", tmp_path / "missing")
     refused("take no input file", "digits", tmp_path / "in")
     (tmp_path / "in" / "a.zip").write_bytes(b"no zip")
     refused(r"a\.zip: not a readable zip archive", "folder", tmp_path / "in")

@@ -37,6 +37,13 @@ def test_top_level_folders_are_classes_in_the_order_of_their_names(tmp_path, cla
     assert (dataset.images == np.stack(expected)).all()
 
 
+@pytest.mark.parametrize("below", ["", "a"])
+def test_one_folder_is_one_class_where_one_is_stated(tmp_path, below):
+    folder = write_folder(tmp_path / "in", {f"a/{i}.png": picture(i) for i in range(3)})
+    assert archive_of(tmp_path, "folder", folder / below, classes=1).labels.tolist() == [0, 0, 0]
+    assert archive_of(tmp_path, "folder", folder / below).labels is None
+
+
 def test_every_layout_of_the_same_images_gives_the_same_bytes(tmp_path, classes):
     """A folder, a zip, a zip with a folder around it, files in another order, two zips, a folder of zips."""
     around = {f"data/train/{name}": content for name, content in classes.items()}
