@@ -15,7 +15,8 @@ from edm.chain.jobs import Chain
 from edm.chain.paths import traces
 from edm.chain.plan import weights
 from edm.chain.progress import Pace, about, changed, last_line, last_row, span, time_left
-from edm.chain.provenance import Provenance, sidecar_file
+from edm.chain.provenance import Provenance
+from edm.chain.sidecars import sidecar_file
 from edm.tracking import read_journal
 
 RUNNING, INTERRUPTED, FAILED, WAITING = "running", "interrupted", "failed", "waiting"
