@@ -136,6 +136,8 @@ def line(chance: random.Random) -> list[str]:
             options += [chance.choice(action.option_strings), *values]
         else:
             positional += values
+    if name == "watch" and "--once" not in options:
+        options.append("--once")  # else it ends with the chain
     rest = ["--"] if chance.random() < 0.05 else []
     return [name, *options, *rest, *positional] if chance.random() < 0.5 else [name, *positional, *options]
 

@@ -576,11 +576,11 @@ MISTAKES = {
     ),
     "a checksum that is too short": (
         lambda raw: raw["downloads"]["downloads/cifar-10-python.tar.gz"].update(sha256="00"),
-        "downloads.downloads/cifar-10-python.tar.gz.sha256: '00' does not match",
+        "downloads.downloads/cifar-10-python.tar.gz.sha256: '00' is not a SHA-256 of 64 hexadecimal digits",
     ),
     "a download from elsewhere than the web": (
         lambda raw: raw["downloads"]["downloads/cifar-10-python.tar.gz"].update(url="ftp://a/b"),
-        "downloads.downloads/cifar-10-python.tar.gz.url: 'ftp://a/b' does not match",
+        "downloads.downloads/cifar-10-python.tar.gz.url: 'ftp://a/b' is not an address that begins with http",
     ),
     "a choice by an unknown grid": (
         lambda raw: raw["experiments"]["cifar10-cond"]["choose"].update(grid="lader"),
