@@ -243,7 +243,7 @@ BAD_INPUT = {
             "train", "--dry-run", "--config",
             text_file(t / "in.json", '{"resolution": 8, "channels": 1, "P_mean": NaN}'),
         ],
-        "P_mean is nan, which is not a finite number",
+        "in.json: not a readable JSON file (NaN is no JSON number)",
     ),
     "checkpoint without configuration": (
         lambda t, m, d, c: ["sample", ours(t / "in.safetensors", {"format": "edm-checkpoint/1"}), t / "o.png"],

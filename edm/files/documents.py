@@ -26,6 +26,10 @@ class DamagedError(UserError):
     """A file that was read but is not a whole file of its format: the reader of a cache makes it anew."""
 
 
+class NoNumberError(ValueError):
+    """NaN or an infinity, which Python writes and JSON does not have."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of plain value: its name in messages, and the test of a value."""
@@ -76,11 +80,13 @@ def parse(content: bytes) -> Any:
     Raises ValueError, with a short reason, for anything else, and for values that are nested too deep.
     """
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_unique, parse_int=_short)
+        value = json.loads(content.decode(), object_pairs_hook=_unique, parse_int=_short, parse_constant=_no_number)
         # Rejects NaN, infinities (also 1e400) and lone surrogates.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise ValueError("nested too deep") from None
+    except NoNumberError:
+        raise
     except ValueError:
         raise ValueError("not whole JSON") from None
     if not _flat(value, _DEEPEST):
@@ -113,6 +119,10 @@ def read_document(path: str | Path, format: str | None, shape: dict[str, Any], w
         if _is_later(found, format):
             raise UserError(f"{path}: is {shown(found)}, of a later version of this program; update the program")
         raise DamagedError(f"{path}: not {what} (its format is {shown(found)}, expected {format}); {advice}")
+    absent = [name for name in shape if not isinstance(shape[name], Maybe) and name not in value] \
+        if isinstance(value, dict) else []  # fmt: skip
+    if absent:
+        raise DamagedError(f"{path}: not {what} ({absent[0]} is missing); {advice}")
     require_shape(value, shape, path, advice)
     return value
 
@@ -183,6 +193,10 @@ def _short(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
         raise ValueError("a whole number with too many digits")
     return int(digits)
+
+
+def _no_number(name: str) -> None:
+    raise NoNumberError(f"{name} is no JSON number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -227,12 +227,12 @@ def test_a_search_stopped_at_any_evaluation_goes_on_to_the_same_end_and_measures
 
 def test_a_line_torn_by_a_crash_is_measured_again(tmp_path):
     path, over, start = tmp_path / "h.jsonl", {"a": [0, 1, 2]}, {"a": 0}
-    expected = search(lambda s: -s["a"], over, start, "coordinate", SearchHistory(path, "spec"))
+    expected = search(lambda s: 9 - s["a"], over, start, "coordinate", SearchHistory(path, "spec"))
     content = path.read_bytes()
     last = content[:-1].rfind(b"\n") + 1
     for length in range(last + 1, len(content)):
         path.write_bytes(content[:length])
-        objective = Measured(lambda s: -s["a"])
+        objective = Measured(lambda s: 9 - s["a"])
         found = search(objective, over, start, "coordinate", SearchHistory(path, "spec"))
         assert found.settings == expected.settings and objective.asked == [{"a": 2}]
         assert len(SearchHistory(path, "spec")) == 3

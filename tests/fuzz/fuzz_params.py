@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 SMALL = """
 run: [e, both]
 tracking: {uri: "sqlite:///mlruns/mlflow.db"}
-downloads: {downloads/raw.tar: {url: "https://example.org/raw.tar", md5: "00000000000000000000000000000000"}, downloads/hand.pkl: {url: null}}
+downloads:
+  downloads/raw.tar: {url: "https://example.org/raw.tar", md5: "00000000000000000000000000000000"}
+  downloads/hand.pkl: {url: null}
 pretrained: {mine: {path: downloads/hand.pkl, like: e/vp-A}}
 datasets:
   d: {source: folder, path: raw, resolution: 8, channels: 1, classes: 2}

@@ -68,7 +68,7 @@ def test_every_bad_line_is_named_and_the_rest_arrives(store, capsys):
     assert places == [f"runs/a.journal.jsonl:{number}" for number in range(3, 3 + len(BAD))]
     assert told["runs_pending"] == 0 and "reason" not in told
     error = capsys.readouterr().err
-    assert "warning: runs/a.journal.jsonl:3: not whole JSON; this line was set aside" in error
+    assert "warning: runs/a.journal.jsonl:3: Infinity is no JSON number; this line was set aside" in error
     assert f"warning: {len(BAD) - 10} more lines of journals were set aside" in error and "Traceback" not in error
 
 

@@ -26,6 +26,7 @@ from edm.files.tensors import load_tensors, read_header, save_tensors
 from edm.models import building, checkpoint
 from edm.tracking import Journal, read_journal
 from edm.training import loop as training
+from edm.training import progress
 from edm.training.log import TrainingLog
 from edm.training.loop import train
 from edm.training.state import STATE_FORMAT
@@ -518,7 +519,7 @@ def test_a_clock_that_jumps_backwards_does_not_confuse_which_state_is_newer(
     os.utime(run / "state-0.safetensors", (0, 0))
     monkeypatch.setattr(time, "time", lambda: 0.0)
     seen = []
-    monkeypatch.setattr(training, "tqdm", lambda initial, **rest: seen.append(initial) or tqdm(initial=initial, **rest))
+    monkeypatch.setattr(progress, "tqdm", lambda initial, **rest: seen.append(initial) or tqdm(initial=initial, **rest))
     from tqdm import tqdm
 
     train(short(), digits, run)
