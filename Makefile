@@ -37,8 +37,9 @@ demo: $(READY)
 	 in this folder, one was killed. Nothing is lost: $(VENV)/bin/snakemake --unlock && make demo"; exit $$status; }
 	@cat results/digits/tables/*.md
 
+# Two processes; the tests of a file stay together, with what they share.
 test: $(READY)
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 # Installs Debian's Slurm packages if they are missing and permissions allow.
 test-slurm: $(READY)
