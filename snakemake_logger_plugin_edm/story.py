@@ -128,7 +128,9 @@ class Story:
         after = f" after {span(self.clock() - step.begun)}" if step else ""
         lines = [f"FAILED{after}: {text} (rule {rule}, job {number})"]
         for path in logs:
-            lines += [f"  | {line}" for line in tail(path, 1 << 16).splitlines()[-LOG_LINES:]] or ["  | (an empty log)"]
+            lines += [f"  | {line}" for line in _what_matters(tail(path, 1 << 16).splitlines())] or [
+                "  | (an empty log)"
+            ]
             lines.append(f"  log: {path}")
         lines += [f"  output: {', '.join(outputs)}"]
         lines += [f"  command: {command}"] if command else []
@@ -191,3 +193,9 @@ class Story:
 
 def _steps(count: int) -> str:
     return f"{count:,} step{'' if count == 1 else 's'}"
+
+
+def _what_matters(log: list[str]) -> list[str]:
+    """The end of a log, and before it the errors that stand earlier: torch's launcher reports at length after them."""
+    errors = list(dict.fromkeys(line for line in log[:-LOG_LINES] if line.startswith("error: ")))
+    return [*errors[-LOG_LINES:], *(["…"] if errors else []), *log[-LOG_LINES:]]

@@ -114,7 +114,8 @@ def test_each_step_has_its_number_its_duration_and_the_time_left(told, tmp_path)
 
 def test_a_failed_step_is_one_block_with_the_end_of_its_log(told, tmp_path):
     one, log = told(), tmp_path / "train.log"
-    log.write_text("".join(f"line {number}\n" for number in range(50)) + "error: the disk is full\n")
+    lines = "".join(f"line {number}\n" for number in range(50))
+    log.write_text(f"error: no data\nerror: no data\n{lines}error: the disk is full\n")  # as of two ranks
     one.begin(PLANNED, train=3, table=1, all=1)
     one.start(1, "Train digits/A", ["models/A"], [str(log)])
     one.now = 7.0
@@ -127,7 +128,12 @@ def test_a_failed_step_is_one_block_with_the_end_of_its_log(told, tmp_path):
     one.fail(1, str(log))
     one.tell(COMPLETE)
     one.tell(ELAPSED)
-    tail = [*(f"  | line {number}" for number in range(31, 50)), "  | error: the disk is full"]
+    tail = [
+        "  | error: no data",
+        "  | …",
+        *(f"  | line {number}" for number in range(31, 50)),
+        "  | error: the disk is full",
+    ]
     rest = [f"  log: {log}", "  output: models/A", "  command: edm train --experiment digits", "  external_jobid: 17"]
     assert one.lines[2:] == [
         "FAILED after 7 s: Train digits/A (rule train, job 1)", *tail, *rest,
