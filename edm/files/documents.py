@@ -119,9 +119,8 @@ def read_document(path: str | Path, format: str | None, shape: dict[str, Any], w
         if _is_later(found, format):
             raise UserError(f"{path}: is {shown(found)}, of a later version of this program; update the program")
         raise DamagedError(f"{path}: not {what} (its format is {shown(found)}, expected {format}); {advice}")
-    absent = [name for name in shape if not isinstance(shape[name], Maybe) and name not in value] \
-        if isinstance(value, dict) else []  # fmt: skip
-    if absent:
+    required = [name for name, wanted in shape.items() if not isinstance(wanted, Maybe)]
+    if isinstance(value, dict) and (absent := [name for name in required if name not in value]):
         raise DamagedError(f"{path}: not {what} ({absent[0]} is missing); {advice}")
     require_shape(value, shape, path, advice)
     return value
