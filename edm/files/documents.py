@@ -184,8 +184,10 @@ def _is_later(found: Any, format: str) -> bool:
 
 
 def _flat(value: Any, left: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return left > 0 and all(_flat(entry, left - 1) for entry in inner)
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return left > 0 and all(_flat(entry, left - 1) for entry in inner if isinstance(entry, (dict, list)))
 
 
 def _short(digits: str) -> int:
