@@ -33,7 +33,6 @@ ELSEWHERE = {
     r"make test": (".ci/run", "make test"),
     r"make ui": ("Makefile", "mlflow server"),
     r"(ruff|python -m mypy) .*": ("tests/test_types.py", "mypy"),
-    r"make docs": (".ci/run", "docs"),
     r"curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/.*": (
         "edm/params/catalogue.py",
         "https://nvlabs-fi-cdn.nvidia.com/edm/",
