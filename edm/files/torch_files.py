@@ -6,6 +6,7 @@ plain pickles, and checks every claimed size before it allocates memory.
 
 import io
 import struct
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +20,7 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torc
 _LEGACY_PROTOCOL = 1001
 _MOST_DESCRIPTION = 64 << 20  # bytes of the pickle in an archive
 _LONGEST_NUMBER = 16  # bytes
+NONE: Names = {}
 _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 
@@ -29,8 +31,11 @@ def saved(file: BinaryIO) -> Any:
     return zipped(file) if start == b"PK" else legacy(file)
 
 
-def zipped(file: BinaryIO) -> Any:
-    """The value in a zip archive of torch.save (since torch 1.6). Raises UserError."""
+def zipped(file: BinaryIO, names: Names = NONE) -> Any:
+    """The value in a zip archive of torch.save (since torch 1.6). Raises UserError.
+
+    names: what stands for the names of a program in the file, besides those of tensors and plain values.
+    """
     found = members(file)
     descriptions = [name for name in found if name.endswith("/data.pkl")]
     if len(descriptions) != 1:
@@ -52,14 +57,14 @@ def zipped(file: BinaryIO) -> Any:
         claim.start, claim.crc = member.start, member.crc
         return claim
 
-    return interpret(io.BytesIO(content(file, found[description])), _TORCH_NAMES, Budget(), storage)
+    return interpret(io.BytesIO(content(file, found[description])), {**_TORCH_NAMES, **names}, Budget(), storage)
 
 
-def legacy(file: BinaryIO, budget: Budget | None = None) -> Any:
+def legacy(file: BinaryIO, names: Names = NONE, budget: Budget | None = None) -> Any:
     """The value in a stream of torch.save (before torch 1.6) that starts at the position of ``file``.
 
     The stream holds pickles of a magic number, a protocol, the machine's types, the value and the keys of its storages;
-    then, for each storage, the count of its elements and the elements. Raises UserError.
+    then, for each storage, the count of its elements and the elements. names: as of :func:`zipped`. Raises UserError.
     """
     budget = budget or Budget()
     if file.read(len(LEGACY_START)) != LEGACY_START:
@@ -76,7 +81,7 @@ def legacy(file: BinaryIO, budget: Budget | None = None) -> Any:
             raise damaged(f"storage {shown(key)} is described in two ways")
         return known
 
-    value = interpret(file, _TORCH_NAMES, budget, storage)
+    value = interpret(file, {**_TORCH_NAMES, **names}, budget, storage)
     keys = interpret(file, {}, budget)
     known = type(keys) is list and all(type(key) is str for key in keys)
     if not known or sorted(keys) != sorted(storages):
@@ -98,8 +103,8 @@ def _place(file: BinaryIO, storages: list[Storage]) -> None:
             raise damaged(f"a storage claims {storage.length:,} bytes that are not there")
 
 
-def plain(file: BinaryIO) -> Any:
-    """The value of a plain pickle whose storages are nested streams: the authors' checkpoints. Raises UserError."""
+def plain(file: BinaryIO, names: Names = NONE) -> Any:
+    """The value of a plain pickle whose storages are nested streams. names: as of :func:`zipped`. Raises UserError."""
     budget, left = Budget(), file.seek(0, 2)
     file.seek(0)
 
@@ -113,17 +118,18 @@ def plain(file: BinaryIO) -> Any:
             raise refused("it reads its bytes more than once")
         here = file.tell()
         file.seek(span.start)
-        storage = legacy(io.BytesIO(file.read(span.length)), budget)
+        storage = legacy(io.BytesIO(file.read(span.length)), budget=budget)
         file.seek(here)
         if type(storage) is not Storage:
             raise refused("a nested stream holds something else than the storage of a tensor")
         storage.start += span.start
         return storage
 
-    return interpret(file, {**_PLAIN_NAMES, Name("torch.storage", "_load_from_bytes"): nested}, budget)
+    return interpret(file, {**_PLAIN_NAMES, **names, Name("torch.storage", "_load_from_bytes"): nested}, budget)
 
 
-def _ordered_dict(*arguments: Any) -> dict:
+def empty_dict(*arguments: Any) -> dict:
+    """Stands for classes of dictionaries, whose entries follow."""
     if arguments:
         raise refused("it makes a dictionary out of another")  # repeated copies could grow without bound
     return {}
@@ -155,12 +161,13 @@ def _numpy_scalar(*arguments: Any) -> Any:
     raise damaged("a number of numpy's is not one")
 
 
-def _instance_of(name: str):
+def instance_of(name: str) -> Callable[..., Instance]:
+    """Stands for a class whose instances are read as their name, arguments and state."""
     return lambda *arguments: Instance(name, arguments)
 
 
 _TENSOR_NAMES: Names = {
-    Name("collections", "OrderedDict"): _ordered_dict,
+    Name("collections", "OrderedDict"): empty_dict,
     Name("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
     Name("torch._utils", "_rebuild_tensor"): rebuild_tensor,
     Name("torch._utils", "_rebuild_parameter"): rebuild_parameter,
@@ -168,19 +175,13 @@ _TENSOR_NAMES: Names = {
 _NUMPY_NAMES: Names = {
     Name(module, name): function
     for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
-    for name, function in (("scalar", _numpy_scalar), ("dtype", _instance_of("numpy.dtype")))
+    for name, function in (("scalar", _numpy_scalar), ("dtype", instance_of("numpy.dtype")))
     if (module == "numpy") == (name == "dtype")
 }
-#: Objects of the authors' classes include their source code (module_src), which is read as plain text.
-PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
-MODULE_DICT = "torch.nn.modules.container.ModuleDict"
 _PLAIN_NAMES: Names = {
     **_TENSOR_NAMES,
     **_NUMPY_NAMES,
     Name("_codecs", "encode"): _encoded,
-    Name("torch_utils.persistence", "_reconstruct_persistent_obj"): _instance_of(PERSISTENT),
-    Name("torch.nn.modules.container", "ModuleDict"): _instance_of(MODULE_DICT),
-    Name("dnnlib.util", "EasyDict"): _ordered_dict,
     Name("builtins", "set"): _set,
     Name("__builtin__", "set"): _set,
 }

@@ -102,9 +102,9 @@ def _read(path: str | Path, file: BinaryIO, asked: Asked) -> tuple[str, Denoiser
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:  # the length of a JSON header
         return _safetensors(path, asked)
     if start.startswith(b"PK"):
-        value = zipped(file)
+        value = zipped(file, persistent.NAMES)
     elif start.startswith(LEGACY_START):
-        value = legacy(file)
+        value = legacy(file, persistent.NAMES)
     elif start.startswith(b"\x80"):
         value = _authors(file)
     elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
@@ -125,7 +125,7 @@ def _read(path: str | Path, file: BinaryIO, asked: Asked) -> tuple[str, Denoiser
 def _authors(file: BinaryIO) -> Any:
     """The value of a plain pickle. EDM2's pickles may fail to load, since they contain objects that EDM's do not."""
     try:
-        return plain(file)
+        return plain(file, persistent.NAMES)
     except UserError:
         file.seek(0)
         if _EDM2 in file.read(4 << 20):

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from edm.errors import UserError
-from edm.files.pickles import Instance
+from edm.files.pickles import Instance, Name, Names
 from edm.files.refusals import damaged, refused, shown, unsupported
 from edm.files.stored import Stored, StoredTensors
-from edm.files.torch_files import MODULE_DICT, PERSISTENT
+from edm.files.torch_files import empty_dict, instance_of
 from edm.foreign.asked import Asked
 from edm.foreign.published import from_published, known_arguments
 from edm.models.denoiser import Denoiser
@@ -23,6 +23,14 @@ _ORIGINS = {
     "VPPrecond": "derived from Song et al., Apache-2.0",
     "VEPrecond": "derived from Song et al., Apache-2.0",
     "iDDPMPrecond": "derived from Dhariwal and Nichol, MIT",
+}
+_PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+_MODULE_DICT = "torch.nn.modules.container.ModuleDict"
+#: What stands for the names in these pickles. Their objects include source code (module_src), read as plain text.
+NAMES: Names = {
+    Name("torch_utils.persistence", "_reconstruct_persistent_obj"): instance_of(_PERSISTENT),
+    Name("torch.nn.modules.container", "ModuleDict"): instance_of(_MODULE_DICT),
+    Name("dnnlib.util", "EasyDict"): empty_dict,
 }
 _DEEPEST = 16  # nested modules; the authors' networks have 4
 _MOST_ENTRIES = 20_000  # modules and tensors; the largest of the authors' networks has 1,500
@@ -77,9 +85,9 @@ def denoiser(value: dict[str, Any], file: BinaryIO, asked: Asked) -> tuple[Denoi
 
 def _module(value: Any) -> Module:
     """The module described by an object of a decorated class or of torch's ModuleDict. Raises UserError for others."""
-    if isinstance(value, Instance) and value.name == MODULE_DICT and type(value.state) is dict:
+    if isinstance(value, Instance) and value.name == _MODULE_DICT and type(value.state) is dict:
         return Module("ModuleDict", value.state)
-    meta = value.arguments[0] if isinstance(value, Instance) and value.name == PERSISTENT and value.arguments else None
+    meta = value.arguments[0] if isinstance(value, Instance) and value.name == _PERSISTENT and value.arguments else None
     name, state = (meta.get(key) for key in ("class_name", "state")) if type(meta) is dict else (None, None)
     if type(name) is not str or type(state) is not dict:
         raise damaged("a module in it is not described by its class and its state")

@@ -21,10 +21,12 @@ def read_yaml(text: str) -> Any:
 
     Raises YAMLError for tags, for duplicate keys and keys that are no text, for aliases and merge keys that expand to
     too many values, for too deep nesting, for numbers beyond 64 bits, and for text that is too long, has control
-    characters, or letters in a form other than NFC: two names that look the same would differ.
+    characters, or letters in a form other than NFC: two names that look the same would differ. It calls ``yaml.load``
+    because ``yaml.safe_load`` takes no loader: ``_Strict`` is PyYAML's safe loader, which builds plain data only, with
+    further refusals, and tags have been refused before (tests/params/test_params.py runs hostile files through it).
     """
     _check(text)
-    return yaml.load(text, Loader=_Strict)  # `safe_load` takes no loader; this one extends the safe one
+    return yaml.load(text, Loader=_Strict)
 
 
 def size(value: Any) -> int:

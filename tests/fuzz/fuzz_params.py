@@ -267,7 +267,7 @@ def mutated(name):
 
 @functools.cache
 def _loaded(text):
-    return yaml.load(text, yaml.CSafeLoader)
+    return yaml.safe_load(text)
 
 
 _yaml = functools.partial(yaml.dump, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)

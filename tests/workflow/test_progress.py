@@ -14,7 +14,7 @@ from snakemake_logger_plugin_edm import LogHandler
 
 SETTINGS = {"printshellcmds": False, "nocolor": True, "quiet": set(), "debug_dag": False, "verbose": False,
             "show_failed_logs": True, "stdout": False, "dryrun": False}  # fmt: skip
-COMPLETE = "Complete log(s): /work/.snakemake/log/x.log"
+COMPLETE = "Complete log(s): /lab/.snakemake/log/x.log"
 ELAPSED = "Elapsed time: 0:01:00"
 
 
@@ -142,7 +142,7 @@ def test_a_failed_step_is_one_block_with_the_end_of_its_log(told, tmp_path):
         "FAILED after 0 s: Train digits/A (rule train, job 1)", *tail, *rest,
         "Stopped after 7 s: 0 of 4 steps done, 1 failed",
         "  failed: Train digits/A",
-        "  The same command continues. Snakemake's log: /work/.snakemake/log/x.log",
+        "  The same command continues. Snakemake's log: /lab/.snakemake/log/x.log",
     ]  # fmt: skip
 
 
