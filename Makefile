@@ -47,8 +47,8 @@ test-slurm: $(READY)
 	@python -m pytest tests/slurm
 
 ui: $(READY)
-	@edm track sync --or-later
-	@echo "MLflow starts in a few seconds: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
+	@edm track sync --or-later --server http://127.0.0.1:$(PORT)
+	@echo "MLflow starts in a few seconds. Open a link above: an experiment's evaluations, best first. Ctrl-C stops it."
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///mlruns/mlflow.db --artifacts-destination mlruns/artifacts
 

@@ -1,6 +1,7 @@
 """Commands for tables, figures, provenance pages, lineage and cost estimates."""
 
 import json
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edm.commands.common import (
     Commands,
+    again,
     check_planned,
     compile_option,
     count,
@@ -19,7 +21,7 @@ from edm.commands.common import (
 )
 from edm.config import AUTO, TrainingConfig
 from edm.errors import UserError, require
-from edm.tracking import Journal, environment_tags
+from edm.tracking import Journal, description, environment_tags
 
 if TYPE_CHECKING:
     from edm.params import Experiment, Params
@@ -86,8 +88,9 @@ def tables(args: Namespace) -> None:
     written = []
     for name in _chosen(args, report.tables, "table"):
         check_planned(args, table_spec(report, name), f"{args.report}: {name}")
+        began = time.time()
         files = write_table(report, name, Path(args.results), Path(args.runs))
-        _record(args, name, files)
+        _record(args, name, files, began)
         print(files[0].read_text(encoding="utf-8"))
         written += files
     say("\n".join(map(str, written)))
@@ -103,6 +106,7 @@ def figures(args: Namespace) -> None:
     places = Places(Path(args.results), Path(args.runs), Path(args.data), Path(args.models))
     for name in names:
         check_planned(args, figure_spec(report, name), f"{args.report}: {name}")
+        began = time.time()
         try:
             files = write_figure(report, name, places)
         except UserError as error:
@@ -110,7 +114,7 @@ def figures(args: Namespace) -> None:
                 raise
             say(f"{name}: omitted: {error}")  # draw the others
             continue
-        _record(args, name, files)
+        _record(args, name, files, began)
         say("\n".join(map(str, files)))
 
 
@@ -187,11 +191,12 @@ def _chosen(args: Namespace, known: dict, what: str) -> list[str]:
     return args.names or list(known)
 
 
-def _record(args: Namespace, name: str, files: list[Path]) -> None:
+def _record(args: Namespace, name: str, files: list[Path], began: float) -> None:
     """Records each table and figure as an artifact of a separate run: parallel jobs must not share a journal."""
     kind = files[0].parent.name
     journal = Journal(Path(args.runs) / args.report / "report" / f"{name}.journal.jsonl")
-    with journal.run(f"{args.report}/{name}", name=name, experiment=args.report,
-                     tags={"kind": kind, **environment_tags()}) as run:  # fmt: skip
+    note = description(f"{kind.removesuffix('s').capitalize()} {name} of {args.report}.", again(str(files[0])))
+    with journal.run(f"{args.report}/{name}", name=name, experiment=args.report, began=began,
+                     tags={"kind": kind, **note, **environment_tags()}) as run:  # fmt: skip
         for path in files:
             run.artifact(path, kind)
