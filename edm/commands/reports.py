@@ -26,6 +26,7 @@ from edm.tracking import Journal, description, environment_tags
 if TYPE_CHECKING:
     from edm.params import Experiment, Params
 
+GPUS = ("h100", "a100", "v100")
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
 
 
@@ -63,6 +64,10 @@ def add(command: Commands) -> None:
     )  # fmt: skip
     sub.add_argument("target", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file of the chain")
     sub.add_argument("--gpus", type=count, default=8, help="number of GPUs for the estimate of wall time (default 8)")
+    sub.add_argument(
+        "--gpu", choices=GPUS, help="type of GPU: its measurements, else an estimate from the paper's V100 and the "
+        "data sheets (default: the GPU measured last, else the paper's V100)",
+    )  # fmt: skip
     sub.add_argument("--throughput", default="throughput.json", help="output of `edm bench` (default throughput.json)")
     sub.add_argument("--all", action="store_true", help="also count jobs that are up to date")
     from_params(sub)
@@ -151,7 +156,8 @@ def about(args: Namespace) -> None:
 def plan(args: Namespace) -> None:
     from edm.chain.plan import as_text, make_plan
 
-    print(as_text(make_plan(load_params(args, whole=True), args.target, args.throughput, args.all), args.gpus))
+    found = make_plan(load_params(args, whole=True), args.target, args.throughput, args.all, args.gpu)
+    print(as_text(found, args.gpus))
 
 
 def bench(args: Namespace) -> None:
