@@ -12,11 +12,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PORT ?= 5000
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test test-slurm ui docs install
+.PHONY: help demo test test-all test-slurm ui docs install
 
 help:
 	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (about 20 minutes on two cores)"
-	@echo "make test     the tests"
+	@echo "make test     the tests of a first look: every layer, on two cores"
+	@echo "make test-all  all tests but those of Slurm"
 	@echo "make test-slurm  the tests on a private two-node Slurm on this machine (Debian: installs it)"
 	@echo "make ui       MLflow on http://127.0.0.1:$(PORT)"
 	@echo "make docs     the documentation as a site, in site/"
@@ -37,8 +38,14 @@ demo: $(READY)
 	 in this folder, one was killed. Nothing is lost: $(VENV)/bin/snakemake --unlock && make demo"; exit $$status; }
 	@cat results/digits/tables/*.md
 
+# Two processes share the tests, each with one thread for torch.
+TESTS := env OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
 test: $(READY)
-	@python -m pytest
+	@$(TESTS) -m "not slow"
+
+test-all: $(READY)
+	@$(TESTS)
 
 # Installs Debian's Slurm packages if they are missing and permissions allow.
 test-slurm: $(READY)

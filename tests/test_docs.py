@@ -30,7 +30,7 @@ ADDED = {
 #: What is run by other tests, or by hand: the file that does, and words in it.
 ELSEWHERE = {
     r"make (demo|install)": ("Makefile", "snakemake digits"),
-    r"make test": (".ci/run", "make test"),
+    r"make test(-all)?": (".ci/run", "make test-all"),
     r"make ui": ("Makefile", "mlflow server"),
     r"(ruff|python -m mypy) .*": ("tests/test_types.py", "mypy"),
     r"make docs": (".ci/run", "docs"),

@@ -90,12 +90,12 @@ def evaluate_grid(
     rows, system, label = [], SystemMetrics(), yardsticks[0].extractor.label
     for draw in draws:
         place = f"{evaluation.grid}/{draw.point}{f'@{draw.repeat}' if experiment.sampling.repeats > 1 else ''}"
-        name = f"{evaluation.model} {place.replace('/only', '').replace('/', ' ')}"
+        short = place.replace("/only", "").replace("/", " ")
+        name = f"{evaluation.model} {short}"
         details = {**draw.sampler.to_dict(), "model": evaluation.model, "grid": evaluation.grid,
                    "features": experiment.features, "images": len(draw.seeds),
                    "first_seed": draw.seeds.start}  # fmt: skip
-        what = (f"{label} of {len(draw.seeds):,} images of {evaluation.model}, sampled with the settings "
-                f"{place.partition('/')[2]} of grid {evaluation.grid}.")  # fmt: skip
+        what = f"{label} of {len(draw.seeds):,} images of {evaluation.model}, sampled with the settings `{short}`."
         run = run_below(runs, experiment.name, evaluation.model, place, name, "evaluation", details,
                         about["checkpoint"], made_from, description(what, command), grid=evaluation.grid)  # fmt: skip
         with run:

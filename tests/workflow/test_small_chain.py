@@ -111,12 +111,13 @@ def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
         "e = c.get_experiment_by_name('tiny').experiment_id; import json;"
         "print(json.dumps([[r.data.tags['edm.key'], r.data.tags.get('mlflow.parentRunId'), r.info.run_id,"
         " r.info.status, r.data.metrics, r.data.params, r.data.tags, [f.path for d in ('', 'samples', 'figures',"
-        " 'tables') for f in c.list_artifacts(r.info.run_id, d)]] for r in c.search_runs([e])]))"
+        " 'tables') for f in c.list_artifacts(r.info.run_id, d)], r.info.end_time - r.info.start_time]"
+        " for r in c.search_runs([e])]))"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=True).stdout
     runs = {key: rest for key, *rest in json.loads(out.strip().splitlines()[-1])}
     assert set(runs) >= {"tiny/vp-A", "tiny/vp-F", "tiny/vp-A/steps/num_steps=1", "tiny/vp-A/steps/num_steps=3"}
-    parent, _, status, metrics, values, tags, _ = runs["tiny/vp-A/steps/num_steps=3"]
+    parent, _, status, metrics, values, tags, *_ = runs["tiny/vp-A/steps/num_steps=3"]
     assert parent == runs["tiny/vp-A"][1] and status == "FINISHED"
     assert metrics["nfe"] == 5 and metrics["FD"] > 0 and values["num_steps"] == "3"
     assert next(iter(metrics)) == "FD" and (tags["kind"], tags["grid"]) == ("evaluation", "steps")
@@ -129,6 +130,17 @@ def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
     sheet = runs["tiny/vp-F/sheet/samples"]
     assert sheet[0] == runs["tiny/vp-F"][1] and sheet[6][-1] == "samples/samples.png"
     assert "figures/nfe.png" in runs["tiny/nfe"][6] and "tables/table2.md" in runs["tiny/table2"][6]
+    makes = {
+        "tiny/vp-F": "models/tiny/vp-F/model.safetensors",
+        "tiny/vp-F/sheet/samples": "runs/tiny/vp-F/sheets/samples.safetensors",
+        "tiny/vp-A/steps/num_steps=3": "results/tiny/distances/vp-A/steps.json",
+        "tiny/table2": "results/tiny/tables/table2.md",
+        "tiny/nfe": "results/tiny/figures/nfe.png",
+    }
+    notes = {key: runs[key][5]["mlflow.note.content"] for key in makes}
+    assert [key for key, path in makes.items() if f"`snakemake --force {path}`" not in notes[key]] == []
+    assert "images of vp-A, sampled with the settings `steps num_steps=3`" in notes["tiny/vp-A/steps/num_steps=3"]
+    assert min(run[-1] for run in runs.values()) > 5, "a run of 0 ms is none"
 
 
 @pytest.fixture(scope="module")
