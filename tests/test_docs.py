@@ -133,6 +133,7 @@ def run(command, folder):
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.slow
 def test_every_command_of_a_page_works(page, project):
     for language, text in blocks(PAGES[page]):
         if language == "yaml":
