@@ -12,11 +12,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PORT ?= 5000
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test test-slurm ui docs install
+.PHONY: help demo test test-slow test-all test-slurm ui docs install
 
 help:
 	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (about 20 minutes on two cores)"
-	@echo "make test     the tests"
+	@echo "make test     the tests of a first look: every layer, on two cores"
+	@echo "make test-all  all tests but those of Slurm: make test, then the slow ones"
 	@echo "make test-slurm  the tests on a private two-node Slurm on this machine (Debian: installs it)"
 	@echo "make ui       MLflow on http://127.0.0.1:$(PORT)"
 	@echo "make docs     the documentation as a site, in site/"
@@ -37,9 +38,16 @@ demo: $(READY)
 	 in this folder, one was killed. Nothing is lost: $(VENV)/bin/snakemake --unlock && make demo"; exit $$status; }
 	@cat results/digits/tables/*.md
 
-# Two processes; the tests of a file stay together, with what they share.
+# Two processes share the tests, each with one thread for torch; the tests of a file stay together, with what they share.
+TESTS := env OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
 test: $(READY)
-	@python -m pytest -n 2 --dist loadfile
+	@$(TESTS) -m "not slow"
+
+test-slow: $(READY)
+	@$(TESTS) -m slow
+
+test-all: test test-slow
 
 # Installs Debian's Slurm packages if they are missing and permissions allow.
 test-slurm: $(READY)
@@ -48,8 +56,8 @@ test-slurm: $(READY)
 	@python -m pytest tests/slurm
 
 ui: $(READY)
-	@edm track sync --or-later
-	@echo "MLflow starts in a few seconds: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
+	@edm track sync --or-later --server http://127.0.0.1:$(PORT)
+	@echo "MLflow starts in a few seconds. Open a link above: an experiment's evaluations, best first. Ctrl-C stops it."
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///mlruns/mlflow.db --artifacts-destination mlruns/artifacts
 

@@ -25,6 +25,7 @@ def run(*words):
 
 
 @pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.slow
 def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, tmp_path):
     done = run(ROOT / "bench" / f"{name}.py", *SMALLEST[name], "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
@@ -41,6 +42,7 @@ def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, 
 
 
 @pytest.mark.parametrize("name", ["training", "sampling"])
+@pytest.mark.slow
 def test_training_and_sampling_are_compared_with_the_reference(name, tmp_path):
     done = run(ROOT / "bench" / f"{name}.py", *TINY, "--each-core", "--output", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
@@ -53,6 +55,7 @@ def test_training_and_sampling_are_compared_with_the_reference(name, tmp_path):
         assert name == "training" or row["largest difference (of 255)"] < 0.01
 
 
+@pytest.mark.slow
 def test_the_fast_training_and_the_reference_learn_the_same(digits_archive, tmp_path):
     """Two seeds of each: what the variants differ by is of the size of what seeds differ by."""
     done = run(ROOT / "bench" / "loss_curves.py", "--data", digits_archive, "--mimg", "0.0064", "--picture",

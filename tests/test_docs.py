@@ -30,7 +30,7 @@ ADDED = {
 #: What is run by other tests, or by hand: the file that does, and words in it.
 ELSEWHERE = {
     r"make (demo|install)": ("Makefile", "snakemake digits"),
-    r"make test": (".ci/run", "make test"),
+    r"make test(-all)?": (".ci/run", "make test-all"),
     r"make ui": ("Makefile", "mlflow server"),
     r"(ruff|python -m mypy) .*": ("tests/test_types.py", "mypy"),
     r"curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/.*": (
@@ -132,6 +132,7 @@ def run(command, folder):
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.slow
 def test_every_command_of_a_page_works(page, project):
     for language, text in blocks(PAGES[page]):
         if language == "yaml":

@@ -16,6 +16,8 @@ from edm import params
 from edm.errors import EXTRAS
 from edm.models import building, checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 #: Import names of all that comes with an extra, or with what does.
 EXTRA = ("snakemake", "mlflow", "dvc", "torch_fidelity", "torchvision", "sklearn", "scipy", "matplotlib", "pandas")

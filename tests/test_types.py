@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 CODE = ("edm", "snakemake_logger_plugin_edm", "tests", "docs", "examples")
 
@@ -14,6 +16,7 @@ def said_by(*command):
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_annotations_hold(tmp_path):
     assert said_by("mypy", "--cache-dir", tmp_path, "edm", "snakemake_logger_plugin_edm") == ""
 

@@ -35,13 +35,16 @@ class Plan:
         return sum(self.by_rule.values(), NOTHING)
 
 
-def make_plan(params: Params, target: str, throughput: str | None = None, everything: bool = False) -> Plan:
+def make_plan(
+    params: Params, target: str, throughput: str | None = None, everything: bool = False, gpu: str | None = None
+) -> Plan:
     """The cost of the jobs that Snakemake would run for a target, or with ``everything`` of all its jobs.
 
+    throughput: file of `edm bench`. gpu: one of ``PEAKS``; default: the GPU measured last, else the paper's V100.
     Raises UserError for a target that no job makes.
     """
     chain, plan = Chain(params), Plan(target)
-    rates, targets = Throughput.load(throughput), chain.targets(target)
+    rates, targets = Throughput.load(throughput, gpu), chain.targets(target)
     jobs = chain.needed(targets)
     to_run = jobs if everything else Provenance(chain).to_run(targets)
     plan.done = len(jobs) - len(to_run)
@@ -88,8 +91,9 @@ def as_text(plan: Plan, gpus: int) -> str:
     lines.insert(-1, lines[1])
     low, high = (hours / gpus for hours in plan.total.hours)
     lines += ["", f"{plan.target}: {plan.total.jobs:,} jobs; {plan.done:,} more are up to date."]
+    lines.append("Units: k, M, G, T are 10^3, 10^6, 10^9, 10^12 images or evaluations of one image.")
     if high:
-        shared = f"{_span((low, high), _hours)} if {gpus} GPUs share it evenly"
+        shared = f"{_span((low, high), _hours)} hours if {gpus} GPUs share it evenly"
         lines.append(f"Wall time: {shared}, but at least that of the longest job: "
                      f"{_hours(plan.longest[0])} GPU-hours ({plan.longest[1]}).")  # fmt: skip
         lines += [f"GPU-hours: {source}." for source in sorted(plan.total.sources)]

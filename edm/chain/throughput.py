@@ -37,6 +37,8 @@ ANCHOR = TrainingConfig(resolution=32, channels=3, classes=10, augment=0.12)
 ANCHOR_TRAINING = 145.0  # images per second and GPU
 ANCHOR_EVALUATIONS = 26.0 * 35
 ANCHOR_LABEL = "estimate: V100 anchor of the paper scaled by FLOPs"
+#: Dense TFLOPS of NVIDIA's data sheets (SXM modules): of fp32 without tensor cores, and of fp16 on tensor cores.
+PEAKS = {"v100": (15.7, 125.0), "a100": (19.5, 312.0), "h100": (67.0, 989.0)}
 
 DEFAULT_BATCH = 64  # images per GPU and step: configuration F's on eight GPUs
 WARM_UP, FEWEST = 3, 3  # steps before the clock starts, and steps that a median needs
@@ -82,16 +84,18 @@ class Throughput:
     A network that was measured in a precision has its own rate. Any other has the rate of the nearest measurement on
     the same device (the same precision before other ones, then the nearest in FLOPs), scaled by FLOPs; without
     measurements, the published rate of a V100, scaled likewise.
-    ``device``: part of a device's name; default: the GPU measured last, never a CPU.
+    ``device``: part of a device's name; default: the GPU measured last, never a CPU. ``gpu``: of ``PEAKS``; only its
+    measurements count, and without any the published rate is scaled by the data sheets, too.
     """
 
-    def __init__(self, measurements: Iterable[Measurement] = ()):
-        self.measurements = list(measurements)
+    def __init__(self, measurements: Iterable[Measurement] = (), gpu: str | None = None):
+        self.gpu = gpu
+        self.measurements = [m for m in measurements if gpu is None or gpu in m.device.lower()]
 
     @classmethod
-    def load(cls, path: str | Path | None) -> "Throughput":
+    def load(cls, path: str | Path | None, gpu: str | None = None) -> "Throughput":
         """The table in a file; an empty one without a file. Raises UserError for a file of another format."""
-        return cls(_read(Path(path)) if path is not None and Path(path).exists() else ())
+        return cls(_read(Path(path)) if path is not None and Path(path).exists() else (), gpu)
 
     def training(self, config: TrainingConfig, device: str | None = None) -> Rate:
         """Training images per second and GPU, in the precision of the configuration. Raises UserError (``device``)."""
@@ -105,7 +109,8 @@ class Throughput:
         size, name = flops(network), network_digest(network)
         there = self._on(device)
         if not there:
-            return Rate(anchor * flops(ANCHOR) / size, ANCHOR_LABEL, measured=False)
+            factor, label = _scale(self.gpu, precision)
+            return Rate(anchor * factor * flops(ANCHOR) / size, ANCHOR_LABEL + label, measured=False)
         m = min(there, key=lambda m: (m.precision != precision, m.network != name, abs(math.log(m.flops / size))))
         if (m.precision, m.network) == (precision, name):
             return Rate(getattr(m, what), f"measured: {m.device}, {precision}", measured=True)
@@ -123,6 +128,16 @@ class Throughput:
             raise UserError(f"no throughput was measured on {device!r} (measured: {known}); run `edm bench` there")
         last = max(found, key=lambda m: m.time).device if found else None
         return [m for m in found if m.device == last]
+
+
+def _scale(gpu: str | None, precision: str) -> tuple[float, str]:
+    """How many V100s a GPU is worth according to the data sheets, and a note that says so. A rough guess."""
+    if gpu is None:
+        return 1.0, ""
+    column, kind = (0, "fp32") if precision == "fp32" else (1, "fp16")  # tf32 and bf16: the same ratio as fp16
+    own, v100 = PEAKS[gpu][column], PEAKS["v100"][column]
+    label = f", times {own / v100:.2f} for the {gpu.upper()}; data sheets: {own:g} and {v100:g} dense {kind} TFLOPS"
+    return own / v100, f"{label if gpu != 'v100' else ''}; not measured"
 
 
 def network_digest(network: NetworkConfig) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,6 +61,11 @@ def made_from(rule: str) -> str:
     from edm.files.hashes import digest
 
     return digest([rule, RULES[rule].code])
+
+
+def again(output: str) -> str:
+    """The command that repeats the present one: Snakemake's for a step of the chain, else the one that was typed."""
+    return shlex.join(["snakemake", "--force", output] if os.environ.get(MADE_FROM) else ["edm", *sys.argv[1:]])
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from edm.cluster.preemption import Notice
 from edm.commands.common import (
     MADE_FROM,
     Commands,
+    again,
     check_planned,
     compile_option,
     from_params,
@@ -33,7 +34,7 @@ from edm.errors import Preempted, UserError
 from edm.files.documents import read_json
 from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
-from edm.tracking import Journal, environment_tags
+from edm.tracking import Journal, description, environment_tags
 
 
 def add(command: Commands) -> None:
@@ -156,18 +157,18 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
             if not (args.overwrite or os.environ.get(MADE_FROM)):  # the chain retrains stale models
                 folder.require_own()
             stack.enter_context(_attempt(out / "attempts.log"))
-        run = None
+        run, images = None, config.steps * config.batch_size
         if place.is_first:
+            what = f"Training run of {model or out.name}: {images:,} images of {args.data}."
             run = Journal(out / "journal.jsonl").run(
                 f"{experiment}/{model}" if experiment else str(out),
                 name=model or out.name,
                 experiment=experiment or "edm",
                 params=config.to_dict(),
                 tags={"kind": "training", "model": model or out.name, "dataset_sha256": dataset.sha256,
-                      **environment_tags()},
+                      **description(what, again(str(final / "model.safetensors"))), **environment_tags()},
                 made_from=source,
             )  # fmt: skip
-        images = config.steps * config.batch_size
         if place.is_first:
             say(f"{out}: training run of {images:,} images on {place.size} x {place.device.type}")
         try:

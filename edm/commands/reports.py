@@ -1,6 +1,7 @@
 """Commands for tables, figures, provenance pages, lineage and cost estimates."""
 
 import json
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edm.commands.common import (
     Commands,
+    again,
     check_planned,
     compile_option,
     count,
@@ -19,11 +21,12 @@ from edm.commands.common import (
 )
 from edm.config import AUTO, TrainingConfig
 from edm.errors import UserError, require
-from edm.tracking import Journal, environment_tags
+from edm.tracking import Journal, description, environment_tags
 
 if TYPE_CHECKING:
     from edm.params import Experiment, Params
 
+GPUS = ("h100", "a100", "v100")
 _FOLDERS = {"results": "results", "runs": "runs", "data": "dataset archives", "models": "trained models"}
 
 
@@ -61,6 +64,10 @@ def add(command: Commands) -> None:
     )  # fmt: skip
     sub.add_argument("target", help="report, experiment, REPORT/TABLE, REPORT/FIGURE, or a file of the chain")
     sub.add_argument("--gpus", type=count, default=8, help="number of GPUs for the estimate of wall time (default 8)")
+    sub.add_argument(
+        "--gpu", choices=GPUS, help="type of GPU: its measurements, else an estimate from the paper's V100 and the "
+        "data sheets (default: the GPU measured last, else the paper's V100)",
+    )  # fmt: skip
     sub.add_argument("--throughput", default="throughput.json", help="output of `edm bench` (default throughput.json)")
     sub.add_argument("--all", action="store_true", help="also count jobs that are up to date")
     from_params(sub)
@@ -86,8 +93,9 @@ def tables(args: Namespace) -> None:
     written = []
     for name in _chosen(args, report.tables, "table"):
         check_planned(args, table_spec(report, name), f"{args.report}: {name}")
+        began = time.time()
         files = write_table(report, name, Path(args.results), Path(args.runs))
-        _record(args, name, files)
+        _record(args, name, files, began)
         print(files[0].read_text(encoding="utf-8"))
         written += files
     say("\n".join(map(str, written)))
@@ -103,6 +111,7 @@ def figures(args: Namespace) -> None:
     places = Places(Path(args.results), Path(args.runs), Path(args.data), Path(args.models))
     for name in names:
         check_planned(args, figure_spec(report, name), f"{args.report}: {name}")
+        began = time.time()
         try:
             files = write_figure(report, name, places)
         except UserError as error:
@@ -110,7 +119,7 @@ def figures(args: Namespace) -> None:
                 raise
             say(f"{name}: omitted: {error}")  # draw the others
             continue
-        _record(args, name, files)
+        _record(args, name, files, began)
         say("\n".join(map(str, files)))
 
 
@@ -147,7 +156,8 @@ def about(args: Namespace) -> None:
 def plan(args: Namespace) -> None:
     from edm.chain.plan import as_text, make_plan
 
-    print(as_text(make_plan(load_params(args, whole=True), args.target, args.throughput, args.all), args.gpus))
+    found = make_plan(load_params(args, whole=True), args.target, args.throughput, args.all, args.gpu)
+    print(as_text(found, args.gpus))
 
 
 def bench(args: Namespace) -> None:
@@ -187,11 +197,12 @@ def _chosen(args: Namespace, known: dict, what: str) -> list[str]:
     return args.names or list(known)
 
 
-def _record(args: Namespace, name: str, files: list[Path]) -> None:
+def _record(args: Namespace, name: str, files: list[Path], began: float) -> None:
     """Records each table and figure as an artifact of a separate run: parallel jobs must not share a journal."""
     kind = files[0].parent.name
     journal = Journal(Path(args.runs) / args.report / "report" / f"{name}.journal.jsonl")
-    with journal.run(f"{args.report}/{name}", name=name, experiment=args.report,
-                     tags={"kind": kind, **environment_tags()}) as run:  # fmt: skip
+    note = description(f"{kind.removesuffix('s').capitalize()} {name} of {args.report}.", again(str(files[0])))
+    with journal.run(f"{args.report}/{name}", name=name, experiment=args.report, began=began,
+                     tags={"kind": kind, **note, **environment_tags()}) as run:  # fmt: skip
         for path in files:
             run.artifact(path, kind)

@@ -1,11 +1,13 @@
 """The workflow's steps on a model: evaluations, snapshot selection, searches, sheets, analyses."""
 
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edm.commands.common import (
     Commands,
+    again,
     check_planned,
     from_params,
     load_params,
@@ -18,7 +20,7 @@ from edm.commands.common import (
 )
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.tracking import Journal, origin
+from edm.tracking import Journal, description, origin
 
 if TYPE_CHECKING:
     from edm.params import Evaluation, Params
@@ -76,8 +78,8 @@ def evaluate(args: Namespace) -> None:
         evaluate_grid(
             experiment, evaluation, args.checkpoint, args.output, args.ref, weights=args.weights,
             settings=args.settings, shard=args.shard, parts=args.parts or (), journal=args.journal,
-            known=_measured_before(loaded, evaluation, args.output) if whole else None, made_from=made_from("evaluate"),
-            world=place, say=say,
+            known=_measured_before(loaded, evaluation, args.output) if whole else None, command=again(args.output),
+            made_from=made_from("evaluate"), world=place, say=say,
         )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def choose(args: Namespace) -> None:
 
         threads(args.threads)
         choose_snapshot(experiment, args.model, args.snapshots, args.output, args.ref, weights=args.weights,
-                        made_from=made_from("choose"), world=place, say=say)  # fmt: skip
+                        command=again(args.output), made_from=made_from("choose"), world=place, say=say)  # fmt: skip
 
 
 def search(args: Namespace) -> None:
@@ -119,7 +121,8 @@ def search(args: Namespace) -> None:
         threads(args.threads)
         search_settings(
             experiment, args.model, args.search, args.checkpoint, args.output, args.ref, weights=args.weights,
-            journal=args.journal, history=args.history, made_from=made_from("search"), world=place, say=say,
+            journal=args.journal, history=args.history, command=again(args.output), made_from=made_from("search"),
+            world=place, say=say,
         )  # fmt: skip
 
 
@@ -137,6 +140,7 @@ def sheet(args: Namespace) -> None:
     from edm.sampling.sample_files import sample_points, write_samples
 
     threads(args.threads)
+    began = time.time()
     denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
     points = {"only": SamplerConfig.from_dict(spec["sampler"])}
     evaluations = spec["images"] * points["only"].expected_nfe
@@ -150,7 +154,8 @@ def sheet(args: Namespace) -> None:
     details = {**points["only"].to_dict(), "model": args.model, "images": len(seeds), "first_seed": seeds.start}
     run = run_below(Journal(f"{args.output}.journal.jsonl"), experiment.name, args.model, f"sheet/{args.sheet}",
                     f"{args.model} {args.sheet}", "sheet", details,
-                    about_checkpoint(args.checkpoint)["checkpoint"], made_from("sample"))  # fmt: skip
+                    about_checkpoint(args.checkpoint)["checkpoint"], made_from("sample"),
+                    description(f"{len(seeds):,} images of {args.model}.", again(args.output)), began)  # fmt: skip
     with run:
         run.artifact(picture, "samples")
 

@@ -25,6 +25,7 @@ def add(command: Commands) -> None:
         "--or-later", action="store_true",
         help="exit 0 even if MLflow is unreachable; the summary states it, and the journals keep the runs",
     )  # fmt: skip
+    sub.add_argument("--server", metavar="URL", help="address of MLflow's server: print links to its pages")
     from_params(sub)
 
 
@@ -45,6 +46,7 @@ def sync(args: Namespace) -> None:
             raise
         report, reason = error.report, str(error)
     summary = {**asdict(report), "journals": len(journals)}
+    pages = summary.pop("pages")
     if args.output:
         write_json(args.output, summary | ({"reason": reason} if reason else {}))
     for line in report.set_aside[:SHOWN]:
@@ -54,3 +56,5 @@ def sync(args: Namespace) -> None:
     counts = {name: value for name, value in summary.items() if name != "set_aside"}
     told = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
     say(f"warning: {reason}" if reason else f"{uri.rpartition('@')[2]}: {told}")
+    if args.server:
+        print("\n".join(f"{name}: {args.server.rstrip('/')}/{page}" for name, page in pages.items()))

@@ -28,7 +28,7 @@ from edm.models import checkpoint as checkpoints
 from edm.models.compilation import prepare
 from edm.params import Evaluation, Experiment
 from edm.sampling.drawing import block_of
-from edm.tracking import Journal, SystemMetrics, origin
+from edm.tracking import Journal, SystemMetrics, description, origin
 
 Say = Callable[[str], None]
 FAR = 1e9  # stands for infinity when settings are compared
@@ -42,13 +42,14 @@ def evaluate_grid(
     experiment: Experiment, evaluation: Evaluation, checkpoint: str, output: str, references: Sequence[str], *,
     weights: str | None = None, settings: str | None = None, shard: tuple[int, int] | None = None,
     parts: Sequence[str] = (), journal: str | None = None, known: dict[str, dict[str, Any]] | None = None,
-    made_from: str = "", world: World = ALONE, say: Say = _quiet,
+    command: str = "", made_from: str = "", world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
     """Generates the images of an evaluation, measures them and writes the results file, or does one shard of that work.
 
     references: statistics files, one per extractor of the experiment. weights: of the first extractor. settings: the
     outcome of a search; it sets what the grid does not. shard: (index, count), to measure one part and write a shard
     file; parts: shard files to merge into the results. known: results to reuse without images, by "POINT@REPEAT".
+    command: repeats the work, for the runs' descriptions.
     Raises UserError if the files do not match, or if the sampler gives non-finite images.
     """
     if shard and not output.endswith(".safetensors"):
@@ -89,12 +90,14 @@ def evaluate_grid(
     rows, system, label = [], SystemMetrics(), yardsticks[0].extractor.label
     for draw in draws:
         place = f"{evaluation.grid}/{draw.point}{f'@{draw.repeat}' if experiment.sampling.repeats > 1 else ''}"
-        name = f"{evaluation.model} {place.replace('/only', '').replace('/', ' ')}"
+        short = place.replace("/only", "").replace("/", " ")
+        name = f"{evaluation.model} {short}"
         details = {**draw.sampler.to_dict(), "model": evaluation.model, "grid": evaluation.grid,
                    "features": experiment.features, "images": len(draw.seeds),
                    "first_seed": draw.seeds.start}  # fmt: skip
+        what = f"{label} of {len(draw.seeds):,} images of {evaluation.model}, sampled with the settings `{short}`."
         run = run_below(runs, experiment.name, evaluation.model, place, name, "evaluation", details,
-                        about["checkpoint"], made_from, grid=evaluation.grid)  # fmt: skip
+                        about["checkpoint"], made_from, description(what, command), grid=evaluation.grid)  # fmt: skip
         with run:
             results = finished.take(draw.mark, partial(take, draw, name))
             run.metrics(numbers_of(results, label) | system.read(), step=about["checkpoint"].get("images") or 0)
@@ -109,7 +112,7 @@ def evaluate_grid(
 
 def choose_snapshot(
     experiment: Experiment, model: str, snapshots: str, output: str, references: Sequence[str], *,
-    weights: str | None = None, made_from: str = "", world: World = ALONE, say: Say = _quiet,
+    weights: str | None = None, command: str = "", made_from: str = "", world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
     """Copies the best snapshot of a training run to ``output`` and writes ``choice.json`` beside it.
 
@@ -155,7 +158,8 @@ def choose_snapshot(
     seen = {name: checkpoints.describe(folder / name)["about"].get("images") or 0 for name in names}
     details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}, "model": model}
     run = run_below(Journal(folder.with_name("choice.journal.jsonl")), experiment.name, model, "choice",
-                    f"{model} choice", "choice", details, {}, made_from)  # fmt: skip
+                    f"{model} choice", "choice", details, {}, made_from,
+                    description(f"Choice among {len(names)} snapshots of {model}.", command))  # fmt: skip
     with run:
         choice = chosen()
         for images, values in ((spec["images"], choice.cheap), (spec["confirm_images"], choice.full)):
@@ -171,7 +175,8 @@ def choose_snapshot(
 
 def search_settings(
     experiment: Experiment, model: str, name: str, checkpoint: str, output: str, references: Sequence[str], *,
-    weights: str | None = None, journal: str | None = None, history: str | None = None, made_from: str = "",
+    weights: str | None = None, journal: str | None = None, history: str | None = None, command: str = "",
+    made_from: str = "",
     world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
     """Searches for the sampler settings with the lowest distance (Table 5); writes them and all values to a file."""
@@ -212,9 +217,10 @@ def search_settings(
         found()
         return
     details = {"model": model, "method": spec["method"], "images": spec["images"], "over": spec["over"]}
-    run = run_below(Journal(journal or f"{output}.journal.jsonl"), experiment.name, model, f"search/{name}",
-                    f"{model} {name}", "search", details, about["checkpoint"], made_from)  # fmt: skip
     label = yardstick.extractor.label
+    run = run_below(Journal(journal or f"{output}.journal.jsonl"), experiment.name, model, f"search/{name}",
+                    f"{model} {name}", "search", details, about["checkpoint"], made_from,
+                    description(f"Search for the settings of {model} with the lowest {label}.", command))  # fmt: skip
     with run:
         started = time.monotonic()
         best = found()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+DESCRIPTION = "description"  # the tag of a run that MLflow shows as its description
 _DVC_FILES = ("dvc.yaml", "dvc.lock", "*.dvc")
 
 
@@ -31,6 +32,14 @@ def origin() -> dict[str, str | None]:
     """The code that makes a result: its commit, and whether it has uncommitted changes."""
     tags = _git_tags()
     return {"commit": tags.get("commit"), "dirty": tags.get("dirty")}
+
+
+def description(what: str, command: str = "") -> dict[str, str]:
+    """The description of a run as a tag: what it is, in a sentence, and the commands that repeat it."""
+    made = origin()
+    commands = [f"`{line}`" for line in (made["commit"] and f"git checkout {made['commit']}", command) if line]
+    changed = " (the code had uncommitted changes)" if made["dirty"] == "true" else ""
+    return {DESCRIPTION: f"{what} To repeat it: {', then '.join(commands)}{changed}." if command else what}
 
 
 def _slurm_tags() -> dict[str, str]:

@@ -76,6 +76,7 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
         "params": _mapping(_flat),
         "tags": _mapping(_text),
         "made_from": _text,
+        "began": _time,
     },
     "metrics": {"step": _step, "values": _mapping(_number)},
     "tag": {"name": _name, "value": _text},

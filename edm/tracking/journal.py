@@ -55,6 +55,7 @@ class Journal:
         tags: Mapping[str, Any] | None = None,
         parent: str | None = None,
         made_from: str | None = None,
+        began: float | None = None,
     ) -> "Run":
         """Begins the run ``key``, or resumes it if the journal already has it (a resumed job).
 
@@ -62,10 +63,12 @@ class Journal:
         ones are flattened (``a: {b: 1}`` is ``a.b``); their hash becomes the tag ``params_sha256``, which finds the
         runs of one configuration. made_from: identifies code and inputs. An argument of None keeps the earlier value.
         If params or made_from differ from the earlier ones, the run starts afresh and its earlier events are discarded.
+        began: for work that is recorded once it is done, the time (s) of its start; the run then starts afresh, too.
         """
         with self._shielded():
             event: dict[str, Any] = {"event": "run", "key": key, "name": name, "experiment": experiment,
                                      "parent": parent, "made_from": made_from}  # fmt: skip
+            event["began"] = None if began is None else int(began * 1000)
             event["params"] = None if params is None else dict(_flattened(params))
             event["tags"] = {str(tag): _text(value) for tag, value in (tags or {}).items()}
             if params is not None:
@@ -228,11 +231,12 @@ def _apply(event: dict, records: dict[str, RunRecord]) -> None:
     """Merges one event into the records. Raises ValueError, changing nothing, if its run has not begun."""
     key, now = event["key"], int(event["time"])
     if event["event"] == "run":
-        record = records.setdefault(key, RunRecord(key=key, start=now, updated=now, name=key))
-        if record.params and any(event.get(name, getattr(record, name)) != getattr(record, name)
-                                 for name in ("params", "made_from")):  # fmt: skip
+        start = int(event.get("began", now))
+        record = records.setdefault(key, RunRecord(key=key, start=start, updated=now, name=key))
+        if "began" in event or (record.params and any(event.get(name, getattr(record, name)) != getattr(record, name)
+                                                      for name in ("params", "made_from"))):  # fmt: skip
             kept: dict[str, Any] = {"name": record.name, "experiment": record.experiment, "parent": record.parent}
-            record = records[key] = RunRecord(key=key, start=now, updated=now, **kept)
+            record = records[key] = RunRecord(key=key, start=start, updated=now, **kept)
         for name in ("name", "experiment", "parent", "params", "made_from"):
             if name in event:
                 setattr(record, name, event[name])

@@ -14,6 +14,7 @@ from edm.errors import one_line
 from edm.files.hashes import digest, sha256_file
 from edm.files.refusals import printable, shown
 from edm.tracking import entries, views
+from edm.tracking.environment import DESCRIPTION
 from edm.tracking.journal import RunRecord
 
 _ARTIFACTS_TAG = "edm.artifacts"  # digests of the files sent
@@ -31,6 +32,7 @@ class SyncReport:
 
     runs: runs in the journals. runs_pending: those of them that did not arrive. artifacts_missing: files deleted or
     changed since they were recorded. set_aside: journal lines that could not be read, with file, line number and fault.
+    pages: the address of each experiment's first page, below that of MLflow's server.
     """
 
     runs: int = field(default=0, compare=False)
@@ -41,6 +43,7 @@ class SyncReport:
     artifacts_sent: int = 0
     artifacts_missing: int = 0
     set_aside: list[str] = field(default_factory=list, compare=False)
+    pages: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 class Transfer:
@@ -127,10 +130,12 @@ class Transfer:
     def _send(self, record: RunRecord) -> None:
         """Sends the parts of one record that the store lacks."""
         run = self.runs.get(record.key)
-        state = hashlib.sha256(repr(record).encode()).hexdigest()[:16]
+        state = hashlib.sha256(repr((entries.SPELLING, record)).encode()).hexdigest()[:16]
         if run is not None and run.data.tags.get(_SYNCED_TAG) == state:
             return
         params, tags, points = entries.params(record), entries.tags(record), entries.points(record)
+        if run is not None and _has_own_note(run):
+            tags[entries.NOTE_TAG] = run.data.tags[entries.NOTE_TAG]
         stored = self._stored_points(run)
         if run is not None and self._contradicts(run, stored, record, params, points):
             self.client.delete_run(run.info.run_id)
@@ -237,10 +242,17 @@ class Transfer:
             groups.setdefault(entries.experiment_name(record), []).append(record)
         for name, records in groups.items():
             experiment = self.experiments[name]
+            self.report.pages[name] = views.first_page(experiment, records)
             found = self.client.get_experiment(experiment).tags
             for tag, value in views.experiment_tags(experiment, records).items():
                 if found.get(tag) != value and views.may_change(tag, found.get(tag)):
                     self.client.set_experiment_tag(experiment, tag, value)
+
+
+def _has_own_note(run: Any) -> bool:
+    """Whether a user wrote the run's note; it is kept, also if the run is replaced."""
+    note = run.data.tags.get(entries.NOTE_TAG)
+    return note is not None and note != run.data.tags.get(DESCRIPTION)
 
 
 def _pages(search: Any, **arguments: Any) -> Iterator[Any]:

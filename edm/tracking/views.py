@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
+from edm.tracking.entries import NOTE_TAG
 from edm.tracking.journal import RunRecord
 
 _SHARED = "mlflow.sharedViewState."
-NOTE = "mlflow.note.content"
 _OURS = re.compile(r"(\[[^]]*\]\(#/experiments/[^)]*\)( · )?)*")  # any other note was written by a user
 
 
@@ -37,23 +37,35 @@ def experiment_tags(experiment_id: str, records: Iterable[RunRecord]) -> dict[st
         links += [("loss per configuration", "training", "CHART"), ("configurations", "training", "TABLE")]
     if not views:
         return {}
-    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="
-    note = " · ".join(f"[{text}]({page}{view}&compareRunsMode={mode})" for text, view, mode in links)
+    note = " · ".join(f"[{text}]({_page(experiment_id, view, mode)})" for text, view, mode in links)
     return {
         "mlflow.experimentKind": "custom_model_development",  # else MLflow asks, and may guess an LLM application
-        NOTE: note,
+        NOTE_TAG: note,
         **{_SHARED + name: _packed(view) for name, view in views.items()},
     }
 
 
+def first_page(experiment_id: str, records: Iterable[RunRecord]) -> str:
+    """The address of an experiment's evaluations, best first; before the first of them, of its training runs."""
+    kinds = {record.tags.get("kind") for record in records}
+    views = [view for view, kind in (("points", "evaluation"), ("training", "training")) if kind in kinds]
+    return _page(experiment_id, *views[:1])
+
+
+def _page(experiment_id: str, view: str = "", mode: str = "TABLE") -> str:
+    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    return f"{page}&viewStateShareKey={view}&compareRunsMode={mode}" if view else page
+
+
 def may_change(tag: str, value: str | None) -> bool:
     """Whether ``sync`` may set a tag that has this value (None: no value): not if it is a note written by a user."""
-    return tag != NOTE or value is None or _OURS.fullmatch(value) is not None
+    return tag != NOTE_TAG or value is None or _OURS.fullmatch(value) is not None
 
 
 def _points(distance: str, records: list[RunRecord]) -> dict[str, Any]:
     numbers = _varied(records, ("num_steps", "S_churn", "S_noise", "rho", "alpha", "tolerance"))
-    columns = ["model", "grid", *(name for name in numbers if name != "S_noise")]  # as many as fit on a page
+    shown = [name for name in numbers if name != "S_noise"]  # as many as fit on a page
+    columns = ["model", "grid", *_varied(records, ["solver"]), *shown]
     nfe, length = _axis("nfe", "METRIC"), _axis(distance, "METRIC")
     charts = [_chart("nfe", "SCATTER", f"{distance} vs. NFE", xaxis=nfe, yaxis=length)]
     for name in (name for name in numbers if name in ("S_churn", "rho", "alpha")):

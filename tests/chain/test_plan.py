@@ -18,6 +18,7 @@ from edm.chain.paths import table_files
 from edm.chain.plan import RK45_NFE, as_text, make_plan
 from edm.chain.provenance import adopt
 from edm.chain.throughput import Measurement, network_digest, record
+from edm.commands.reports import GPUS
 from edm.design.preconditioning import EDMPreconditioning
 from edm.evaluation.search import SearchHistory, search
 from edm.files.writing import write_json
@@ -214,12 +215,12 @@ def test_a_job_that_lacks_one_of_its_files_is_counted(tiny):
 # Hours ----------------------------------------------------------------------------------------------------------------
 
 
-def throughput(tiny, training, evaluations):
+def throughput(tiny, training, evaluations, device="Made-up GPU"):
     """A file of `edm bench` with the networks of both models on a made-up GPU; ve-A's is half as fast."""
     path = Path(f"throughput-{training:g}.json")
     for model, factor in (("vp-A", 1), ("ve-A", 0.5)):
         network = tiny.experiment("tiny").models[model].network()
-        record(path, Measurement(network_digest(network), 10**6, "Made-up GPU", "cuda", "fp32", 64, training * factor,
+        record(path, Measurement(network_digest(network), 10**6, device, "cuda", "fp32", 64, training * factor,
                                  evaluations * factor, "2030-01-01T00:00:00+00:00", "made up"))  # fmt: skip
     return str(path)
 
@@ -254,6 +255,22 @@ def test_without_a_measurement_hours_are_labelled_an_estimate(tiny):
     )
 
 
+def test_a_named_gpu_costs_what_its_data_sheet_promises_and_the_text_says_that_nothing_was_measured(tiny):
+    hours = {gpu: make_plan(tiny, "tiny", gpu=gpu).total.hours[0] for gpu in (None, *GPUS)}
+    assert hours["v100"] == hours[None]  # fp32: 19.5 and 67 TFLOPS, where the V100 has 15.7
+    assert [hours["v100"] / hours[gpu] for gpu in ("a100", "h100")] == pytest.approx([19.5 / 15.7, 67 / 15.7])
+    text = as_text(make_plan(tiny, "tiny", gpu="a100"), gpus=1)
+    assert (
+        "estimate: V100 anchor of the paper scaled by FLOPs, times 1.24 for the A100; data sheets: 19.5 and 15.7"
+        in text
+    )
+    assert "dense fp32 TFLOPS; not measured." in text
+    measured = make_plan(
+        tiny, "tiny", throughput(tiny, training=10.0, evaluations=50.0, device="NVIDIA A100"), gpu="a100"
+    )
+    assert measured.total.sources == {"measured: NVIDIA A100, fp32"}
+
+
 def test_a_foreign_throughput_file_is_named(tiny):
     write_json("throughput.json", {"format": "something else"})
     with pytest.raises(edm.UserError, match=r"throughput\.json: not a table of throughput"):
@@ -279,7 +296,7 @@ def test_the_text_says_the_numbers_the_wall_time_and_where_the_rates_are_from(ti
     assert table["total"]["jobs"] == "36"
     assert "tiny: 36 jobs; 0 more are up to date." in text
     low, high = (f"{hours / 4:.3g}" for hours in plan.total.hours)
-    assert f"Wall time: {low if low == high else f'{low} to {high}'} if 4 GPUs share it evenly" in text
+    assert f"Wall time: {low if low == high else f'{low} to {high}'} hours if 4 GPUs share it evenly" in text
     assert "at least that of the longest job: 33.3 GPU-hours (train tiny vp-A)" in text
     assert "GPU-hours: measured: Made-up GPU, fp32." in text
     assert f"assumes {RK45_NFE} per image" in text

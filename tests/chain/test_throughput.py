@@ -10,6 +10,7 @@ import torch
 import edm
 from edm.chain import throughput
 from edm.chain.throughput import ANCHOR, ANCHOR_LABEL, Measurement, Throughput, measure, network_digest, record
+from edm.commands.reports import GPUS
 from edm.config import NetworkConfig, TrainingConfig
 from edm.models import building
 from edm.networks.flops import flops
@@ -37,6 +38,18 @@ def test_without_measurements_other_networks_do_the_same_flops_per_second():
     assert training.per_second * flops(FFHQ) == pytest.approx(145 * flops(ANCHOR))
     assert evaluations.per_second * flops(FFHQ) == pytest.approx(910 * flops(ANCHOR))
     assert training.source == evaluations.source == "estimate: V100 anchor of the paper scaled by FLOPs"
+
+
+def test_a_named_gpu_is_scaled_by_the_data_sheets_of_its_precision():
+    assert set(GPUS) == set(throughput.PEAKS)
+    rate = lambda precision, gpu: Throughput(gpu=gpu).training(dataclasses.replace(ANCHOR, precision=precision))
+    assert rate("fp32", "h100").per_second == pytest.approx(145 * 67 / 15.7)
+    for precision in ("tf32", "fp16", "bf16"):
+        assert rate(precision, "a100").per_second == pytest.approx(145 * 312 / 125)
+    assert rate("fp16", "h100").source == (
+        f"{ANCHOR_LABEL}, times 7.91 for the H100; data sheets: 989 and 125 dense fp16 TFLOPS; not measured"
+    )
+    assert rate("fp32", "v100") == throughput.Rate(145, f"{ANCHOR_LABEL}; not measured", False)
 
 
 def test_a_measured_network_has_its_own_rate_and_others_are_scaled_from_it():

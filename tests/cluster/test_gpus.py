@@ -52,6 +52,7 @@ def seen(job):
     return names.split(","), float(begin), float(end)
 
 
+@pytest.mark.slow
 def test_no_two_jobs_have_one_gpu_at_a_time_and_none_lies_idle(machine):
     job = machine(3)
     found = [seen(one) for one in [job(gpus, 0.4) for gpus in (1, 2, 1, 3, 1, 2)]]

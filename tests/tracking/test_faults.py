@@ -18,6 +18,8 @@ from edm.tracking import Journal
 from edm.tracking.sync import Undelivered, sync
 from edm.tracking.transfer import SyncReport, Transfer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SYNC = "import sys; from edm.tracking.sync import sync; print(sync(sys.argv[2:], sys.argv[1]))"
 

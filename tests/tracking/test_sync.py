@@ -42,6 +42,7 @@ print(sync(paths, uri).metrics_sent)
 """
 
 
+@pytest.mark.slow
 def test_runs_of_processes_that_sync_at_once_on_an_empty_store_all_arrive(tmp_path, open_store):
     store = open_store(tmp_path / "not yet" / "mlflow.db")
     (tmp_path / "journals").mkdir()
@@ -145,6 +146,7 @@ def test_runs_and_experiments_deleted_by_hand_come_back(store):
     assert store.history("a", "loss") == [(1, 1)]  # MLflow restores both runs with the experiment; one key, one run
 
 
+@pytest.mark.slow
 def test_a_deleted_database_is_rebuilt(store):
     with Journal("t.jsonl").run("t", name="n", experiment="x", params={"lr": 1}, tags={"commit": "c0"}) as run:
         run.metrics({"loss": 1}, step=1)

@@ -51,6 +51,7 @@ def test_gradient_accumulation_changes_nothing_but_rounding(tiny, digits, tmp_pa
 
 
 @pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.slow
 def test_several_processes_match_one(tiny, digits_archive, digits, tmp_path, processes):
     """Gloo processes that share a batch, evenly or not: the same weights to 1e-5 after 10 steps of a rising rate."""
     config = tiny(dropout=0.0)

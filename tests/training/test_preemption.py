@@ -140,6 +140,7 @@ def test_a_signal_ends_the_run_after_its_step_and_it_continues_to_the_same(
     assert_same(tmp_path / "run", undisturbed(short(seed=5)))
 
 
+@pytest.mark.slow
 def test_stops_at_many_steps_leave_no_trace(short, digits, tmp_path, monkeypatch, undisturbed):
     """Stopped after every seventh step; the sums between two rows go through ten states and stay equal to the bit."""
     monkeypatch.setattr(Pauses, "after_step", lambda self, cost: "stop" if next(self.countdown) == 0 else None)
@@ -185,6 +186,7 @@ def test_a_signal_sent_twice_counts_once_but_ctrl_c_pressed_again_ends_at_once(m
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_its_own_status_and_its_run_goes_on(short, digits_archive, tmp_path, undisturbed):
     """SIGTERM as a scheduler sends it, to a process of `edm train`."""
     (tmp_path / "config.json").write_text(json.dumps(short(duration=0.2, snapshot_every=0.064).to_dict()))
@@ -347,6 +349,7 @@ def two(digits_archive, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_one_process_that_is_asked_stops_all_after_the_same_step(short, two, tmp_path):
     """And a signal that only the launcher got reaches all. What follows is the run of two processes, to the bit."""
     config = short(duration=0.0064)
@@ -370,6 +373,7 @@ def test_one_process_that_is_asked_stops_all_after_the_same_step(short, two, tmp
     "launcher, other",
     [("torch.distributed.run", "pass"), ("edm.cluster.launch", "pass"), ("edm.cluster.launch", "time.sleep(600)")],
 )
+@pytest.mark.slow
 def test_a_process_that_fails_ends_all_within_seconds_and_its_error_comes_first(short, two, tmp_path, launcher, other):
     """Also where the other waits for it without end, as on a GPU, and hears of SIGTERM only when the wait is over."""
     first = f"open({str(tmp_path / 'failed')!r}, 'w').close(); raise UserError('this one had enough')"
@@ -600,6 +604,7 @@ def test_a_kill_between_a_snapshot_and_the_state_of_its_step_costs_no_snapshot(s
     assert order.index("000000000768.safetensors") + 1 == order.index(768)
 
 
+@pytest.mark.slow
 def test_a_run_can_go_on_with_another_number_of_processes(short, digits, tmp_path, monkeypatch):
     """The sums of the log are kept by process; another number of them shares out their total."""
     interrupted(short(), digits, tmp_path, monkeypatch, 320)
@@ -620,6 +625,7 @@ def test_a_run_can_go_on_with_another_number_of_processes(short, digits, tmp_pat
     assert torch.equal(sums[0] + sums[1], tensors["sums"].sum(0))
 
 
+@pytest.mark.slow
 def test_eight_kills_at_random_moments_change_nothing():
     """As `python bench/kill_training.py` does a hundred times."""
     done = subprocess.run(

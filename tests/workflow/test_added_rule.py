@@ -13,6 +13,8 @@ import pytest
 from edm import params
 from edm.models import building, checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

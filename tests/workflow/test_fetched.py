@@ -15,6 +15,8 @@ from PIL import Image
 from pretended import ROOT, planned
 from test_small_chain import snakemake
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = ROOT / "tests" / "fixtures" / "checkpoints" / "score_sde-vp.pth"
 PARAMS = """
 run: [small]

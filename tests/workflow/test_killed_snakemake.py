@@ -4,7 +4,10 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from pretended import KILLING, ROOT, edit, planned, run, snakemake
+
+pytestmark = pytest.mark.slow
 
 
 def test_after_snakemake_was_killed_one_option_and_the_same_command_finish_the_chain(folder, monkeypatch):

@@ -11,6 +11,8 @@ from pretended import FAILING, dry_run, edit, planned, run, snakemake
 from edm import params
 from edm.chain.jobs import Chain
 
+pytestmark = pytest.mark.slow
+
 ASIDE = Path("runs/set-aside")
 #: What an edit of params.yaml may be.
 EDITS = (

@@ -194,6 +194,7 @@ def test_a_reader_who_has_gone_stops_nothing(told):
     one.begin(PLANNED, train=3, all=1)
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_chain_and_of_its_dry_run(folder, monkeypatch):
     """A change of one model. Its table fails: the steps that do not need it continue."""
     edit(lambda raw: raw["experiments"]["tiny"]["ladder"]["B"].update(learning_rate=1.0e-3))

@@ -16,6 +16,8 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
+pytestmark = pytest.mark.slow
+
 DIGITS = load_digits()
 DIGESTS, KEPT = "digests", ("--datasets", "digits", "--experiments", "digits")  # the stage, and what it writes
 RAW = "downloads/pictures"

@@ -13,6 +13,8 @@ import pytest
 from edm import params
 from edm.chain.jobs import Chain
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -111,12 +111,13 @@ def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
         "e = c.get_experiment_by_name('tiny').experiment_id; import json;"
         "print(json.dumps([[r.data.tags['edm.key'], r.data.tags.get('mlflow.parentRunId'), r.info.run_id,"
         " r.info.status, r.data.metrics, r.data.params, r.data.tags, [f.path for d in ('', 'samples', 'figures',"
-        " 'tables') for f in c.list_artifacts(r.info.run_id, d)]] for r in c.search_runs([e])]))"
+        " 'tables') for f in c.list_artifacts(r.info.run_id, d)], r.info.end_time - r.info.start_time]"
+        " for r in c.search_runs([e])]))"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=True).stdout
     runs = {key: rest for key, *rest in json.loads(out.strip().splitlines()[-1])}
     assert set(runs) >= {"tiny/vp-A", "tiny/vp-F", "tiny/vp-A/steps/num_steps=1", "tiny/vp-A/steps/num_steps=3"}
-    parent, _, status, metrics, values, tags, _ = runs["tiny/vp-A/steps/num_steps=3"]
+    parent, _, status, metrics, values, tags, *_ = runs["tiny/vp-A/steps/num_steps=3"]
     assert parent == runs["tiny/vp-A"][1] and status == "FINISHED"
     assert metrics["nfe"] == 5 and metrics["FD"] > 0 and values["num_steps"] == "3"
     assert next(iter(metrics)) == "FD" and (tags["kind"], tags["grid"]) == ("evaluation", "steps")
@@ -129,6 +130,17 @@ def test_every_training_and_every_evaluation_is_a_run_in_mlflow(finished):
     sheet = runs["tiny/vp-F/sheet/samples"]
     assert sheet[0] == runs["tiny/vp-F"][1] and sheet[6][-1] == "samples/samples.png"
     assert "figures/nfe.png" in runs["tiny/nfe"][6] and "tables/table2.md" in runs["tiny/table2"][6]
+    makes = {
+        "tiny/vp-F": "models/tiny/vp-F/model.safetensors",
+        "tiny/vp-F/sheet/samples": "runs/tiny/vp-F/sheets/samples.safetensors",
+        "tiny/vp-A/steps/num_steps=3": "results/tiny/distances/vp-A/steps.json",
+        "tiny/table2": "results/tiny/tables/table2.md",
+        "tiny/nfe": "results/tiny/figures/nfe.png",
+    }
+    notes = {key: runs[key][5]["mlflow.note.content"] for key in makes}
+    assert [key for key, path in makes.items() if f"`snakemake --force {path}`" not in notes[key]] == []
+    assert "images of vp-A, sampled with the settings `steps num_steps=3`" in notes["tiny/vp-A/steps/num_steps=3"]
+    assert min(run[-1] for run in runs.values()) > 5, "a run of 0 ms is none"
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +175,7 @@ def sidecars(folder):
     return [sidecar for sidecar in found if sidecar["rule"] not in ("about", "track")]
 
 
+@pytest.mark.slow
 def test_the_report_is_one_page_with_every_table_and_figure_and_their_captions(finished, page):
     text, data = page
     tables, figures = {"table2": "Ladder {A}", "table3": "Steps"}, ("nfe", "levels", "samples")
@@ -188,6 +201,7 @@ def test_the_report_is_one_page_with_every_table_and_figure_and_their_captions(f
     assert all(sidecar.get("commit", "unknown")[:12] in front for sidecar in sidecars(finished))
 
 
+@pytest.mark.slow
 def test_the_report_tells_the_configuration_that_was_trained(finished, page):
     found = rows(page, "configuration")
     a, f = (json.loads((finished / f"steps/train/tiny/train/vp-{rung}.json").read_text())["specification"]["settings"]
@@ -201,6 +215,7 @@ def test_the_report_tells_the_configuration_that_was_trained(finished, page):
     assert found["sheet samples"] == ["vp-A, vp-F", "num_steps = 2", "3", "20"]
 
 
+@pytest.mark.slow
 def test_the_report_tells_versions_machines_and_times_as_the_sidecars_do(finished, page):
     environment, runtime, steps = rows(page, "environment"), rows(page, "runtime"), sidecars(finished)
     for sidecar in steps:
@@ -217,6 +232,7 @@ def test_the_report_tells_versions_machines_and_times_as_the_sidecars_do(finishe
     assert runtime["all"][0] == str(len(steps))
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_does_not_fail_the_chain_and_gets_the_runs_with_its_next_run(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
@@ -249,6 +265,7 @@ def shell(folder, text):
     ("table2", "A vp", "vp-A/ladder", "vp-A"), ("table2", "F", "vp-F/ladder", "vp-F"),
     ("table3", "ours vp-A", "vp-A/steps", "vp-A"),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_a_number_is_traced_and_measured_again_to_the_last_digit(table, words, result, model, finished):
     results = finished / "results" / "tiny" / "distances" / f"{result}.json"
     before, lowest = results.read_bytes(), min(p["distance"] for p in json.loads(results.read_text())["points"])
@@ -270,6 +287,7 @@ def test_a_number_is_traced_and_measured_again_to_the_last_digit(table, words, r
     assert results.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_no_cell_shows_a_number_that_its_sidecar_does_not_vouch_for(finished, tmp_path):
     """After an edit of a result by hand and a change of a grid, and one call."""
     folder = tmp_path / "copy"
@@ -292,12 +310,14 @@ def test_no_cell_shows_a_number_that_its_sidecar_does_not_vouch_for(finished, tm
     assert planned(folder) == []
 
 
+@pytest.mark.slow
 def test_a_second_run_has_nothing_to_do(finished):
     write_params(finished)
     done = snakemake(finished)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
     write_params(finished, lambda tiny: tiny["ladder"]["F"].update(augment=0.5))
     jobs = [
@@ -316,6 +336,7 @@ def test_changing_one_configuration_plans_only_what_depends_on_it(finished):
     assert planned(finished) == []
 
 
+@pytest.mark.slow
 def test_swapping_two_values_is_a_change(finished):
     """Snakemake compares params as a set of values; one canonical text per step is what makes a swap visible."""
     write_params(finished, lambda tiny: tiny["ladder"]["A"].update(lr_rampup=0.005, ema_halflife=0.004))
@@ -323,6 +344,7 @@ def test_swapping_two_values_is_a_change(finished):
     write_params(finished)
 
 
+@pytest.mark.slow
 def test_changing_a_grid_evaluates_it_again_and_trains_nothing(finished):
     write_params(finished, lambda tiny: tiny["grids"]["steps"].update(num_steps=[1, 3, 4]))
     assert planned(finished) == [
@@ -336,6 +358,7 @@ def test_changing_a_grid_evaluates_it_again_and_trains_nothing(finished):
     write_params(finished)
 
 
+@pytest.mark.slow
 def test_text_from_params_reaches_the_shell_as_text(finished):
     """A file name with spaces and a semicolon is one argument, not a command."""
     hostile = "my weights; touch pwned"
@@ -348,6 +371,7 @@ def test_text_from_params_reaches_the_shell_as_text(finished):
     write_params(finished)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_params_stops_before_anything_runs(finished):
     write_params(finished, lambda tiny: tiny["ladder"]["F"].update(augmint=0.5))
     done = snakemake(finished)
@@ -359,6 +383,7 @@ def test_a_mistake_in_params_stops_before_anything_runs(finished):
 
 
 @pytest.mark.parametrize(("mode", "own"), [("default", False), ("remote", True)])
+@pytest.mark.slow
 def test_only_jobs_that_snakemake_submitted_may_put_their_slurm_job_back_into_the_queue(tmp_path, mode, own):
     """Started in a job of Slurm (a terminal of Jupyter), Snakemake runs steps in a job that is not theirs."""
     write_params(tmp_path)

@@ -14,6 +14,8 @@ from edm.chain.rules import RULES
 from edm.chain.sidecars import read_sidecar, sidecar_file
 from edm.files.hashes import Hashes
 
+pytestmark = pytest.mark.slow
+
 REPORT = {"table", "figure", "metrics", "about", "track"}
 ADDED, SETTING = {"num_steps": [4, 5, 6]}, {"learning_rate": 1.0e-3}
 
