@@ -170,9 +170,17 @@ def check(args: Namespace) -> None:
     loaded = load_params(args, whole=True)
     for name in loaded.run:
         experiments = _experiments(loaded, name)
-        runs = sum(len(experiment.models) for experiment in experiments)
-        evaluations = sum(len(e.draws) for experiment in experiments for e in experiment.evaluations())
-        print(f"{name}: {runs} training runs, {evaluations} evaluations")
+        runs = [e.owner("train", model) for e in experiments for model in e.models]
+        draws = [one.experiment for e in experiments for one in e.evaluations() for _ in one.draws]
+        members = {experiment.name for experiment in experiments}
+        print(f"{name}: {_counted(runs, members, 'training runs')}, {_counted(draws, members, 'evaluations')}")
+
+
+def _counted(owners: list[str], members: set[str], what: str) -> str:
+    """The number of steps, without those that belong to other experiments, which stand in brackets."""
+    shared = sum(owner not in members for owner in owners)
+    others = ", ".join(sorted({*owners} - members))
+    return f"{len(owners) - shared} {what}" + (f" ({shared} more are those of {others})" if shared else "")
 
 
 def _experiments(loaded: "Params", name: str) -> list["Experiment"]:

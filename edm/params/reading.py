@@ -14,6 +14,7 @@ from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
 from edm.params.layouts import check_report
 from edm.params.resolving import MADE_UP, MAX_WORK, RESERVED, TARGETS, known, nearest, resolve
+from edm.params.sharing import sharing
 from edm.params.strict_yaml import MAX_VALUES, read_yaml, size
 from edm.params.validating import validate
 from edm.tracking import DEFAULT_URI
@@ -72,7 +73,10 @@ class Params:
         return {key: value for key, value in self.pretrained[name].items() if key not in ("path", "like")}
 
     def experiment(self, name: str) -> Experiment:
-        """The resolved experiment. Raises UserError, naming the place in the file, if its entries are inconsistent."""
+        """The resolved experiment, with the steps that it shares with the one that it extends.
+
+        Raises UserError, naming the place in the file, if its entries are inconsistent.
+        """
         experiments = self.raw["experiments"]
         if name not in experiments:
             raise UserError(f"{self.path}: experiment {name!r} is not defined{nearest(name, experiments)}")
@@ -86,7 +90,7 @@ class Params:
                         raise UserError(f"pretrained.{file}: key 'path' is missing; it is not a file of the catalogue")
             except UserError as error:
                 raise UserError(f"{self.path}: {error}".replace(f"{self.path}: {self.path}", self.path)) from None
-            self._resolved[name] = resolved
+            self._resolved[name] = sharing(resolved, self.experiment(raw["extends"])) if "extends" in raw else resolved
             if sum(experiment.work for experiment in self._resolved.values()) > MAX_WORK:
                 raise UserError(f"{self.path}: its experiments have more than {MAX_WORK:,} models and measurements")
         return self._resolved[name]
