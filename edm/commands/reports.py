@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,7 +147,11 @@ def about(args: Namespace) -> None:
 def plan(args: Namespace) -> None:
     from edm.chain.plan import as_text, make_plan
 
-    print(as_text(make_plan(load_params(args, whole=True), args.target, args.throughput, args.all), args.gpus))
+    loaded = load_params(args, whole=True)
+    print(as_text(make_plan(loaded, args.target, args.throughput, args.all), args.gpus))
+    owner = args.target.partition("/")[0]
+    if owner in loaded.reports or owner in loaded.raw["experiments"]:
+        _warn(loaded, [owner])
 
 
 def bench(args: Namespace) -> None:
@@ -174,6 +178,17 @@ def check(args: Namespace) -> None:
         draws = [one.experiment for e in experiments for one in e.evaluations() for _ in one.draws]
         members = {experiment.name for experiment in experiments}
         print(f"{name}: {_counted(runs, members, 'training runs')}, {_counted(draws, members, 'evaluations')}")
+    _warn(loaded, loaded.run)
+
+
+def _warn(loaded: "Params", names: Iterable[str]) -> None:
+    """Prints the settings of experiments or reports that do not do what they say."""
+    from edm.params.cautions import cautions
+
+    experiments = {one.name: one for name in names for one in _experiments(loaded, name)}
+    for experiment in experiments.values():
+        for line in cautions(experiment):
+            say(f"warning: {line}")
 
 
 def _counted(owners: list[str], members: set[str], what: str) -> str:

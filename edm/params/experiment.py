@@ -14,6 +14,9 @@ from edm.files.hashes import digest
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
 UNDECIDING = ("microbatch", "level_samples")
 
+#: Words for models: every rung of every column, and every model.
+LADDER, ALL = "ladder", "all"
+
 
 @dataclass(frozen=True)
 class Point:
@@ -178,6 +181,11 @@ class Experiment:
     @property
     def all_models(self) -> tuple[str, ...]:
         return (*self.models, *self.pretrained)
+
+    def group(self, word: str) -> list[str]:
+        """The models that a word stands for: "ladder" for every rung of every column, "all" for all."""
+        rungs = [f"{column}-{rung}" for column in self.columns for rung in self.rungs]
+        return rungs if word == LADDER else list(self.all_models)
 
     @property
     def work(self) -> int:
