@@ -23,7 +23,8 @@ def choices(chain: "Chain", report: Report) -> list[dict[str, Any]]:
     """
     needed, sections = set(chain.needed(chain.by_name[f"about {report.name}"].files)), []
     for experiment in report.experiments.values():  # in the order of params.yaml, not of the tables
-        own = [job for job in chain.by_name.values() if job.key[0] == experiment.name and job in needed]
+        own = [job for job in chain.by_name.values()
+               if job in needed and job.key[0] == experiment.owner(job.rule, *job.key[1:])]  # fmt: skip
         sections += [_section(f"Experiment {experiment.name}", [_experiment(experiment)])]
         sections += [*_models(chain, experiment, own), *_samplers(experiment, own), *_studies(experiment, own)]
     defaults = [(name, _shown(value)) for name, value in _fields(SamplerConfig()).items()]
@@ -46,7 +47,8 @@ def _experiment(experiment: Experiment) -> str:
 
 
 def _models(chain: "Chain", experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
-    names = [job.key[1] for job in jobs if job.rule == "train"]
+    trained = {job.key[1] for job in jobs if job.rule == "train"}
+    names = [name for name in experiment.models if name in trained]
     chosen = {job.key[1]: None for job in jobs if job.rule == "choose"}
     published = [(job.key[1], chain.published_file(*job.key)) for job in jobs if job.rule == "published"]
     sections = []

@@ -26,7 +26,8 @@ def write_digests(
     """Writes FOLDER/STAGE/NAME.json, step → digest, and removes the files of all other names.
 
     The stage "data" has a file per dataset, every other stage one per experiment. Returns the raw files and folders
-    that decide the digests and that no download provides. Raises UserError for unknown names.
+    that decide the digests and that no download provides. Raises UserError for unknown names, and for an experiment
+    without the ones whose steps it shares: DVC would not keep their files.
     """
     provenance = Provenance(chain)
     pairs = [("data", name) for name in datasets]
@@ -36,6 +37,9 @@ def write_digests(
         kind = "dataset" if stage == "data" else "experiment"
         if name not in chain.params.raw[f"{kind}s"]:
             raise UserError(f"{name}: params.yaml has no such {kind}; correct `kept` in dvc.yaml")
+        for owner in chain.experiments[name].owners if stage != "data" else ():
+            if (stage, owner) not in pairs:
+                raise UserError(f"{name}: it shares steps of {owner}; add {owner} to `kept` in dvc.yaml")
     found = {pair: {chain.makers[path] for path in chain.steps(*pair)} for pair in pairs}
     digests = {pair: {job.name: provenance.digest(job) for job in jobs} for pair, jobs in found.items()}
     provenance.hashes.save()

@@ -77,7 +77,10 @@ class Chain:
         return {job.name: job for job in self.makers.values()}
 
     def steps(self, stage: str, name: str) -> list[str]:
-        """The files that a stage makes for a dataset ("data"), or for an experiment or a report (the other stages)."""
+        """The files that a stage makes for a dataset ("data"), or for an experiment or a report (the other stages).
+
+        Those of shared steps are among them.
+        """
         members = dict.fromkeys((name, *(self.members(name) if name in self.reports else ())))
         return [path for member in members for path in self._by_stage.get((stage, member), ())]
 
@@ -87,6 +90,10 @@ class Chain:
         for job in self.by_name.values():
             if RULES[job.rule].kept:
                 found.setdefault((RULES[job.rule].stage, job.key[0]), []).extend(job.outputs)
+        for name, experiment in self.experiments.items():
+            for (rule, *key), owner in experiment.shared.items():
+                job = self.by_name["/".join((f"{rule} {owner}", *key))]
+                found.setdefault((RULES[rule].stage, name), []).extend(job.outputs)
         return found
 
     def specification(self, job: Job) -> Any:
@@ -143,6 +150,12 @@ class Chain:
                 if path.startswith("data/references/"):
                     found[path] = (experiment, features)
         return found
+
+    def tracked(self, report: str) -> list[str]:
+        """The folders with the journals of a report, of its experiments and of those whose steps they share."""
+        members = self.reports[report].experiments.values()
+        names = {report, *(name for member in members for name in (member.name, *member.owners))}
+        return sorted(f"runs/{name}" for name in names)
 
     def members(self, report: str) -> list[str]:
         """The experiments of a report."""

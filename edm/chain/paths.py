@@ -1,4 +1,4 @@
-"""The paths of the chain, relative to the folder of params.yaml.
+"""The paths of the chain, relative to the folder of params.yaml; a shared step has its owner's (edm.params.sharing).
 
 `data`, `models`, `results` and `steps` hold the files that DVC keeps; `runs` is the working space of one machine.
 """
@@ -49,16 +49,19 @@ def weights_of(experiment: Experiment, features: str | None = None) -> list[str]
 
 
 def final_model(experiment: Experiment, model: str) -> str:
-    return f"models/{experiment.name}/{model}/model.safetensors"
+    rule = "published" if model in experiment.pretrained else "train"
+    return f"models/{experiment.owner(rule, model)}/{model}/model.safetensors"
 
 
 def levels_file(experiment: Experiment, model: str) -> str:
-    return f"models/{experiment.name}/{model}/levels.json"
+    return f"models/{experiment.owner('train', model)}/{model}/levels.json"
 
 
 def model_file(experiment: Experiment, model: str) -> str:
     """The evaluated model: the best snapshot if the experiment chooses one, else the final model."""
-    return f"models/{experiment.name}/{model}/{'best' if experiment.chosen(model) else 'model'}.safetensors"
+    if not experiment.chosen(model):
+        return final_model(experiment, model)
+    return f"models/{experiment.owner('choose', model)}/{model}/best.safetensors"
 
 
 def choice_file(experiment: str, model: str) -> str:
@@ -76,15 +79,15 @@ def shard_files(experiment: Experiment, model: str, name: str) -> list[str]:
 
 
 def search_file(experiment: Experiment, model: str, name: str) -> str:
-    return f"results/{experiment.name}/searches/{model}/{name}.json"
+    return f"results/{experiment.owner('search', model, name)}/searches/{model}/{name}.json"
 
 
 def sheet_file(experiment: Experiment, model: str, name: str) -> str:
-    return f"runs/{experiment.name}/{model}/sheets/{name}.safetensors"
+    return f"runs/{experiment.owner('sample', model, name)}/{model}/sheets/{name}.safetensors"
 
 
 def analysis_file(experiment: Experiment, model: str, name: str) -> str:
-    return f"runs/{experiment.name}/{model}/analyses/{name}.safetensors"
+    return f"runs/{experiment.owner('analyse', model, name)}/{model}/analyses/{name}.safetensors"
 
 
 def table_files(report: str, table: str) -> list[str]:

@@ -68,6 +68,11 @@ class Rule:
     kept: bool = True
 
 
+def _own(experiment: Experiment, rule: str, models: Iterable[str], *name: str) -> Iterator[str]:
+    """The models whose step of a rule is the experiment's own; the others share it with another experiment."""
+    return (model for model in models if experiment.owner(rule, model, *name) == experiment.name)
+
+
 def _no_settings(chain: "Chain", job: Job) -> None:
     return None
 
@@ -118,14 +123,14 @@ def _of_reference(chain: "Chain", job: Job) -> Any:
 
 def _train(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
-        for model in experiment.models:
+        for model in _own(experiment, "train", experiment.models):
             outputs = (paths.final_model(experiment, model), paths.levels_file(experiment, model))
             yield Job("train", (experiment.name, model), named(dataset=paths.archive(experiment.dataset)), outputs)
 
 
 def _published(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
-        for model in experiment.pretrained:
+        for model in _own(experiment, "published", experiment.pretrained):
             path = chain.pretrained(experiment.name, model)["path"]
             inputs = named(file=[path] if chain.obtainable(path) else [])
             yield Job("published", (experiment.name, model), inputs, (paths.final_model(experiment, model),))
@@ -137,7 +142,7 @@ def _of_published(chain: "Chain", job: Job) -> Any:
 
 def _choose(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
-        for model in filter(experiment.chosen, experiment.models):
+        for model in _own(experiment, "choose", filter(experiment.chosen, experiment.models)):
             inputs = named(model=paths.final_model(experiment, model), references=paths.reference_file(experiment),
                            weights=paths.weights_of(experiment))  # fmt: skip
             outputs = (paths.model_file(experiment, model), paths.choice_file(experiment.name, model))
@@ -150,19 +155,12 @@ def _choose(chain: "Chain") -> Iterator[Job]:
 def _search(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
         for search in experiment.searches.values():
-            for model in search.samplers:
-                inputs = named(model=paths.model_file(experiment, model), references=_reference_of(experiment, model),
+            for model in _own(experiment, "search", search.samplers, search.name):
+                reference = experiment.reference_of(model) or paths.reference_file(experiment)
+                inputs = named(model=paths.model_file(experiment, model), references=reference,
                                weights=paths.weights_of(experiment))  # fmt: skip
                 output = paths.search_file(experiment, model, search.name)
                 yield Job("search", (experiment.name, model, search.name), inputs, (output,))
-
-
-def _reference_of(experiment: Experiment, model: str) -> str:
-    """The reference statistics of a search: those that a grid of the model names, else the dataset's."""
-    for grid in experiment.grids.values():
-        if model in grid.points and grid.reference:
-            return grid.reference
-    return paths.reference_file(experiment)
 
 
 def _shard(chain: "Chain") -> Iterator[Job]:
@@ -175,7 +173,7 @@ def _shard(chain: "Chain") -> Iterator[Job]:
 def _evaluate(chain: "Chain") -> Iterator[Job]:
     for e in chain.experiments.values():
         more = [(paths.reference_file(e, features), paths.weights_of(e, features)) for features in e.more_features]
-        for evaluation in e.evaluations():
+        for evaluation in (evaluation for evaluation in e.evaluations() if evaluation.experiment == e.name):
             grid, model = e.grids[evaluation.grid], evaluation.model
             searched = [paths.search_file(e, model, grid.settings_from)] if grid.settings_from else []
             inputs = named(
@@ -198,7 +196,7 @@ def _of_evaluation(chain: "Chain", job: Job) -> Any:
 def _sample(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
         for sheet in experiment.sheets.values():
-            for model in sheet.samplers:
+            for model in _own(experiment, "sample", sheet.samplers, sheet.name):
                 inputs = named(model=paths.model_file(experiment, model))
                 output = paths.sheet_file(experiment, model, sheet.name)
                 yield Job("sample", (experiment.name, model, sheet.name), inputs, (output,))
@@ -208,7 +206,7 @@ def _analyse(chain: "Chain") -> Iterator[Job]:
     for e in chain.experiments.values():
         for analysis in e.analyses.values():
             measures = analysis.kind == "leakage"  # a distance from the dataset
-            for model in analysis.models:
+            for model in _own(e, "analyse", analysis.models, analysis.name):
                 inputs = named(model=paths.model_file(e, model), dataset=[paths.archive(e.dataset)] if measures else [],
                                weights=paths.weights_of(e) if measures else [])  # fmt: skip
                 output = paths.analysis_file(e, model, analysis.name)

@@ -3,7 +3,7 @@
 import json
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,8 +156,11 @@ def about(args: Namespace) -> None:
 def plan(args: Namespace) -> None:
     from edm.chain.plan import as_text, make_plan
 
-    found = make_plan(load_params(args, whole=True), args.target, args.throughput, args.all, args.gpu)
-    print(as_text(found, args.gpus))
+    loaded = load_params(args, whole=True)
+    print(as_text(make_plan(loaded, args.target, args.throughput, args.all, args.gpu), args.gpus))
+    owner = args.target.partition("/")[0]
+    if owner in loaded.reports or owner in loaded.raw["experiments"]:
+        _warn(loaded, [owner])
 
 
 def bench(args: Namespace) -> None:
@@ -180,9 +183,28 @@ def check(args: Namespace) -> None:
     loaded = load_params(args, whole=True)
     for name in loaded.run:
         experiments = _experiments(loaded, name)
-        runs = sum(len(experiment.models) for experiment in experiments)
-        evaluations = sum(len(e.draws) for experiment in experiments for e in experiment.evaluations())
-        print(f"{name}: {runs} training runs, {evaluations} evaluations")
+        runs = [e.owner("train", model) for e in experiments for model in e.models]
+        draws = [one.experiment for e in experiments for one in e.evaluations() for _ in one.draws]
+        members = {experiment.name for experiment in experiments}
+        print(f"{name}: {_counted(runs, members, 'training runs')}, {_counted(draws, members, 'evaluations')}")
+    _warn(loaded, loaded.run)
+
+
+def _warn(loaded: "Params", names: Iterable[str]) -> None:
+    """Prints the settings of experiments or reports that do not do what they say."""
+    from edm.params.cautions import cautions
+
+    experiments = {one.name: one for name in names for one in _experiments(loaded, name)}
+    for experiment in experiments.values():
+        for line in cautions(experiment):
+            say(f"warning: {line}")
+
+
+def _counted(owners: list[str], members: set[str], what: str) -> str:
+    """The number of steps, without those that belong to other experiments, which stand in brackets."""
+    shared = sum(owner not in members for owner in owners)
+    others = ", ".join(sorted({*owners} - members))
+    return f"{len(owners) - shared} {what}" + (f" ({shared} more are those of {others})" if shared else "")
 
 
 def _experiments(loaded: "Params", name: str) -> list["Experiment"]:

@@ -14,6 +14,9 @@ from edm.files.hashes import digest
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
 UNDECIDING = ("microbatch", "level_samples")
 
+#: Words for models: every rung of every column, and every model.
+LADDER, ALL = "ladder", "all"
+
 
 @dataclass(frozen=True)
 class Point:
@@ -134,7 +137,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One job: points of a grid of a model, each with its repeats. ``name``: its file below the model."""
+    """One job: points of a grid of a model, each with its repeats. ``name``: its file below the model.
+
+    experiment: the one that the job and its file belong to.
+    """
 
     experiment: str
     model: str
@@ -149,6 +155,7 @@ class Experiment:
 
     pretrained: imported models and the names of their published files; they have no configuration.
     metrics: further metrics beside the Fréchet distance. more_features: extractors of further Fréchet distances.
+    shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
     """
 
     name: str
@@ -169,10 +176,16 @@ class Experiment:
     metrics: tuple[str, ...] = ()
     more_features: dict[str, str | None] = field(default_factory=dict)
     reference: str | None = None
+    shared: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     @property
     def all_models(self) -> tuple[str, ...]:
         return (*self.models, *self.pretrained)
+
+    def group(self, word: str) -> list[str]:
+        """The models that a word stands for: "ladder" for every rung of every column, "all" for all."""
+        rungs = [f"{column}-{rung}" for column in self.columns for rung in self.rungs]
+        return rungs if word == LADDER else list(self.all_models)
 
     @property
     def work(self) -> int:
@@ -193,6 +206,20 @@ class Experiment:
             return False
         return model in self.grids[self.choice.grid].points
 
+    def owner(self, rule: str, *key: str) -> str:
+        """The experiment that a step of this one belongs to: itself, or the one that it shares the step with."""
+        return self.shared.get((rule, *key), self.name)
+
+    @property
+    def owners(self) -> list[str]:
+        """The experiments whose steps this one shares."""
+        return sorted(set(self.shared.values()))
+
+    def reference_of(self, model: str) -> str | None:
+        """The statistics that the first grid of a model with its own ones names, for a search; else None."""
+        grids = (grid for grid in self.grids.values() if model in grid.points)
+        return next((grid.reference for grid in grids if grid.reference), None)
+
     def evaluations(self) -> Iterator[Evaluation]:
         """Every evaluation job, in the order of the grids."""
         for grid in self.grids.values():
@@ -203,12 +230,14 @@ class Experiment:
         """The jobs that together evaluate a grid of a model."""
         points, repeats = self.grids[grid].points[model], range(self.sampling.repeats)
         if self.sampling.one_job_per == "grid":
-            yield Evaluation(self.name, model, grid, grid, tuple((p, r) for p in points for r in repeats))
+            draws = tuple((p, r) for p in points for r in repeats)
+            yield Evaluation(self.owner("evaluate", model, grid), model, grid, grid, draws)
             return
         for point in points:
             for repeat in repeats:
                 mark = f"@{repeat}" if len(repeats) > 1 else ""
-                yield Evaluation(self.name, model, grid, f"{grid}/{point.id}{mark}", ((point, repeat),))
+                name = f"{grid}/{point.id}{mark}"
+                yield Evaluation(self.owner("evaluate", model, name), model, grid, name, ((point, repeat),))
 
     def evaluation(self, model: str, name: str) -> Evaluation:
         """The evaluation job of that name. Raises UserError."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from edm.errors import UserError
 from edm.params.descriptions import HYPERPARAMETERS, NETWORKS, Entries
-from edm.params.experiment import Experiment, Report
+from edm.params.experiment import ALL, Experiment, Report
 from edm.params.paper import published
 from edm.params.resolving import nearest
 from edm.params.sources import Figure, Layout, Metrics, Source, plain
@@ -111,7 +111,7 @@ def _configurations(report: Report, spec: dict[str, Any]) -> Content:
 def _samplers(report: Report, spec: dict[str, Any]) -> Content:
     """Grids by models (Tables 3 and 4)."""
     if "columns" in spec:
-        columns = {label: _model(report, ref) for label, ref in _labels(spec["columns"]).items()}
+        columns = {label: _model(report, ref) for label, ref in _models(report, spec["columns"]).items()}
     else:
         columns = {source.model: source for source in _sampled_by_all(report, spec["rows"])}
     rows = {}
@@ -163,7 +163,8 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
     """Resolved configurations (Tables 7 and 8): no result is needed."""
 
     def content(report: Report, spec: dict[str, Any]) -> Content:
-        columns = {label: _trained(report, ref, f"column {label!r}") for label, ref in _labels(spec["columns"]).items()}
+        stated = _models(report, spec["columns"])
+        columns = {label: _trained(report, ref, f"column {label!r}") for label, ref in stated.items()}
         rows: dict[str, list[Source | None]] = {}
         for row, entry in entries.items():
             texts = [entry(s.experiment.models[s.model], s.experiment.training) for s in columns.values()]
@@ -184,7 +185,7 @@ def figure_layout(report: Report, name: str) -> Figure:
     """The layout of a figure. Raises UserError for undefined names."""
     spec = report.figures[name]
     options = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
-    rows = spec.get("rows", {"": spec.get("panels", {})})
+    rows = spec.get("rows", {"": _panels(report, spec.get("panels", {}))})
     distances = {row: _named(report, reference, "grid") for row, reference in spec.get("distances", {}).items()}
     for row in distances:
         if row not in rows:
@@ -193,16 +194,28 @@ def figure_layout(report: Report, name: str) -> Figure:
     return Figure(name, spec["kind"], _drawn_title(report, spec), found, distances=distances, **options)
 
 
+def _panels(report: Report, panels: str | list[str] | dict[str, str]) -> list[str] | dict[str, str]:
+    """The panels of a figure of sheets; all of the sheet that is named, each with its rung if there is one column."""
+    if not isinstance(panels, str):
+        return panels
+    experiment, name = report.refer(panels)
+    if name not in experiment.sheets:
+        there = ", ".join(experiment.sheets) or "none"
+        raise UserError(f"sheet {panels!r} is not defined; {experiment.name} has {there}")
+    role = panels.removesuffix(name)
+    rungs = {f"{column}-{rung}": rung for column in experiment.columns for rung in experiment.rungs}
+    short = rungs if len(experiment.columns) == 1 else {}
+    return {short.get(model, model): f"{role}{model}:{name}" for model in experiment.sheets[name].samplers}
+
+
 def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) -> dict[str, Source]:
     kind = spec["kind"]
-    shown = _dataset(report, spec["dataset"]) if "dataset" in spec and kind in ("noisy", "sheets") else {}
+    named = spec.get("dataset", kind == "noisy")
+    shown = _dataset(report, named) if named and kind in ("noisy", "sheets") else {}
     if kind == "curve":
         return curve_lines(report, spec)
     if kind == "levels":
-        chosen = _labels(spec["models"]) if "models" in spec else {
-            f"{role}/{model}" if role else model: f"{role}/{model}" if role else model
-            for role, experiment in report.experiments.items() for model in experiment.models
-        }  # fmt: skip
+        chosen = _models(report, spec.get("models", ALL))
         return {label: dataclasses.replace(_trained(report, ref, f"model {label!r}"), kind="levels")
                 for label, ref in chosen.items()}  # fmt: skip
     if kind == "sheets":
@@ -218,10 +231,10 @@ def _drawn_title(report: Report, spec: dict[str, Any]) -> str:
     return f"{title} ({spec['column']})" if "column" in spec and len(report.experiments) > 1 else title
 
 
-def _dataset(report: Report, named: str) -> dict[str, Source]:
-    """The dataset that a figure shows, by its name."""
+def _dataset(report: Report, named: str | bool) -> dict[str, Source]:
+    """The dataset that a figure shows, by its name, or the experiment's own."""
     for role, experiment in report.experiments.items():
-        if named == role or (role == "" and named == experiment.dataset):
+        if named == role or (role == "" and named in (True, experiment.dataset)):
             return {experiment.dataset: Source("dataset", experiment)}
     raise UserError(
         f"dataset {named!r} is not one of {', '.join(r or e.dataset for r, e in report.experiments.items())}"
@@ -246,6 +259,15 @@ def curve_lines(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
 
 def _labels(references: list[str] | dict[str, str]) -> dict[str, str]:
     return references if isinstance(references, dict) else {reference: reference for reference in references}
+
+
+def _models(report: Report, references: str | list[str] | dict[str, str]) -> dict[str, str]:
+    """References to models by label; a word stands for the models of every experiment that the chain trains."""
+    if not isinstance(references, str):
+        return _labels(references)
+    found = [f"{role}/{model}" if role else model for role, experiment in report.experiments.items()
+             for model in experiment.group(references) if model in experiment.models]  # fmt: skip
+    return _labels(found)
 
 
 def _model(report: Report, reference: str) -> Source:

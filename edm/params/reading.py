@@ -3,6 +3,7 @@
 import functools
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
 from edm.params.layouts import check_report
 from edm.params.resolving import MADE_UP, MAX_WORK, RESERVED, TARGETS, known, nearest, resolve
+from edm.params.sharing import sharing
 from edm.params.strict_yaml import MAX_VALUES, read_yaml, size
 from edm.params.validating import validate
 from edm.tracking import DEFAULT_URI
 
 MAX_BYTES = 1 << 20  # of a params file; the project's own has 40 kB
+#: Places in an experiment where null is a value: a training field, an extractor's weights, a model without changes.
+NULL_IS_A_VALUE = ("base", "override", "columns/*", "ladder/*", "models/*", "more_features",
+                   "grids/*/models", "searches/*/models", "sheets/*/models")  # fmt: skip
 MAX_BASES = 20  # entries that extend each other in a row
 
 
@@ -72,7 +77,10 @@ class Params:
         return {key: value for key, value in self.pretrained[name].items() if key not in ("path", "like")}
 
     def experiment(self, name: str) -> Experiment:
-        """The resolved experiment. Raises UserError, naming the place in the file, if its entries are inconsistent."""
+        """The resolved experiment, with the steps that it shares with the one that it extends.
+
+        Raises UserError, naming the place in the file, if its entries are inconsistent.
+        """
         experiments = self.raw["experiments"]
         if name not in experiments:
             raise UserError(f"{self.path}: experiment {name!r} is not defined{nearest(name, experiments)}")
@@ -86,7 +94,7 @@ class Params:
                         raise UserError(f"pretrained.{file}: key 'path' is missing; it is not a file of the catalogue")
             except UserError as error:
                 raise UserError(f"{self.path}: {error}".replace(f"{self.path}: {self.path}", self.path)) from None
-            self._resolved[name] = resolved
+            self._resolved[name] = sharing(resolved, self.experiment(raw["extends"])) if "extends" in raw else resolved
             if sum(experiment.work for experiment in self._resolved.values()) > MAX_WORK:
                 raise UserError(f"{self.path}: its experiments have more than {MAX_WORK:,} models and measurements")
         return self._resolved[name]
@@ -102,8 +110,7 @@ class Params:
             experiments = {"": self.experiment(name)}
         else:
             raise UserError(f"{self.path}: report {name!r} is not defined{nearest(name, self.reports)}")
-        present = {key: {k: v for k, v in raw.get(key, {}).items() if v is not None} for key in ("tables", "figures")}
-        report = Report(name, raw.get("title") or name, experiments, **present)
+        report = Report(name, raw.get("title") or name, experiments, raw.get("tables", {}), raw.get("figures", {}))
         try:
             check_report(report)
         except UserError as error:
@@ -184,14 +191,14 @@ def _check_made_up(raw: dict[str, Any], path: Path) -> None:
 
 
 def _extend(raw: Any, path: Path) -> None:
-    """Completes the entries that extend others."""
+    """Completes the entries that extend others, and removes what they set to null."""
     values = 0
     for section in ("experiments", "reports"):
         if not isinstance(raw, dict) or not isinstance(raw.get(section), dict):
             continue
         entries, raw[section] = raw[section], {}
         for name in entries:
-            raw[section][name] = _extended(f"{section}.{name}", entries, path)
+            raw[section][name] = _without_null(_extended(f"{section}.{name}", entries, path))
             values += size(raw[section][name])
             if values > MAX_VALUES:
                 raise UserError(f"{path}: {section}: with what they extend, they have more than {MAX_VALUES:,} values")
@@ -210,7 +217,14 @@ def _extended(place: str, entries: dict[str, Any], path: Path, below: tuple[str,
         raise UserError(f"{path}: {place}.extends: {base!r} extends itself in the end")
     if len(below) == MAX_BASES:
         raise UserError(f"{path}: {place}.extends: more than {MAX_BASES} entries extend each other in a row")
-    return _merged(_extended(f"{section}.{base}", entries, path, (*below, name)), own)
+    return _merged(_without_null(_extended(f"{section}.{base}", entries, path, (*below, name))), own)
+
+
+def _without_null(value: Any, place: tuple[str, ...] = ()) -> Any:
+    """An experiment or a report without the entries that are null, except at ``NULL_IS_A_VALUE``."""
+    if not isinstance(value, dict) or any(fnmatchcase("/".join(place), pattern) for pattern in NULL_IS_A_VALUE):
+        return value
+    return {key: _without_null(entry, (*place, str(key))) for key, entry in value.items() if entry is not None}
 
 
 def _merged(base: Any, change: Any) -> Any:

@@ -11,7 +11,19 @@ from edm.errors import UserError
 from edm.files.writing import named
 from edm.metrics import CLASSIFIER, EXTRACTORS, METRICS, check_metrics
 from edm.networks.flops import parameters
-from edm.params.experiment import Analysis, Choice, Experiment, Grid, Point, Sampling, Search, Sheet, Training
+from edm.params.experiment import (
+    ALL,
+    LADDER,
+    Analysis,
+    Choice,
+    Experiment,
+    Grid,
+    Point,
+    Sampling,
+    Search,
+    Sheet,
+    Training,
+)
 
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
@@ -38,6 +50,9 @@ MAX_WORK = 100_000  # models and measurements of all experiments
 MAX_PARAMETERS = 20e9  # of a network
 MAX_LABEL = 180  # characters of a point's name, which is the name of a file
 
+#: The models that a word stands for.
+Groups = dict[str, list[str]]
+
 
 def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
     """An experiment, with every duration and every number of images times ``scale``.
@@ -57,31 +72,33 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     if not dataset["classes"] and CLASSIFIER in (raw["features"], *more):
         raise UserError(f"{here}.features: {CLASSIFIER} learns from classes, and dataset {raw['dataset']} has none")
     models, pretrained = _models(here, raw, dataset, scale)
-    names = (*models, *pretrained)
+    rungs = [f"{column}-{rung}" for column in raw["columns"] for rung in raw["ladder"]]
+    names: Groups = {ALL: [*models, *pretrained], LADDER: rungs}
     sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
     for metric in raw.get("metrics", ()):
         if sampling.images < METRICS[metric].fewest:
             raise UserError(f"{here}.sampling.images: {metric} needs at least {METRICS[metric].fewest} images")
     steps = raw.get("steps")
     searches = {key: _search(f"{here}.searches.{key}", key, value, names, scale, steps)
-                for key, value in _present(raw, "searches")}  # fmt: skip
+                for key, value in raw.get("searches", {}).items()}  # fmt: skip
     grids = {key: _grid(f"{here}.grids.{key}", key, value, names, searches, steps)
-             for key, value in _present(raw, "grids")}  # fmt: skip
+             for key, value in raw["grids"].items()}  # fmt: skip
     sheets = {}
-    for key, value in _present(raw, "sheets"):
+    for key, value in raw.get("sheets", {}).items():
         place = f"{here}.sheets.{key}"
         points = _points(place, {k: v for k, v in value.items() if k != "images"}, names, steps)
         sheets[key] = Sheet(key, {model: _single(place, settings) for model, settings in points.items()},
                             value["images"])  # fmt: skip
     analyses = {}
-    for key, value in _present(raw, "analyses"):
+    for key, value in raw.get("analyses", {}).items():
         settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
         _check_study(f"{here}.analyses.{key}", value["kind"], settings)
         if value["kind"] == "leakage" and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
-        for model in value["models"]:  # a study of leakage needs the training's augmentation
-            known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names)
-        analyses[key] = Analysis(key, value["kind"], tuple(value["models"]), settings)
+        studied = _chosen(value["models"], names)
+        for model in studied:  # a study of leakage needs the training's augmentation
+            known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names[ALL])
+        analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
     experiment = Experiment(
         name=name,
         dataset=raw["dataset"],
@@ -117,11 +134,6 @@ def nearest(word: str, names) -> str:
     """A hint: the nearest name, or all names."""
     close = difflib.get_close_matches(str(word)[:100], [str(k)[:100] for k in names], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(map(str, names))}"
-
-
-def _present(raw: dict[str, Any], section: str):
-    """The entries of a section; null removes an entry of the extended experiment."""
-    return [(key, value) for key, value in raw.get(section, {}).items() if value is not None]
 
 
 def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:
@@ -162,7 +174,7 @@ def _models(
             raise UserError(f"{here}: two models are called {column}-{rung}; rename a column or a rung")
         fields[f"{column}-{rung}"] = values
     pretrained: dict[str, str] = {}
-    for name, spec in _present(raw, "models"):
+    for name, spec in raw.get("models", {}).items():
         if "pretrained" in spec and len(spec) > 1:
             raise UserError(f"{here}.models.{name}: 'pretrained' stands alone; a published model cannot be changed")
         if "pretrained" in spec:
@@ -195,7 +207,7 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale
     return Choice(raw["grid"], _count(raw["images"], scale), raw["confirm"])
 
 
-def _grid(here: str, name: str, raw: dict[str, Any], models, searches: dict[str, Search], steps) -> Grid:
+def _grid(here: str, name: str, raw: dict[str, Any], models: Groups, searches: dict[str, Search], steps) -> Grid:
     own = ("reference", "settings_from")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     source = raw.get("settings_from")
@@ -210,7 +222,7 @@ def _grid(here: str, name: str, raw: dict[str, Any], models, searches: dict[str,
     return Grid(name, points, raw.get("reference"), source)
 
 
-def _search(here: str, name: str, raw: dict[str, Any], models, scale: float, steps) -> Search:
+def _search(here: str, name: str, raw: dict[str, Any], models: Groups, scale: float, steps) -> Search:
     own = ("over", "method", "images", "max_sweeps")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     samplers = {model: _single(here, settings) for model, settings in points.items()}
@@ -226,18 +238,17 @@ def _search(here: str, name: str, raw: dict[str, Any], models, scale: float, ste
                   raw.get("max_sweeps", 10))  # fmt: skip
 
 
-def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
+def _points(here: str, raw: dict[str, Any], models: Groups, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
     """The settings of each model of a grid: the product of its lists. A model may override settings of the grid.
 
     steps: an experiment's replacement for every list of ``num_steps``; its last entry replaces every single number.
     """
-    chosen = raw["models"]
-    chosen = list(models) if chosen == "all" else chosen
+    chosen = _chosen(raw["models"], models)
     chosen = dict.fromkeys(chosen) if isinstance(chosen, list) else chosen
     common = {key: value for key, value in raw.items() if key != "models"}
     points = {}
     for model, changes in chosen.items():
-        known(here, "model", model, models)
+        known(here, "model", model, models[ALL])
         choices = {**common, **(changes or {})}
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
@@ -257,6 +268,11 @@ def _points(here: str, raw: dict[str, Any], models, steps: list[int] | None) -> 
         if sum(map(len, points.values())) > MAX_WORK:
             raise UserError(f"{here}: more than {MAX_WORK:,} points for all models")
     return points
+
+
+def _chosen(models: Any, groups: Groups) -> Any:
+    """The models that an entry states, or those of the group that it names."""
+    return groups[models] if isinstance(models, str) else models
 
 
 def _check_product(here: str, lists: Iterable[Collection[Any]], most: int) -> None:

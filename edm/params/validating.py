@@ -83,7 +83,7 @@ def _meant(error):
     from jsonschema.exceptions import best_match
 
     while error.context:
-        meant = [e for e in error.context if e.relative_path or e.validator not in ("type", "const")]
+        meant = [e for e in error.context if e.relative_path or e.validator not in ("type", "enum", "const")]
         if len({e.relative_schema_path[0] for e in meant}) != 1:
             break
         error = best_match(meant)
@@ -93,7 +93,7 @@ def _meant(error):
 def _explain(error) -> str:
     """A schema error as readable text."""
     value, expected, shown = error.instance, error.validator_value, _shown(error.instance)
-    if error.context and all(e.validator in ("type", "const") for e in error.context):
+    if error.context and all(e.validator in ("type", "enum", "const") for e in error.context):
         stated = [e.validator_value for e in error.context if e.validator == "type"]
         types = [name for names in stated for name in ([names] if isinstance(names, str) else names) if name != "null"]
         return f"{shown} is not of type {' or '.join(types)}"

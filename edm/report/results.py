@@ -55,20 +55,20 @@ class Results:
 
     def why_missing(self, experiment: Experiment, model: str, grid: str) -> str:
         """Why a grid has no results: "not run", "running", "failed", or the state of its model."""
-        jobs = [f"distances/{evaluation.name}" for evaluation in experiment.evaluations_of(model, grid)]
+        jobs = [f"{e.experiment}/{model}/distances/{e.name}" for e in experiment.evaluations_of(model, grid)]
         return self._why(experiment, model, jobs)
 
     def why_not_searched(self, experiment: Experiment, model: str, search: str) -> str:
         """Why a search has no outcome, in the same words."""
-        return self._why(experiment, model, [f"searches/{search}"])
+        owner = experiment.owner("search", model, search)
+        return self._why(experiment, model, [f"{owner}/{model}/searches/{search}"])
 
     def _why(self, experiment: Experiment, model: str, jobs: list[str]) -> str:
-        folder = f"{experiment.name}/{model}"
-        states = [self._state(f"{folder}/{job}.journal.jsonl") for job in jobs]
+        states = [self._state(f"{job}.journal.jsonl") for job in jobs]
         for state in ("failed", "running", "interrupted"):
             if state in states:
                 return state
-        training = self._state(f"{folder}/journal.jsonl") or ""
+        training = self._state(f"{experiment.owner('train', model)}/{model}/journal.jsonl") or ""
         return {"failed": "training failed", "running": "training", "interrupted": "training interrupted"}.get(
             training, "not run"
         )

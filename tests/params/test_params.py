@@ -19,7 +19,7 @@ import edm
 from edm import params
 from edm.config import SamplerConfig, TrainingConfig
 from edm.files.hashes import canonical_json, digest
-from edm.params.layouts import figure_spec, table_spec
+from edm.params.layouts import figure_layout, figure_spec, table_layout, table_spec
 from edm.params.resolving import RESERVED, STUDIES, TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +193,74 @@ def test_null_takes_away_what_the_extended_experiment_has(tmp_path):
     assert loaded.experiment("cifar10-cond").chosen("vp-B") and not loaded.experiment("unchosen").chosen("vp-B")
     assert set(loaded.experiment("unsearched").searches) == {"plain", "noise", "range"}
     assert set(loaded.report("fewer").tables) == {"table2"} and "sheet" not in loaded.report("fewer").figures
+
+
+def test_null_takes_away_sections_settings_rungs_columns_and_rows(tmp_path):
+    def change(raw):
+        raw["experiments"]["less"] = {
+            "extends": "digits-full", "analyses": None, "columns": {"ve": None}, "ladder": {"F": None},
+            "models": None, "sampling": {"first_seed": None}, "override": {"clip_norm": None},
+            "grids": {"churn": {"S_churn": None}, "churn-all": {"models": {"vp-A": None}}, "ladder": {"num_steps": 9}},
+            "tables": {"table3": {"rows": {"Black-box RK45": None}}},
+            "figures": {"figure5b": None, "figure13": None, "figure14": None, "leakage": None},
+        }  # fmt: skip
+        raw["experiments"]["again"] = {"extends": "less", "ladder": {"F": {"augment": 0.2}}}
+        raw["reports"]["both"]["figures"]["noisy"] = None
+
+    loaded = load_changed(tmp_path, change)
+    less = loaded.experiment("less")
+    assert list(less.models) == ["vp-A", "vp-B", "vp-C", "vp-D", "vp-E"] and less.analyses == {}
+    assert less.models["vp-A"].clip_norm is None and less.sampling.first_seed == 0  # null: no clipping; the default
+    assert [point.sampler.S_churn for point in less.grids["churn"].points["vp-A"]] == [0]
+    assert less.grids["churn-all"].models == ("vp-A",)  # there, null is a model without changes
+    assert "Black-box RK45" not in loaded.report("less").tables["table3"]["rows"]
+    assert loaded.experiment("again").models["vp-F"].augment == 0.2
+    assert "noisy" not in loaded.report("both").figures
+
+
+def test_a_new_rung_is_measured_and_shown_without_being_named(tmp_path):
+    def change(raw):
+        raw["experiments"]["mine"] = {"extends": "digits", "ladder": {"G": {"dropout": 0.05}}}
+        raw["experiments"]["wider"] = {"extends": "digits-full", "ladder": {"G": {"dropout": 0.05}},
+                                       "analyses": {"degradation": {"models": "ladder"}},
+                                       "figures": {"figure5a": {"models": "all"}}}  # fmt: skip
+
+    loaded = load_changed(tmp_path, change)
+    report, rungs = loaded.report("mine"), [f"vp-{rung}" for rung in "ABCDEFG"]
+    mine = loaded.experiment("mine")
+    assert list(mine.grids["ladder"].models) == list(mine.sheets["samples"].samplers) == rungs  # without leak
+    assert list(table_layout(report, "table2").rows) == list("ABCDEFG")
+    assert [source.model for source in figure_layout(report, "figure5a").sources()] == rungs
+    assert list(figure_layout(report, "figure9").shown) == ["digits", *"ABCDEFG"]
+    assert list(figure_layout(report, "figure1").shown) == ["digits"]
+    wider = loaded.report("wider")
+    both = [*rungs, *(rung.replace("vp", "ve") for rung in rungs)]
+    assert list(figure_layout(wider, "figure9").shown) == ["digits", *both]  # of two columns, by their whole names
+    assert list(loaded.experiment("wider").analyses["degradation"].models) == both
+    assert list(figure_layout(wider, "figure5a").shown) == [*both, "leak"]
+
+
+def test_the_models_of_a_table_may_be_a_word(tmp_path):
+    def change(raw):
+        table = {"kind": "networks", "title": "T", "columns": "ladder"}
+        digits_of(raw)["tables"]["networks"] = table
+        raw["reports"]["both"]["tables"]["networks"] = table
+
+    loaded = load_changed(tmp_path, change)
+    assert table_layout(loaded.report("digits"), "networks").columns == [f"vp-{rung}" for rung in "ABCDEF"]
+    columns = table_layout(loaded.report("both"), "networks").columns
+    assert columns[:2] == ["cond/vp-A", "cond/vp-B"] and "uncond/vp-A" not in columns  # that one is pretrained
+
+
+def test_a_figure_shows_the_dataset_of_its_experiment(tmp_path):
+    def change(raw):
+        raw["datasets"]["flowers"] = {"source": "folder", "path": "data/raw/flowers", "resolution": 16, "channels": 3,
+                                      "classes": 2}  # fmt: skip
+        raw["experiments"]["flowers"] = {"extends": "digits", "dataset": "flowers", "base": {"attn_resolutions": [8]}}
+
+    report = load_changed(tmp_path, change).report("flowers")
+    assert list(figure_layout(report, "figure1").shown) == ["flowers"]
+    assert next(iter(figure_layout(report, "figure9").shown)) == "flowers"
 
 
 def test_yaml_anchors_and_merges_are_understood(tmp_path):

@@ -36,8 +36,8 @@ wildcard_constraints:
     table=either({table for r in CHAIN.reports.values() for table in r.tables}),
     figure=either({figure for r in CHAIN.reports.values() for figure in r.figures}),
     # Training and import write the same file name: the pair of experiment and model decides which rule makes it.
-    trained=either({f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.models}),
-    pretrained=either({f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.pretrained}),
+    trained=either("/".join(job.key) for job in CHAIN.by_name.values() if job.rule == "train"),
+    pretrained=either("/".join(job.key) for job in CHAIN.by_name.values() if job.rule == "published"),
     evaluation="[^/]+(/[^/]+)?",
 
 
@@ -157,7 +157,10 @@ onstart:
 
 
 def job_of(rule, names, wildcards, key=None):
-    return CHAIN.by_name[f"{rule} {key or '/'.join(wildcards[name] for name in names)}"]
+    name = f"{rule} {key or '/'.join(wildcards[name] for name in names)}"
+    if name not in CHAIN.by_name:
+        raise WorkflowError(f"{name}: params.yaml has no such step; a shared step is that of the extended experiment")
+    return CHAIN.by_name[name]
 
 
 REPORTED = set()

@@ -10,7 +10,7 @@ rule track:
         "results/{report}/tracking.json",
     params:
         step=step("track", "report"),
-        runs=lambda w: sorted({f"runs/{name}" for name in (w.report, *CHAIN.members(w.report))}),
+        runs=lambda w: CHAIN.tracked(w.report),
         uri=PARAMS.tracking_uri,
     log:
         "runs/{report}/tracking.log",

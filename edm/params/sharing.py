@@ -1,0 +1,83 @@
+"""The steps that an experiment shares with the one that it extends: those with equal settings and equal inputs.
+
+A shared step is the other experiment's: it runs once, and its files and its sidecar are in that experiment's folders.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from edm.metrics import need_reference_features
+from edm.params.experiment import Experiment
+
+
+def sharing(experiment: Experiment, base: Experiment) -> Experiment:
+    """The experiment, with the names of the owners of all steps that it shares with ``base``."""
+    for shared in (_models, _choices, _searches, _measurements):  # each needs the steps before it
+        found = {key: base.owner(*key) for key in shared(experiment, base)}
+        experiment = replace(experiment, shared={**experiment.shared, **found})
+    return experiment
+
+
+Steps = Iterator[tuple[str, ...]]
+
+
+def _models(a: Experiment, b: Experiment) -> Steps:
+    for model in a.models.keys() & b.models.keys():
+        if a.dataset == b.dataset and a.training_spec(model) == b.training_spec(model):
+            yield "train", model
+    for model in a.pretrained.keys() & b.pretrained.keys():
+        if a.pretrained[model] == b.pretrained[model]:
+            yield "published", model
+
+
+def _choices(a: Experiment, b: Experiment) -> Steps:
+    for model in a.models.keys() & b.models.keys() if _reference(a) == _reference(b) else ():
+        alike = ("train", model) in a.shared and a.chosen(model) and b.chosen(model)
+        if alike and a.choice_spec(model) == b.choice_spec(model):
+            yield "choose", model
+
+
+def _searches(a: Experiment, b: Experiment) -> Steps:
+    for name in a.searches.keys() & b.searches.keys() if _reference(a) == _reference(b) else ():
+        for model in a.searches[name].samplers.keys() & b.searches[name].samplers.keys():
+            alike = _same_model(a, b, model) and a.reference_of(model) == b.reference_of(model)
+            if alike and a.search_spec(model, name) == b.search_spec(model, name):
+                yield "search", model, name
+
+
+def _measurements(a: Experiment, b: Experiment) -> Steps:
+    """Evaluations, sheets and studies."""
+    alike = _reference(a) == _reference(b) and a.more_features == b.more_features
+    measured = {(e.model, e.name): e for e in b.evaluations()} if alike else {}
+    for one in a.evaluations():
+        other = measured.get((one.model, one.name))
+        if other is not None and _same_model(a, b, one.model) and a.evaluation_spec(one) == b.evaluation_spec(other):
+            grid = a.grids[one.grid]
+            found = ("search", one.model, grid.settings_from)
+            if grid.reference == b.grids[other.grid].reference and (not grid.settings_from or found in a.shared):
+                yield "evaluate", one.model, one.name
+    for name in a.sheets.keys() & b.sheets.keys():
+        for model in a.sheets[name].samplers.keys() & b.sheets[name].samplers.keys():
+            if _same_model(a, b, model) and a.sheet_spec(model, name) == b.sheet_spec(model, name):
+                yield "sample", model, name
+    for name in a.analyses.keys() & b.analyses.keys():
+        for model in set(a.analyses[name].models) & set(b.analyses[name].models):
+            alike = _same_model(a, b, model) and (a.analyses[name].kind != "leakage" or _extractor(a) == _extractor(b))
+            if alike and a.analysis_spec(model, name) == b.analysis_spec(model, name):
+                yield "analyse", model, name
+
+
+def _same_model(a: Experiment, b: Experiment, model: str) -> bool:
+    """Whether both evaluate the same file: the shared final model, or its shared best snapshot."""
+    if a.chosen(model) or b.chosen(model):
+        return ("choose", model) in a.shared
+    return ("train", model) in a.shared or ("published", model) in a.shared
+
+
+def _extractor(e: Experiment) -> tuple[Any, ...]:
+    return e.dataset, e.features, e.feature_weights
+
+
+def _reference(e: Experiment) -> tuple[Any, ...]:
+    return *_extractor(e), e.reference, need_reference_features(e.metrics)
