@@ -169,7 +169,8 @@ def _labels(source: Source, file: Path) -> np.ndarray | None:
 
     images = _images(file, ONLY)
     with safe_open(file, framework="numpy") as tensors:
-        labels: np.ndarray | None = tensors.get_tensor("labels") if "labels" in tensors.keys() else None
+        names = list(tensors.keys())
+        labels: np.ndarray | None = tensors.get_tensor("labels") if "labels" in names else None
     return labels if labels is not None and labels.shape == (len(images),) else None
 
 

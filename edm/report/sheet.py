@@ -13,10 +13,11 @@ def by_class(labels: Iterable[np.ndarray | None], count: int) -> tuple[list[np.n
     labels: of the images of each sheet. Columns are classes in their order; of each class the first images are taken,
     -1 stands for one that is missing. None if images have no labels, or more classes than give two lines.
     """
-    known = list(labels)
-    if not known or any(one is None for one in known):
+    given = list(labels)
+    known = [one for one in given if one is not None]
+    if not known or len(known) < len(given):
         return None
-    classes = np.unique(np.concatenate(known))
+    classes: np.ndarray = np.unique(np.concatenate(known))
     each = -(-COLUMNS // max(len(classes), 1))  # columns of a class
     columns = each * len(classes)
     if len(classes) < 2 or 2 * columns > count:
