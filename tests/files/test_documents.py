@@ -91,7 +91,7 @@ def test_another_format_is_told_from_a_later_version(tmp_path, format, error, to
     ("make", "told"),
     [(os.mkfifo, "is a pipe; expected a JSON file"), (os.mkdir, "is a folder; expected a JSON file"),
      (lambda path: path.symlink_to("/dev/zero"), "is a device; expected a JSON file"),
-     (lambda path: path.write_bytes(b" " * (LARGEST + 1)), "has more than 4,194,304 bytes; expected a JSON file")],
+     (lambda path: path.write_bytes(b" " * (LARGEST + 1)), "has more than 16,777,216 bytes; expected a JSON file")],
 )  # fmt: skip
 def test_only_a_regular_file_of_bounded_size_is_read(tmp_path, make, told):
     make(tmp_path / "a.json")
