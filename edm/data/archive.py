@@ -97,13 +97,19 @@ def count_images(path: str | Path) -> int:
         return len(tree.names)
 
 
-def some_images(path: str | Path, which: range) -> np.ndarray:
-    """A range of images of an archive, uint8 [n, C, H, W], without reading the rest.
+def some_images(path: str | Path, which: Iterable[int]) -> np.ndarray:
+    """Images of an archive by their places, uint8 [n, C, H, W], without reading the rest; those beyond its end not.
 
     Raises like :func:`read_archive`.
     """
     with _opened(path) as tree:
-        return _decode(tree, tree.names[which.start : which.stop])
+        return _decode(tree, [tree.names[place] for place in which if place < len(tree.names)])
+
+
+def labels_of(path: str | Path) -> np.ndarray | None:
+    """The labels of an archive, int64 [N], or None, without reading its images. Raises like :func:`read_archive`."""
+    with _opened(path) as tree:
+        return _labels(tree)
 
 
 def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:

@@ -156,6 +156,7 @@ class Experiment:
     pretrained: imported models and the names of their published files; they have no configuration.
     metrics: further metrics beside the Fréchet distance. more_features: extractors of further Fréchet distances.
     shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
+    names: what a reader calls a rung.
     """
 
     name: str
@@ -177,6 +178,11 @@ class Experiment:
     more_features: dict[str, str | None] = field(default_factory=dict)
     reference: str | None = None
     shared: dict[tuple[str, ...], str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def called(self, rung: str) -> str:
+        """A rung with its name: "A: baseline"; the rung alone if it has none."""
+        return f"{rung}: {self.names[rung]}" if rung in self.names else rung
 
     @property
     def all_models(self) -> tuple[str, ...]:

@@ -80,6 +80,9 @@ def table_layout(report: Report, name: str) -> Layout:
             if row not in rows:
                 raise UserError(f"nfe_of_rows: row {row!r} is not defined{nearest(row, rows)}")
         layout = dataclasses.replace(layout, nfe=dict.fromkeys(rows, spec["nfe"]) | spec.get("nfe_of_rows", {}))
+    if spec["kind"] == "configurations":
+        called = {rung: one.called(rung) for one in reversed(report.experiments.values()) for rung in one.names}
+        layout = dataclasses.replace(layout, called={row: called[row] for row in rows if row in called})
     if "paper" in spec:
         cells = {row: [published(spec["paper"], row, column) for column in columns] for row in rows}
         layout = dataclasses.replace(layout, paper=cells)
@@ -190,8 +193,23 @@ def figure_layout(report: Report, name: str) -> Figure:
     for row in distances:
         if row not in rows:
             raise UserError(f"distances: row {row!r} is not defined{nearest(row, rows)}")
-    found = {label: _figure_row(report, spec, _labels(panels)) for label, panels in rows.items()}
-    return Figure(name, spec["kind"], _drawn_title(report, spec), found, distances=distances, **options)
+    found = {
+        label: {_called(one, source): source for one, source in _figure_row(report, spec, _labels(panels)).items()}
+        for label, panels in rows.items()
+    }
+    return Figure(name, spec["kind"], found, distances=distances, **options)
+
+
+def _called(label: str, source: Source) -> str:
+    """A label that is a model, or its rung, with the name of the rung: "A: baseline" for "vp-A" and for "A".
+
+    With several columns, "vp-A" stays distinct: "vp-A: baseline".
+    """
+    experiment, rung = source.experiment, source.model.partition("-")[2]
+    if rung not in experiment.names or label.rpartition("/")[2] not in (source.model, rung):
+        return label
+    alone = label == source.model and len(experiment.columns) == 1
+    return experiment.called(rung) if alone else f"{label}: {experiment.names[rung]}"
 
 
 def _panels(report: Report, panels: str | list[str] | dict[str, str]) -> list[str] | dict[str, str]:
@@ -223,12 +241,6 @@ def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) ->
     if kind in ("truncation", "degradation", "leakage"):
         return {label: _named(report, reference, "analysis") for label, reference in _labels(spec["of"]).items()}
     return shown
-
-
-def _drawn_title(report: Report, spec: dict[str, Any]) -> str:
-    """The title above a figure; a curve of a table has the table's title."""
-    title = spec.get("title", report.tables[spec["table"]]["title"] if spec.get("table") in report.tables else "")
-    return f"{title} ({spec['column']})" if "column" in spec and len(report.experiments) > 1 else title
 
 
 def _dataset(report: Report, named: str | bool) -> dict[str, Source]:

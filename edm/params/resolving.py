@@ -118,6 +118,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         metrics=tuple(raw.get("metrics", ())),
         more_features=more,
         reference=raw.get("reference"),
+        names=dict(raw.get("names", {})),
     )
     if experiment.work > MAX_WORK:
         raise UserError(f"{here}: more than {MAX_WORK:,} models and measurements (points x repeats x shards)")

@@ -51,7 +51,7 @@ class Layout:
     """A table: its columns, and its rows with a source per column; None for a cell that is empty in the paper, too.
 
     nfe: the setting whose NFE each row shows (``WITHIN`` or ``BEST``). paper: the paper's cells by row; empty without
-    comparison. metrics: further columns. note: a sentence below the table.
+    comparison. metrics: further columns. note: a sentence below the table. called: the names of rows that have some.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Layout:
     paper: dict[str, list[Published | None]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     note: str = ""
+    called: dict[str, str] = field(default_factory=dict)
 
     def sources(self) -> Iterator[Source]:
         yield from (source for cells in self.rows.values() for source in cells if source is not None)
@@ -78,7 +79,6 @@ class Figure:
 
     name: str
     kind: str
-    title: str
     rows: dict[str, dict[str, Source]]
     over: str = ""
     mark: str = ""

@@ -9,6 +9,7 @@ from edm.chain.choices import in_words
 from edm.chain.jobs import Chain
 from edm.chain.paths import levels_file
 from edm.errors import UserError
+from edm.metrics import INCEPTION
 from edm.params import Report
 from edm.params.layouts import figure_layout, table_layout
 from edm.params.sources import Source
@@ -44,19 +45,21 @@ _TABLES = {
 #: By kind of figure: its default title, and a description.
 _FIGURES = {
     "curve": (
-        "Distance vs. {over}",
+        "{metric} vs. {over}",
         "Fréchet distance of the sampled images vs. {over}: one line per sampler or model, one marker per "
-        "setting. Lower is better.",
+        "setting{range}. Lower is better.{mark}",
     ),
     "levels": (
         "Loss per noise level",
         "Mean loss at each noise level σ before (dashed) and after training, with each model's training "
-        "weight; the band is the standard deviation over images. Measured on {levels} images per level. The right axis "
-        "shows the distributions of noise levels in training.",
+        "weight; the band is the standard deviation over images; models that agree within 2 % before training share a "
+        "line. Measured on {levels} images per level. The right axis shows the distributions of noise levels in "
+        "training.",
     ),
     "sheets": (
         "Samples",
-        "Images sampled from each model with the same seeds, neither selected nor sorted{real}: {images} each.",
+        "Images sampled from each model with the same seeds, not selected by their looks{real}: up to {images} each. "
+        "Images of few classes stand in a column per class, the first of each.",
     ),
     "noisy": (
         "Noisy images and the ideal denoiser",
@@ -86,6 +89,11 @@ _FIGURES = {
 }
 
 
+#: What the rings of a curve mark.
+_MARKS = {"within 3 %": " Rings mark the least NFE within 3 % of the lowest distance.",
+          "lowest": " Rings mark the lowest distances."}  # fmt: skip
+
+
 class Captions:
     """Titles and captions of the reports of a chain, from params.yaml and the existing results."""
 
@@ -110,7 +118,9 @@ class Captions:
         one = self.chain.reports[report]
         layout = figure_layout(one, name)
         sources = list(layout.sources())
-        details = {"over": _axis(one.figures[name]),
+        details = {"over": _axis(one.figures[name]), "mark": _MARKS.get(layout.mark, ""),
+                   "range": ", shaded the range of its repeats" if any(
+                       s.experiment.sampling.repeats > 1 for s in sources if s.kind == "grid") else "",
                    "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
                                      if s.kind == "sheet"),
@@ -148,7 +158,11 @@ class Captions:
         spec = report.figures[name]
         if "title" in spec:
             return spec["title"]
-        title = _FIGURES[spec["kind"]][0].format(over=_axis(spec))
+        features = {experiment.features for experiment in report.experiments.values()}
+        metric = "FID" if features == {INCEPTION} else "FD"
+        title = _FIGURES[spec["kind"]][0].format(
+            over="NFE" if spec.get("over") == "nfe" else _axis(spec), metric=metric
+        )
         column = f"; {spec['column']}" if "column" in spec and len(report.experiments) > 1 else ""
         return f"{title} ({report.tables[spec['table']]['title']}{column})" if "table" in spec else title
 

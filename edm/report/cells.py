@@ -11,7 +11,8 @@ class Cell:
     """A table's cell. ``text``: the measured number or the setting as shown, or empty; then ``missing`` states why.
 
     value, nfe: as numbers, if available. low, high, repeats: of the repeats of the setting shown. measured: the source
-    of the value. more: other metrics. paper: the paper's cell. A cell that the paper lacks, too, is empty.
+    of the value. more: other metrics. paper: the paper's cell. best: whether it is the lowest of its column. A cell
+    that the paper lacks, too, is empty.
     """
 
     text: str = ""
@@ -24,6 +25,7 @@ class Cell:
     more: dict[str, float] = field(default_factory=dict)
     paper: Published | None = None
     missing: str = ""
+    best: bool = False
 
     @property
     def difference(self) -> str:
@@ -49,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by label, columns by name, and one cell for each pair."""
+    """Rows by label, columns by name, and one cell for each pair. called: rows that a reader knows by another name."""
 
     name: str
     title: str
@@ -58,6 +60,7 @@ class Table:
     rows: dict[str, list[Cell]]
     notes: list[str]
     metrics: tuple[str, ...] = ()
+    called: dict[str, str] = field(default_factory=dict)
 
     @property
     def compared(self) -> bool:

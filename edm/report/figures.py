@@ -1,5 +1,6 @@
 """Figures of a report: selects the results for each. :mod:`edm.report.panels` draws them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from edm.params.layouts import figure_layout
 from edm.params.sources import Figure, Source
 from edm.report import panels
 from edm.report.results import Measurement, Results, metric
+from edm.report.sheet import COLUMNS, by_class
 from edm.report.tables import best, least_nfe
 from edm.training.curves import read_curves
 
 MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowest": (best, "lowest")}
-PER_ROW = 4  # sheets per row of a figure that states no rows
-LEVELS_TITLE = "Loss per noise level"
+PER_ROW, PER_ROW_WIDE = 4, 2  # sheets per row of a figure that states no rows; with more columns than ``COLUMNS``
+
+
+ONLY = "images/only"  # the images of a sheet, in its file
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,8 @@ def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
         if rows and mark is not None:
             marked[label] = _position(mark(rows).lowest, layout.over)
     metric(seen)  # raises if results of several kinds would share an axis
-    ylabel = next((m.label for m in seen), "distance")
-    panels.curves(lines, layout.over, path, written, ylabel=ylabel, title=layout.title, marked=marked,
-                  mark_label=mark_label)  # fmt: skip
+    ylabel = f"{next((m.label for m in seen), 'distance')}, lower is better"
+    panels.curves(lines, layout.over, path, written, ylabel=ylabel, marked=marked, mark_label=mark_label)
 
 
 def _position(measurement: Measurement, over: str) -> float:
@@ -96,34 +99,79 @@ def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> 
     seen = {label: density(loss, low, high) for label, loss in losses.items()}
     densities = {}  # models of one distribution share a curve
     for curve in seen.values():
-        densities[rf"$p_{{train}}(\ln\,\sigma)$: {', '.join(one for one in seen if seen[one] == curve)}"] = curve
-    panels.loss_levels(before, after, densities, path, written, ylabel=r"$\lambda(\sigma)\,\|D-y\|^2$ per pixel",
-                       title=layout.title or LEVELS_TITLE)  # fmt: skip
+        alike = panels.listed(one for one in seen if seen[one] == curve)
+        densities[rf"$p_{{train}}(\ln\,\sigma)$: {alike}"] = curve
+    panels.loss_levels(before, after, densities, path, written, ylabel=r"$\lambda(\sigma)\,\|D-y\|^2$ per pixel")
 
 
 def _sheets(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Images of several models or samplers with the same seeds, side by side (Figures 6 to 12)."""
-    results, drawn, feet = Results(places.results, places.runs), {}, {}
+    results, feet = Results(places.results, places.runs), {}
+    drawn: dict[str, dict[str, np.ndarray | None]] = {}
+    columns: dict[str, int] = {}
     for row, sources in layout.rows.items():
-        drawn[row] = {label: _sheet(source, places, layout.images) for label, source in sources.items()}
+        drawn[row], columns[row] = _row(sources, places, layout.images)
         if row in layout.distances:
             feet[row] = {label: _distance(source, layout.distances[row], results) for label, source in sources.items()}
     if not any(images is not None for cells in drawn.values() for images in cells.values()):
         raise UserError(f"{path}: none of its sheets is there yet; run snakemake")
     if list(drawn) == [""]:
         labels, cells = list(drawn[""]), drawn[""]
-        parts = [labels[start : start + PER_ROW] for start in range(0, len(labels), PER_ROW)]
+        most = PER_ROW if columns[""] == COLUMNS else PER_ROW_WIDE
+        parts = [labels[start : start + most] for start in range(0, len(labels), most)]
         drawn = {" " * (number + (len(parts) > 1)): {label: cells[label] for label in part}
                  for number, part in enumerate(parts)}  # fmt: skip
-    panels.sheets(drawn, path, written, columns=4, feet=feet)
+        columns = dict.fromkeys(drawn, columns[""])
+    panels.sheets(drawn, path, written, columns=columns, feet=feet)
 
 
-def _sheet(source: Source, places: Places, count: int) -> np.ndarray | None:
+def _row(sources: dict[str, Source], places: Places, count: int) -> tuple[dict[str, np.ndarray | None], int]:
+    """The images of sheets that stand side by side, None for a missing sheet, and the images per line of each.
+
+    As many of every class if the images of all have labels; else the first ones.
+    """
+    files = {label: file for label, source in sources.items() if (file := _sheet_file(source, places)).exists()}
+    even = by_class([_labels(sources[label], file) for label, file in files.items()], count)
+    if even is None:
+        first = {label: _first(sources[label], file, count) for label, file in files.items()}
+        return {label: first.get(label) for label in sources}, COLUMNS
+    chosen = dict(zip(files, even[0], strict=True))
+    return {label: _of_places(source, files[label], chosen[label]) if label in files else None
+            for label, source in sources.items()}, even[1]  # fmt: skip
+
+
+def _sheet_file(source: Source, places: Places) -> Path:
     if source.kind == "dataset":
-        file = places.data / f"{source.experiment.dataset}.zip"
-        return _dataset_images(file, count) if file.exists() else None
-    file = places.run_file(paths.sheet_file(source.experiment, source.model, source.name))
-    return _images(file, "images/only", count=count) if file.exists() else None
+        return places.data / f"{source.experiment.dataset}.zip"
+    return places.run_file(paths.sheet_file(source.experiment, source.model, source.name))
+
+
+def _first(source: Source, file: Path, count: int) -> np.ndarray:
+    return _dataset_images(file, range(count)) if source.kind == "dataset" else _images(file, ONLY, count=count)
+
+
+def _of_places(source: Source, file: Path, which: np.ndarray) -> np.ndarray:
+    """The images at these places, uint8 [n, C, H, W]; a white one where the place is −1."""
+    there = which[which >= 0]
+    found = _dataset_images(file, there.tolist()) if source.kind == "dataset" else _images(file, ONLY)[there]
+    images = np.full((len(which), *found.shape[1:]), 255, dtype=np.uint8)
+    images[which >= 0] = found
+    return images
+
+
+def _labels(source: Source, file: Path) -> np.ndarray | None:
+    """The labels of the images of a sheet or a dataset; None without labels."""
+    if source.kind == "dataset":
+        from edm.data.archive import labels_of
+
+        return labels_of(file)
+    from safetensors import safe_open
+
+    images = _images(file, ONLY)
+    with safe_open(file, framework="numpy") as tensors:
+        names = list(tensors.keys())
+        labels: np.ndarray | None = tensors.get_tensor("labels") if "labels" in names else None
+    return labels if labels is not None and labels.shape == (len(images),) else None
 
 
 def _distance(sheet: Source, grid: Source, results: Results) -> str:
@@ -146,7 +194,7 @@ def _noisy(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
 
     (source,) = layout.shown.values()
     file = places.data / f"{source.experiment.dataset}.zip"
-    chosen = to_float(torch.from_numpy(_dataset_images(file, layout.images)))
+    chosen = to_float(torch.from_numpy(_dataset_images(file, range(layout.images))))
     training = (to_float(torch.from_numpy(chunk)) for chunk in images_in_chunks(file))
     noised, denoised = noisy.noisy_and_ideal(chosen, training)
     panels.noisy_grid(noised.numpy(), denoised.numpy(), noisy.SIGMAS, path, written)
@@ -216,7 +264,7 @@ def _images(
     raise UserError(f"{file}: has no {dtype} images {name!r} of the expected size; delete it and run snakemake again")
 
 
-def _dataset_images(file: Path, count: int) -> np.ndarray:
+def _dataset_images(file: Path, which: Iterable[int]) -> np.ndarray:
     from edm.data.archive import some_images
 
-    return some_images(file, range(count))
+    return some_images(file, which)

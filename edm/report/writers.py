@@ -15,9 +15,10 @@ CSV_COLUMNS = ("row", "column", "ours", "paper", "difference", "verified", "miss
 
 def as_markdown(table: Table) -> str:
     """A heading, the table, its notes."""
-    grid = [[table.corner, *_headings(table)]]
-    grid += [[row, *(text for cell in cells for text in _texts(table, cell))] for row, cells in table.rows.items()]
-    grid = [[_md(text).replace("|", "\\|") for text in row] for row in grid]
+    cell_text = lambda text: _md(text).replace("|", "\\|")
+    grid = [list(map(cell_text, [table.corner, *_headings(table)]))]
+    grid += [[cell_text(_row(table, row)), *(t for cell in cells for t in _texts(table, cell, cell_text, "**{}**"))]
+             for row, cells in table.rows.items()]  # fmt: skip
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [f"## {table.name}: {_md(table.title)}", ""]
@@ -59,8 +60,8 @@ def as_latex(table: Table) -> str:
              f"\\begin{{tabular}}{{l{'r' * len(_headings(table))}}}", r"\toprule",
              " & ".join(map(_tex, [table.corner, *_headings(table)])) + r" \\", r"\midrule"]  # fmt: skip
     for row, cells in table.rows.items():
-        texts = [row, *(text for cell in cells for text in _texts(table, cell))]
-        lines.append(" & ".join(map(_tex, texts)) + r" \\")
+        texts = [_tex(_row(table, row)), *(t for cell in cells for t in _texts(table, cell, _tex, r"\textbf{{{}}}"))]
+        lines.append(" & ".join(texts) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", *(f"\\par\\small {_tex(note)}" for note in table.notes), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -71,11 +72,11 @@ def as_html(table: Table) -> str:
     body = []
     for row, cells in table.rows.items():
         columns = "".join(
-            f'<td title="{html.escape(_origin(cell))}"{_class(cell)}>{html.escape(text)}</td>'
+            f'<td title="{html.escape(_origin(cell))}"{_class(cell)}>{text}</td>'
             for cell in cells
-            for text in _texts(table, cell)
+            for text in _texts(table, cell, html.escape, "<b>{}</b>")
         )
-        body.append(f"<tr><th>{html.escape(row)}</th>{columns}</tr>")
+        body.append(f"<tr><th>{html.escape(_row(table, row))}</th>{columns}</tr>")
     origins = "".join(
         f"<li><b>{html.escape(f'{row}, {column}')}</b>: {html.escape(_origin(cell))}</li>"
         for row, column, cell in _each(table)
@@ -92,12 +93,20 @@ def _headings(table: Table) -> list[str]:
     return [heading for column in table.columns for heading in (column, *(f"{column} {m}" for m in table.metrics))]
 
 
-def _texts(table: Table, cell: Cell) -> list[str]:
-    """The text of a cell: the measured value, the paper's, then the further metrics of the table."""
+def _row(table: Table, row: str) -> str:
+    return table.called.get(row, row)
+
+
+def _texts(table: Table, cell: Cell, escape: Callable[[str], str], bold: str) -> list[str]:
+    """The text of a cell: the measured value, the paper's, then the further metrics of the table.
+
+    escape: of the format. bold: its mark-up, for the number of the best cell of a column.
+    """
     text = cell.ours()
     if cell.paper is not None:
         text = " / ".join(filter(None, (text, cell.paper.shown(), cell.difference)))
-    return [text, *(f"{cell.more[name]:.4g}" if name in cell.more else "–" for name in table.metrics)]
+    shown = bold.format(escape(cell.text)) + escape(text[len(cell.text) :]) if cell.best else escape(text)
+    return [shown, *(escape(f"{cell.more[name]:.4g}" if name in cell.more else "–") for name in table.metrics)]
 
 
 def _origin(cell: Cell) -> str:

@@ -331,6 +331,7 @@ def test_figure_13c_is_over_rho_for_different_models_and_for_different_n(report)
         assert {7, 1} <= {point.sampler.rho for point in points} and len({p.sampler.rho for p in points}) == len(points)
 
 
+AF = [f"{rung} ({column})" for rung in ("A: baseline", "F: + non-leaky augmentation") for column in ("VP", "VE")]
 #: Sample grids, at the settings of the dots of Figures 2 and 4: figure → panel → (solver, steps, S_churn).
 SHEETS = {
     "figure6": {"ODE, original": ("ddim", 250, 0), "SDE, original": ("iddpm", 384, 0), "ODE, ours": ("heun", 40, 0),
@@ -340,7 +341,7 @@ SHEETS = {
                  "SDE, ours": ("heun", 192, 30)},
     "figure8b": {"ODE, original": ("ve-ode", 8192, 0), "SDE, original": ("ve-pc", 512, 0), "ODE, ours": ("heun", 14, 0),
                  "SDE, ours": ("heun", 384, 80)},
-    **{f"figure{n}": dict.fromkeys(("A, VP", "A, VE", "F, VP", "F, VE"), ("heun", steps, 0))
+    **{f"figure{n}": dict.fromkeys(AF, ("heun", steps, 0))
        for n, steps in (("9", 18), ("10", 18), ("11a", 40), ("11b", 40))},
 }  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_every_kind_is_written_as_png_and_svg_the_same_bytes_twice(kind, tmp_pat
 
 
 def test_curves_are_the_points_given_in_order_of_x(figures, tmp_path):
-    panels.curves(LINES, "nfe", tmp_path / "f", [], ylabel="FD")
+    panels.curves(LINES, "nfe", tmp_path / "f", [], ylabel="FD, lower is better")
     axes = figures[0].axes[0]
     lines = drawn_lines(axes)
     assert lines["Euler"] == ([8, 16, 32], [30.0, 9.0, 4.0])
@@ -110,6 +110,8 @@ def test_curves_are_the_points_given_in_order_of_x(figures, tmp_path):
     assert {(8, 29.0), (8, 33.0), (16, 8.0), (16, 9.5), (32, 3.9), (32, 4.2)} <= {tuple(v) for v in band}
     (range_of_one,) = axes.collections[1].get_segments()
     assert range_of_one.tolist() == [[60, 4.8], [60, 5.1]]
+    assert axes.get_ylabel() == "FD, lower is better" and axes.get_title() == ""
+    assert all(line.get_markerfacecolor() == "none" for line in axes.lines[:2])  # one mark shows what is below it
 
 
 def test_axes_are_the_papers(figures, tmp_path):
@@ -119,6 +121,25 @@ def test_axes_are_the_papers(figures, tmp_path):
     assert scales == [("log", "log"), *[("linear", "log")] * 3, ("log", "log")]
     assert figures[0].axes[0].xaxis.get_transform().base == 2
     assert figures[0].axes[0].get_xlabel() == "network evaluations per image (NFE)"
+    assert figures[0].axes[0].get_ylabel() == "FID, lower is better"
+
+
+@pytest.mark.parametrize("over", ["nfe", "S_churn", "rho", "alpha"])
+def test_values_within_a_factor_of_five_have_a_linear_axis(figures, tmp_path, over):
+    for highest in (9.9, 10.1):
+        panels.curves({"A": [(1, 2.0, 2.0, highest)], "B": 3.0}, over, tmp_path / "f", [])
+    assert [figure.axes[0].get_yscale() for figure in figures] == ["linear", "log"]
+    low, high = figures[0].axes[0].get_ylim()
+    assert 1 < low < 2 and 9.9 < high < 11
+
+
+def test_nearly_equal_values_lie_level(figures, tmp_path):
+    """0.1 % is no trend: an axis spans a fifth of its values at least. Values that are 0 have an axis, too."""
+    panels.curves({"A": [(2, 10.0, 10.0, 10.0), (4, 10.01, 10.01, 10.01)]}, "S_churn", tmp_path / "f", [])
+    panels.curves({"A": [(2, 0.0, 0.0, 0.0), (4, 0.0, 0.0, 0.0)]}, "S_churn", tmp_path / "g", [])
+    low, high = figures[0].axes[0].get_ylim()
+    assert high - low == pytest.approx(2.001) and (low + high) / 2 == pytest.approx(10.005)
+    assert figures[1].axes[0].get_ylim() == (-1, 1)
 
 
 def test_a_line_without_points_is_named_and_draws_nothing(figures, tmp_path):
@@ -134,13 +155,24 @@ def test_a_line_without_points_is_named_and_draws_nothing(figures, tmp_path):
 def test_dots_stand_on_the_points_they_mark(figures, tmp_path):
     written = []
     panels.curves(LINES, "nfe", tmp_path / "f", written, marked={"Euler": 16, "RK45": 60}, mark_label="best")
-    rings = [line for line in figures[0].axes[0].lines if line.get_markersize() == 10]
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in rings] == [(16, 9.0), (60, 5.0)]
+    assert [(*line.get_xydata()[0], line.get_markersize()) for line in rings(figures[0])] == [(16, 9, 10), (60, 5, 10)]
+    assert [line.get_markeredgecolor() for line in rings(figures[0])] == list(style.COLORS[:2])
     assert "best" in names(written[1])
     for wrong in ({"Euler": 17}, {"DDIM": 16}):
         with pytest.raises(KeyError):
             panels.curves(LINES, "nfe", tmp_path / "g", [], marked=wrong)
     assert not list(tmp_path.glob("g*"))
+
+
+def rings(figure):
+    return [line for line in figure.axes[0].lines if line.get_markersize() >= 10 and len(line.get_xdata())]
+
+
+def test_rings_that_would_hide_one_another_stand_around_one_another(figures, tmp_path):
+    lines = {label: [(8, 90.0, 90.0, 90.0), (64, value, value, value)] for label, value in
+             (("A", 11.0), ("B", 11.1), ("C", 11.2), ("D", 40.0))}  # fmt: skip
+    panels.curves(lines, "nfe", tmp_path / "f", [], marked=dict.fromkeys(lines, 64), mark_label="best")
+    assert [line.get_markersize() for line in rings(figures[0])] == [10, 14, 18, 10]
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.79, 2.1), (2.2, 5.5), (1.9, 90), (2, 900), (0.1, 2000), (1e-7, 1)])
@@ -157,12 +189,13 @@ def test_loss_levels_show_the_means_their_bands_and_the_training_density(figures
     other = {**CURVE, "mean": [1.5, 1.0, 1.0, 2.0]}
     panels.loss_levels({"F": other}, {"F": CURVE}, {"p of F": DENSITY}, tmp_path / "f", [])
     axes, second = figures[0].axes
-    assert drawn_lines(axes) == {"F, before training": (CURVE["sigma"], other["mean"]),
+    assert drawn_lines(axes) == {"before training: F": (CURVE["sigma"], other["mean"]),
                                  "F": (CURVE["sigma"], CURVE["mean"])}  # fmt: skip
     assert drawn_lines(second) == {"p of F": (DENSITY["sigma"], DENSITY["density"])}
     band = {tuple(vertex) for vertex in axes.collections[1].get_paths()[0].vertices}
     assert {(0.1, 0.7), (0.1, 0.3)} <= band
-    assert min(y for _, y in band) > 0  # mean − std is below 0 at σ = 10
+    assert min(y for _, y in band) == 0  # mean − std is below 0 at σ = 10
+    assert axes.get_title() == ""
     assert axes.get_yscale() == "linear" and axes.get_ylim()[0] == 0
 
 
@@ -172,14 +205,29 @@ def test_loss_levels_of_many_models_keep_every_line_and_one_band(figures, tmp_pa
     densities = {"p of A": DENSITY, "p of B": {**DENSITY, "density": [0.1] * 4}}
     panels.loss_levels(before, after, densities, tmp_path / "f", [])
     axes, second = figures[0].axes
-    assert list(drawn_lines(axes)) == ["vp-A, before training", "vp-B, before training", *after]
-    assert len(axes.collections) == 1 and axes.get_yscale() == "log"
+    far = "before training: vp-A, leaves the axis"
+    assert list(drawn_lines(axes)) == [far, "before training: vp-B", *after]
+    assert len(axes.collections) == 1 and axes.get_yscale() == "linear"
+    assert axes.get_ylim() == (0, pytest.approx(1.05 * 3 * 0.9))  # three times the highest after training
     colors = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines}
-    for model in before:  # a model's colour; dashed before training
-        assert colors[f"{model}, before training"] == (colors[model][0], "--") and colors[model][1] == "-"
+    for label, model in ((far, "vp-A"), ("before training: vp-B", "vp-B")):  # a model's colour; dashed before training
+        assert colors[label] == (colors[model][0], "--") and colors[model][1] == "-"
+    marks = [line.get_markevery() for line in axes.lines[2:]]
+    assert marks == [(0, 1)] * 6  # of four levels; with more of them in turn
     assert len({color for color, _ in colors.values()}) == 6
     assert len({line._unscaled_dash_pattern for line in second.lines}) == 2
     panels.loss_levels({}, {}, {}, tmp_path / "g", [])  # nothing measured: empty axes
+
+
+def test_curves_that_agree_before_training_share_a_line_and_marks_stand_in_turn(figures, tmp_path):
+    near = {**CURVE, "mean": [1.019 * mean for mean in CURVE["mean"]]}
+    before = {"A: baseline": CURVE, "B: more": {**CURVE, "mean": [1.2] * 4}, "C": near}
+    long = {"sigma": list(range(1, 19)), "mean": [0.5] * 18, "std": [0.1] * 18}
+    panels.loss_levels(before, dict.fromkeys(before, long), {}, tmp_path / "f", [])
+    axes = figures[0].axes[0]
+    assert list(drawn_lines(axes)) == ["before training: A, C", "before training: B: more", *before]
+    assert [line.get_markevery() for line in axes.lines[2:]] == [(0, 3), (1, 3), (2, 3)]
+    assert panels.listed(["A: baseline"]) == "A: baseline" and panels.listed(["A: a", "B: b"]) == "A, B"
 
 
 def test_a_foot_stands_below_its_sheet_and_takes_a_line(figures, tmp_path):
@@ -304,7 +352,7 @@ def test_a_label_that_is_no_formula_is_drawn_as_it_is_written(tmp_path):
         "$5": LINES["Heun"],
     }
     written = []
-    panels.curves(lines, "nfe", tmp_path / "curve", written, title=r"$\nosuch$")
+    panels.curves(lines, "nfe", tmp_path / "curve", written, ylabel=r"$\nosuch$")
     svg = (tmp_path / "curve.svg").read_text(encoding="utf-8")
     assert [path.suffix for path in written] == [".png", ".svg"]
     assert r"<!-- $\nosuch$ -->" in svg and r"<!-- $\frac{1}$ and $\sigma$ -->" in svg and r"<!-- $\sigma$ -->" in svg

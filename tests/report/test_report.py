@@ -197,7 +197,8 @@ def test_further_metrics_have_columns_of_their_own_where_a_table_asks_for_them(d
     table = table_of(replace(digits, tables={"table2": spec}), "table2", places)
     rows = markdown_rows(as_markdown(table))
     assert rows[0] == ["configuration", "vp", "vp kid", "vp FD (dinov2-vit-b-14)"]
-    assert rows[1] == ["A", "5.00", "0.0125", "77.25"] and rows[2] == ["B", "4.00", "–", "–"]
+    assert rows[1] == ["A: baseline", "5.00", "0.0125", "77.25"]
+    assert rows[2] == ["B: + adjusted hyperparameters", "**4.00**", "–", "–"]
     lines = list(csv.DictReader(io.StringIO(as_csv(table_of(digits, "table2", places)))))
     assert (lines[0]["kid"], lines[0]["FD (dinov2-vit-b-14)"], lines[1]["kid"]) == ("0.0125", "77.25", "")
 
@@ -394,7 +395,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
         if "li" in self.open:
             self.items[-1] += data
@@ -413,8 +414,13 @@ def mixed(paper, places):
 
 
 def test_every_format_says_the_same(mixed):
-    texts = markdown_rows(as_markdown(mixed))
-    assert latex_rows(as_latex(mixed)) == texts
+    bold = {"2.80"}  # the lowest of the only column with two
+    marked = [markdown_rows(as_markdown(mixed)), latex_rows(as_latex(mixed))]
+    for mark, rows in zip((r"\*\*(.*?)\*\*", r"\\textbf{(.*?)}"), marked, strict=True):
+        assert set(re.findall(mark, str(rows).replace("\\\\", "\\"))) == bold
+    assert set(re.findall("<b>([0-9.]+)</b>", as_html(mixed))) == bold
+    texts = [[cell.replace("**", "") for cell in row] for row in marked[0]]
+    assert [[re.sub(r"\\textbf{(.*?)}", r"\1", cell) for cell in row] for row in marked[1]] == texts
     assert Page(as_html(mixed)).rows == texts
     assert texts[0] == ["sampler", "CIFAR-10 VP", "CIFAR-10 VE", "ImageNet-64"]
     assert texts[3] == ["+ Heun & our time steps", "2.80 [2.80–2.80] (127) / 2.88 (255) / -0.08",
@@ -671,9 +677,9 @@ SHOWN = {
                 "+ Heun &amp; our time steps (not measured)"},
     "figure3": set(),
     "figure4": {"Algorithm 2, all settings", "Algorithm 2, S_noise = 1 (not measured)"},
-    "figure5a": {"vp-A", "vp-B", "vp-A, before training", "vp-B, before training"},
-    "figure5b": {"vp-A", "vp-F"},
-    "figure9": {"A", "B", "C", "F", "digits", "not there yet"},
+    "figure5a": {"A: baseline", "B: + adjusted hyperparameters", "before training: A, B"},
+    "figure5b": {"A: baseline", "F: + non-leaky augmentation"},
+    "figure9": {"A: baseline", "C: + redistributed capacity", "digits", "not there yet"},
     "figure13": {"(a) Euler's method", "(b) Heun's 2nd-order method"},
     "figure14": {"300"},
     "leakage": {"(c) generated"},
@@ -738,7 +744,7 @@ def test_curves_are_the_lowest_of_the_repeats_with_the_range_shaded(paper, place
         (27, 2.96, 2.96, 2.98),
         (35, 2.93, 2.93, 2.97),
     ]
-    assert how["marked"] == {"+ our schedule & scaling": 27} and how["ylabel"] == "FID"  # the least within 3 %
+    assert how["marked"] == {"+ our schedule & scaling": 27} and how["ylabel"] == "FID, lower is better"
     assert [label for label, line in lines.items() if line == []] == [
         "Original sampler", "Our reimplementation", "+ Heun & our time steps", "Black-box RK45",
     ]  # fmt: skip
@@ -783,7 +789,8 @@ def test_no_curve_is_left_out_however_many_there_are(whole, places):
         levels(places, experiment, model)
     report = replace(report, figures={"levels": {"kind": "levels"}})
     _, svg = write_figure(report, "levels", places)
-    assert len(experiment.models) == 13 and set(experiment.models) <= words(svg)
+    assert len(experiment.models) == 13 and set(figure_layout(report, "levels").shown) <= words(svg)
+    assert {"vp-A: baseline", "ve-A: baseline", "leak"} <= words(svg)
     assert "standard deviation" in svg.read_text()
 
 
@@ -792,7 +799,7 @@ def test_each_model_has_its_own_weighting_noise_levels_and_start(whole, places, 
     report = whole.report("digits-full")
     experiment = report.experiments[""]
     own = replace(experiment.models["vp-F"], P_mean=-0.4, P_std=0.8, sigma_data=1.0)
-    experiment = replace(experiment, models={**experiment.models, "vp-F": own})
+    experiment = replace(experiment, models={**experiment.models, "vp-F": own}, names={})
     shown = {name: f"{name}" for name in ("vp-A", "ve-A", "vp-B", "vp-F", "vp-E")}
     report = replace(report, experiments={"": experiment}, figures={"f": {"kind": "levels", "models": shown}})
     for number, model in enumerate(shown):

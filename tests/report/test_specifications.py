@@ -69,16 +69,19 @@ CHANGES = {
         {"table digits/table3", "figure digits/figure2"}),
     "the order of rows": (
         lambda raw: reversed_(TABLE3(raw)["rows"]), {"table digits/table3", "figure digits/figure2", "metrics digits"}),
-    "a table's title, which its figure has, too": (
-        lambda raw: TABLE3(raw).update(title="Samplers"), {"table digits/table3", "figure digits/figure2"}),
+    "a table's title, which stands in no figure": (
+        lambda raw: TABLE3(raw).update(title="Samplers"), {"table digits/table3"}),
     "whose NFE is shown": (lambda raw: TABLE4(raw).update(nfe="within 3 %"), {"table digits/table4"}),
     "whose NFE one row shows": (lambda raw: TABLE4(raw).pop("nfe_of_rows"), {"table digits/table4"}),
     "a note": (lambda raw: TABLE4(raw).update(note="Read this."), {"table digits/table4"}),
     "a further metric": (lambda raw: TABLE4(raw).update(metrics=["kid"]), {"table digits/table4"}),
-    "a figure's title": (
-        lambda raw: digits(raw)["figures"]["figure5b"].update(title="Churn"), {"figure digits/figure5b"}),
+    "a figure's title, which only its caption has": (
+        lambda raw: digits(raw)["figures"]["figure5b"].update(title="Churn"), set()),
+    "what a configuration is called": (
+        lambda raw: digits(raw)["names"].update(F="augmentation"),
+        {"table digits/table2", *(f"figure digits/figure{n}" for n in ("5a", "5b", "9"))}),
     "a line's name": (
-        lambda raw: renamed(digits(raw)["figures"]["figure5b"]["lines"], "vp-A", "A"), {"figure digits/figure5b"}),
+        lambda raw: renamed(digits(raw)["figures"]["figure5b"]["lines"], "vp-A", "First"), {"figure digits/figure5b"}),
     "the order of lines": (
         lambda raw: reversed_(digits(raw)["figures"]["figure5b"]["lines"]), {"figure digits/figure5b"}),
     "the order of panels": (

@@ -11,6 +11,7 @@ _ROOMS = {
     "loss_levels": "lines",
     "degradation_grid": "grids",
     "leakage_sheet": "grids",
+    "listed": "lines",
     "noisy_grid": "grids",
     "sheets": "grids",
     "trajectories": "sketches",

@@ -71,7 +71,7 @@ def sheets(
     path: Path,
     written: list[Path],
     *,
-    columns: int = SHEET_COLUMNS,
+    columns: int | Mapping[str, int] = SHEET_COLUMNS,
     caption: str = "",
     feet: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
@@ -79,13 +79,14 @@ def sheets(
 
     rows: {row label: {sheet label: uint8 images [n, C, H, W]}}; image k has the same place in every sheet. None
     instead of images leaves the sheet's place empty, with a note. A label may have several lines; an empty row label
-    takes no space. columns: images per line of a sheet. caption: text below all rows. feet: {row label: {sheet label:
-    text below that sheet}}. Raises UserError if no sheet has images.
+    takes no space. columns: images per line of a sheet, of all rows or by row. caption: text below all rows. feet: {row
+    label: {sheet label: text below that sheet}}. Raises UserError if no sheet has images.
     """
     drawn = []
     for name, cells in rows.items():
+        most = columns if isinstance(columns, int) else columns[name]
         tiles = {
-            label: None if images is None else image_grid(np.asarray(images), min(columns, len(images)))
+            label: None if images is None else image_grid(np.asarray(images), min(most, len(images)))
             for label, images in cells.items()
         }
         if tiles:

@@ -1,7 +1,8 @@
 """Curves of a metric vs. a quantity (Figures 2, 4, 5b, 5c, 13c, 15) and the loss per noise level (Figure 5a)."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edm.report.style import canvas, line_styles, log_ticks
@@ -14,6 +15,10 @@ OVER = {
     "alpha": (r"$\alpha$", "linear"),
     "sigma": (r"noise level $\sigma$", "log"),
 }
+MOST_LINEAR = 5  # ratio of the values on a linear axis; the paper's Figure 2, with more, has a logarithmic one
+LEAST_SPAN = 0.2  # of an axis, relative to its middle: nearly equal values must look nearly equal
+HIGHEST_LOSS = 3  # of the axis of Figure 5a, relative to the losses after training: untrained networks may leave it
+RING, NEAR = 10, 10  # points: the diameter of a ring, and the distance at which the next ring must be wider
 DENSITY_DASHES = ((4, 2, 1, 2), (1, 1), (6, 2), (6, 1, 1, 1, 1, 1))  # distinguishable in black
 #: x, y, and the lowest and the highest of its repeats.
 Point = tuple[float, float, float, float]
@@ -26,59 +31,85 @@ def curves(
     path: Path,
     written: list[Path],
     *,
-    ylabel: str = "FID",
-    title: str = "",
+    ylabel: str = "FID, lower is better",
     marked: Mapping[str, float] | None = None,
     mark_label: str = "",
 ) -> None:
     """A metric vs. ``over`` (a key of ``OVER``, or the text of a linear axis), one line per entry of ``lines``.
 
     lines: points (x, y, low, high) in any order, the range [low, high] shaded; or one number, drawn as a horizontal
-    level for comparison. The legend lists an entry without points as not measured. Metrics are positive: the axis is
-    logarithmic. marked: {line: x of its point to mark with a dot}; mark_label: meaning of the dots, for the legend.
-    Raises KeyError for a mark on a missing line or point.
+    level for comparison. The legend lists an entry without points as not measured. marked: {line: x of its point to
+    mark with a ring}; mark_label: meaning of the rings, for the legend. Raises KeyError for a mark on a missing line
+    or point.
     """
-    marked = dict(marked or {})
     xlabel, scale = OVER.get(over, (over, "linear"))
-    with canvas(path, written, width=5.4, height=3.4 + 0.1 * len(lines)) as axes:
-        axes.set_yscale("log")
+    styles = dict(zip(lines, line_styles(), strict=False))
+    with canvas(path, written, width=5.4, height=3.2 + 0.1 * len(lines)) as axes:
         if scale != "linear":
             axes.set_xscale("log", base=2 if scale == "octaves" else 10)
             axes.xaxis.set_major_formatter("{x:g}")
-        for (label, line), style in zip(lines.items(), line_styles(), strict=False):
+        for label, line in lines.items():
+            color = styles[label]["color"]
             if isinstance(line, int | float):
-                axes.axhline(line, color=style["color"], linestyle=(0, (6, 2)), linewidth=1.2, label=label)
+                axes.axhline(line, color=color, linestyle=(0, (6, 2)), linewidth=1.2, label=label)
             elif not line:
                 axes.plot([], [], color="0.6", linestyle="none", marker="x", label=f"{label} (not measured)")
             else:
-                _line(axes, sorted(line), style, label)
-        for label, x in marked.items():
-            marked_line = lines[label]
-            points = () if isinstance(marked_line, int | float) else marked_line
-            y = {point[0]: point[1] for point in points}[x]
-            axes.plot(x, y, linestyle="none", marker="o", markersize=10, color="none", markeredgecolor="black")
-        if marked and mark_label:
-            axes.plot([], [], linestyle="none", marker="o", markersize=8, color="none", markeredgecolor="black",
-                      label=mark_label)  # fmt: skip
+                _line(axes, sorted(line), styles[label], label)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.set_title(title, fontsize="medium", wrap=True)
         if any(lines.values()):
-            log_ticks(axes.yaxis)
+            _value_axis(axes, [value for line in lines.values() for value in _values(line)])
         else:
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_ticks([])
                 axis.set_ticks([], minor=True)
             axes.text(0.5, 0.5, "nothing measured yet", color="0.4", ha="center", transform=axes.transAxes)
+        _rings(axes, [(*_point(lines[label], x), styles[label]["color"]) for label, x in (marked or {}).items()])
+        if marked and mark_label:
+            axes.plot([], [], linestyle="none", marker="o", markersize=RING, color="none", markeredgecolor="black",
+                      label=mark_label)  # fmt: skip
         _legend_below(axes.figure)
 
 
 def _line(axes, points: list[Point], style: dict[str, str], label: str) -> None:
     x, y, low, high = zip(*points, strict=True)
-    axes.plot(x, y, **style, markersize=4, linewidth=1.4, label=label)
+    # Hollow marks: one that lies below another stays visible.
+    axes.plot(x, y, **style, markersize=5, markerfacecolor="none", markeredgewidth=1.2, linewidth=1.4, label=label)
     if len(points) > 1:
         axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
     else:  # an area at one point has no width
         axes.vlines(x, low, high, color=style["color"], alpha=0.4, linewidth=2.5)
+
+
+def _values(line: Sequence[Point] | float) -> list[float]:
+    return [line] if isinstance(line, int | float) else [value for point in line for value in point[1:]]
+
+
+def _point(line: Sequence[Point] | float, x: float) -> tuple[float, float]:
+    return x, {point[0]: point[1] for point in (() if isinstance(line, int | float) else line)}[x]
+
+
+def _value_axis(axes, values: list[float]) -> None:
+    low, high = min(values), max(values)
+    if high > MOST_LINEAR * low > 0:
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis)
+        return
+    middle = (low + high) / 2
+    half = max(0.53 * (high - low), LEAST_SPAN / 2 * middle) or 1
+    axes.set_ylim(middle - half, middle + half)
+
+
+def _rings(axes, marked: list[tuple[float, float, str]]) -> None:
+    """Rings in the colours of their lines; one near others surrounds them."""
+    scale = 72 / axes.figure.dpi
+    centres: list[tuple[float, float]] = []
+    for x, y, color in marked:
+        across, up = axes.transData.transform((x, y))
+        near = sum(math.hypot(across - a, up - b) * scale < NEAR for a, b in centres)
+        centres.append((across, up))
+        axes.plot(x, y, linestyle="none", marker="o", markersize=RING + 4 * near, color="none",
+                  markeredgecolor=color, markeredgewidth=1.2)  # fmt: skip
 
 
 def loss_levels(
@@ -89,49 +120,78 @@ def loss_levels(
     written: list[Path],
     *,
     ylabel: str = "loss",
-    title: str = "",
 ) -> None:
     """Loss per noise level before and after training with its standard deviation, and p_train (Figure 5a).
 
     before, after: {model: {"sigma", "mean", "std"}} of equal lengths, in display units; a model has one colour,
-    dashed before training. Up to three curves each have a band; of more curves only the last one after training, since
-    bands would hide each other. densities: {text: {"sigma", "density"}}, of ln σ in training, on a second axis. The
-    loss axis is logarithmic if a mean is above 3, as for preconditionings other than the paper's.
+    dashed before training. Models that agree within 2 % before training share a line. Up to three curves each have a
+    band; of more curves only the last one after training, since bands would hide each other. densities: {text:
+    {"sigma", "density"}}, of ln σ in training, on a second axis. The loss axis is linear, as the paper's; a curve
+    before training may leave it, and the legend says so.
     """
     styles = dict(zip(after, line_styles(), strict=False))
     count = len(before) + len(after)
+    top = _highest(before, after)
     with canvas(path, written, width=5.4, height=3.8) as axes:
-        for label, curve in before.items():
-            style = {"color": styles[label]["color"], "linestyle": "--"}
-            _loss(axes, curve, f"{label}, before training", style, 1.0, band=count <= 3)
-        for label, curve in after.items():
+        for labels in _alike(before):
+            curve = before[labels[0]]
+            style = {"color": styles[labels[0]]["color"], "linestyle": "--"}
+            leaves = ", leaves the axis" if max(curve["mean"]) > top else ""
+            _loss(axes, curve, f"before training: {listed(labels)}{leaves}", style, 1.0, band=count <= 3)
+        for index, (label, curve) in enumerate(after.items()):
+            step = max(1, min(len(after), len(curve["sigma"]) // 3))  # marks in turn, so that none hides another
             style = styles[label] | {"linestyle": "-"}
             last = label == list(after)[-1]
-            _loss(axes, curve, label, style, 1.3, band=count <= 3 or last, named=count > 3)
-        axes.set(xscale="log", xlabel=OVER["sigma"][0], ylabel=ylabel)
-        axes.set_title(title, fontsize="medium", wrap=True)
+            _loss(axes, curve, label, style, 1.3, band=count <= 3 or last, named=count > 3,
+                  markevery=(index % step, step))  # fmt: skip
+        axes.set(xscale="log", xlabel=OVER["sigma"][0], ylabel=ylabel, ylim=(0, top))
         axes.xaxis.set_major_formatter("{x:g}")
-        if max((max(curve["mean"]) for curve in (*before.values(), *after.values())), default=1) > 3:
-            axes.set_yscale("log")
-            log_ticks(axes.yaxis)
-        else:
-            axes.set_ylim(bottom=0)
         second = _density_axis(axes, densities)
         handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (axes, second)), strict=True))
         _legend_below(axes.figure, handles, labels)
 
 
-def _loss(axes, curve: Curve, label: str, style: dict[str, str], width: float, band: bool, named: bool = False) -> None:
+def listed(labels: Iterable[str]) -> str:
+    """The labels of models in one line; of several only what stands before a name: "A, B" for "A: baseline" and B."""
+    names = list(labels)
+    return names[0] if len(names) == 1 else ", ".join(name.partition(":")[0] for name in names)
+
+
+def _alike(curves: Mapping[str, Curve]) -> list[list[str]]:
+    """The labels of curves, those together that agree within 2 % at every point."""
+    groups: list[list[str]] = []
+    for label, curve in curves.items():
+        for group in groups:
+            first = curves[group[0]]
+            if list(first["sigma"]) == list(curve["sigma"]) and all(
+                math.isclose(a, b, rel_tol=0.02) for a, b in zip(first["mean"], curve["mean"], strict=True)
+            ):
+                group.append(label)
+                break
+        else:
+            groups.append([label])
+    return groups
+
+
+def _highest(before: Mapping[str, Curve], after: Mapping[str, Curve]) -> float:
+    trained = [m for curve in after.values() for m in curve["mean"]]
+    spread = [m + s for curve in after.values() for m, s in zip(curve["mean"], curve["std"], strict=True)]
+    means = [m for curve in before.values() for m in curve["mean"]]
+    return 1.05 * min(max([*means, *spread], default=1.0), HIGHEST_LOSS * max(trained, default=1.0))
+
+
+def _loss(axes, curve: Curve, label: str, style: dict[str, str], width: float, band: bool, named: bool = False,
+          markevery: tuple[int, int] | None = None) -> None:  # fmt: skip
     """A curve and its band; the legend lists the band separately if ``named``."""
     sigma, mean, std = (list(curve[key]) for key in ("sigma", "mean", "std"))
-    axes.plot(sigma, mean, **style, markersize=3, linewidth=width, label=label)
+    axes.plot(sigma, mean, **style, markersize=4.5, markerfacecolor="none", markevery=markevery, linewidth=width,
+              label=label)  # fmt: skip
     if not band:
         return
-    low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-    # A logarithmic axis cannot show a band below zero, and a loss is not negative.
-    low = [max(value, 0.05 * m) for value, m in zip(low, mean, strict=True)]
+    low = [max(m - s, 0.0) for m, s in zip(mean, std, strict=True)]  # a loss is not negative
+    high = [m + s for m, s in zip(mean, std, strict=True)]
     axes.fill_between(sigma, low, high, color=style["color"], alpha=0.18, linewidth=0,
-                      label=f"{label}, standard deviation" if named else None)  # fmt: skip
+                      label=f"standard deviation of {label.partition(':')[0]}" if named else None)  # fmt: skip
 
 
 def _density_axis(axes, densities: Mapping[str, Curve]):
