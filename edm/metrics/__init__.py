@@ -3,8 +3,9 @@
 This file holds the names and does not import torch.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from edm.errors import UserError
 
@@ -23,20 +24,37 @@ class Metric:
     fewest: minimum number of images, both generated and of the reference.
     needs_reference_features: whether it needs the features of single reference images, not only their statistics.
     logits_of: the extractor whose class logits it uses, or None if it uses the features of any extractor.
+    higher: whether more is better. settings: what a reader needs to know: k is the number of neighbours.
+    meaning: one line for the notes of a table.
     """
 
     fewest: int
     needs_reference_features: bool = False
     logits_of: str | None = None
+    higher: bool = True
+    settings: Mapping[str, float] = field(default_factory=dict)
+    meaning: str = ""
 
 
 METRICS: dict[str, Metric] = {
-    "inception_score": Metric(fewest=10, logits_of=INCEPTION),
-    "classifier_score": Metric(fewest=10, logits_of=CLASSIFIER),
-    "kid": Metric(fewest=2, needs_reference_features=True),
-    "precision": Metric(fewest=4, needs_reference_features=True),
-    "recall": Metric(fewest=4, needs_reference_features=True),
-}
+    "inception_score": Metric(10, logits_of=INCEPTION, meaning="exp of the mean KL divergence of the classes"),
+    "classifier_score": Metric(10, logits_of=CLASSIFIER, meaning="Inception score of another classifier"),
+    "kid": Metric(2, True, higher=False, meaning="squared distance of mean embeddings, cubic kernel"),
+    "precision": Metric(4, True, settings={"k": 3}, meaning="share of the images in a ball of the reference"),
+    "recall": Metric(4, True, settings={"k": 3}, meaning="share of the reference in a ball of the images"),
+    "density": Metric(6, True, settings={"k": 5}, meaning="balls of the reference that hold an image, over k"),
+    "coverage": Metric(6, True, settings={"k": 5}, meaning="share of the reference's balls that hold an image"),
+    "authpct": Metric(
+        2, True, settings={"k": 1},
+        meaning="% of the images farther from their nearest reference image than that from its own nearest",
+    ),
+    "memorisation": Metric(
+        2, True, higher=False, settings={"k": 50, "below": 0.5},
+        meaning="% of the images nearer to their nearest reference image than `below` the mean of their k nearest",
+    ),
+}  # fmt: skip
+#: Metrics whose settings are older than the settings' place in the specification of an evaluation.
+UNSTATED = ("inception_score", "classifier_score", "kid", "precision", "recall")
 
 
 def check_metrics(metrics: Iterable[str], features: str) -> None:
@@ -55,3 +73,13 @@ def check_metrics(metrics: Iterable[str], features: str) -> None:
 def need_reference_features(metrics: Iterable[str]) -> bool:
     """Whether any of these metrics needs the features of the reference images, not only their statistics."""
     return any(METRICS[name].needs_reference_features for name in metrics)
+
+
+def stated_settings(metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The settings that decide these metrics, for the specification of an evaluation."""
+    return {name: dict(METRICS[name].settings) for name in metrics if name not in UNSTATED}
+
+
+def lower_is_better(column: str) -> bool:
+    """Whether the lowest value of a column is the best: of a distance, and of some of the metrics."""
+    return column not in METRICS or not METRICS[column].higher

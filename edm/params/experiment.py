@@ -9,6 +9,7 @@ from typing import Any
 from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.hashes import digest
+from edm.metrics import stated_settings
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
@@ -268,7 +269,7 @@ class Experiment:
             **self._precision(),
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
-                    "settings_from": grid.settings_from}  # fmt: skip
+                    "metric_settings": stated_settings(self.metrics), "settings_from": grid.settings_from}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:
