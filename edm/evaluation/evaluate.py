@@ -52,7 +52,8 @@ class Yardstick:
     def _of_neighbours(self) -> dict[str, Any]:
         """The settings of the metrics that have some, and the number of reference images that they look at."""
         settings = {name: dict(METRICS[name].settings) for name in self.metrics if METRICS[name].settings}
-        return {"settings": settings, "reference_features": self.reference.features_count} if settings else {}
+        about = {"reference_features": self.reference.features_count, "reference_split": "train"}
+        return {"settings": settings, **about} if settings else {}
 
     @functools.cached_property
     def _sha256(self) -> str:

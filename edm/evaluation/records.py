@@ -33,7 +33,7 @@ _SAMPLER = Kind("the settings of a sampler", lambda value: _is_sampler(value))
 _SETTINGS = Names(NUMBER.or_null())  # null is infinity
 _METRIC = {"label": TEXT, "description": TEXT, "dataset_sha256": Maybe(TEXT), "weights_sha256": Maybe(TEXT),
            "reference_sha256": Maybe(TEXT), "reference_images": Maybe(COUNT), "settings": Maybe(Names(Names(NUMBER))),
-           "reference_features": Maybe(COUNT)}  # fmt: skip
+           "reference_features": Maybe(COUNT), "reference_split": Maybe(TEXT)}  # fmt: skip
 _CHECKPOINT = {"sha256": TEXT, "dataset_sha256": Maybe(TEXT), "images": Maybe(COUNT), "source": Maybe(TEXT),
                "source_sha256": Maybe(TEXT), "licence": Maybe(TEXT)}  # fmt: skip
 _PAIR = {"image": COUNT, "training": COUNT, "distance": AMOUNT, "ratio": AMOUNT}

@@ -16,6 +16,8 @@ PIXELS = "pixels"  # needs no weights; for smoke tests
 EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
 MOST_FEATURES = 50_000  # images whose features the workflow keeps: 400 MB of Inception-v3's
 
+WORST = 64  # pairs of an image and its nearest training image that an evaluation names
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -53,6 +55,8 @@ METRICS: dict[str, Metric] = {
         meaning="% of the images nearer to their nearest reference image than `below` the mean of their k nearest",
     ),
 }  # fmt: skip
+#: The metrics of nearest neighbours (:mod:`edm.metrics.sets`).
+OF_NEIGHBOURS = tuple(name for name, metric in METRICS.items() if metric.settings)
 #: Metrics whose settings are older than the settings' place in the specification of an evaluation.
 UNSTATED = ("inception_score", "classifier_score", "kid", "precision", "recall")
 

@@ -12,11 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm.metrics import METRICS
+from edm.metrics import METRICS, OF_NEIGHBOURS, WORST
 from edm.metrics.neighbours import Balls, Looks, Nearest, Pair
-
-OF_NEIGHBOURS = ("precision", "recall", "density", "coverage", "authpct", "memorisation")
-WORST = 64  # pairs that are named
 
 
 def neighbour_metrics(
@@ -49,8 +46,10 @@ def neighbour_metrics(
              for name in asked if name not in ("authpct", "memorisation")}  # fmt: skip
     if "coverage" in balls and "density" in balls:  # of the same balls
         balls["coverage"] = balls["density"]
-    looking: dict[int, Looks] = {id(one): one for one in (*balls.values(), *([across] if across.k else []))}
-    Pair(ours, theirs).go(*looking.values())
+    looking: dict[Looks, None] = dict.fromkeys(balls.values())
+    if across.k:
+        looking[across] = None
+    Pair(ours, theirs).go(*looking)
 
     for name in asked:
         if name == "precision":

@@ -314,7 +314,8 @@ class Experiment:
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
         """The settings that affect an analysis: its own, and the extractor if it measures distances.
 
-        If the extractor's weights are a file, their content is among the inputs of the step.
+        If the extractor's weights are a file, their content is among the inputs of the step, as are the results in
+        which a study of memorisation finds its pairs.
         """
         if name not in self.analyses or model not in self.analyses[name].models:
             raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")

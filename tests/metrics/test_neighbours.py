@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from edm.metrics import METRICS
+from edm.metrics import METRICS, OF_NEIGHBOURS, WORST
 from edm.metrics.neighbours import Balls, Nearest, Pair
 from edm.metrics.reference import _Sample, places_of_features
-from edm.metrics.sets import OF_NEIGHBOURS, WORST, neighbour_metrics
+from edm.metrics.sets import neighbour_metrics
 
 
 def gaussians(count, dimension, seed, shift=0.0):
@@ -18,7 +18,9 @@ def gaussians(count, dimension, seed, shift=0.0):
 def brute(ours, theirs):
     """The definitions of the papers with all distances in memory, float64."""
     a, b = ours.double(), theirs.double()
-    alone = lambda x: torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf).sort(dim=1)
+    alone = lambda x: (
+        torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf).sort(dim=1)
+    )
     across = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     own_ours, own_theirs = alone(a).values, alone(b).values
     near = across.sort(dim=1)
