@@ -50,7 +50,7 @@ def add(command: Commands) -> None:
             sub.add_argument("--ref", nargs="+", required=True, help="statistics (*.npz), one per feature extractor")
         if name == "analyse":
             sub.add_argument("--data", help="dataset archive, for leakage and memorisation")
-            sub.add_argument("--results", nargs="+", help="results of the evaluations, for memorisation")
+            sub.add_argument("--evaluations", nargs="+", metavar="FILE", help="results to take the worst pairs from, for memorisation")
         if name == "evaluate":
             sub.add_argument("--settings", help="outcome of a search (JSON) to sample with")
             split = sub.add_mutually_exclusive_group()
@@ -195,7 +195,7 @@ def analyse(args: Namespace) -> None:
 
 
 def _worst_pairs(args: Namespace, count: int, block: int) -> dict[str, Any]:
-    """The pairs with the lowest ratios of all draws in ``--results``, and the numbers of those draws."""
+    """The pairs with the lowest ratios of all draws in ``--evaluations``, and the numbers of those draws."""
     import torch
 
     from edm.config import SamplerConfig
@@ -204,8 +204,8 @@ def _worst_pairs(args: Namespace, count: int, block: int) -> dict[str, Any]:
     from edm.files.documents import ANY, NUMBER, require_shape, whole
 
     shares = ("memorisation", "memorisation_of_reference")
-    records = [read_results(path) for path in args.results]
-    for path, record in zip(args.results, records, strict=True):
+    records = [read_results(path) for path in args.evaluations]
+    for path, record in zip(args.evaluations, records, strict=True):
         named = {"settings": {"memorisation": {"k": whole(1), "below": NUMBER}}, "reference_features": whole(1)}
         rows_of = [{"pairs": [ANY], **dict.fromkeys(shares, NUMBER)}]
         require_shape(record, {"metric": named, "points": rows_of}, path, AGAIN)
@@ -219,7 +219,7 @@ def _worst_pairs(args: Namespace, count: int, block: int) -> dict[str, Any]:
         told.append({"seed": seed, **{name: pair[name] for name in ("training", "distance", "ratio")}})
     training = some_images(args.data, [pair["training"] for pair in told])
     if len(training) < len(told):
-        raise UserError(f"{args.data}: has fewer images than {args.results[0]} names; evaluate again")
+        raise UserError(f"{args.data}: has fewer images than {args.evaluations[0]} names; evaluate again")
     images, metric = sum(row["images"] for row in rows), records[0]["metric"]
     share, of_reference = (sum(row[name] * row["images"] for row in rows) / images for name in shares)
     numbers = {"pairs": told, "images": images, **metric["settings"]["memorisation"], "share": share,
