@@ -50,7 +50,7 @@ def add(command: Commands) -> None:
             sub.add_argument("--ref", nargs="+", required=True, help="statistics (*.npz), one per feature extractor")
         if name == "analyse":
             sub.add_argument("--data", help="dataset archive, for leakage and memorisation")
-            sub.add_argument("--evaluations", nargs="+", metavar="FILE", help="results to take the worst pairs from, for memorisation")
+            sub.add_argument("--evaluations", nargs="+", help="results that name pairs, for memorisation")
         if name == "evaluate":
             sub.add_argument("--settings", help="outcome of a search (JSON) to sample with")
             split = sub.add_mutually_exclusive_group()
