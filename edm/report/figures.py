@@ -233,7 +233,7 @@ def _leakage(layout: Figure, places: Places, path: Path, written: list[Path]) ->
 
 def _pairs(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Generated images beside their nearest training images, the lowest ratios first."""
-    file, numbers = _analysis(layout, places)
+    file, numbers = _analysis(layout, places, "memorisation")
     pairs = numbers["pairs"][: layout.images]
     generated, training = (_images(file, kind, count=len(pairs)) for kind in ("generated", "training"))
     if not len(generated) == len(training) == len(pairs):
@@ -245,12 +245,13 @@ DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _nois
            "truncation": _truncation, "degradation": _degradation, "leakage": _leakage, "pairs": _pairs}  # fmt: skip
 
 
-def _analysis(layout: Figure, places: Places) -> tuple[Path, dict[str, Any]]:
+def _analysis(layout: Figure, places: Places, kind: str = "") -> tuple[Path, dict[str, Any]]:
+    """The file of the only study of a figure, and its numbers. kind: of the study, if it is not the figure's."""
     from edm.analysis.studies import read_numbers
 
     (source,) = layout.shown.values()
     file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
-    return file, read_numbers(file, layout.kind)
+    return file, read_numbers(file, kind or layout.kind)
 
 
 def _images(

@@ -9,7 +9,7 @@ from edm.params.sources import Layout
 from edm.report.cells import Cell, Table
 from edm.report.results import Measurement, Results, about_metrics, metric
 
-DISPUTED = 8  # pairs of rows that the notes name
+DISPUTED = 5  # pairs of rows that the notes name
 DISTANCE = "distance"
 
 #: By column, the value of each row; None for a missing one.
@@ -38,9 +38,17 @@ def panel(layout: Layout, results: Results) -> Table:
         there = sorted(rank for name in names if (rank := places[name][at]) is not None)
         rows[row] = [*cells, Cell(f"{there[0]}–{there[-1]}" if there else "", missing=missing[row])]
     lower = [name for name in names if lower_is_better(name)]
-    notes += [f"In brackets the ranks, bold the first; lower is better of {', '.join(lower) or 'none'}, higher of the "
-              "others.", *disagreements(list(shown), columns), metric(seen), *about_metrics(seen, names)]  # fmt: skip
+    notes.append(
+        f"In brackets the ranks, bold the first; lower is better of {', '.join(lower) or 'none'}, higher of the others."
+    )
+    notes += [*disagreements(_short(list(shown)), columns), metric(seen), *about_metrics(seen, names)]
     return Table(layout.name, layout.title, "model", layout.columns, rows, notes)
+
+
+def _short(rows: list[str]) -> list[str]:
+    """ "A" for "A: baseline", where that still tells the rows apart."""
+    short = [row.partition(": ")[0] for row in rows]
+    return short if len(set(short)) == len(rows) else rows
 
 
 def _value(measured: Measurement | None, name: str) -> float | None:

@@ -1,7 +1,7 @@
 """The measured distances of a report, from its results files, and the reasons for missing ones."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def metric(measured: list[Measurement]) -> str:
     return f"{label}: Fréchet distance of {counts} images from the dataset; features: {description}.{note}"
 
 
-def about_metrics(measured: list[Measurement], names: Iterable[str]) -> list[str]:
+def about_metrics(measured: list[Measurement], names: Sequence[str]) -> list[str]:
     """What these metrics are, with their settings and numbers, in two lines at most; as the results state them."""
     told: dict[str, None] = {}
     for name in names:
@@ -133,4 +133,9 @@ def about_metrics(measured: list[Measurement], names: Iterable[str]) -> list[str
         (m.images, m.reference_features) for m in measured if m.reference_features and set(m.settings) & set(names)
     }
     against = " or ".join(f"{images:,} images against {others:,} training images" for images, others in sorted(counts))
+    own = {m.more["memorisation_of_reference"] for m in measured if "memorisation_of_reference" in m.more}
+    if "memorisation" in names and own:
+        against += (
+            f"; memorisation of the training images among themselves: {' or '.join(f'{x:.3g} %' for x in sorted(own))}"
+        )
     return [*([f"{'; '.join(told)}."] if told else []), *([f"Neighbours: {against}."] if against else [])]
