@@ -1,8 +1,8 @@
 """Nearest neighbours and balls among feature vectors, block by block: never more than a strip of the N × M distances.
 
-The strips are float32, from ‖a‖² + ‖b‖² − 2 a·b of features about a common centre. Whatever is decided is decided
-again in float64 from the differences: the distances of the nearest candidates, and every comparison that lies within
-the strip's rounding. So the results do not depend on the size of the blocks or on the device, and a copy of a vector
+The strips are float32, from ‖a‖² + ‖b‖² − 2 a·b of features about a common centre. What they decide is decided again
+from the differences, whose squares are summed in float64: the distances of the nearest candidates, and every comparison
+that lies within the strip's rounding. So the results do not depend on the size of the blocks or on the device, and a copy of a vector
 has the distance 0.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from edm.networks.precision import float32_as
 
 STRIP = 1 << 25  # distances at once: 134 MB of float32
-GATHERED = 1 << 24  # numbers at once where differences are formed again: 134 MB of float64
+GATHERED = 1 << 22  # differences at once where they are formed again: 17 MB of float32
 SPARE = 8  # candidates beyond the k nearest, for neighbours that rounding exchanges
 ROUNDING = 8 * torch.finfo(torch.float32).eps  # of a strip, relative to ‖a‖² + ‖b‖², times √F; three times what is seen
 EQUAL = 1 + 1e-12  # two distances that differ less are equal: float64 sums may differ in the last digit
@@ -54,11 +54,14 @@ class Pair:
                 one.look(self, strip)
 
     def squared(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Squared distances of pairs (rows[i], columns[i]), float64, from the differences."""
-        size = max(1, GATHERED // self.points.shape[1])
-        parts = [(self.points[row].double() - self.others[column].double()).square().sum(dim=1)
-                 for row, column in zip(rows.split(size), columns.split(size), strict=True)]  # fmt: skip
-        return torch.cat(parts) if parts else rows.double()
+        """Squared distances, float64, of points rows [n] to others columns [n] or [n, c], from the differences."""
+        size = max(1, GATHERED // (self.points.shape[1] * columns[0].numel())) if len(columns) else 1
+        parts = []
+        for row, column in zip(rows.split(size), columns.split(size), strict=True):
+            near, far = self.points[row], self.others[column]
+            far.sub_(near if columns.ndim == 1 else near[:, None])
+            parts.append(far.square_().sum(dim=-1, dtype=torch.float64))
+        return torch.cat(parts)
 
     def _strips(self) -> Iterator[Strip]:
         norms = self.others.square().sum(dim=1)
@@ -90,7 +93,7 @@ class Nearest:
         candidates = min(self.k + SPARE, there)
         places = strip.squared.topk(candidates, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
         rows = torch.arange(strip.rows.start, strip.rows.stop, device=places.device)
-        exact = pair.squared(rows.repeat_interleave(candidates), places.flatten()).view(places.shape)
+        exact = pair.squared(rows, places)
         kept, order = exact.sort(dim=1, stable=True)
         k = min(self.k, there)
         self._found.append((kept[:, :k].cpu(), places.gather(1, order)[:, :k].cpu()))

@@ -66,7 +66,7 @@ def test_neighbours_and_balls_do_not_depend_on_the_size_of_the_blocks():
         results.append((near.squared, near.places, across.squared, across.places, balls.counts, balls.reached))
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
-    exact = (ours[:, None].double() - theirs.double()).square().sum(dim=2)
+    exact = (ours[:, None] - theirs).square().double().sum(dim=2)
     assert torch.equal(results[0][4], (exact <= results[0][0][:, 2] * (1 + 1e-12)).sum(dim=1))
     assert torch.equal(results[0][3][:20, 0], torch.arange(20))
     assert results[0][2][:20, 0].eq(0).all()
