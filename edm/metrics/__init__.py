@@ -19,6 +19,13 @@ MOST_FEATURES = 50_000  # images whose features the workflow keeps: 400 MB of In
 WORST = 64  # pairs of an image and its nearest training image that an evaluation names
 
 
+#: The settings of metrics of nearest neighbours; k is their number.
+NEIGHBOURS: dict[str, dict[str, float]] = {
+    "precision": {"k": 3}, "recall": {"k": 3}, "density": {"k": 5}, "coverage": {"k": 5}, "authpct": {"k": 1},
+    "memorisation": {"k": 50, "below": 0.5},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric that is computed in addition to the Fréchet distance, in the same pass over the images.
@@ -42,21 +49,21 @@ METRICS: dict[str, Metric] = {
     "inception_score": Metric(10, logits_of=INCEPTION, meaning="exp of the mean KL divergence of the classes"),
     "classifier_score": Metric(10, logits_of=CLASSIFIER, meaning="Inception score of another classifier"),
     "kid": Metric(2, True, higher=False, meaning="squared distance of mean embeddings, cubic kernel"),
-    "precision": Metric(4, True, settings={"k": 3}, meaning="share of the images in a ball of the reference"),
-    "recall": Metric(4, True, settings={"k": 3}, meaning="share of the reference in a ball of the images"),
-    "density": Metric(6, True, settings={"k": 5}, meaning="balls of the reference that hold an image, over k"),
-    "coverage": Metric(6, True, settings={"k": 5}, meaning="share of the reference's balls that hold an image"),
+    "precision": Metric(4, True, settings=NEIGHBOURS["precision"], meaning="share of images in balls of the reference"),
+    "recall": Metric(4, True, settings=NEIGHBOURS["recall"], meaning="share of the reference in balls of images"),
+    "density": Metric(6, True, settings=NEIGHBOURS["density"], meaning="balls of the reference with an image, over k"),
+    "coverage": Metric(6, True, settings=NEIGHBOURS["coverage"], meaning="share of the reference's balls with an image"),
     "authpct": Metric(
-        2, True, settings={"k": 1},
+        2, True, settings=NEIGHBOURS["authpct"],
         meaning="% of the images farther from their nearest reference image than that from its own nearest",
     ),
     "memorisation": Metric(
-        2, True, higher=False, settings={"k": 50, "below": 0.5},
+        2, True, higher=False, settings=NEIGHBOURS["memorisation"],
         meaning="% of the images nearer to their nearest reference image than `below` the mean of their k nearest",
     ),
 }  # fmt: skip
 #: The metrics of nearest neighbours (:mod:`edm.metrics.sets`).
-OF_NEIGHBOURS = tuple(name for name, metric in METRICS.items() if metric.settings)
+OF_NEIGHBOURS = tuple(NEIGHBOURS)
 #: Metrics whose settings are older than the settings' place in the specification of an evaluation.
 UNSTATED = ("inception_score", "classifier_score", "kid", "precision", "recall")
 

@@ -2,8 +2,8 @@
 
 The strips are float32, from ‖a‖² + ‖b‖² − 2 a·b of features about a common centre. What they decide is decided again
 from the differences, whose squares are summed in float64: the distances of the nearest candidates, and every comparison
-that lies within the strip's rounding. So the results do not depend on the size of the blocks or on the device, and a copy of a vector
-has the distance 0.
+that lies within the strip's rounding. So the results do not depend on the size of the blocks or on the device, and a
+copy of a vector has the distance 0.
 """
 
 import math

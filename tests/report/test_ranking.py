@@ -86,7 +86,7 @@ def test_a_panel_has_the_metrics_of_one_draw_per_model_with_ranks_and_says_where
     assert "Kendall's τ with the order by distance (1: the same, −1: the reverse): kid 0.33, density 1.00." in notes
     told = "B before C by kid, the reverse by distance, density"
     assert f"The metrics disagree on 1 of 3 pairs of rows: {told}." in notes
-    assert "density (k = 5): balls of the reference that hold an image, over k" in notes
+    assert "density (k = 5): balls of the reference with an image, over k" in notes
     assert "Neighbours: 1,000 images against 1,797 training images." in notes
     assert "features: a classifier" in notes
 
