@@ -52,7 +52,7 @@ METRICS: dict[str, Metric] = {
     "precision": Metric(4, True, settings=NEIGHBOURS["precision"], meaning="share of images in balls of the reference"),
     "recall": Metric(4, True, settings=NEIGHBOURS["recall"], meaning="share of the reference in balls of images"),
     "density": Metric(6, True, settings=NEIGHBOURS["density"], meaning="balls of the reference with an image, over k"),
-    "coverage": Metric(6, True, settings=NEIGHBOURS["coverage"], meaning="share of the reference's balls with an image"),
+    "coverage": Metric(6, True, settings=NEIGHBOURS["coverage"], meaning="share of reference balls with an image"),
     "authpct": Metric(
         2, True, settings=NEIGHBOURS["authpct"],
         meaning="% of the images farther from their nearest reference image than that from its own nearest",
