@@ -12,7 +12,8 @@ from edm.params import Report
 from edm.params.layouts import metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
 from edm.report.cells import Cell, Table
-from edm.report.results import Measurement, Repeats, Results, metric
+from edm.report.ranking import panel
+from edm.report.results import Measurement, Repeats, Results, about_metrics, metric
 from edm.report.writers import WRITERS
 
 
@@ -112,7 +113,7 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
         "The lowest of the repeats is reported; their range stands in square brackets."]  # fmt: skip
     notes += ["Bold: the lowest of a column."] if any(c.best for cells in rows.values() for c in cells) else []
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
-    notes += [metric(seen), *partial]
+    notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
 
 
@@ -179,4 +180,4 @@ def _described(layout: Layout, results: Results) -> Table:
 
 
 _KINDS = {"configurations": _configurations, "samplers": _samplers, "cells": _samplers, "settings": _settings,
-          "hyperparameters": _described, "networks": _described}  # fmt: skip
+          "hyperparameters": _described, "networks": _described, "panel": panel}  # fmt: skip

@@ -40,7 +40,7 @@ DECIDED = {
     ("choose", "search", "evaluate", "sample", "analyse"): (*DESIGN, *DRAWING),
     ("reference", "choose", "search", "evaluate", "analyse"): (
         "edm.metrics.measure", "edm.metrics.reference", "edm.metrics.frechet", "edm.metrics.vit", "edm.metrics.dinov2",
-        "edm.metrics.MOST_FEATURES",
+        "edm.metrics.MOST_FEATURES", "edm.metrics.NEIGHBOURS", "edm.metrics.WORST", "edm.metrics.neighbours",
     ),
     ("features",): ("edm.metrics.classifier",),
     ("search",): ("edm.evaluation.search",),
