@@ -3,15 +3,16 @@
     python bench/error_bars.py coverage [--features F ...] [--ratios R ...] [--draws N] [--spectrum flat power]
     python bench/error_bars.py cost [--features F] [--images N] [--rounds N]
 
-coverage: draws images of known Gaussians, whose distance to the reference is known exactly, and measures each draw as an
-evaluation does. Columns, in units of the standard deviation of the distance over draws where they are not shares:
+coverage: draws images of known Gaussians, whose distance to the reference is known exactly, and measures each draw as
+an evaluation does. Columns:
 
 true, mean    the distance of the two Gaussians, and the mean distance over the draws
-corrected     mean of the bias-corrected f_J;  limit: mean of FD∞
+corrected     mean of the bias-corrected f_J;  FD∞: its mean
 covers        share of draws with the true distance within f_J ± 1.96 s;  plain: within f ± 1.96 s;  limit: FD∞ ± 1.96 s
 same          share of draws with the mean distance of this number of images within f ± 1.96 s
-s             root mean square of s, over the standard deviation of the distance
-bias          mean of f_J less the true distance, over the standard deviation of f_J
+s             root mean square of s, over the standard deviation of the distance to first order in 1/N (delta method)
+bias          mean of f_J less the true distance, over that deviation; limit bias: that of FD∞. The part of the noise
+              that is linear in mean and variances is subtracted, so that a few draws show a bias
 
 cost: seconds of one distance by each way, of a complete error bar, and peak memory.
 """
@@ -80,7 +81,9 @@ def coverage(features: int, images: int, draws: int, spectrum: str) -> dict[str,
     reference, mean, variances = populations(features, spectrum)
     true = float(mean @ mean + (reference.sqrt() - variances.sqrt()).square().sum())
     distance = Diagonal(torch.zeros_like(mean), reference)
-    found = []
+    slopes = 1 - (reference / variances).sqrt()  # of the distance, by each variance
+    deviation = float((4 * mean.square() @ variances + 2 * (slopes * variances).square().sum()) / images) ** 0.5
+    found, linear = [], []
     for draw in range(draws):
         random = torch.Generator().manual_seed(draw)
         groups = Groups(images)
@@ -89,14 +92,17 @@ def coverage(features: int, images: int, draws: int, spectrum: str) -> dict[str,
             noise = torch.randn(count, features, dtype=torch.float64, generator=random)
             groups.append(noise * variances.sqrt() + mean)
         found.append(groups.measured(distance))
+        seen_mean, seen = groups.whole().moments("cpu")
+        linear.append(float(2 * mean @ (seen_mean - mean) + slopes @ (seen.diag() - variances)))
     f, f_j, s, limit = (np.array(column) for column in zip(*((b["prefixes"][-1][1], b["corrected"], b["s"], b["limit"])
                                                             for b in found), strict=True))  # fmt: skip
     inside = lambda centre, value: float(np.mean(np.abs(centre - value) <= 1.96 * s))
     row = {"features": features, "spectrum": spectrum, "images": images, "draws": draws, "true": true,
            "mean": float(f.mean()), "corrected": float(f_j.mean()), "FD∞": float(limit.mean()),
            "covers": inside(f_j, true), "plain": inside(f, true), "limit": inside(limit, true),
-           "same": inside(f, f.mean()), "s": float(math.sqrt((s**2).mean()) / f.std(ddof=1)),
-           "bias": float((f_j.mean() - true) / f_j.std(ddof=1))}  # fmt: skip
+           "same": inside(f, f.mean()), "s": float(math.sqrt((s**2).mean())) / deviation,
+           "bias": float((f_j - linear).mean() - true) / deviation,
+           "limit bias": float((limit - linear).mean() - true) / deviation}  # fmt: skip
     print(json.dumps(row), flush=True)
     return row
 

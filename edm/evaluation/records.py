@@ -16,18 +16,21 @@ from edm.files.documents import (
     Kind,
     Maybe,
     Names,
+    misfit,
     read_document,
     require_shape,
     whole,
 )
 from edm.files.writing import write_json
+from edm.metrics.jackknife import GROUPS
 from edm.tracking import origin
 
 FORMAT = "edm-distances/2"
 SEARCH = "edm-search/1"
 CHOICE = "edm-choice/1"
 AGAIN = "delete it and run snakemake again"
-_OF_THE_DRAW = {"id", "repeat", "first_seed", "sampler", "run", "from", "images", "nfe", "distance", "more"}
+_OF_THE_DRAW = {"id", "repeat", "first_seed", "sampler", "run", "from", "images", "nfe", "distance", "more",
+                "bar", "more_bars"}  # fmt: skip
 
 _SAMPLER = Kind("the settings of a sampler", lambda value: _is_sampler(value))
 _SETTINGS = Names(NUMBER.or_null())  # null is infinity
@@ -36,7 +39,10 @@ _METRIC = {"label": TEXT, "description": TEXT, "dataset_sha256": Maybe(TEXT), "w
 _CHECKPOINT = {"sha256": TEXT, "dataset_sha256": Maybe(TEXT), "images": Maybe(COUNT), "source": Maybe(TEXT),
                "source_sha256": Maybe(TEXT), "licence": Maybe(TEXT)}  # fmt: skip
 #: The results of one draw, as :func:`edm.evaluation.evaluate.evaluate` returns them; other fields are other metrics.
-MEASURED = {"images": whole(1), "nfe": COUNT, "distance": AMOUNT, "more": Maybe(Names(NUMBER))}
+_OF_A_BAR = {"s": AMOUNT, "corrected": NUMBER, "limit": NUMBER, "without": [NUMBER], "prefixes": [[NUMBER]]}
+_BAR = Kind("an error bar", lambda value: _is_bar(value))
+MEASURED = {"images": whole(1), "nfe": COUNT, "distance": AMOUNT, "more": Maybe(Names(NUMBER)), "bar": Maybe(_BAR),
+            "more_bars": Maybe(Names(_BAR))}  # fmt: skip
 _RESULTS = {
     "model": TEXT, "grid": TEXT, "checkpoint": _CHECKPOINT, "metric": _METRIC,
     "commit": Maybe(TEXT), "dirty": Maybe(TEXT),
@@ -51,10 +57,22 @@ _CHOICE = {"metric": _METRIC, "best": TEXT, "value": AMOUNT, "cheap": Names(AMOU
 
 
 @dataclass(frozen=True)
+class Bar:
+    """The error of a distance, as :meth:`edm.metrics.error_bars.Groups.bar` gives it; too few images leave s None."""
+
+    features: int
+    s: float | None = None
+    corrected: float | None = None
+    limit: float | None = None
+    without: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One distance, of one repeat of one sampler setting (``point``) of a model, and how it was measured.
 
-    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name.
+    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name. bar: None in files of
+    versions that measured none. reference: SHA-256 of the reference statistics.
     """
 
     model: str
@@ -74,12 +92,22 @@ class Measurement:
     dataset: str | None
     run: str | None
     more: dict[str, float] = field(default_factory=dict)
+    bar: Bar | None = None
+    reference: str | None = None
+
+    @property
+    def s(self) -> float | None:
+        """The standard error of the distance, or None."""
+        return self.bar and self.bar.s
 
 
 def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
     """One row of the points of a results file that :func:`read_results` gives."""
     more = {key: value for key, value in row.items() if key not in _OF_THE_DRAW}
     more |= {f"FD ({features})": value for features, value in (row.get("more") or {}).items()}
+    bars = {features: bar["s"] for features, bar in (row.get("more_bars") or {}).items() if "s" in bar}
+    more |= {f"FD ({features}) s": s for features, s in bars.items()}
+    bar = row.get("bar")
     return Measurement(
         model=record["model"],
         grid=record["grid"],
@@ -98,7 +126,10 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         dataset=record["checkpoint"].get("dataset_sha256") or record["metric"].get("dataset_sha256"),
         run=row.get("run"),
         more=more,
-    )
+        bar=bar and Bar(**{key: tuple(value) if key == "without" else value
+                           for key, value in bar.items() if key != "prefixes"}),
+        reference=record["metric"].get("reference_sha256"),
+    )  # fmt: skip
 
 
 def write_results(
@@ -149,6 +180,14 @@ def read_choice(path: str | Path) -> dict[str, Any]:
 def write_choice(path: str | Path, metric: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Writes the chosen snapshot and its metric; ``chosen`` holds all values and the settings of the choice."""
     write_json(path, {"format": CHOICE, "metric": metric, **chosen, **origin()})
+
+
+def _is_bar(value: Any) -> bool:
+    """Whether a value is an error bar, or the number of features alone."""
+    if misfit(value, {"features": whole(1)}) is not None:
+        return False
+    whole_bar = misfit(value, _OF_A_BAR) is None and len(value["without"]) == GROUPS
+    return value.keys() == {"features"} or (whole_bar and value.keys() == {"features", *_OF_A_BAR})
 
 
 def _is_sampler(value: Any) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from edm.errors import UserError
-from edm.metrics.jackknife import FEWEST_PER_FEATURE, GROUPS, jackknife
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, factor, require_finite
+from edm.metrics.jackknife import FEWEST_PER_FEATURE, GROUPS, jackknife
 
 _OF_A_GROUP = ("count", "mean", "scatter")
 SIZES = 15  # of the line of FD∞; the smallest has 30 % of the images
@@ -46,7 +46,7 @@ class Groups:
             )
 
     def merge(self, other: "Groups") -> None:
-        """Adds the images of the part that follows; does not change ``other``. Without groups on one side: on neither."""
+        """Adds the images of the part that follows; does not change ``other``. If one has no groups, both have none."""
         if self.total and other.total != self.total and other.count:
             whole = self.whole()
             self.total, self._groups = 0, {0: whole} if whole.count else {}
@@ -132,8 +132,8 @@ class Groups:
 class Distance:
     """Fréchet distances of many Gaussians to one reference: factors the reference once, in Σ = A Aᵀ.
 
-    The eigenvalues of ΣᵣΣ are those of the symmetric AᵀΣA: less work than :func:`~edm.metrics.frechet.frechet_distance`,
-    exact to 1e-8 where Σ has full rank, which error bars require.
+    The eigenvalues of ΣᵣΣ are those of the symmetric AᵀΣA: less work than in ``frechet_distance``, and as exact where Σ
+    has full rank, which error bars require.
     """
 
     def __init__(self, reference: ReferenceStatistics, device: torch.device | str = "cpu") -> None:

@@ -311,7 +311,7 @@ def _checked_features(features: np.ndarray, dimension: int, where: str) -> np.nd
 
 
 def factor(sigma: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    """A [F, rank] with A Aᵀ = ``sigma``, of a symmetric float64 matrix. Drops eigenvalues that are zero up to rounding, and negative ones."""
+    """A [F, rank] with A Aᵀ = ``sigma``. Drops eigenvalues that are zero up to rounding, and negative ones."""
     values, vectors = torch.linalg.eigh(torch.as_tensor((sigma + sigma.T) / 2, device=device))
     keep = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()
     return vectors[:, keep] * values[keep].sqrt()
