@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from edm.evaluation.records import Measurement
+from edm.evaluation.records import Bar, Measurement
 from edm.metrics.jackknife import Difference, jackknife
 
 
@@ -12,13 +12,13 @@ def difference(first: Sequence[Measurement], second: Sequence[Measurement]) -> D
     """Distance of ``first`` minus that of ``second``, of the repeats of one sampler setting each.
 
     Repeats of the same seeds are compared seed by seed: the noise that both share drops out. The difference is the mean
-    over them. Without common seeds, the two mean distances are compared as independent ones, which is wider. None if
-    error bars are missing, or if the two have other features, another reference or another number of images.
+    over them. Without common seeds, the two mean distances are compared as independent ones, which is wider. None for a
+    reason that ``why_not`` gives.
     """
-    ours, theirs = ({(m.first_seed, m.images): m for m in of if m.s is not None} for of in (first, second))
-    if not ours or not theirs or len({_yardstick(m) for m in (*ours.values(), *theirs.values())}) > 1:
+    if why_not(first, second):
         return None
-    pairs = [_paired(ours[seeds], theirs[seeds]) for seeds in ours if seeds in theirs]
+    ours, theirs = ({m.first_seed: m.bar for m in of if m.bar} for of in (first, second))
+    pairs = [_paired(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     if pairs:
         return Difference(fmean(d for d, _ in pairs), _mean_error([s for _, s in pairs]), paired=True)
     (a, s), (b, t) = ((fmean(bar.corrected for bar in of.values()), _mean_error([bar.s for bar in of.values()]))
@@ -26,14 +26,22 @@ def difference(first: Sequence[Measurement], second: Sequence[Measurement]) -> D
     return Difference(a - b, math.hypot(s, t), paired=False)
 
 
-def _yardstick(m: Measurement) -> tuple[object, ...]:
-    return m.label, m.description, m.reference, m.images
+def why_not(first: Sequence[Measurement], second: Sequence[Measurement]) -> str:
+    """Why two settings cannot be compared: different features, reference or number of images, no error bar; or ""."""
+    both = [*first, *second]
+    if not first or not second:
+        return "not measured"
+    if len({(m.label, m.description, m.reference) for m in both}) > 1:
+        return "different features or reference"
+    if len({m.images for m in both}) > 1:
+        return "different numbers of images"
+    return "no error bar" if any(m.s is None for m in both) else ""
 
 
-def _paired(one: Measurement, other: Measurement) -> tuple[float, float]:
+def _paired(one: Bar, other: Bar) -> tuple[float, float]:
     """The difference of two distances of the same seeds, with its first-order bias removed, and its standard error."""
-    _, s = jackknife(0, [a - b for a, b in zip(one.bar.without, other.bar.without, strict=True)])
-    return one.bar.corrected - other.bar.corrected, s
+    _, s = jackknife(0, [a - b for a, b in zip(one.without, other.without, strict=True)])
+    return one.corrected - other.corrected, s
 
 
 def _mean_error(errors: Sequence[float]) -> float:

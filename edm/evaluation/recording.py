@@ -22,7 +22,7 @@ def numbers_of(measured: dict[str, Any], label: str, count: int | None = None) -
         name = "FID" if features == INCEPTION else f"FD_{features}"
         numbers[name], bars[name] = value, measured.get("more_bars", {}).get(features)
     for name, bar in bars.items():
-        numbers |= {f"{name}_{key}": bar[key] for key in ("s", "corrected", "limit") if key in (bar or {})}
+        numbers |= {f"{name}_{key}": bar[key] for key in ("s", "corrected", "limit") if bar and key in bar}
     return numbers
 
 

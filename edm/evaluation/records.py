@@ -58,21 +58,20 @@ _CHOICE = {"metric": _METRIC, "best": TEXT, "value": AMOUNT, "cheap": Names(AMOU
 
 @dataclass(frozen=True)
 class Bar:
-    """The error of a distance, as :meth:`edm.metrics.error_bars.Groups.bar` gives it; too few images leave s None."""
+    """The error of a distance: the numbers of :meth:`edm.metrics.error_bars.Groups.bar`."""
 
-    features: int
-    s: float | None = None
-    corrected: float | None = None
-    limit: float | None = None
-    without: tuple[float, ...] = ()
+    s: float
+    corrected: float
+    limit: float
+    without: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One distance, of one repeat of one sampler setting (``point``) of a model, and how it was measured.
 
-    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name. bar: None in files of
-    versions that measured none. reference: SHA-256 of the reference statistics.
+    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name. bar: None of
+    too few images (``few``), and in files of versions that measured none. reference: SHA-256 of the reference.
     """
 
     model: str
@@ -93,12 +92,13 @@ class Measurement:
     run: str | None
     more: dict[str, float] = field(default_factory=dict)
     bar: Bar | None = None
+    few: bool = False
     reference: str | None = None
 
     @property
     def s(self) -> float | None:
         """The standard error of the distance, or None."""
-        return self.bar and self.bar.s
+        return self.bar.s if self.bar else None
 
 
 def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
@@ -107,7 +107,7 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
     more |= {f"FD ({features})": value for features, value in (row.get("more") or {}).items()}
     bars = {features: bar["s"] for features, bar in (row.get("more_bars") or {}).items() if "s" in bar}
     more |= {f"FD ({features}) s": s for features, s in bars.items()}
-    bar = row.get("bar")
+    bar = row.get("bar") or {}
     return Measurement(
         model=record["model"],
         grid=record["grid"],
@@ -126,8 +126,8 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         dataset=record["checkpoint"].get("dataset_sha256") or record["metric"].get("dataset_sha256"),
         run=row.get("run"),
         more=more,
-        bar=bar and Bar(**{key: tuple(value) if key == "without" else value
-                           for key, value in bar.items() if key != "prefixes"}),
+        bar=Bar(bar["s"], bar["corrected"], bar["limit"], tuple(bar["without"])) if "s" in bar else None,
+        few=bar.keys() == {"features"},
         reference=record["metric"].get("reference_sha256"),
     )  # fmt: skip
 

@@ -86,7 +86,7 @@ class Groups:
             self.total, self.start, self._groups = 0, 0, {0: statistics} if statistics.count else {}
             return
         place, groups = state["groups"], {}
-        if place.dtype != torch.int64 or place.shape != (2,) or not place[0] > place[1] >= 0:
+        if place.dtype != torch.int64 or place.shape != (2,) or not place[0] >= place[1] >= 0 or not place[0]:
             raise UserError("not a state of feature statistics (its place in the evaluation is not one)")
         for group in range(GROUPS):
             one = {name: state[f"{group}/{name}"] for name in _OF_A_GROUP if f"{group}/{name}" in state}

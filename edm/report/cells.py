@@ -35,7 +35,7 @@ class Cell:
     @property
     def s(self) -> float | None:
         """The standard error of the distance shown; None without one."""
-        return self.measured and self.measured.s
+        return self.measured.s if self.measured else None
 
     @property
     def difference(self) -> str:

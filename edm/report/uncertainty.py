@@ -45,8 +45,8 @@ def notes(columns: list[str], rows: Rows) -> list[str]:
     if any(cell.s is not None for _, cell in cells):
         found.append(f"±: one standard error over other seeds (jackknife over {GROUPS} groups of seeds); it does not "
                      "cover the noise of the reference images or of the training.")  # fmt: skip
-    few = [name for name, cell in cells if cell.measured and cell.measured.bar and cell.s is None]
-    old = [name for name, cell in cells if cell.measured and cell.measured.bar is None]
+    few = [name for name, cell in cells if cell.measured and cell.measured.few]
+    old = [name for name, cell in cells if cell.measured and cell.s is None and not cell.measured.few]
     for names, why in ((few, f"fewer than {FEWEST_PER_FEATURE} images per feature"),
                        (old, "measured by a version that had none")):  # fmt: skip
         if names:

@@ -94,12 +94,20 @@ def measured(path):
     return json.loads(Path(path).read_text())["points"]
 
 
+def flat(bar):
+    """The numbers of an error bar in one list."""
+    return [*(bar[key] for key in ("s", "corrected", "limit")), *bar["without"], *sum(bar["prefixes"], [])]
+
+
 def assert_equal_measures(points, others):
     """Metrics of features in the same order are equal; distances differ by the order of their sums."""
     assert len(points) == len(others) > 0
     for point, other in zip(copy.deepcopy(points), copy.deepcopy(others), strict=True):
         assert point.pop("distance") == pytest.approx(other.pop("distance"), rel=1e-9)
         assert point.pop("more") == pytest.approx(other.pop("more"), rel=1e-9)
+        assert point["bar"]["features"] == 64 and point["more_bars"]["pixels"].keys() == point["bar"].keys()
+        assert flat(point.pop("bar")) == pytest.approx(flat(other.pop("bar")), rel=1e-8)
+        assert flat(point.pop("more_bars")["pixels"]) == pytest.approx(flat(other.pop("more_bars")["pixels"]), rel=1e-6)
         assert point == other and {"kid", "precision", "recall", "classifier_score"} <= point.keys()
 
 
