@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from edm.errors import UserError, one_line
 from edm.evaluation.comparing import difference, why_not
 from edm.evaluation.records import Measurement, measurement, read_results
-from edm.files.refusals import shown
 from edm.metrics.jackknife import Difference
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def _found(params: "Params", side: str, results: Path, runs: Path) -> Found:
     with _as_it_was(path) as there:
         found = dict(_of_file(there, point)) if there.is_file() else _of_folder(there)
     if not found:
-        raise UserError(f"{shown(side)}: no such results{f' of {shown(point)}' if point else ''}; {HOW}")
+        raise UserError(f"{side}: no such results; {HOW}")
     return found
 
 
@@ -132,12 +131,12 @@ def _of_table(params: "Params", table: str, place: str, results: Path, runs: Pat
     built = build_table(params.report(report), name, Results(results, runs))
     row, column = (place, "") if place in built.rows else place.rpartition(":")[::2]
     if row not in built.rows or column not in ("", *built.columns):
-        raise UserError(f"{table}: no row or column {shown(place)!r}; rows: {'; '.join(built.rows)}; "
+        raise UserError(f"{table}: no row or column {place!r}; rows: {'; '.join(built.rows)}; "
                         f"columns: {'; '.join(built.columns)}")  # fmt: skip
     found: Found = {(name,): list(cell.all) for name, cell in zip(built.columns, built.rows[row], strict=True)
              if cell.all and column in ("", name)}  # fmt: skip
     if not found:
-        raise UserError(f"{table}: {shown(place)} has no measurement yet; run snakemake")
+        raise UserError(f"{table}: {place} has no measurement yet; run snakemake")
     return found
 
 
@@ -152,14 +151,15 @@ class _as_it_was:
         if not self.commit:
             return Path(self.path)
         copy = Path(self._folder.name) / Path(self.path).name
-        command = ["dvc", "get", ".", self.path, "--rev", self.commit, "--out", str(copy), "--quiet"]
+        command = ["dvc", "get", ".", self.path, "--rev", self.commit, "--out", str(copy)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
-            raise UserError(f"{shown(self.path)}@{shown(self.commit)}: needs dvc ({one_line(error)})") from None
+            raise UserError(f"{self.path}@{self.commit}: needs dvc ({one_line(error)})") from None
         if done.returncode:
-            raise UserError(f"{shown(self.path)}@{shown(self.commit)}: not in Git or DVC's cache "
-                            f"({one_line(done.stderr)}); run `dvc fetch` or correct the name")  # fmt: skip
+            why = one_line(done.stderr.strip().rpartition("\n")[2])
+            raise UserError(f"{self.path}@{self.commit}: not in Git or DVC's cache ({why}); correct the name or run "
+                            "`dvc fetch`")  # fmt: skip
         return copy
 
     def __exit__(self, *_: object) -> None:

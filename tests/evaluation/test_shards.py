@@ -96,7 +96,7 @@ def measured(path):
 
 def flat(bar):
     """The numbers of an error bar in one list."""
-    return [*(bar[key] for key in ("s", "corrected", "limit")), *bar["without"], *sum(bar["prefixes"], [])]
+    return [*(bar[key] for key in ("s", "corrected", "limit")), *bar["without"], *(d for _, d in bar["prefixes"])]
 
 
 def assert_equal_measures(points, others):
