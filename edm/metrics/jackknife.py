@@ -7,8 +7,9 @@ from statistics import fmean, stdev
 
 GROUPS = 20
 TELLING = 2  # |z| from which two distances count as different
-#: Images per feature below which a distance has no error bar.
-FEWEST_PER_FEATURE = 5
+#: Images per feature below which a distance has no error bar: of 2,048 features with variances like those of real
+#: images, f_J ± 1.96 s covers the true distance in 90 % of evaluations at 13 (docs/comparing.md, bench/error_bars.py).
+FEWEST_PER_FEATURE = 13
 
 
 def jackknife(whole: float, without: Sequence[float]) -> tuple[float, float]:

@@ -147,6 +147,29 @@ def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_
     assert journal.exists() and not list(place.folder.glob("part-*.jsonl"))
 
 
+def test_what_compare_says_of_rounding_of_seeds_and_of_a_solver(place, whole, tmp_path, capsys):
+    """Two threads round otherwise than one: not told apart. Other seeds: compared as independent. More steps: paired."""
+    threads, seeds, one = tmp_path / "threads.json", tmp_path / "seeds.json", place.folder / "whole.json"
+    assert evaluate(place, threads, "--threads", "2") == 0
+    moved = yaml.safe_load((place.folder / "params.yaml").read_text())
+    moved["experiments"]["small"]["sampling"]["first_seed"] = 5000
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(moved, sort_keys=False))
+    assert evaluate(place, seeds, "--params", str(tmp_path / "params.yaml")) == 0
+    where = ["--params", str(place.folder / "params.yaml")]
+    capsys.readouterr()
+
+    def said(first, second):
+        assert main(["compare", str(first), str(second), "--json", *where]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    for pair in said(one, threads):
+        assert pair["paired"] and not pair["told_apart"] and abs(pair["difference"]) < 0.01 * pair["first"]
+    for pair in said(one, seeds):
+        assert not pair["paired"] and abs(pair["z"]) < 4
+    (solver,) = said(f"{one}:num_steps=2", f"{one}:num_steps=3")
+    assert solver["paired"] and solver["s"] < 0.1 * pair["s"]  # what two solvers share with the seeds drops out
+
+
 def test_a_lost_part_measured_again_alone_is_the_same_file(place, parts):
     lost = parts(3)[1]
     before = lost.read_bytes()

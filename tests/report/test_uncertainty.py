@@ -81,7 +81,7 @@ def test_a_table_shows_the_error_marks_what_is_tied_and_says_what_has_no_bar(dig
     notes = "\n".join(table.notes)
     assert "Bold: the lowest of a column, and what cannot be told from it: |z| of the difference is below 2" in notes
     assert "±: one standard error over other seeds" in notes and "does not cover the noise of the reference" in notes
-    assert "No error bar: fewer than 5 images per feature (D)." in table.notes
+    assert "No error bar: fewer than 13 images per feature (D)." in table.notes
     assert "No error bar: measured by a version that had none (E)." in table.notes
     assert "**5.01** ± " in as_markdown(table) and r"\textbf{5.01} $\pm$ " in as_latex(table)
     lines = {line["row"]: line for line in csv.DictReader(io.StringIO(as_csv(table)))}
