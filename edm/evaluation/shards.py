@@ -88,11 +88,14 @@ def merge_parts(paths: Iterable[str | Path], whole: Whole) -> list[dict[str, Any
     Raises UserError if a file is damaged or from another evaluation, or if a part is missing or given twice.
     """
     parts = _in_order(paths, whole)
-    merged = [Seen(whole.yardsticks, len(draw.seeds)) for draw in whole.draws]
-    for index, path in enumerate(parts):
-        for total, seen in zip(merged, _read(path, whole, index, len(parts)), strict=True):
-            total.merge(seen)
-    return [seen.results() for seen in merged]
+    readers = [_read(path, whole, index, len(parts)) for index, path in enumerate(parts)]
+    results = []
+    for draw, *seen in zip(whole.draws, *readers, strict=True):  # one draw at a time: each has statistics of 20 groups
+        total = Seen(whole.yardsticks, len(draw.seeds))
+        for part in seen:
+            total.merge(part)
+        results.append(total.results())
+    return results
 
 
 def _in_order(paths: Iterable[str | Path], whole: Whole) -> list[Path]:

@@ -148,7 +148,7 @@ def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_
 
 
 def test_what_compare_says_of_rounding_of_seeds_and_of_a_solver(place, whole, tmp_path, capsys):
-    """Two threads round otherwise than one: not told apart. Other seeds: compared as independent. More steps: paired."""
+    """Two threads round otherwise than one: not told apart. Other seeds: as independent. More steps: paired."""
     threads, seeds, one = tmp_path / "threads.json", tmp_path / "seeds.json", place.folder / "whole.json"
     assert evaluate(place, threads, "--threads", "2") == 0
     moved = yaml.safe_load((place.folder / "params.yaml").read_text())

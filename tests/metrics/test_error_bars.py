@@ -203,16 +203,16 @@ def test_a_difference_is_told_apart_from_two_standard_errors():
 
 
 def test_a_paired_difference_covers_the_true_one_and_is_far_narrower():
-    """Two models that draw from the same seeds and differ a little, 200 times; 640 images of 16 features."""
-    random, features = torch.Generator().manual_seed(1), 16
+    """Two models that draw from the same seeds and differ a little, 100 times; 320 images of 8 features."""
+    random, features = torch.Generator().manual_seed(1), 8
     distance = Distance(ReferenceStatistics("ref.npz", np.zeros(features), np.eye(features)))
     scales = (1.2, 1.22)  # of N(0, scale²): the distance is features · (scale − 1)²
     true, covered, narrower = features * (0.22**2 - 0.2**2), [], []
-    for _ in range(200):
-        noise, own = torch.randn(2, 640, features, dtype=torch.float64, generator=random)
+    for _ in range(100):
+        noise, own = torch.randn(2, 320, features, dtype=torch.float64, generator=random)
         bars = []
         for scale, part in zip(scales, (0.0, 0.1), strict=True):
-            groups = Groups(640)
+            groups = Groups(320)
             groups.append(scale * (math.sqrt(1 - part**2) * noise + part * own))
             bars.append(groups.measured(distance))
         _, s = jackknife(0, np.subtract(bars[1]["without"], bars[0]["without"]))
