@@ -59,6 +59,18 @@ def add(command: Commands) -> None:
     from_params(sub)
 
     sub = command(
+        "compare", compare, "tell whether two distances differ: difference, standard error, z",
+        "Compare cells, rows, models, results files or commits by error bars, of the same seeds where possible.",
+    )  # fmt: skip
+    for side in ("first", "second"):
+        sub.add_argument(side, help="results file[:POINT] or folder, with @COMMIT as it was then; EXPERIMENT/MODEL; "
+                         "REPORT/TABLE:ROW[:COLUMN]")  # fmt: skip
+    sub.add_argument("--json", action="store_true", help="the same as JSON")
+    for folder in ("results", "runs"):
+        sub.add_argument(f"--{folder}", default=folder, help=f"folder of {_FOLDERS[folder]} (default {folder})")
+    from_params(sub)
+
+    sub = command(
         "plan", plan, "estimate the cost of a target: jobs, images, network evaluations, GPU-hours, disk",
         "Estimate the cost of a target without running it, from the same jobs that the workflow runs.",
     )  # fmt: skip
@@ -141,6 +153,13 @@ def trace(args: Namespace) -> None:
 
     found = trace(load_params(args), args.table, args.row, args.column)
     print(json.dumps(found, indent=1) if args.json else as_text(found))
+
+
+def compare(args: Namespace) -> None:
+    from edm.report.comparison import as_text, compare
+
+    pairs = compare(load_params(args), args.first, args.second, Path(args.results), Path(args.runs))
+    print(json.dumps([pair.to_dict() for pair in pairs], indent=1) if args.json else as_text(pairs))
 
 
 def about(args: Namespace) -> None:

@@ -59,9 +59,9 @@ class Yardstick:
     def _sha256(self) -> str:
         return sha256_file(self.path)
 
-    def begin(self) -> Measuring:
-        """A new, empty measurement of a set of images."""
-        return Measuring(self.extractor, self.reference, self.metrics)
+    def begin(self, total: int = 0, start: int = 0) -> Measuring:
+        """A new, empty measurement of a set of images; ``total`` and ``start`` as in ``Measuring``."""
+        return Measuring(self.extractor, self.reference, self.metrics, total, start)
 
 
 def open_yardstick(
@@ -81,8 +81,8 @@ def open_yardstick(
 class Seen:
     """The accumulated measurements of the images of some seeds, one per yardstick, and their network evaluations."""
 
-    def __init__(self, yardsticks: Sequence[Yardstick]) -> None:
-        self.measurings = [yardstick.begin() for yardstick in yardsticks]
+    def __init__(self, yardsticks: Sequence[Yardstick], total: int = 0, start: int = 0) -> None:
+        self.measurings = [yardstick.begin(total, start) for yardstick in yardsticks]
         self.evaluations = 0
 
     @property
@@ -122,29 +122,33 @@ class Seen:
         return seen
 
     def results(self) -> dict[str, Any]:
-        """Returns "images", "nfe" (mean, rounded), "distance" and the other metrics requested of the first yardstick.
+        """Returns "images", "nfe" (mean, rounded), "distance", "bar" and the other metrics of the first yardstick.
 
-        With more than one yardstick, "more" holds the distances of the others by the names of their features.
+        With more than one yardstick, "more" holds the distances of the others by the names of their features, and
+        "more_bars" their error bars.
         Raises UserError if there are too few images.
         """
         first, *rest = [measuring.results() for measuring in self.measurings]
         names = [measuring.extractor.name for measuring in self.measurings[1:]]
         more = {name: found["distance"] for name, found in zip(names, rest, strict=True)}
+        bars = {name: found["bar"] for name, found in zip(names, rest, strict=True) if "bar" in found}
         return {"images": self.count, "nfe": round(self.evaluations / self.count), **first,
-                **({"more": more} if more else {})}  # fmt: skip
+                **({"more": more} if more else {}), **({"more_bars": bars} if bars else {})}  # fmt: skip
 
 
 def measure(
     denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, yardsticks: Sequence[Yardstick],
-    what: str = "", world: World = ALONE,
+    what: str = "", world: World = ALONE, of: range | None = None,
 ) -> Seen:  # fmt: skip
     """Generates the images of ``seeds``, each process its part, and measures them in one pass with every yardstick.
 
+    of: all seeds of the image set of which ``seeds`` is a part; it gives distances error bars.
     Rank 0 gets the merged result, the other ranks their own part. ``seeds`` may be empty. ``what`` labels the progress
     bar. Raises UserError if the sampler gives non-finite images.
     """
     part = part_of(seeds, block, world.rank, world.size)
-    seen, hidden = Seen(yardsticks), None if world.is_first else True
+    place = (len(of), part.start - of.start) if of else (0, 0)
+    seen, hidden = Seen(yardsticks, *place), None if world.is_first else True
     with tqdm(total=len(part), unit="img", unit_scale=True, desc=what or None, disable=hidden) as bar:
         for pixels, drawn in draw(denoiser, sampler, part, block) if part else ():
             seen.append(pixels, drawn.nfe)
@@ -156,12 +160,13 @@ def measure(
 
 def evaluate(
     denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, yardsticks: Sequence[Yardstick],
-    what: str = "", world: World = ALONE,
+    what: str = "", world: World = ALONE, bars: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Generates and measures the images of ``seeds`` as :func:`measure`; every rank gets the merged results.
 
+    bars: whether distances get error bars, which cost 35 times the computation of a distance.
     Raises UserError if the sampler gives non-finite images, or if there are too few images.
     """
-    seen = measure(denoiser, sampler, seeds, block, yardsticks, what, world)
+    seen = measure(denoiser, sampler, seeds, block, yardsticks, what, world, seeds if bars else None)
     results: dict[str, Any] = world.share(seen.results() if world.is_first else None)
     return results

@@ -80,7 +80,8 @@ def evaluate_grid(
             if world.is_first:
                 say(f"{output}: part {shard[0] + 1} of {shard[1]}, {count} images")
             return
-        take = lambda draw, name: evaluate(denoiser, draw.sampler, draw.seeds, block, yardsticks, name, world)
+        measured = partial(evaluate, block=block, yardsticks=yardsticks, world=world, bars=True)
+        take = lambda draw, name: measured(denoiser, draw.sampler, draw.seeds, what=name)
     runs = Journal(journal or f"{output}.journal.jsonl")
     finished = Finished(Path(runs.path).with_suffix(".finished.json"), whole.describe(), world, known, MEASURED)
     if not world.is_first:
@@ -101,7 +102,7 @@ def evaluate_grid(
         with run:
             results = finished.take(draw.mark, partial(take, draw, name))
             run.metrics(numbers_of(results, label) | system.read(), step=about["checkpoint"].get("images") or 0)
-        say(f"{name}: {label} {results['distance']:.4g} (NFE {results['nfe']})")
+        say(f"{name}: {label} {results['distance']:.4g}{_error(results)} (NFE {results['nfe']})")
         rows.append({"id": draw.point, "repeat": draw.repeat, "first_seed": draw.seeds.start,
                      "sampler": draw.sampler.to_dict(), "run": run.key, **results})  # fmt: skip
     names = {"experiment": experiment.name, "model": evaluation.model, "grid": evaluation.grid,
@@ -229,6 +230,12 @@ def search_settings(
     write_search(output, {"experiment": experiment.name, "model": model, "search": name, "run": run.key, **about,
                           "metric": yardstick.describe(), **spec, "start": start, **best.to_dict()})  # fmt: skip
     say(f"{output}: {label} {best.value:.4g} at {best.settings} ({best.evaluations} evaluations)")
+
+
+def _error(results: dict[str, Any]) -> str:
+    """The standard error of a distance, for the line of its result; empty without one."""
+    s = (results.get("bar") or {}).get("s")
+    return "" if s is None else f" ± {s:.2g}"
 
 
 def about_checkpoint(path: str) -> dict[str, Any]:

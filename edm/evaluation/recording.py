@@ -17,8 +17,12 @@ def numbers_of(measured: dict[str, Any], label: str, count: int | None = None) -
     for key, value in measured.items():
         if key not in ("distance", "images") and isinstance(value, int | float):
             numbers[key] = value
+    bars = {next(iter(numbers)): measured.get("bar")}
     for features, value in measured.get("more", {}).items():
-        numbers["FID" if features == INCEPTION else f"FD_{features}"] = value
+        name = "FID" if features == INCEPTION else f"FD_{features}"
+        numbers[name], bars[name] = value, measured.get("more_bars", {}).get(features)
+    for name, bar in bars.items():
+        numbers |= {f"{name}_{key}": bar[key] for key in ("s", "corrected", "limit") if bar and key in bar}
     return numbers
 
 

@@ -16,18 +16,21 @@ from edm.files.documents import (
     Kind,
     Maybe,
     Names,
+    misfit,
     read_document,
     require_shape,
     whole,
 )
 from edm.files.writing import write_json
+from edm.metrics.jackknife import GROUPS
 from edm.tracking import origin
 
 FORMAT = "edm-distances/2"
 SEARCH = "edm-search/1"
 CHOICE = "edm-choice/1"
 AGAIN = "delete it and run snakemake again"
-_OF_THE_DRAW = {"id", "repeat", "first_seed", "sampler", "run", "from", "images", "nfe", "distance", "more", "pairs"}
+_OF_THE_DRAW = {"id", "repeat", "first_seed", "sampler", "run", "from", "images", "nfe", "distance", "more", "pairs",
+                "bar", "more_bars"}  # fmt: skip
 
 _SAMPLER = Kind("the settings of a sampler", lambda value: _is_sampler(value))
 _SETTINGS = Names(NUMBER.or_null())  # null is infinity
@@ -38,8 +41,10 @@ _CHECKPOINT = {"sha256": TEXT, "dataset_sha256": Maybe(TEXT), "images": Maybe(CO
                "source_sha256": Maybe(TEXT), "licence": Maybe(TEXT)}  # fmt: skip
 _PAIR = {"image": COUNT, "training": COUNT, "distance": AMOUNT, "ratio": AMOUNT}
 #: The results of one draw, as :func:`edm.evaluation.evaluate.evaluate` returns them; other fields are other metrics.
-MEASURED = {"images": whole(1), "nfe": COUNT, "distance": AMOUNT, "more": Maybe(Names(NUMBER)),
-            "pairs": Maybe([_PAIR])}  # fmt: skip
+_OF_A_BAR = {"s": AMOUNT, "corrected": NUMBER, "limit": NUMBER, "without": [NUMBER], "prefixes": [[NUMBER]]}
+_BAR = Kind("an error bar", lambda value: _is_bar(value))
+MEASURED = {"images": whole(1), "nfe": COUNT, "distance": AMOUNT, "more": Maybe(Names(NUMBER)), "bar": Maybe(_BAR),
+            "more_bars": Maybe(Names(_BAR)), "pairs": Maybe([_PAIR])}  # fmt: skip
 _RESULTS = {
     "model": TEXT, "grid": TEXT, "checkpoint": _CHECKPOINT, "metric": _METRIC,
     "commit": Maybe(TEXT), "dirty": Maybe(TEXT),
@@ -54,11 +59,23 @@ _CHOICE = {"metric": _METRIC, "best": TEXT, "value": AMOUNT, "cheap": Names(AMOU
 
 
 @dataclass(frozen=True)
+class Bar:
+    """The error of a distance: the numbers of :meth:`edm.metrics.error_bars.Groups.bar`."""
+
+    s: float
+    corrected: float
+    limit: float
+    without: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One distance, of one repeat of one sampler setting (``point``) of a model, and how it was measured.
 
     run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name. settings: theirs, such
     as k, the number of neighbours. reference_features: the number of reference images whose neighbours they are.
+    bar: None of too few images (``few``), and in files of versions that measured none. reference: SHA-256 of the
+    reference.
     """
 
     model: str
@@ -80,12 +97,23 @@ class Measurement:
     more: dict[str, float] = field(default_factory=dict)
     settings: dict[str, dict[str, float]] = field(default_factory=dict)
     reference_features: int | None = None
+    bar: Bar | None = None
+    few: bool = False
+    reference: str | None = None
+
+    @property
+    def s(self) -> float | None:
+        """The standard error of the distance, or None."""
+        return self.bar.s if self.bar else None
 
 
 def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
     """One row of the points of a results file that :func:`read_results` gives."""
     more = {key: value for key, value in row.items() if key not in _OF_THE_DRAW}
     more |= {f"FD ({features})": value for features, value in (row.get("more") or {}).items()}
+    bars = {features: bar["s"] for features, bar in (row.get("more_bars") or {}).items() if "s" in bar}
+    more |= {f"FD ({features}) s": s for features, s in bars.items()}
+    bar = row.get("bar") or {}
     return Measurement(
         model=record["model"],
         grid=record["grid"],
@@ -106,7 +134,10 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         more=more,
         settings=record["metric"].get("settings") or {},
         reference_features=record["metric"].get("reference_features"),
-    )
+        bar=Bar(bar["s"], bar["corrected"], bar["limit"], tuple(bar["without"])) if "s" in bar else None,
+        few=bar.keys() == {"features"},
+        reference=record["metric"].get("reference_sha256"),
+    )  # fmt: skip
 
 
 def write_results(
@@ -157,6 +188,14 @@ def read_choice(path: str | Path) -> dict[str, Any]:
 def write_choice(path: str | Path, metric: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Writes the chosen snapshot and its metric; ``chosen`` holds all values and the settings of the choice."""
     write_json(path, {"format": CHOICE, "metric": metric, **chosen, **origin()})
+
+
+def _is_bar(value: Any) -> bool:
+    """Whether a value is an error bar, or the number of features alone."""
+    if misfit(value, {"features": whole(1)}) is not None:
+        return False
+    whole_bar = misfit(value, _OF_A_BAR) is None and len(value["without"]) == GROUPS
+    return value.keys() == {"features"} or (whole_bar and value.keys() == {"features", *_OF_A_BAR})
 
 
 def _is_sampler(value: Any) -> bool:

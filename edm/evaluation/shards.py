@@ -72,7 +72,7 @@ def measure_part(
     for number, draw in enumerate(whole.draws):
         seeds = part_of(draw.seeds, whole.block, index, count)
         what = f"{draw.point} {index + 1}/{count}"
-        seen = measure(denoiser, draw.sampler, seeds, whole.block, whole.yardsticks, what, world)
+        seen = measure(denoiser, draw.sampler, seeds, whole.block, whole.yardsticks, what, world, draw.seeds)
         tensors |= {f"{number}/{name}": tensor.cpu() for name, tensor in seen.state().items()}
         rows.append({"seeds": [seeds.start, seeds.stop], "images": seen.count, "evaluations": seen.evaluations})
     if world.is_first:
@@ -88,11 +88,14 @@ def merge_parts(paths: Iterable[str | Path], whole: Whole) -> list[dict[str, Any
     Raises UserError if a file is damaged or from another evaluation, or if a part is missing or given twice.
     """
     parts = _in_order(paths, whole)
-    merged = [Seen(whole.yardsticks) for _ in whole.draws]
-    for index, path in enumerate(parts):
-        for total, seen in zip(merged, _read(path, whole, index, len(parts)), strict=True):
-            total.merge(seen)
-    return [seen.results() for seen in merged]
+    readers = [_read(path, whole, index, len(parts)) for index, path in enumerate(parts)]
+    results = []
+    for draw, *seen in zip(whole.draws, *readers, strict=True):  # one draw at a time: each has statistics of 20 groups
+        total = Seen(whole.yardsticks, len(draw.seeds))
+        for part in seen:
+            total.merge(part)
+        results.append(total.results())
+    return results
 
 
 def _in_order(paths: Iterable[str | Path], whole: Whole) -> list[Path]:

@@ -15,7 +15,7 @@ from edm.errors import UserError
 from edm.files.reading import read_regular
 from edm.files.refusals import shown
 
-LARGEST = 16 << 20  # bytes of a file; results take about 1,000 per point and repeat
+LARGEST = 16 << 20  # bytes of a file; results take about 2,500 per point and repeat
 _DEEPEST = 40  # levels of lists and objects
 _MOST_DIGITS = 100  # of a whole number: each fits in a float
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -47,11 +47,7 @@ class FeatureStatistics:
         if batch.device.type == "mps":  # has no float64
             batch = batch.cpu()
         batch = batch.to(device=self._mean.device if self.count else batch.device, dtype=torch.float64)
-        if not torch.isfinite(batch).all():
-            raise UserError(
-                f"features of images {self.count} to {self.count + len(batch) - 1}: not all finite; "
-                "check the images and the weights of the feature extractor"
-            )
+        require_finite(batch, self.count)
         if len(batch):
             mean = batch.mean(dim=0)
             centred = batch - mean
@@ -98,6 +94,22 @@ class FeatureStatistics:
         scatter = self._scatter.cpu().numpy()
         return (scatter + scatter.T) / (2 * (self.count - 1))  # the average: a matrix product is symmetric to rounding
 
+    def moments(self, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+        """``mean`` [F] and ``covariance`` [F, F] as float64 tensors on a device."""
+        self._require_two()
+        mean, scatter = self._mean.to(device), self._scatter.to(device)
+        return mean, (scatter + scatter.T) / (2 * (self.count - 1))
+
+    def without(self, part: "FeatureStatistics") -> "FeatureStatistics":
+        """The statistics of the samples that are not in ``part``, some of those seen; changes neither."""
+        rest = FeatureStatistics()
+        rest.count = self.count - part.count
+        mean, scatter = part._mean.to(self._mean.device), part._scatter.to(self._mean.device)
+        shift = self._mean - mean  # Chan, Golub & LeVeque's update, solved for one of the two sets
+        rest._mean = self._mean + shift * (part.count / rest.count)
+        rest._scatter = self._scatter - scatter - torch.outer(shift, shift) * (self.count * part.count / rest.count)
+        return rest
+
     def _join(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
         if not self.count:
             self.count, self._mean, self._scatter = count, mean.clone(), scatter.clone()
@@ -116,6 +128,15 @@ class FeatureStatistics:
     def _require_two(self) -> None:
         if self.count < 2:
             raise UserError(f"feature statistics need at least 2 images, got {self.count}; add images")
+
+
+def require_finite(features: torch.Tensor, first: int) -> None:
+    """Raises UserError if a feature [N, F] of the images from ``first`` is NaN or infinite."""
+    if not torch.isfinite(features).all():
+        raise UserError(
+            f"features of images {first} to {first + len(features) - 1}: not all finite; "
+            "check the images and the weights of the feature extractor"
+        )
 
 
 def frechet_distance(
@@ -137,7 +158,7 @@ def frechet_distance(
     # With Σ = A Aᵀ, the eigenvalues of Σ₁Σ₂ are the squared singular values of A₁ᵀA₂. Singular values have rounding
     # errors of 1e-16 of the largest, square roots of eigenvalues 1e-8. This matters if Σ is singular, because every
     # zero eigenvalue would add the root of its error.
-    overlap = torch.linalg.svdvals(_factor(sigma1, device).T @ _factor(sigma2, device)).sum().item()
+    overlap = torch.linalg.svdvals(factor(sigma1, device).T @ factor(sigma2, device)).sum().item()
     shift = mu1 - mu2
     return max(0.0, float(shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2 * overlap))
 
@@ -289,7 +310,7 @@ def _checked_features(features: np.ndarray, dimension: int, where: str) -> np.nd
     raise UserError(f"{where}: {problem}; compute the statistics again")
 
 
-def _factor(sigma: np.ndarray, device: torch.device | str) -> torch.Tensor:
+def factor(sigma: np.ndarray, device: torch.device | str) -> torch.Tensor:
     """A [F, rank] with A Aᵀ = ``sigma``. Drops eigenvalues that are zero up to rounding, and negative ones."""
     values, vectors = torch.linalg.eigh(torch.as_tensor((sigma + sigma.T) / 2, device=device))
     keep = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()

@@ -128,8 +128,8 @@ class Captions:
         layout = figure_layout(one, name)
         sources = list(layout.sources())
         details = {"over": _axis(one.figures[name]), "mark": _MARKS.get(layout.mark, ""),
-                   "range": ", shaded the range of its repeats" if any(
-                       s.experiment.sampling.repeats > 1 for s in sources if s.kind == "grid") else "",
+                   "range": ", shaded the range of its repeats with 1.96 standard errors over other seeds on either "
+                   "side, where measured",
                    "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
                                      if s.kind == "sheet"),

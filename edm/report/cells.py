@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from edm.metrics.jackknife import Difference
 from edm.params.paper import Published
 from edm.report.results import Measurement
 
@@ -11,8 +12,9 @@ class Cell:
     """A table's cell. ``text``: the measured number or the setting as shown, or empty; then ``missing`` states why.
 
     value, nfe: as numbers, if available. low, high, repeats: of the repeats of the setting shown. measured: the source
-    of the value. more: other metrics. paper: the paper's cell. best: whether it is the lowest of its column. A cell
-    that the paper lacks, too, is empty.
+    of the value. more: other metrics. paper: the paper's cell. best: whether it is the lowest of its column. all: the
+    repeats. apart: the difference from the lowest of its column; tied: whether it cannot be told from that. A cell that
+    the paper lacks, too, is empty.
     """
 
     text: str = ""
@@ -26,6 +28,14 @@ class Cell:
     paper: Published | None = None
     missing: str = ""
     best: bool = False
+    all: tuple[Measurement, ...] = ()
+    apart: Difference | None = None
+    tied: bool = False
+
+    @property
+    def s(self) -> float | None:
+        """The standard error of the distance shown; None without one."""
+        return self.measured.s if self.measured else None
 
     @property
     def difference(self) -> str:
@@ -42,11 +52,12 @@ class Cell:
         return f"{self.value - self.paper.value:+.2f}"
 
     def ours(self) -> str:
-        """The measured entry as shown: number, range of its repeats, NFE; or the reason why it is missing."""
+        """The measured entry as shown: number ± s, range of its repeats, NFE; or the reason why it is missing."""
         if not self.text:
             return self.missing or "–"
         span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 else ""
-        return f"{self.text}{span}{f' ({self.nfe})' if self.nfe else ''}"
+        error = "" if self.s is None else f" ± {self.s:.2f}" if self.s >= 0.005 else f" ± {self.s:.1g}"
+        return f"{self.text}{error}{span}{f' ({self.nfe})' if self.nfe else ''}"
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,7 @@ def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
         if rows and layout.over != "nfe" and len(set(x)) == 1 and len(rows) > 1:
             lines[label] = best(rows).lowest.distance  # not swept over this axis: a horizontal level for comparison
             continue
-        lines[label] = [(at, row.lowest.distance, row.lowest.distance, row.highest.distance)
-                        for at, row in zip(x, rows, strict=True)]  # fmt: skip
+        lines[label] = [(at, row.lowest.distance, *row.band) for at, row in zip(x, rows, strict=True)]
         if rows and mark is not None:
             marked[label] = _position(mark(rows).lowest, layout.over)
     metric(seen)  # raises if results of several kinds would share an axis

@@ -27,6 +27,12 @@ class Repeats:
         return min(self.all, key=lambda m: m.distance)
 
     @property
+    def band(self) -> tuple[float, float]:
+        """From 1.96 standard errors below the lowest to 1.96 above the highest; without error bars the range alone."""
+        below, above = ((m.distance, 1.96 * (m.s or 0)) for m in (self.lowest, self.highest))
+        return max(0.0, below[0] - below[1]), sum(above)
+
+    @property
     def highest(self) -> Measurement:
         return max(self.all, key=lambda m: m.distance)
 

@@ -11,6 +11,7 @@ from edm.files.writing import write_json, write_text
 from edm.params import Report
 from edm.params.layouts import metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
+from edm.report import uncertainty
 from edm.report.cells import Cell, Table
 from edm.report.ranking import panel
 from edm.report.results import Measurement, Repeats, Results, about_metrics, metric
@@ -103,26 +104,16 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
         if len(source.experiment.grids[source.name].points[source.model]) > 1:
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
         return Cell(f"{m.distance:.2f}", m.distance, nfe(row, points), m.distance, shown.highest.distance,
-                    len(shown.all), m, m.more)  # fmt: skip
+                    len(shown.all), m, m.more, all=shown.all)  # fmt: skip
 
     rows = {row: [cell(source, row, column) for column, source in zip(layout.columns, cells, strict=True)]
             for row, cells in layout.rows.items()}  # fmt: skip
-    rows = _best_of_columns(rows)
+    rows = uncertainty.marked(rows)
     corner = "configuration" if layout.kind == "configurations" else "sampler"
-    notes = [] if not any(c.repeats > 1 for cells in rows.values() for c in cells) else [
-        "The lowest of the repeats is reported; their range stands in square brackets."]  # fmt: skip
-    notes += ["Bold: the lowest of a column."] if any(c.best for cells in rows.values() for c in cells) else []
+    notes = uncertainty.notes(layout.columns, rows)
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
     notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
-
-
-def _best_of_columns(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
-    """The rows with the lowest distance of every column marked, and its equals as shown; a single one is not."""
-    found = [[cell for cell in column if cell.value is not None] for column in zip(*rows.values(), strict=True)]
-    lowest = [min(cells, key=lambda cell: cell.value or 0).text if len(cells) > 1 else None for cells in found]
-    return {row: [replace(cell, best=bool(cell.text) and cell.text == text)
-                  for cell, text in zip(cells, lowest, strict=True)] for row, cells in rows.items()}  # fmt: skip
 
 
 def _configurations(layout: Layout, results: Results) -> Table:

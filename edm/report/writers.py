@@ -5,12 +5,14 @@ import html
 import io
 from collections.abc import Callable
 
+from edm.metrics.jackknife import expected_minimum
 from edm.report.cells import Cell, Table
 from edm.report.page import frame, page, paragraphs
 
+ERRORS = ("expected_minimum", "s", "corrected", "limit", "above_best", "above_best_s", "z")
 CSV_COLUMNS = ("row", "column", "ours", "paper", "difference", "verified", "missing", "metric", "nfe", "paper_nfe",
-               "repeats", "lowest", "highest", "model", "grid", "point", "images", "first_seed", "commit", "dirty",
-               "checkpoint_sha256", "dataset_sha256", "mlflow_run")  # fmt: skip
+               "repeats", "lowest", "highest", *ERRORS, "model", "grid", "point", "images", "first_seed", "commit",
+               "dirty", "checkpoint_sha256", "dataset_sha256", "mlflow_run")  # fmt: skip
 
 
 def as_markdown(table: Table) -> str:
@@ -26,6 +28,15 @@ def as_markdown(table: Table) -> str:
         cells = [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *map(_md, table.notes)]) + "\n"
+
+
+def _errors(cell: Cell) -> list[str]:
+    """Expected minimum of the repeats, s, f_J and FD∞ of the one shown; distance from the best cell, its s and z."""
+    bar, apart = cell.measured and cell.measured.bar, cell.apart
+    numbers: list[float | None] = [expected_minimum([m.distance for m in cell.all])]
+    numbers += [bar.s, bar.corrected, bar.limit] if bar else [None] * 3
+    numbers += [apart.value, apart.s, apart.z] if apart else [None] * 3
+    return ["" if number is None else repr(number) for number in numbers]
 
 
 def _md(text: str) -> str:
@@ -46,7 +57,7 @@ def as_csv(table: Table) -> str:
                                                             paper.nfe or "")  # fmt: skip
         origin = [""] * 10 if m is None else [m.model, m.grid, m.point, m.images, m.first_seed, m.commit, m.dirty,
                                               m.checkpoint, m.dataset, m.run]  # fmt: skip
-        spread = ["", "", ""] if m is None else [cell.repeats, repr(cell.low), repr(cell.high)]
+        spread = [""] * 10 if m is None else [cell.repeats, repr(cell.low), repr(cell.high), *_errors(cell)]
         missing = "" if cell.text else cell.missing or "not in the paper"
         writer.writerow([row, column, ours, *reference[:3], missing, m.label if m else "",
                          (cell.nfe or m.nfe) if m else "", reference[3], *spread, *origin,
@@ -100,12 +111,12 @@ def _row(table: Table, row: str) -> str:
 def _texts(table: Table, cell: Cell, escape: Callable[[str], str], bold: str) -> list[str]:
     """The text of a cell: the measured value, the paper's, then the further metrics of the table.
 
-    escape: of the format. bold: its mark-up, for the number of the best cell of a column.
+    escape: of the format. bold: its mark-up, for the number of the best cell of a column and those tied with it.
     """
     text = cell.ours()
     if cell.paper is not None:
         text = " / ".join(filter(None, (text, cell.paper.shown(), cell.difference)))
-    shown = bold.format(escape(cell.text)) + escape(text[len(cell.text) :]) if cell.best else escape(text)
+    shown = bold.format(escape(cell.text)) + escape(text[len(cell.text) :]) if cell.best or cell.tied else escape(text)
     return [shown, *(escape(f"{cell.more[name]:.4g}" if name in cell.more else "–") for name in table.metrics)]
 
 
@@ -131,7 +142,7 @@ def _each(table: Table):
 
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "°": r"$^\circ$", "–": "--", "∞": r"$\infty$",
-        "|": r"$\mid$", "σ": r"$\sigma$", "ρ": r"$\rho$", "é": r"\'e", "≤": r"$\le$"}  # fmt: skip
+        "|": r"$\mid$", "σ": r"$\sigma$", "ρ": r"$\rho$", "é": r"\'e", "≤": r"$\le$", "±": r"$\pm$"}  # fmt: skip
 
 
 def _tex(text: str) -> str:

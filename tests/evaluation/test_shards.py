@@ -95,12 +95,20 @@ def measured(path):
     return json.loads(Path(path).read_text())["points"]
 
 
+def flat(bar):
+    """The numbers of an error bar in one list."""
+    return [*(bar[key] for key in ("s", "corrected", "limit")), *bar["without"], *(d for _, d in bar["prefixes"])]
+
+
 def assert_equal_measures(points, others):
     """Metrics of features in the same order are equal; distances differ by the order of their sums."""
     assert len(points) == len(others) > 0
     for point, other in zip(copy.deepcopy(points), copy.deepcopy(others), strict=True):
         assert point.pop("distance") == pytest.approx(other.pop("distance"), rel=1e-9)
         assert point.pop("more") == pytest.approx(other.pop("more"), rel=1e-9)
+        assert point["bar"]["features"] == 64 and point["more_bars"]["pixels"].keys() == point["bar"].keys()
+        assert flat(point.pop("bar")) == pytest.approx(flat(other.pop("bar")), rel=1e-8)
+        assert flat(point.pop("more_bars")["pixels"]) == pytest.approx(flat(other.pop("more_bars")["pixels"]), rel=1e-6)
         assert point == other and {*SMALL["metrics"], "pairs"} <= point.keys()
 
 
@@ -138,6 +146,29 @@ def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_
     assert {**record, "points": None} == {**other, "points": None}
     journal = output.with_name(output.name + ".journal.jsonl")
     assert journal.exists() and not list(place.folder.glob("part-*.jsonl"))
+
+
+def test_what_compare_says_of_rounding_of_seeds_and_of_a_solver(place, whole, tmp_path, capsys):
+    """Two threads round otherwise than one: not told apart. Other seeds: as independent. More steps: paired."""
+    threads, seeds, one = tmp_path / "threads.json", tmp_path / "seeds.json", place.folder / "whole.json"
+    assert evaluate(place, threads, "--threads", "2") == 0
+    moved = yaml.safe_load((place.folder / "params.yaml").read_text())
+    moved["experiments"]["small"]["sampling"]["first_seed"] = 5000
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(moved, sort_keys=False))
+    assert evaluate(place, seeds, "--params", str(tmp_path / "params.yaml")) == 0
+    where = ["--params", str(place.folder / "params.yaml")]
+    capsys.readouterr()
+
+    def said(first, second):
+        assert main(["compare", str(first), str(second), "--json", *where]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    for pair in said(one, threads):
+        assert pair["paired"] and not pair["told_apart"] and abs(pair["difference"]) < 0.01 * pair["first"]
+    for pair in said(one, seeds):
+        assert not pair["paired"] and abs(pair["z"]) < 4
+    (solver,) = said(f"{one}:num_steps=2", f"{one}:num_steps=3")
+    assert solver["paired"] and solver["s"] < 0.1 * pair["s"]  # what two solvers share with the seeds drops out
 
 
 def test_a_lost_part_measured_again_alone_is_the_same_file(place, parts):

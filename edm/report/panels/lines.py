@@ -20,7 +20,7 @@ LEAST_SPAN = 0.2  # of an axis, relative to its middle: nearly equal values must
 HIGHEST_LOSS = 3  # of the axis of Figure 5a, relative to the losses after training: untrained networks may leave it
 RING, NEAR = 10, 10  # points: the diameter of a ring, and the distance at which the next ring must be wider
 DENSITY_DASHES = ((4, 2, 1, 2), (1, 1), (6, 2), (6, 1, 1, 1, 1, 1))  # distinguishable in black
-#: x, y, and the lowest and the highest of its repeats.
+#: x, y, and the range of its repeats with their errors.
 Point = tuple[float, float, float, float]
 Curve = Mapping[str, Sequence[float]]
 
@@ -82,7 +82,8 @@ def _line(axes, points: list[Point], style: dict[str, str], label: str) -> None:
 
 
 def _values(line: Sequence[Point] | float) -> list[float]:
-    return [line] if isinstance(line, int | float) else [value for point in line for value in point[1:]]
+    """The values that the axis must show: all but a band's end at 0."""
+    return [line] if isinstance(line, int | float) else [v for point in line for v in point[1:] if v or not point[1]]
 
 
 def _point(line: Sequence[Point] | float, x: float) -> tuple[float, float]:

@@ -1,0 +1,146 @@
+"""Whether the error bars of Fréchet distances are honest, by simulation, and what they cost.
+
+    python bench/error_bars.py coverage [--features F ...] [--ratios R ...] [--draws N] [--spectrum flat power]
+    python bench/error_bars.py cost [--features F] [--images N] [--rounds N]
+
+coverage: draws images of known Gaussians, whose distance to the reference is known exactly, and measures each draw as
+an evaluation does. Columns:
+
+true, mean    the distance of the two Gaussians, and the mean distance over the draws
+corrected     mean of the bias-corrected f_J;  FD∞: its mean
+covers        share of draws with the true distance within f_J ± 1.96 s;  plain: within f ± 1.96 s;  limit: FD∞ ± 1.96 s
+same          share of draws with the mean distance of this number of images within f ± 1.96 s
+s             root mean square of s, over the standard deviation of the distance to first order in 1/N (delta method)
+bias          mean of f_J less the true distance, over that deviation; limit bias: that of FD∞. The part of the noise
+              that is linear in mean and variances is subtracted, so that a few draws show a bias
+
+cost: seconds of one distance by each way, of a complete error bar, and peak memory.
+"""
+
+import argparse
+import json
+import math
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from common import report, summary
+
+from edm.metrics.error_bars import SIZES, Distance, Groups
+from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("coverage", "cost"))
+    parser.add_argument("--features", type=int, nargs="+", default=[32])
+    parser.add_argument("--ratios", type=float, nargs="+", default=[2, 5, 10, 30], help="images per feature")
+    parser.add_argument("--spectrum", nargs="+", default=["flat", "power"], help="variances: equal, or 1/i")
+    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--images", type=int, default=50_000, help="images of `cost` (default 50000)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", help="JSON file (default bench/results/error-bars-….json)")
+    args = parser.parse_args()
+    if args.what == "coverage":
+        rows = [coverage(features, round(ratio * features), args.draws, spectrum) for features in args.features
+                for spectrum in args.spectrum for ratio in args.ratios]  # fmt: skip
+        question = "Does the interval of a distance cover the true one?"
+    else:
+        rows, question = cost(args.features[0], args.images, args.rounds), "What does an error bar cost? (seconds)"
+    settings = {name: getattr(args, name) for name in ("features", "ratios", "spectrum", "draws", "images", "rounds")}
+    report(f"error-bars-{args.what}", question, rows, settings, args.output)
+    return 0
+
+
+class Diagonal(Distance):
+    """Distances to a reference with a diagonal covariance: faster, and equal."""
+
+    def of(self, statistics: FeatureStatistics) -> float:
+        mean, covariance = statistics.moments(self.device)
+        deviations = self._factor
+        overlap = torch.linalg.eigvalsh(deviations[:, None] * covariance * deviations).clamp(min=0).sqrt().sum()
+        shift = mean - self._mu
+        return float(shift @ shift + covariance.trace() + self._trace - 2 * overlap)
+
+    def __init__(self, mu: torch.Tensor, variances: torch.Tensor) -> None:
+        self.device = torch.device("cpu")
+        self._mu, self._trace, self._factor = mu, float(variances.sum()), variances.sqrt()
+
+
+def populations(features: int, spectrum: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Variances of the reference, whose mean is 0; mean and variances of the images. About 1 % of the trace apart."""
+    index = torch.arange(1, features + 1, dtype=torch.float64)
+    reference = torch.ones_like(index) if spectrum == "flat" else 1 / index
+    return reference, 0.05 * reference.sqrt() * torch.sin(index), reference * (1 + 0.2 * torch.cos(index))
+
+
+def coverage(features: int, images: int, draws: int, spectrum: str) -> dict[str, Any]:
+    """One row: ``draws`` evaluations of ``images`` images each."""
+    reference, mean, variances = populations(features, spectrum)
+    true = float(mean @ mean + (reference.sqrt() - variances.sqrt()).square().sum())
+    distance = Diagonal(torch.zeros_like(mean), reference)
+    slopes = 1 - (reference / variances).sqrt()  # of the distance, by each variance
+    deviation = float((4 * mean.square() @ variances + 2 * (slopes * variances).square().sum()) / images) ** 0.5
+    found, linear = [], []
+    for draw in range(draws):
+        random = torch.Generator().manual_seed(draw)
+        groups = Groups(images)
+        while groups.count < images:
+            count = min(4096, images - groups.count)
+            noise = torch.randn(count, features, dtype=torch.float64, generator=random)
+            groups.append(noise * variances.sqrt() + mean)
+        found.append(groups.measured(distance))
+        seen_mean, seen = groups.whole().moments("cpu")
+        linear.append(float(2 * mean @ (seen_mean - mean) + slopes @ (seen.diag() - variances)))
+    f, f_j, s, limit = (np.array(column) for column in zip(*((b["prefixes"][-1][1], b["corrected"], b["s"], b["limit"])
+                                                            for b in found), strict=True))  # fmt: skip
+    inside = lambda centre, value: float(np.mean(np.abs(centre - value) <= 1.96 * s))
+    row = {"features": features, "spectrum": spectrum, "images": images, "draws": draws, "true": true,
+           "mean": float(f.mean()), "corrected": float(f_j.mean()), "FD∞": float(limit.mean()),
+           "covers": inside(f_j, true), "plain": inside(f, true), "limit": inside(limit, true),
+           "same": inside(f, f.mean()), "s": float(math.sqrt((s**2).mean())) / deviation,
+           "bias": float((f_j - linear).mean() - true) / deviation,
+           "limit bias": float((limit - linear).mean() - true) / deviation}  # fmt: skip
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def cost(features: int, images: int, rounds: int) -> list[dict[str, Any]]:
+    """A row per way: one distance, an error bar, the statistics with and without groups."""
+    random = np.random.default_rng(0)
+    mixing = np.linalg.qr(random.standard_normal((features, features)))[0]
+    sigma = (mixing / np.arange(1, features + 1)) @ mixing.T
+    reference = ReferenceStatistics("", np.zeros(features), (sigma + sigma.T) / 2)
+    batches = [torch.from_numpy(random.standard_normal((250, features))) for _ in range(8)]
+    plain, grouped = Groups(), Groups(images)
+    rows = []
+
+    def timed(name: str, run: Any, times: int = rounds) -> Any:
+        seconds = []
+        for _ in range(times):
+            begun = time.perf_counter()
+            result = run()
+            seconds.append(time.perf_counter() - begun)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rows.append({"variant": name, **summary(seconds), "peak memory (MiB)": round(peak)})
+        print(json.dumps(rows[-1]), flush=True)
+        return result
+
+    def fill(groups: Groups) -> None:
+        while groups.count < images:
+            groups.append(batches[groups.count // 250 % len(batches)][: images - groups.count])
+
+    timed(f"statistics of {images:,} images, one group", lambda: fill(plain), 1)
+    timed("one distance, singular values", lambda: frechet_distance(
+        plain.whole().mean, plain.whole().covariance, reference.mu, reference.sigma))  # fmt: skip
+    timed(f"statistics of {images:,} images, 20 groups", lambda: fill(grouped), 1)
+    distance = timed("factor of the reference", lambda: Distance(reference))
+    timed("one distance, eigenvalues", lambda: distance.of(plain.whole()))
+    timed(f"an error bar: {SIZES} + 20 distances", lambda: grouped.bar(reference), 1)
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
