@@ -111,12 +111,8 @@ class Measuring:
         """
         for name in self.metrics:
             _require(name, self.count, "images measured")
-        seen, reference = self._statistics, self.reference
-        found: dict[str, float | int] = {
-            "distance": frechet_distance(
-                seen.mean, seen.covariance, reference.mu, reference.sigma, self.extractor.device
-            )
-        }
+        reference = self.reference
+        found: dict[str, float | int] = {"distance": self.distance_to(reference)}
         for name in self.metrics:
             if METRICS[name].logits_of:
                 found |= _score(name, self._all(LOGITS))
@@ -129,6 +125,11 @@ class Measuring:
                 both = _precision_recall(features, reference_features, self.extractor.device)
                 found |= {name: value for name, value in both.items() if name in self.metrics}
         return found
+
+    def distance_to(self, reference: ReferenceStatistics) -> float:
+        """The Fréchet distance of the images to any reference in the same features."""
+        seen = self._statistics
+        return frechet_distance(seen.mean, seen.covariance, reference.mu, reference.sigma, self.extractor.device)
 
     def _all(self, layer: str) -> torch.Tensor:
         """The kept outputs of a layer, in order; concatenates them once and stores the result."""

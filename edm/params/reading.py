@@ -87,6 +87,7 @@ class Params:
         if name not in self._resolved:
             raw = experiments[name]
             try:
+                self._check_test(name, raw)
                 resolved = resolve(name, raw, self.dataset(raw["dataset"]), self._scale(name))
                 for file in resolved.pretrained.values():
                     known(f"experiments.{name}.models", "pretrained file", file, self.pretrained)
@@ -98,6 +99,19 @@ class Params:
             if sum(experiment.work for experiment in self._resolved.values()) > MAX_WORK:
                 raise UserError(f"{self.path}: its experiments have more than {MAX_WORK:,} models and measurements")
         return self._resolved[name]
+
+    def _check_test(self, name: str, raw: dict[str, Any]) -> None:
+        """Raises UserError if the held-out images of an experiment are not comparable with its dataset."""
+        test, dataset, here = raw.get("test"), raw["dataset"], f"experiments.{name}.test"
+        if test is None:
+            return
+        known(here, "dataset", test, self.raw["datasets"])
+        if test == dataset:
+            raise UserError(f"{here}: {test!r} is what the models learn from; name a dataset with split: test")
+        for key in ("resolution", "channels"):
+            ours, theirs = self.dataset(dataset)[key], self.dataset(test)[key]
+            if ours != theirs:
+                raise UserError(f"{here}: {test!r} has {key} {theirs}, and {dataset!r} has {ours}; make them alike")
 
     def report(self, name: str) -> Report:
         """A report on several experiments, or on a single one. Raises UserError as :meth:`experiment`."""

@@ -12,7 +12,8 @@ class Cell:
 
     value, nfe: as numbers, if available. low, high, repeats: of the repeats of the setting shown. measured: the source
     of the value. more: other metrics. paper: the paper's cell. best: whether it is the lowest of its column. A cell
-    that the paper lacks, too, is empty.
+    that the paper lacks, too, is empty. trainings, spread: number of training runs of which the value is the mean, and
+    their standard deviation, if they are several; then measured is of the first.
     """
 
     text: str = ""
@@ -26,6 +27,8 @@ class Cell:
     paper: Published | None = None
     missing: str = ""
     best: bool = False
+    trainings: int = 1
+    spread: float | None = None
 
     @property
     def difference(self) -> str:
@@ -45,7 +48,7 @@ class Cell:
         """The measured entry as shown: number, range of its repeats, NFE; or the reason why it is missing."""
         if not self.text:
             return self.missing or "–"
-        span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 else ""
+        span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 and self.spread is None else ""
         return f"{self.text}{span}{f' ({self.nfe})' if self.nfe else ''}"
 
 

@@ -15,6 +15,8 @@ from edm.report.cells import Cell, Table
 from edm.report.results import Measurement, Repeats, Results, metric
 from edm.report.writers import WRITERS
 
+DISTINCT = 2  # standard errors by which the means of two models differ that can be told apart
+
 
 def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Path]:
     """Writes a table in every format under ``results/REPORT/tables``; returns the files."""
@@ -28,7 +30,10 @@ def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Pa
 
 
 def write_metrics(report: Report, results: Path, runs: Path) -> Path:
-    """Writes the lowest distances of every table as one JSON: {table: {row: {column: distance}}}."""
+    """Writes the lowest distances of every table as one JSON: {table: {row: {column: distance}}}.
+
+    Of a model with several training runs, the mean.
+    """
     measured = Results(results, runs)
     summary: dict[str, dict[str, dict[str, float]]] = {}
     for name, rows in metrics_layout(report).tables.items():
@@ -36,9 +41,9 @@ def write_metrics(report: Report, results: Path, runs: Path) -> Path:
         summary[name] = {row: {} for row in rows}
         for row, cells in rows.items():
             for column, source in cells.items():
-                if points := measured.of(source.experiment, source.model, source.name):
-                    summary[name][row][column] = best(points).lowest.distance
-                    seen += [m for point in points for m in point.all]
+                if points := measured.over(source):
+                    summary[name][row][column] = best(points).value
+                    seen += [m for point in points for m in point.every]
         _one_metric(report, name, seen)
     path = results / report.name / "metrics.json"
     write_json(path, summary)
@@ -71,13 +76,13 @@ def build_table(report: Report, name: str, results: Results) -> Table:
 
 def best(rows: list[Repeats]) -> Repeats:
     """The setting with the lowest distance (Table 4)."""
-    return min(rows, key=lambda row: row.lowest.distance)
+    return min(rows, key=lambda row: row.value)
 
 
 def least_nfe(rows: list[Repeats], share: float = 1.03) -> Repeats:
     """The setting with the smallest NFE whose distance is within 3 % of the lowest (Table 3, the dots of Figure 2)."""
-    limit = share * best(rows).lowest.distance
-    return min((row for row in rows if row.lowest.distance <= limit), key=lambda row: row.lowest.nfe)
+    limit = share * best(rows).value
+    return min((row for row in rows if row.value <= limit), key=lambda row: row.nfe)
 
 
 def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats]], int | None]) -> Table:
@@ -89,39 +94,68 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     def cell(source: Source | None, row: str, column: str) -> Cell:
         if source is None:
             return Cell()
-        where = (source.experiment, source.model, source.name)
-        points = results.of(*where)
+        trainings = [(one.experiment, one.model, one.name) for one in source.trainings()]
+        points = results.over(source)
         if not points:
-            return Cell(missing=results.why_missing(*where))
-        there, wanted = results.complete(*where)
+            return Cell(missing=results.why_missing(*trainings[0]))
+        there, wanted = map(sum, zip(*(results.complete(*where) for where in trainings), strict=True))
         if there < wanted:
             partial.append(f"{row}, {column}: {there} of {wanted} measurements so far.")
         shown = best(points)
-        seen.extend(m for point in points for m in point.all)
+        seen.extend(m for point in points for m in point.every)
         m = shown.lowest
         if len(source.experiment.grids[source.name].points[source.model]) > 1:
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
-        return Cell(f"{m.distance:.2f}", m.distance, nfe(row, points), m.distance, shown.highest.distance,
-                    len(shown.all), m, m.more)  # fmt: skip
+        spread = "" if shown.spread is None else f" ± {shown.spread:.2f}"
+        return Cell(f"{shown.value:.2f}{spread}", shown.value, nfe(row, points), m.distance, shown.highest.distance,
+                    len(shown.all), m, shown.more, trainings=len(shown.of_each), spread=shown.spread)  # fmt: skip
 
     rows = {row: [cell(source, row, column) for column, source in zip(layout.columns, cells, strict=True)]
             for row, cells in layout.rows.items()}  # fmt: skip
     rows = _best_of_columns(rows)
     corner = "configuration" if layout.kind == "configurations" else "sampler"
-    notes = [] if not any(c.repeats > 1 for cells in rows.values() for c in cells) else [
-        "The lowest of the repeats is reported; their range stands in square brackets."]  # fmt: skip
-    notes += ["Bold: the lowest of a column."] if any(c.best for cells in rows.values() for c in cells) else []
+    notes = _about_numbers([cell for cells in rows.values() for cell in cells])
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
     notes += [metric(seen), *partial]
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
 
 
+def _about_numbers(cells: list[Cell]) -> list[str]:
+    """What a number, its range and bold type mean."""
+    counts = sorted({cell.trainings for cell in cells if cell.spread is not None})
+    notes, bold = [], any(cell.best for cell in cells)
+    if any(cell.repeats > 1 for cell in cells):
+        notes.append("The lowest of the repeats is reported." if counts else
+                     "The lowest of the repeats is reported; their range stands in square brackets.")  # fmt: skip
+    if counts:
+        number = " or ".join(map(str, counts))
+        notes.append(f"With ±: mean and standard deviation over {number} training runs of different seeds, at the "
+                     "setting with the lowest mean.")  # fmt: skip
+    if bold and counts:
+        notes.append(
+            "Bold: the lowest mean of a column, and all that cannot be told from it, since they differ by "
+            f"less than {DISTINCT} √(s₁²/n₁ + s₂²/n₂); a single training run counts with the other's s."
+        )
+    elif bold:
+        notes.append("Bold: the lowest of a column.")
+    return notes
+
+
 def _best_of_columns(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
-    """The rows with the lowest distance of every column marked, and its equals as shown; a single one is not."""
+    """The rows with the lowest distance of every column marked, and its equals; a single one is not."""
     found = [[cell for cell in column if cell.value is not None] for column in zip(*rows.values(), strict=True)]
-    lowest = [min(cells, key=lambda cell: cell.value or 0).text if len(cells) > 1 else None for cells in found]
-    return {row: [replace(cell, best=bool(cell.text) and cell.text == text)
-                  for cell, text in zip(cells, lowest, strict=True)] for row, cells in rows.items()}  # fmt: skip
+    lowest = [min(cells, key=lambda cell: cell.value or 0) if len(cells) > 1 else None for cells in found]
+    return {row: [replace(cell, best=bool(cell.text) and least is not None and _alike(cell, least))
+                  for cell, least in zip(cells, lowest, strict=True)] for row, cells in rows.items()}  # fmt: skip
+
+
+def _alike(cell: Cell, least: Cell) -> bool:
+    """Whether two numbers are equal as shown, or cannot be told apart by the spread of their training runs."""
+    known = [one.spread for one in (cell, least) if one.spread is not None]
+    if not known or cell.value is None or least.value is None:
+        return cell.text == least.text
+    variance = sum((one.spread if one.spread is not None else known[0]) ** 2 / one.trainings for one in (cell, least))
+    return cell is least or abs(cell.value - least.value) < DISTINCT * variance**0.5
 
 
 def _configurations(layout: Layout, results: Results) -> Table:
@@ -134,7 +168,7 @@ def _configurations(layout: Layout, results: Results) -> Table:
 def _samplers(layout: Layout, results: Results) -> Table:
     within = [row for row, rule in layout.nfe.items() if rule == WITHIN]
     pick = lambda row: least_nfe if row in within else best
-    table = _measured(layout, results, lambda row, points: pick(row)(points).lowest.nfe)
+    table = _measured(layout, results, lambda row, points: pick(row)(points).nfe)
     least, rules = "the least whose distance is within 3 % of the best", "that of the best"
     if within:
         rules = least if len(within) == len(layout.nfe) else f"{rules}; of {', '.join(within)}: {least}"
