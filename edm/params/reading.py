@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from edm.data.prepare.expected import check_split
 from edm.errors import UserError
 from edm.files.reading import read_regular
 from edm.params.catalogue import PUBLISHED, kept_at
@@ -169,6 +170,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
             raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
     _check_targets(raw, path)
     _check_made_up(raw, path)
+    _check_splits(raw, path)
     if whole:
         for name in raw["experiments"]:
             params.experiment(name)
@@ -202,6 +204,15 @@ def _check_made_up(raw: dict[str, Any], path: Path) -> None:
                 f"{path}: datasets.{name}.path: synthetic data must be below {MADE_UP}/, where they replace none of "
                 f"your files, not at {place!r}; state {MADE_UP}/{name}, or remove made_up"
             )
+
+
+def _check_splits(raw: dict[str, Any], path: Path) -> None:
+    """Raises UserError if a dataset is a split that its source does not have."""
+    for name, dataset in raw["datasets"].items():
+        try:
+            check_split(dataset["source"], dataset.get("split"), dataset.get("held_out"))
+        except UserError as error:
+            raise UserError(f"{path}: datasets.{name}.{error}") from None
 
 
 def _extend(raw: Any, path: Path) -> None:
