@@ -1,4 +1,4 @@
-"""`seeds` of an experiment, a rung or a model: training runs of their own, which evaluations cover and sheets do not."""
+"""`seeds` of an experiment, a rung or a model: training runs of their own, which all evaluations cover."""
 
 import copy
 from pathlib import Path
@@ -162,11 +162,11 @@ def test_an_evaluation_also_gets_the_statistics_of_the_held_out_images(tmp_path)
     chain = Chain(write(tmp_path, with_test))
     evaluate = chain.by_name["evaluate digits/vp-A/ladder"]
     test = "data/references/digits-test/digits-classifier-of-digits.npz"
-    assert evaluate.inputs["references"] == ["data/references/digits/digits-classifier.npz", test]
+    assert evaluate.inputs["references"] == ("data/references/digits/digits-classifier.npz", test)
     assert chain.specification(evaluate)["test"] == "digits-test"
     reference = chain.makers[test]
-    assert reference.inputs == {"dataset": ["data/digits-test.zip"],
-                                "weights": ["data/features/digits-classifier.safetensors"]}  # fmt: skip
+    assert reference.inputs == {"dataset": ("data/digits-test.zip",),
+                                "weights": ("data/features/digits-classifier.safetensors",)}  # fmt: skip
     assert chain.makers["data/digits-test.zip"].rule == "prepare"
 
 
