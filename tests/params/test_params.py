@@ -231,13 +231,16 @@ def test_a_new_rung_is_measured_and_shown_without_being_named(tmp_path):
     assert list(mine.grids["ladder"].models) == list(mine.sheets["samples"].samplers) == rungs  # without leak
     assert list(table_layout(report, "table2").rows) == list("ABCDEFG")
     assert [source.model for source in figure_layout(report, "figure5a").sources()] == rungs
-    assert list(figure_layout(report, "figure9").shown) == ["digits", *"ABCDEFG"]
+    named = {rung: mine.called(rung) for rung in "ABCDEFG"}
+    assert (named["A"], named["G"]) == ("A: baseline", "G")  # the new rung has no name
+    assert list(figure_layout(report, "figure9").shown) == ["digits", *named.values()]
     assert list(figure_layout(report, "figure1").shown) == ["digits"]
     wider = loaded.report("wider")
     both = [*rungs, *(rung.replace("vp", "ve") for rung in rungs)]
-    assert list(figure_layout(wider, "figure9").shown) == ["digits", *both]  # of two columns, by their whole names
+    whole = [model + named[model[3:]][1:] for model in both]  # of two columns, by their whole names
+    assert list(figure_layout(wider, "figure9").shown) == ["digits", *whole]
     assert list(loaded.experiment("wider").analyses["degradation"].models) == both
-    assert list(figure_layout(wider, "figure5a").shown) == [*both, "leak"]
+    assert list(figure_layout(wider, "figure5a").shown) == [*whole, "leak"]
 
 
 def test_the_models_of_a_table_may_be_a_word(tmp_path):

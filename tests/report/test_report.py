@@ -617,7 +617,8 @@ def test_metrics_json_has_the_lowest_distance_of_every_cell(digits, paper, place
 
 def levels(places, experiment, model, height=0.5):
     curve = {"sigma": [0.1, 1.0, 10.0], "mean": [height, 0.2, 0.4], "std": [0.1, 0.1, 0.2], "samples": 2}
-    write_json(places.models / experiment.name / model / "levels.json", {"before": curve, "after": curve})
+    file = Path(chain.levels_file(experiment, model)).relative_to("models")
+    write_json(places.models / file, {"before": curve, "after": curve})
 
 
 def images(seed, count=12, shape=(1, 8, 8)):

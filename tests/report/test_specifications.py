@@ -85,7 +85,7 @@ CHANGES = {
     "the order of lines": (
         lambda raw: reversed_(digits(raw)["figures"]["figure5b"]["lines"]), {"figure digits/figure5b"}),
     "the order of panels": (
-        lambda raw: reversed_(digits(raw)["figures"]["figure9"]["panels"]), {"figure digits/figure9"}),
+        lambda raw: reversed_(report(raw)["figures"]["figure9"]["panels"]), {"figure paper/figure9"}),
     "images shown": (lambda raw: digits(raw)["figures"]["figure9"].update(images=8), {"figure digits/figure9"}),
     "the mark of a curve": (
         lambda raw: digits(raw)["figures"]["figure4"].update(mark="within 3 %"), {"figure digits/figure4"}),

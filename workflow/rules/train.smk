@@ -63,7 +63,7 @@ rule choose:
         choice="models/{trained}/choice.json",
     params:
         names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
-        snapshots=lambda w, input: f"runs/{input.model.split('/', 1)[1].rsplit('/', 1)[0]}/snapshots",
+        snapshots=lambda w, input: f"runs/{str(input.model).split('/', 1)[1].rsplit('/', 1)[0]}/snapshots",
         options=measuring("choose", "trained"),
         step=step("choose", "trained"),
         expect=expect("choose", "trained"),
