@@ -282,7 +282,7 @@ class _Walk:
         if not choice:
             return {"chosen": f"not known: {path} is not there, or another one"}
         return {
-            "chosen": f"{choice['best']} of {len(choice['cheap'])} snapshots",
+            "chosen": f"{choice['best']} of {len(choice['cheap'] | (choice.get('full') or {}))} snapshots",
             "chosen_by": f"{choice['metric']['label']} {choice['value']!r} of {choice['confirm_images']} images",
         }
 
