@@ -8,6 +8,7 @@ from edm.chain.paths import TABLE_FORMATS, search_file
 from edm.errors import UserError
 from edm.evaluation.records import read_search
 from edm.files.writing import write_json, write_text
+from edm.metrics import TO_TEST
 from edm.params import Report
 from edm.params.layouts import metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
@@ -115,6 +116,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     rows = _best_of_columns(rows)
     corner = "configuration" if layout.kind == "configurations" else "sampler"
     notes = _about_numbers([cell for cells in rows.values() for cell in cells])
+    notes += [f"{TO_TEST}: the distance of the same images to images held out from training."] * (
+        TO_TEST in layout.metrics)  # fmt: skip
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
     notes += [metric(seen), *partial]
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
