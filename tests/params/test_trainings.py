@@ -13,6 +13,9 @@ from edm.chain.jobs import Chain
 RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 RAW["experiments"] = {"digits": RAW["experiments"]["digits"]}
 RAW["pretrained"], RAW["reports"] = {}, {}
+DEMO = copy.deepcopy(RAW)
+for entry in (*RAW["experiments"]["digits"]["grids"].values(), *RAW["experiments"]["digits"]["models"].values()):
+    entry.pop("seeds", None)
 
 
 def loaded(folder, change=lambda digits: None, whole=True):
@@ -39,6 +42,17 @@ def test_what_exists_stays_as_it_is_when_seeds_are_added(tmp_path):
     assert after["train digits/vp-F@2"][0] == before["train digits/vp-F"][0] | {"seed": 2}
     train = chain.by_name["train digits/vp-F@2"]
     assert train.outputs[0] == "models/digits/vp-F@2/model.safetensors"
+
+
+def test_of_the_demo_seeds_add_training_runs_to_table_2_alone(tmp_path):
+    """The demo has a budget: each seed costs a training run and an evaluation per rung."""
+    raw = copy.deepcopy(DEMO)
+    raw["experiments"]["digits"]["seeds"] = [0, 1, 2]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    chain = Chain(params.load(tmp_path / "params.yaml"))
+    added = sorted(name for name in chain.by_name if "@" in name)
+    models = [f"vp-{rung}@{seed}" for rung in "ABCDEF" for seed in (1, 2)]
+    assert added == [*(f"evaluate digits/{m}/ladder" for m in models), *(f"train digits/{m}" for m in models)]
 
 
 def test_the_tables_of_a_model_need_all_its_training_runs(tmp_path):

@@ -29,6 +29,8 @@ def loaded(tmp_path_factory):
     raw = copy.deepcopy(RAW) | {"experiments": {"digits": copy.deepcopy(RAW["experiments"]["digits"])}}
     raw |= {"pretrained": {}, "reports": {}}
     raw["experiments"]["digits"]["seeds"] = [0, 1, 2]
+    for grid in raw["experiments"]["digits"]["grids"].values():
+        grid.pop("seeds", None)
     path = tmp_path_factory.mktemp("seeds") / "params.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return params.load(path)
