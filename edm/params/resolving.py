@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -62,9 +63,10 @@ class Names:
     words: dict[str, list[str]]
     trainings: dict[str, tuple[str, ...]]
 
-    @property
-    def known(self) -> list[str]:
-        return [*self.words[ALL], *(name for names in self.trainings.values() for name in names[1:])]
+    @functools.cached_property
+    def known(self) -> dict[str, None]:
+        """Every name: a dictionary, for quick look-up in many grids."""
+        return dict.fromkeys((*self.words[ALL], *(name for names in self.trainings.values() for name in names)))
 
 
 def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
