@@ -127,8 +127,8 @@ class Chain:
 
         A folder whose files are downloads is always a list of these files, also after the first of them arrived.
         """
-        made_up = self.params.dataset(dataset).get("made_up")
-        return [path for path in self._raw_sources(dataset) if made_up or self.obtainable(path)]
+        made_up = [raw["path"] for raw in self.params.raw["datasets"].values() if raw.get("made_up")]
+        return [path for path in self._raw_sources(dataset) if path in made_up or self.obtainable(path)]
 
     def _raw_sources(self, dataset: str) -> list[str]:
         stated, found = self.params.dataset(dataset)["path"], []
@@ -149,6 +149,8 @@ class Chain:
                 path = paths.reference_file(experiment, features)
                 if path.startswith("data/references/"):
                     found[path] = (experiment, features)
+            for path in paths.test_reference_file(experiment):
+                found.setdefault(path, (experiment, experiment.features))
         return found
 
     def tracked(self, report: str) -> list[str]:

@@ -3,6 +3,8 @@
 `data`, `models`, `results` and `steps` hold the files that DVC keeps; `runs` is the working space of one machine.
 """
 
+from dataclasses import replace
+
 from edm.files.hashes import digest
 from edm.metrics import CLASSIFIER, need_reference_features
 from edm.params import Evaluation, Experiment, Report
@@ -32,6 +34,15 @@ def reference_file(experiment: Experiment, features: str | None = None) -> str:
     kept = "-with-features" if keeps_features(experiment, features) else ""
     weights = f"-{digest(path)[:6]}" if path else ""
     return f"data/references/{experiment.dataset}/{features}{weights}{kept}.npz"
+
+
+def test_reference_file(experiment: Experiment) -> list[str]:
+    """Statistics of the held-out images, in the experiment's features; a list of one or none."""
+    if experiment.test is None:
+        return []
+    own = reference_file(replace(experiment, dataset=experiment.test, reference=None))
+    # Each training set has a classifier of its own.
+    return [own.replace(".npz", f"-of-{experiment.dataset}.npz") if experiment.features == CLASSIFIER else own]
 
 
 def keeps_features(experiment: Experiment, features: str) -> bool:

@@ -39,6 +39,7 @@ from edm.chain.choices import choices
 from edm.chain.job import Job, named
 from edm.metrics import CLASSIFIER
 from edm.params import Experiment
+from edm.params.experiment import first_training
 from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
 from edm.params.sources import Source
 
@@ -104,8 +105,9 @@ def _features(chain: "Chain") -> Iterator[Job]:
 
 def _reference(chain: "Chain") -> Iterator[Job]:
     for path, (experiment, features) in chain.references.items():
-        key = (experiment.dataset, os.path.basename(path).removesuffix(".npz"))
-        inputs = named(dataset=paths.archive(experiment.dataset), weights=paths.weights_of(experiment, features))
+        *_, dataset, file = path.split("/")
+        key = (dataset, file.removesuffix(".npz"))
+        inputs = named(dataset=paths.archive(dataset), weights=paths.weights_of(experiment, features))
         yield Job("reference", key, inputs, (path,))
 
 
@@ -175,10 +177,15 @@ def _evaluate(chain: "Chain") -> Iterator[Job]:
         more = [(paths.reference_file(e, features), paths.weights_of(e, features)) for features in e.more_features]
         for evaluation in (evaluation for evaluation in e.evaluations() if evaluation.experiment == e.name):
             grid, model = e.grids[evaluation.grid], evaluation.model
-            searched = [paths.search_file(e, model, grid.settings_from)] if grid.settings_from else []
+            first = first_training(model)
+            searched = [paths.search_file(e, first, grid.settings_from)] if grid.settings_from else []
             inputs = named(
                 model=paths.model_file(e, model),
-                references=[grid.reference or paths.reference_file(e), *(reference for reference, _ in more)],
+                references=[
+                    grid.reference or paths.reference_file(e),
+                    *(reference for reference, _ in more),
+                    *paths.test_reference_file(e),
+                ],
                 weights=paths.weights_of(e),
                 more_weights=[path for _, weights in more for path in weights],
                 settings=searched,

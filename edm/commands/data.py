@@ -41,6 +41,10 @@ def add(command: Commands) -> None:
     sub.add_argument(
         "--checksum", metavar="MD5", help="MD5 of the CIFAR-10 tarball (default: the published one); none: any"
     )
+    sub.add_argument("--split", choices=("train", "test"), help="part of the source; of a folder, that subfolder")
+    sub.add_argument(
+        "--held-out", type=float, metavar="F", help="fraction of the images that --split test has, and others not"
+    )
     sub.add_argument("--workers", type=count, help="processes to use (default: one per core)")
     from_params(sub)
 
@@ -83,10 +87,12 @@ def prepare(args: Namespace) -> None:
     else:
         inputs = args.input if args.input is None or len(args.input) > 1 else args.input[0]
         spec = {"source": args.source, "path": inputs, "checksum": args.checksum}
+        spec |= {"split": args.split, "held_out": args.held_out}
         spec |= {name: getattr(args, name) for name in STATABLE}
     if spec["source"] is None:
         raise UserError("prepare: name a source (such as digits) or a dataset of params.yaml (--dataset)")
-    stated = {name: spec[name] for name in (*STATABLE, "checksum") if spec.get(name) is not None}
+    options = (*STATABLE, "checksum", "split", "held_out")
+    stated = {name: spec[name] for name in options if spec.get(name) is not None}
     stated |= {"workers": args.workers, "made_from": made_from("prepare")}
     result = prepare(spec["source"], args.output, spec["path"], **stated)
     say(

@@ -18,7 +18,7 @@ from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
-from edm.metrics import METRICS
+from edm.metrics import METRICS, TO_TEST
 from edm.metrics.extractors import Features, load_features
 from edm.metrics.frechet import ReferenceStatistics, load_statistics
 from edm.metrics.measure import Measuring
@@ -29,12 +29,16 @@ from edm.sampling.sample_files import draw
 
 @dataclass(frozen=True)
 class Yardstick:
-    """A feature extractor with the reference statistics of the dataset in its features."""
+    """A feature extractor with the reference statistics of the dataset in its features.
+
+    test: statistics of images held out from training.
+    """
 
     extractor: Features
     reference: ReferenceStatistics
     path: str
     metrics: tuple[str, ...] = ()
+    test: ReferenceStatistics | None = None
 
     def describe(self) -> dict[str, Any]:
         """Its description for the results file."""
@@ -47,6 +51,7 @@ class Yardstick:
             "reference_images": self.reference.count,
             "dataset_sha256": self.reference.dataset_sha256,
             **self._of_neighbours(),
+            **({"test_images": self.test.count, "test_sha256": sha256_file(self.test.path)} if self.test else {}),
         }
 
     def _of_neighbours(self) -> dict[str, Any]:
@@ -59,6 +64,10 @@ class Yardstick:
     def _sha256(self) -> str:
         return sha256_file(self.path)
 
+    def to_test(self, measuring: Measuring) -> dict[str, float]:
+        """The distance of measured images to the held-out images, by its name in results, if these are known."""
+        return {TO_TEST: measuring.distance_to(self.test)} if self.test else {}
+
     def begin(self, total: int = 0, start: int = 0) -> Measuring:
         """A new, empty measurement of a set of images; ``total`` and ``start`` as in ``Measuring``."""
         return Measuring(self.extractor, self.reference, self.metrics, total, start)
@@ -66,15 +75,18 @@ class Yardstick:
 
 def open_yardstick(
     features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = (),
-    count: int = 0,
+    count: int = 0, test: str | Path | None = None,
 ) -> Yardstick:  # fmt: skip
-    """count: number of images to measure, as in :func:`edm.metrics.extractors.load_features`.
+    """count: number of images to measure, as in :func:`edm.metrics.extractors.load_features`. test: a second reference.
 
     Raises UserError if the reference has other features, or lacks what a metric needs.
     """
     extractor = load_features(features, weights, device, count)
-    yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics)
+    held_out = load_statistics(test) if test else None
+    yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics, held_out)
     yardstick.begin()  # raises an error for a mismatch before the first image is generated
+    if held_out:
+        Measuring(extractor, held_out)
     return yardstick
 
 
@@ -82,6 +94,7 @@ class Seen:
     """The accumulated measurements of the images of some seeds, one per yardstick, and their network evaluations."""
 
     def __init__(self, yardsticks: Sequence[Yardstick], total: int = 0, start: int = 0) -> None:
+        self.yardsticks = yardsticks
         self.measurings = [yardstick.begin(total, start) for yardstick in yardsticks]
         self.evaluations = 0
 
@@ -133,7 +146,8 @@ class Seen:
         more = {name: found["distance"] for name, found in zip(names, rest, strict=True)}
         bars = {name: found["bar"] for name, found in zip(names, rest, strict=True) if "bar" in found}
         return {"images": self.count, "nfe": round(self.evaluations / self.count), **first,
-                **({"more": more} if more else {}), **({"more_bars": bars} if bars else {})}  # fmt: skip
+                **self.yardsticks[0].to_test(self.measurings[0]), **({"more": more} if more else {}),
+                **({"more_bars": bars} if bars else {})}  # fmt: skip
 
 
 def measure(

@@ -46,8 +46,9 @@ def evaluate_grid(
 ) -> None:  # fmt: skip
     """Generates the images of an evaluation, measures them and writes the results file, or does one shard of that work.
 
-    references: statistics files, one per extractor of the experiment. weights: of the first extractor. settings: the
-    outcome of a search; it sets what the grid does not. shard: (index, count), to measure one part and write a shard
+    references: statistics files, one per extractor of the experiment, then that of its held-out images. weights: of
+    the first extractor. settings: the outcome of a search; it sets what the grid does not. shard: (index, count), to
+    measure one part and write a shard
     file; parts: shard files to merge into the results. known: results to reuse without images, by "POINT@REPEAT".
     command: repeats the work, for the runs' descriptions.
     Raises UserError if the files do not match, or if the sampler gives non-finite images.
@@ -252,12 +253,14 @@ def open_yardsticks(
     """
     known = experiment.more_features | {experiment.features: weights or experiment.feature_weights}
     names = [experiment.features, *experiment.more_features] if more else [experiment.features]
-    if len(references) < len(names):
-        raise UserError(f"--ref: {len(names)} files are needed, one for each of {', '.join(names)}")
-    return [
-        open_yardstick(name, known[name], reference, world.device, experiment.metrics if more and not i else (), count)
-        for i, (name, reference) in enumerate(zip(names, references, strict=False))
-    ]
+    needed = [*names, *([f"the images of {experiment.test}"] if more and experiment.test else [])]
+    if len(references) < len(needed):
+        raise UserError(f"--ref: {len(needed)} files are needed, one for each of {', '.join(needed)}")
+    test = references[len(names)] if len(needed) > len(names) else None
+    metrics = experiment.metrics if more else ()
+    first = open_yardstick(names[0], known[names[0]], references[0], world.device, metrics, count, test)
+    others = zip(names[1:], references[1:], strict=False)
+    return [first, *(open_yardstick(name, known[name], path, world.device, (), count) for name, path in others)]
 
 
 def _nearest(key: str, values: Sequence[float | None], to: float | None) -> float | None:

@@ -16,6 +16,7 @@ from edm.errors import UserError
 from edm.evaluation.history import SearchHistory, key_of
 
 METHODS = ("coordinate", "exhaustive")
+EVERY = "all"  # every snapshot is measured in full
 
 Settings = dict[str, float | None]
 Lists = dict[str, list[float | None]]
@@ -202,16 +203,17 @@ def choose(
     candidates: list[str],
     cheap: Callable[[str], float],
     full: Callable[[str], float],
-    confirm: int,
+    confirm: int | str,
     history: SearchHistory,
 ) -> Choice:
     """The candidate with the lowest full value among the ``confirm`` with the lowest cheap values; ties: the earlier.
 
+    confirm: ``EVERY`` measures all in full, and none cheaply.
     Raises UserError if there are no candidates, or if no full value was finite.
     """
     if not candidates or len(set(candidates)) < len(candidates):
         raise UserError("nothing to choose from: no candidates, or one is named twice")
-    if confirm < 1:
+    if confirm != EVERY and not (isinstance(confirm, int) and confirm >= 1):
         raise UserError(f"confirm is {confirm}; at least one candidate must be measured in full")
 
     def measured(names: Iterable[str], stage: str, objective: Callable[[str], float]) -> dict[str, float | None]:
@@ -222,8 +224,8 @@ def choose(
         numbers = {name: math.inf if value is None else value for name, value in values.items()}
         return sorted(numbers, key=lambda name: numbers[name])
 
-    cheap_values = measured(candidates, "cheap", cheap)
-    kept = set(lowest(cheap_values)[:confirm])
+    cheap_values = {} if confirm == EVERY else measured(candidates, "cheap", cheap)
+    kept = set(candidates if isinstance(confirm, str) else lowest(cheap_values)[:confirm])
     full_values = measured((name for name in candidates if name in kept), "full", full)
     best = lowest(full_values)[0]
     value = full_values[best]
@@ -232,6 +234,6 @@ def choose(
     return Choice(best, value, cheap_values, full_values)
 
 
-def choice_cost(candidates: int, confirm: int) -> tuple[int, int]:
+def choice_cost(candidates: int, confirm: int | str) -> tuple[int, int]:
     """The number of candidates measured cheaply, and the number measured in full."""
-    return candidates, min(candidates, confirm)
+    return (0, candidates) if isinstance(confirm, str) else (candidates, min(candidates, confirm))

@@ -118,12 +118,8 @@ class Measuring:
         """
         for name in self.metrics:
             _require(name, self.count, "images measured")
-        seen, reference = self._statistics.whole(), self.reference
-        found: dict[str, Any] = {
-            "distance": frechet_distance(
-                seen.mean, seen.covariance, reference.mu, reference.sigma, self.extractor.device
-            )
-        }
+        reference = self.reference
+        found: dict[str, Any] = {"distance": self.distance_to(reference)}
         if bar := self._statistics.bar(reference, self.extractor.device):
             found["bar"] = bar
         for name in self.metrics:
@@ -139,6 +135,11 @@ class Measuring:
                 places = places_of_features(reference.count or len(reference_features), len(reference_features))
                 found["pairs"] = [{**pair, "training": int(places[pair["training"]])} for pair in found["pairs"]]
         return found
+
+    def distance_to(self, reference: ReferenceStatistics) -> float:
+        """The Fréchet distance of the images to any reference in the same features."""
+        seen = self._statistics.whole()
+        return frechet_distance(seen.mean, seen.covariance, reference.mu, reference.sigma, self.extractor.device)
 
     def _all(self, layer: str) -> torch.Tensor:
         """The kept outputs of a layer, in order; concatenates them once and stores the result."""

@@ -17,6 +17,13 @@ UNDECIDING = ("microbatch", "level_samples")
 
 #: Words for models: every rung of every column, and every model.
 LADDER, ALL = "ladder", "all"
+#: Between a model and the seed of a further training run of it ("vp-A@1"); no name in params.yaml contains it.
+AT = "@"
+
+
+def first_training(model: str) -> str:
+    """The model whose settings a training run has, apart from its seed: "vp-A" for "vp-A@1" and for itself."""
+    return model.partition(AT)[0]
 
 
 @dataclass(frozen=True)
@@ -84,12 +91,21 @@ class Analysis:
 class Choice:
     """The selection of the best snapshot: all are ranked with few ``images``, the ``confirm`` best again with all.
 
-    grid: a grid of one point, the sampler; models outside this grid use their final model.
+    grid: a grid of one point, the sampler; models outside this grid use their final model. confirm: ``ALL`` measures
+    every snapshot with all images and needs no ranking, so ``images`` is 0.
     """
 
     grid: str
     images: int
-    confirm: int
+    confirm: int | str
+
+    def told(self, snapshots: int, images: int) -> str:
+        """How a model is selected among so many snapshots, in words. images: of an evaluation."""
+        if self.confirm == ALL:
+            how = f"each measured with {images:,} images"
+        else:
+            how = f"ranked with {self.images:,} images, the best {self.confirm} again with {images:,}"
+        return f"best of {snapshots:,} snapshots ({how}), measured again on fresh seeds"
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,11 @@ class Sampling:
         first = self.first_seed + repeat * self.images
         return range(first, first + self.images)
 
+    @property
+    def selecting(self) -> int:
+        """The first seed of choices and searches: after those of evaluations, which measure the outcome afresh."""
+        return self.first_seed + self.repeats * self.images
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -157,7 +178,8 @@ class Experiment:
     pretrained: imported models and the names of their published files; they have no configuration.
     metrics: further metrics beside the Fréchet distance. more_features: extractors of further Fréchet distances.
     shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
-    names: what a reader calls a rung.
+    names: what a reader calls a rung. trainings: of each model with several seeds, its training runs: itself first.
+    test: the dataset of images held out from training, to which all evaluations measure the distance, too.
     """
 
     name: str
@@ -180,6 +202,8 @@ class Experiment:
     reference: str | None = None
     shared: dict[tuple[str, ...], str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    test: str | None = None
 
     def called(self, rung: str) -> str:
         """A rung with its name: "A: baseline"; the rung alone if it has none."""
@@ -190,9 +214,12 @@ class Experiment:
         return (*self.models, *self.pretrained)
 
     def group(self, word: str) -> list[str]:
-        """The models that a word stands for: "ladder" for every rung of every column, "all" for all."""
+        """The models that a word stands for: "ladder" for every rung of every column, "all" for all.
+
+        Of a model with several training runs, the first.
+        """
         rungs = [f"{column}-{rung}" for column in self.columns for rung in self.rungs]
-        return rungs if word == LADDER else list(self.all_models)
+        return rungs if word == LADDER else [model for model in self.all_models if first_training(model) == model]
 
     @property
     def work(self) -> int:
@@ -269,7 +296,8 @@ class Experiment:
             **self._precision(),
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
-                    "metric_settings": stated_settings(self.metrics), "settings_from": grid.settings_from}  # fmt: skip
+                    "metric_settings": stated_settings(self.metrics), "settings_from": grid.settings_from,
+                    "test": self.test}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:
@@ -291,7 +319,7 @@ class Experiment:
         choice = self.choice_of(model)
         point = self.grids[choice.grid].points[model][0]
         return {"sampler": point.sampler.changes(), "images": choice.images, "confirm": choice.confirm,
-                "confirm_images": self.sampling.images, "first_seed": self.sampling.first_seed,
+                "confirm_images": self.sampling.images, "first_seed": self.sampling.selecting,
                 "block": self.sampling.block, "features": self.features, **self._precision()}  # fmt: skip
 
     def search_spec(self, model: str, name: str) -> dict[str, Any]:
@@ -299,7 +327,7 @@ class Experiment:
         search = _of(self.searches, name, model, "search", self.name)
         return {"sampler": search.samplers[model].changes(), "over": {k: list(v) for k, v in search.over.items()},
                 "method": search.method, "images": search.images, "max_sweeps": search.max_sweeps,
-                "first_seed": self.sampling.first_seed, "block": self.sampling.block,
+                "first_seed": self.sampling.selecting, "block": self.sampling.block,
                 "features": self.features, **self._precision()}  # fmt: skip
 
     def sheet_spec(self, model: str, name: str) -> dict[str, Any]:

@@ -76,8 +76,9 @@ def table_layout(report: Report, name: str) -> Layout:
     spec = report.tables[name]
     columns, rows = _TABLES[spec["kind"]](report, spec)
     further = () if spec["kind"] == "panel" else tuple(spec.get("metrics", ()))  # of a panel they are the columns
-    layout = Layout(name, spec["kind"], spec["title"], columns, rows, metrics=further,
-                    note=spec.get("note", ""))  # fmt: skip
+    layout = Layout(name, spec["kind"], spec["title"], columns, rows, metrics=further)
+    notes = [spec.get("note", ""), selection(layout.sources())]
+    layout = dataclasses.replace(layout, note=" ".join(filter(None, notes)))
     if "nfe" in spec:
         for row in spec.get("nfe_of_rows", {}):
             if row not in rows:
@@ -90,6 +91,22 @@ def table_layout(report: Report, name: str) -> Layout:
         cells = {row: [published(spec["paper"], row, column) for column in columns] for row in rows}
         layout = dataclasses.replace(layout, paper=cells)
     return layout
+
+
+def selection(sources: Iterable[Source]) -> str:
+    """How the measured models were selected among the snapshots of their training runs; empty if none was."""
+    found: dict[str, dict[str, None]] = {}
+    for source in sources:
+        one, model = source.experiment, source.model
+        if source.kind != "grid" or model in one.pretrained:
+            continue
+        told = ""
+        if one.choice is not None and one.chosen(model):
+            told = one.choice.told(len(one.models[model].snapshots), one.sampling.images)
+        found.setdefault(told, {})[f"{one.name}/{model}"] = None
+    if len(found) == 1:
+        return "".join(f"Each model: {told}." for told in found if told)
+    return " ".join(f"{', '.join(models)}: {told or 'the final model'}." for told, models in found.items())
 
 
 Content = tuple[list[str], dict[str, list[Source | None]]]
@@ -140,7 +157,7 @@ def _sampled_by_all(report: Report, rows: dict[str, Any]) -> list[Source]:
             raise UserError(f"row {label!r}: a grid per column needs `columns`")
         if grid not in experiment.grids:
             raise UserError(f"row {label!r}: {_nowhere(grid, [experiment])}")
-    found = [m for m in experiment.all_models if all(_if_there(experiment, m, grid) for grid in rows.values())]
+    found = [m for m in experiment.group(ALL) if all(_if_there(experiment, m, grid) for grid in rows.values())]
     if not found:
         raise UserError("no model is sampled by the grids of all of its rows")
     return [Source("model", experiment, model) for model in found]

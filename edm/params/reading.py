@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from edm.data.prepare.expected import check_split
 from edm.errors import UserError
 from edm.files.reading import read_regular
 from edm.params.catalogue import PUBLISHED, kept_at
@@ -87,6 +88,7 @@ class Params:
         if name not in self._resolved:
             raw = experiments[name]
             try:
+                self._check_test(name, raw)
                 resolved = resolve(name, raw, self.dataset(raw["dataset"]), self._scale(name))
                 for file in resolved.pretrained.values():
                     known(f"experiments.{name}.models", "pretrained file", file, self.pretrained)
@@ -98,6 +100,19 @@ class Params:
             if sum(experiment.work for experiment in self._resolved.values()) > MAX_WORK:
                 raise UserError(f"{self.path}: its experiments have more than {MAX_WORK:,} models and measurements")
         return self._resolved[name]
+
+    def _check_test(self, name: str, raw: dict[str, Any]) -> None:
+        """Raises UserError if the held-out images of an experiment are not comparable with its dataset."""
+        test, dataset, here = raw.get("test"), raw["dataset"], f"experiments.{name}.test"
+        if test is None:
+            return
+        known(here, "dataset", test, self.raw["datasets"])
+        if test == dataset:
+            raise UserError(f"{here}: {test!r} is what the models learn from; name a dataset with split: test")
+        for key in ("resolution", "channels"):
+            ours, theirs = self.dataset(dataset)[key], self.dataset(test)[key]
+            if ours != theirs:
+                raise UserError(f"{here}: {test!r} has {key} {theirs}, and {dataset!r} has {ours}; make them alike")
 
     def report(self, name: str) -> Report:
         """A report on several experiments, or on a single one. Raises UserError as :meth:`experiment`."""
@@ -155,6 +170,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
             raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
     _check_targets(raw, path)
     _check_made_up(raw, path)
+    _check_splits(raw, path)
     if whole:
         for name in raw["experiments"]:
             params.experiment(name)
@@ -188,6 +204,15 @@ def _check_made_up(raw: dict[str, Any], path: Path) -> None:
                 f"{path}: datasets.{name}.path: synthetic data must be below {MADE_UP}/, where they replace none of "
                 f"your files, not at {place!r}; state {MADE_UP}/{name}, or remove made_up"
             )
+
+
+def _check_splits(raw: dict[str, Any], path: Path) -> None:
+    """Raises UserError if a dataset is a split that its source does not have."""
+    for name, dataset in raw["datasets"].items():
+        try:
+            check_split(dataset["source"], dataset.get("split"), dataset.get("held_out"))
+        except UserError as error:
+            raise UserError(f"{path}: datasets.{name}.{error}") from None
 
 
 def _extend(raw: Any, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Resolves the entries of params.yaml: sums up ladders, multiplies out grids, looks up names."""
 
+import dataclasses
 import difflib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -13,6 +15,7 @@ from edm.metrics import CLASSIFIER, EXTRACTORS, METRICS, check_metrics
 from edm.networks.flops import parameters
 from edm.params.experiment import (
     ALL,
+    AT,
     LADDER,
     Analysis,
     Choice,
@@ -23,6 +26,7 @@ from edm.params.experiment import (
     Search,
     Sheet,
     Training,
+    first_training,
 )
 
 #: Names of rules, targets and folders, which experiments must not have.
@@ -49,10 +53,21 @@ MAX_POINTS = 1000  # of a grid, per model
 MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
 MAX_WORK = 100_000  # models and measurements of all experiments
 MAX_PARAMETERS = 20e9  # of a network
+FIRST = "first"  # of the trainings of a model, in a grid
 MAX_LABEL = 180  # characters of a point's name, which is the name of a file
 
-#: The models that a word stands for.
-Groups = dict[str, list[str]]
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """The names of models. words: the models that a word stands for. trainings: those of models with several seeds."""
+
+    words: dict[str, list[str]]
+    trainings: dict[str, tuple[str, ...]]
+
+    @functools.cached_property
+    def known(self) -> dict[str, None]:
+        """Every name: a dictionary, for quick look-up in many grids."""
+        return dict.fromkeys((*self.words[ALL], *(name for names in self.trainings.values() for name in names)))
 
 
 def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
@@ -72,9 +87,10 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         raise UserError(f"{here}.metrics: {error}") from None
     if not dataset["classes"] and CLASSIFIER in (raw["features"], *more):
         raise UserError(f"{here}.features: {CLASSIFIER} learns from classes, and dataset {raw['dataset']} has none")
-    models, pretrained = _models(here, raw, dataset, scale)
+    models, pretrained, trainings = _models(here, raw, dataset, scale)
     rungs = [f"{column}-{rung}" for column in raw["columns"] for rung in raw["ladder"]]
-    names: Groups = {ALL: [*models, *pretrained], LADDER: rungs}
+    firsts = [model for model in (*models, *pretrained) if first_training(model) == model]
+    names = Names({ALL: firsts, LADDER: rungs}, trainings)
     sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
     for metric in raw.get("metrics", ()):
         if sampling.images < METRICS[metric].fewest:
@@ -98,7 +114,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
             settings["images"] = _count(settings["images"], scale)
         studied = _chosen(value["models"], names)
         for model in studied:  # a study of leakage needs the training's augmentation
-            known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names[ALL])
+            known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names.known)
         if value["kind"] == "memorisation":
             _check_pairs(f"{here}.analyses.{key}", settings["grid"], grids, studied, raw.get("metrics", ()))
         analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
@@ -122,6 +138,8 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         more_features=more,
         reference=raw.get("reference"),
         names=dict(raw.get("names", {})),
+        trainings=trainings,
+        test=raw.get("test"),
     )
     if experiment.work > MAX_WORK:
         raise UserError(f"{here}: more than {MAX_WORK:,} models and measurements (points x repeats x shards)")
@@ -172,13 +190,13 @@ def _count(images: int, scale: float) -> int:
 
 def _models(
     here: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float
-) -> tuple[dict[str, TrainingConfig], dict[str, str]]:
-    """The trained models by name, and the published files of the pretrained ones."""
+) -> tuple[dict[str, TrainingConfig], dict[str, str], dict[str, tuple[str, ...]]]:
+    """The trained models by name, the published files of the pretrained ones, and the trainings of several seeds."""
     size = {key: dataset[key] for key in OF_DATASETS}
     fields: dict[str, dict[str, Any]] = {}
     _check_product(f"{here}: columns and ladder", (raw["columns"], raw["ladder"]), MAX_POINTS)
     for column, rung in itertools.product(raw["columns"], raw["ladder"]):
-        values = {**size, **raw["base"], **raw["columns"][column]}
+        values = {**size, "seeds": raw.get("seeds"), **raw["base"], **raw["columns"][column]}
         for step, change in raw["ladder"].items():
             values.update(change)
             if step == rung:
@@ -196,9 +214,10 @@ def _models(
         else:
             known(f"{here}.models.{name}", "model", spec["from"], fields)
             fields[name] = {**fields[spec["from"]], **{key: value for key, value in spec.items() if key != "from"}}
-    models = {}
+    models, trainings = {}, {}
     for name, values in fields.items():
         values = {**values, **raw.get("override", {})}
+        seeds = values.pop("seeds")
         if scale != 1:
             stated = {key: values.get(key, getattr(TrainingConfig, key)) for key in (*SCALED, "level_samples")}
             values |= {key: stated[key] * scale for key in SCALED if stated[key] is not None}
@@ -208,7 +227,17 @@ def _models(
         models[name] = _checked(place, TrainingConfig.from_dict, values)
         if (weights := parameters(models[name])) > MAX_PARAMETERS:
             raise UserError(f"{place}: a network of {weights / 1e9:,.0f} billion parameters; state fewer channels")
-    return models, pretrained
+        if further := _further_seeds(place, models[name], seeds):
+            trainings[name] = (name, *(f"{name}{AT}{seed}" for seed in further))
+            models |= {f"{name}{AT}{seed}": dataclasses.replace(models[name], seed=seed) for seed in further}
+    return models, pretrained, trainings
+
+
+def _further_seeds(place: str, config: TrainingConfig, seeds: list[int] | None) -> list[int]:
+    """The seeds of the further training runs of a model; its own name stands for the run with its own seed."""
+    if seeds is not None and config.seed not in seeds:
+        raise UserError(f"{place}: seeds {seeds} lack the model's own; add {config.seed}, or state seed: {seeds[0]}")
+    return [seed for seed in seeds or () if seed != config.seed]
 
 
 def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale: float) -> Choice | None:
@@ -217,25 +246,32 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale
     known(f"{here}.choose", "grid", raw["grid"], grids)
     if any(len(points) != 1 for points in grids[raw["grid"]].points.values()):
         raise UserError(f"{here}.choose: grid {raw['grid']!r} has several points; a choice needs a single one")
+    if raw["confirm"] == ALL:
+        return Choice(raw["grid"], 0, ALL)
+    if "images" not in raw:
+        raise UserError(f"{here}.choose: key 'images' is missing; only `confirm: all` needs no ranking")
     return Choice(raw["grid"], _count(raw["images"], scale), raw["confirm"])
 
 
-def _grid(here: str, name: str, raw: dict[str, Any], models: Groups, searches: dict[str, Search], steps) -> Grid:
-    own = ("reference", "settings_from")
+def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: dict[str, Search], steps) -> Grid:
+    own = ("reference", "settings_from", "seeds")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     source = raw.get("settings_from")
     if source is not None:
         known(here, "search", source, searches)
         for model in points:
-            known(f"{here}.settings_from ({source})", "model", model, searches[source].samplers)
+            known(f"{here}.settings_from ({source})", "model", first_training(model), searches[source].samplers)
         by_model = raw["models"].values() if isinstance(raw["models"], dict) else ()
         stated = {key for values in (raw, *by_model) for key in values or ()}
         if both := [key for key in searches[source].over if key in stated]:
             raise UserError(f"{here}: {both[0]} is stated here and found by search {source}; leave it out of one")
+    if raw.get("seeds") != FIRST:
+        further = {model: models.trainings.get(model, ())[1:] for model in points}
+        points = {one: points.get(one, points[model]) for model in points for one in (model, *further[model])}
     return Grid(name, points, raw.get("reference"), source)
 
 
-def _search(here: str, name: str, raw: dict[str, Any], models: Groups, scale: float, steps) -> Search:
+def _search(here: str, name: str, raw: dict[str, Any], models: Names, scale: float, steps) -> Search:
     own = ("over", "method", "images", "max_sweeps")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     samplers = {model: _single(here, settings) for model, settings in points.items()}
@@ -251,7 +287,7 @@ def _search(here: str, name: str, raw: dict[str, Any], models: Groups, scale: fl
                   raw.get("max_sweeps", 10))  # fmt: skip
 
 
-def _points(here: str, raw: dict[str, Any], models: Groups, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
+def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
     """The settings of each model of a grid: the product of its lists. A model may override settings of the grid.
 
     steps: an experiment's replacement for every list of ``num_steps``; its last entry replaces every single number.
@@ -261,7 +297,7 @@ def _points(here: str, raw: dict[str, Any], models: Groups, steps: list[int] | N
     common = {key: value for key, value in raw.items() if key != "models"}
     points = {}
     for model, changes in chosen.items():
-        known(here, "model", model, models[ALL])
+        known(here, "model", model, models.known)
         choices = {**common, **(changes or {})}
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
@@ -283,9 +319,9 @@ def _points(here: str, raw: dict[str, Any], models: Groups, steps: list[int] | N
     return points
 
 
-def _chosen(models: Any, groups: Groups) -> Any:
+def _chosen(models: Any, names: Names) -> Any:
     """The models that an entry states, or those of the group that it names."""
-    return groups[models] if isinstance(models, str) else models
+    return names.words[models] if isinstance(models, str) else models
 
 
 def _check_product(here: str, lists: Iterable[Collection[Any]], most: int) -> None:

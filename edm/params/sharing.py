@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from edm.metrics import need_reference_features
-from edm.params.experiment import Experiment
+from edm.params.experiment import Experiment, first_training
 
 
 def sharing(experiment: Experiment, base: Experiment) -> Experiment:
@@ -48,14 +48,14 @@ def _searches(a: Experiment, b: Experiment) -> Steps:
 
 def _measurements(a: Experiment, b: Experiment) -> Steps:
     """Evaluations, sheets and studies."""
-    alike = _reference(a) == _reference(b) and a.more_features == b.more_features
+    alike = _reference(a) == _reference(b) and (a.more_features, a.test) == (b.more_features, b.test)
     measured = {(e.model, e.name): e for e in b.evaluations()} if alike else {}
     evaluated = set()
     for one in a.evaluations():
         other = measured.get((one.model, one.name))
         if other is not None and _same_model(a, b, one.model) and a.evaluation_spec(one) == b.evaluation_spec(other):
             grid = a.grids[one.grid]
-            found = ("search", one.model, grid.settings_from)
+            found = ("search", first_training(one.model), grid.settings_from)
             if grid.reference == b.grids[other.grid].reference and (not grid.settings_from or found in a.shared):
                 evaluated.add((one.model, one.name))
                 yield "evaluate", one.model, one.name

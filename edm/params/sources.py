@@ -6,7 +6,7 @@ specification of the step. So a step cannot show a label or a number that its sp
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edm.params.experiment import Experiment
@@ -30,6 +30,14 @@ class Source:
     name: str = ""
     text: str = ""
 
+    def trainings(self) -> list["Source"]:
+        """The sources of all training runs of its model: itself first; of a grid, those that the grid evaluates."""
+        if self.kind != "grid":
+            return [self]
+        there = self.experiment.grids[self.name].points
+        further = self.experiment.trainings.get(self.model, ())[1:]
+        return [self, *(replace(self, model=model) for model in further if model in there)]
+
     def plain(self) -> list[Any]:
         """The part that a reader sees or that selects the results, without the results."""
         if self.kind == "model":
@@ -39,7 +47,8 @@ class Source:
         where = [self.kind, self.experiment.name, self.model, self.name]
         if self.kind == "grid":
             points = self.experiment.grids[self.name].points[self.model]
-            return [*where, [point.id for point in points], self.experiment.sampling.repeats]
+            further = [[source.model for source in self.trainings()[1:]]]
+            return [*where, [point.id for point in points], self.experiment.sampling.repeats, *filter(None, further)]
         if self.kind == "levels":
             config = self.experiment.models[self.model]
             return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data]
@@ -66,7 +75,9 @@ class Layout:
     called: dict[str, str] = field(default_factory=dict)
 
     def sources(self) -> Iterator[Source]:
-        yield from (source for cells in self.rows.values() for source in cells if source is not None)
+        """All sources, each with those of the further training runs of its model."""
+        for cells in self.rows.values():
+            yield from (one for source in cells if source is not None for one in source.trainings())
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class Figure:
 
     def sources(self) -> Iterator[Source]:
         for row in self.rows.values():
-            yield from row.values()
+            yield from (one for source in row.values() for one in source.trainings())
         yield from self.distances.values()
 
 
@@ -109,7 +120,7 @@ class Metrics:
     grids: dict[str, Source]
 
     def sources(self) -> Iterator[Source]:
-        yield from (*self.grids.values(), *self.levels.values())
+        yield from (*self.grids.values(), *self.levels.values())  # all training runs are among them
 
 
 def plain(value: Any) -> Any:

@@ -23,6 +23,7 @@ def schema() -> dict[str, Any]:
     found = read_json(SCHEMA)
     defs = found["$defs"]
     training = {name: field for name, field in TrainingConfig.schema().items() if name not in OF_DATASETS}
+    training["seeds"] = {"$ref": "#/$defs/seeds"}
     defs["training"]["properties"] = training
     defs["model"]["properties"] |= training
     settings = {name: _swept(field) for name, field in SamplerConfig.schema().items()}

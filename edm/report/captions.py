@@ -11,7 +11,7 @@ from edm.chain.paths import levels_file
 from edm.errors import UserError
 from edm.metrics import INCEPTION
 from edm.params import Report
-from edm.params.layouts import figure_layout, table_layout
+from edm.params.layouts import figure_layout, selection, table_layout
 from edm.params.sources import Source
 from edm.report.about import done_jobs, duration
 from edm.report.results import Results, metric
@@ -121,6 +121,7 @@ class Captions:
         words = [_TABLES[spec["kind"]], *self._measured(sources)]
         if any(source.experiment.sampling.repeats > 1 for source in sources if source.kind == "grid"):
             words.append("Each number is the lowest of several repeats; square brackets show their range.")
+        words += [text for text in (_trainings(sources), selection(sources)) if text]
         return self._caption(one, name, words, [source.experiment.dataset for source in sources])
 
     def figure(self, report: str, name: str) -> str:
@@ -128,13 +129,13 @@ class Captions:
         layout = figure_layout(one, name)
         sources = list(layout.sources())
         details = {"over": _axis(one.figures[name]), "mark": _MARKS.get(layout.mark, ""),
-                   "range": ", shaded the range of its repeats with 1.96 standard errors over other seeds on either "
-                   "side, where measured",
+                   "range": _shaded(sources),
                    "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
                                      if s.kind == "sheet"),
                    "real": ", beside real ones" if any(s.kind == "dataset" for s in sources) else ""}  # fmt: skip
         words = [_FIGURES[layout.kind][1].format(**details), *self._measured(sources)]
+        words += [text for text in [selection(sources)] if text]
         return self._caption(one, name, words, [source.experiment.dataset for source in sources])
 
     def front(self, paths: Iterable[str]) -> str:
@@ -199,6 +200,18 @@ class Captions:
             words.append("The data are synthetic: the numbers are not meaningful.")
         head = f"{_number(name) or name}: {self._title(report, name)}"
         return f"**{_escaped(head)}.** {_escaped(' '.join(words))}\n"
+
+
+def _trainings(sources: Iterable[Source]) -> str:
+    """What ± means if some models have several training runs."""
+    several = any(len(source.trainings()) > 1 for source in sources)
+    return "± is the standard deviation over training runs of different seeds." if several else ""
+
+
+def _shaded(sources: list[Source]) -> str:
+    bars = "the range of its repeats with 1.96 standard errors over other seeds on either side, where measured"
+    over = "one standard deviation over its training runs"
+    return f", shaded {f'{over} or, of a single one, {bars}' if _trainings(sources) else bars}"
 
 
 def _number(name: str, pad: str = "") -> str | None:

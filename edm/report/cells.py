@@ -13,8 +13,9 @@ class Cell:
 
     value, nfe: as numbers, if available. low, high, repeats: of the repeats of the setting shown. measured: the source
     of the value. more: other metrics. paper: the paper's cell. best: whether it is the lowest of its column. all: the
-    repeats. apart: the difference from the lowest of its column; tied: whether it cannot be told from that. A cell that
-    the paper lacks, too, is empty.
+    repeats. apart: the difference from the lowest of its column; tied: whether it cannot be told from that. trainings,
+    spread: number of training runs of which the value is the mean, and their standard deviation, if they are several;
+    then measured and all are those of the first. A cell that the paper lacks, too, is empty.
     """
 
     text: str = ""
@@ -31,11 +32,13 @@ class Cell:
     all: tuple[Measurement, ...] = ()
     apart: Difference | None = None
     tied: bool = False
+    trainings: int = 1
+    spread: float | None = None
 
     @property
     def s(self) -> float | None:
-        """The standard error of the distance shown; None without one."""
-        return self.measured.s if self.measured else None
+        """The standard error of the distance shown; None without one, and where ± is the spread of training runs."""
+        return self.measured.s if self.measured and self.spread is None else None
 
     @property
     def difference(self) -> str:
@@ -55,7 +58,7 @@ class Cell:
         """The measured entry as shown: number ± s, range of its repeats, NFE; or the reason why it is missing."""
         if not self.text:
             return self.missing or "–"
-        span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 else ""
+        span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 and self.spread is None else ""
         error = "" if self.s is None else f" ± {self.s:.2f}" if self.s >= 0.005 else f" ± {self.s:.1g}"
         return f"{self.text}{error}{span}{f' ({self.nfe})' if self.nfe else ''}"
 

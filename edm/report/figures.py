@@ -16,7 +16,7 @@ from edm.params import Report
 from edm.params.layouts import figure_layout
 from edm.params.sources import Figure, Source
 from edm.report import panels
-from edm.report.results import Measurement, Results, metric
+from edm.report.results import Repeats, Results, metric
 from edm.report.sheet import COLUMNS, by_class
 from edm.report.tables import best, least_nfe
 from edm.training.curves import read_curves
@@ -60,22 +60,22 @@ def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
     marked, seen = {}, []
     mark, mark_label = MARKS.get(layout.mark, (None, ""))
     for label, source in layout.shown.items():
-        rows = results.of(source.experiment, source.model, source.name)
-        seen += [m for row in rows for m in row.all]
-        x = [_position(row.lowest, layout.over) for row in rows]
+        rows = results.over(source)
+        seen += [m for row in rows for m in row.every]
+        x = [_position(row, layout.over) for row in rows]
         if rows and layout.over != "nfe" and len(set(x)) == 1 and len(rows) > 1:
-            lines[label] = best(rows).lowest.distance  # not swept over this axis: a horizontal level for comparison
+            lines[label] = best(rows).value  # not swept over this axis: a horizontal level for comparison
             continue
-        lines[label] = [(at, row.lowest.distance, *row.band) for at, row in zip(x, rows, strict=True)]
+        lines[label] = [(at, row.value, *row.band) for at, row in zip(x, rows, strict=True)]
         if rows and mark is not None:
-            marked[label] = _position(mark(rows).lowest, layout.over)
+            marked[label] = _position(mark(rows), layout.over)
     metric(seen)  # raises if results of several kinds would share an axis
     ylabel = f"{next((m.label for m in seen), 'distance')}, lower is better"
     panels.curves(lines, layout.over, path, written, ylabel=ylabel, marked=marked, mark_label=mark_label)
 
 
-def _position(measurement: Measurement, over: str) -> float:
-    return measurement.nfe if over == "nfe" else measurement.sampler[over]
+def _position(row: Repeats, over: str) -> float:
+    return row.nfe if over == "nfe" else row.lowest.sampler[over]
 
 
 def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:

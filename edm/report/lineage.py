@@ -128,7 +128,7 @@ def _of_measurement(chain: Chain, place: dict[str, Any], cell: Cell, source: Sou
     walk = _Walk(chain, path, read_results(path))
     found = {**place, "metric": m.label, "value": m.distance, "nfe": m.nfe, **_shown_nfe(cell, m),
              "experiment": experiment.name, "model": m.model, "grid": m.grid, "point": m.point, "repeat": m.repeat,
-             "lowest_of": _candidates(experiment, m), "images": m.images,
+             **_mean_of(cell), "lowest_of": _candidates(experiment, m), "images": m.images,
              "seeds": [m.first_seed, m.first_seed + m.images - 1],
              "sampler": _named(SamplerConfig.from_dict(m.sampler)), **walk.run(m.run)}  # fmt: skip
     job = chain.makers[walk.path]
@@ -143,6 +143,11 @@ def _shown_nfe(cell: Cell, measured: Measurement) -> dict[str, str]:
     if cell.nfe in (None, measured.nfe):
         return {}
     return {"nfe_shown": f"{cell.nfe}, of the cheapest setting within 3 % of this one"}
+
+
+def _mean_of(cell: Cell) -> dict[str, str]:
+    """The mean in the table, of several training runs, of which the lineage is the first's."""
+    return {} if cell.spread is None else {"table_shows": f"the mean of {cell.trainings} training runs; this is one"}
 
 
 def _candidates(experiment: Experiment, measured: Measurement) -> str:
@@ -277,7 +282,7 @@ class _Walk:
         if not choice:
             return {"chosen": f"not known: {path} is not there, or another one"}
         return {
-            "chosen": f"{choice['best']} of {len(choice['cheap'])} snapshots",
+            "chosen": f"{choice['best']} of {len(choice['cheap'] | (choice.get('full') or {}))} snapshots",
             "chosen_by": f"{choice['metric']['label']} {choice['value']!r} of {choice['confirm_images']} images",
         }
 

@@ -1,8 +1,9 @@
 """The measured distances of a report, from its results files, and the reasons for missing ones."""
 
+import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,70 @@ from edm.evaluation import records
 from edm.evaluation.records import Measurement
 from edm.metrics import METRICS
 from edm.params import Evaluation, Experiment
+from edm.params.sources import Source
 from edm.tracking import read_journal
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """The repeats of one sampler setting: tables report the lowest and show the range (Section 6)."""
+    """The repeats of one sampler setting: tables report the lowest and show the range (Section 6).
+
+    others: the same setting of the further training runs of the model. Then tables report the mean of the lowest.
+    """
 
     all: tuple[Measurement, ...]
+    others: tuple["Repeats", ...] = ()
 
     @property
     def lowest(self) -> Measurement:
         return min(self.all, key=lambda m: m.distance)
 
     @property
+    def highest(self) -> Measurement:
+        return max(self.all, key=lambda m: m.distance)
+
+    @property
+    def of_each(self) -> list[Measurement]:
+        """The lowest of every training run."""
+        return [self.lowest, *(repeats.lowest for repeats in self.others)]
+
+    @property
+    def every(self) -> list[Measurement]:
+        """All repeats of all training runs."""
+        return [*self.all, *(m for repeats in self.others for m in repeats.all)]
+
+    @property
+    def value(self) -> float:
+        """The distance to report: the mean over the training runs."""
+        return statistics.fmean(m.distance for m in self.of_each)
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over the training runs; None for a single one."""
+        return statistics.stdev(m.distance for m in self.of_each) if self.others else None
+
+    @property
+    def nfe(self) -> int:
+        """The mean over the training runs, which differs between them for adaptive solvers only."""
+        return round(statistics.fmean(m.nfe for m in self.of_each))
+
+    @property
     def band(self) -> tuple[float, float]:
-        """From 1.96 standard errors below the lowest to 1.96 above the highest; without error bars the range alone."""
+        """From 1.96 standard errors below the lowest to 1.96 above the highest; without error bars the range alone.
+
+        Of several training runs, one standard deviation around their mean.
+        """
+        if self.spread is not None:
+            return max(0.0, self.value - self.spread), self.value + self.spread
         below, above = ((m.distance, 1.96 * (m.s or 0)) for m in (self.lowest, self.highest))
         return max(0.0, below[0] - below[1]), sum(above)
 
     @property
-    def highest(self) -> Measurement:
-        return max(self.all, key=lambda m: m.distance)
+    def more(self) -> dict[str, float]:
+        """The other metrics: means over the training runs."""
+        each = [m.more for m in self.of_each]
+        return {name: statistics.fmean(more[name] for more in each) for name in each[0]
+                if all(name in more for more in each)} if self.others else self.lowest.more  # fmt: skip
 
 
 class Results:
@@ -55,6 +98,14 @@ class Results:
             points = [point.id for point in experiment.grids[grid].points[model]]
             self._read[key] = [Repeats(tuple(found[point])) for point in points if point in found]
         return self._read[key]
+
+    def over(self, source: Source) -> list[Repeats]:
+        """The points of a source, each over all training runs of its model that have been measured."""
+        found: dict[str, list[Repeats]] = {}
+        for one in source.trainings():
+            for repeats in self.of(one.experiment, one.model, one.name):
+                found.setdefault(repeats.all[0].point, []).append(repeats)
+        return [replace(first, others=tuple(others)) for first, *others in found.values()]
 
     def complete(self, experiment: Experiment, model: str, grid: str) -> tuple[int, int]:
         """The number of existing draws of a grid, and the required number."""

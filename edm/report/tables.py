@@ -8,6 +8,7 @@ from edm.chain.paths import TABLE_FORMATS, search_file
 from edm.errors import UserError
 from edm.evaluation.records import read_search
 from edm.files.writing import write_json, write_text
+from edm.metrics import TO_TEST
 from edm.params import Report
 from edm.params.layouts import metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
@@ -30,7 +31,10 @@ def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Pa
 
 
 def write_metrics(report: Report, results: Path, runs: Path) -> Path:
-    """Writes the lowest distances of every table as one JSON: {table: {row: {column: distance}}}."""
+    """Writes the lowest distances of every table as one JSON: {table: {row: {column: distance}}}.
+
+    Of a model with several training runs, the mean.
+    """
     measured = Results(results, runs)
     summary: dict[str, dict[str, dict[str, float]]] = {}
     for name, rows in metrics_layout(report).tables.items():
@@ -38,9 +42,9 @@ def write_metrics(report: Report, results: Path, runs: Path) -> Path:
         summary[name] = {row: {} for row in rows}
         for row, cells in rows.items():
             for column, source in cells.items():
-                if points := measured.of(source.experiment, source.model, source.name):
-                    summary[name][row][column] = best(points).lowest.distance
-                    seen += [m for point in points for m in point.all]
+                if points := measured.over(source):
+                    summary[name][row][column] = best(points).value
+                    seen += [m for point in points for m in point.every]
         _one_metric(report, name, seen)
     path = results / report.name / "metrics.json"
     write_json(path, summary)
@@ -73,13 +77,13 @@ def build_table(report: Report, name: str, results: Results) -> Table:
 
 def best(rows: list[Repeats]) -> Repeats:
     """The setting with the lowest distance (Table 4)."""
-    return min(rows, key=lambda row: row.lowest.distance)
+    return min(rows, key=lambda row: row.value)
 
 
 def least_nfe(rows: list[Repeats], share: float = 1.03) -> Repeats:
     """The setting with the smallest NFE whose distance is within 3 % of the lowest (Table 3, the dots of Figure 2)."""
-    limit = share * best(rows).lowest.distance
-    return min((row for row in rows if row.lowest.distance <= limit), key=lambda row: row.lowest.nfe)
+    limit = share * best(rows).value
+    return min((row for row in rows if row.value <= limit), key=lambda row: row.nfe)
 
 
 def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats]], int | None]) -> Table:
@@ -91,26 +95,30 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     def cell(source: Source | None, row: str, column: str) -> Cell:
         if source is None:
             return Cell()
-        where = (source.experiment, source.model, source.name)
-        points = results.of(*where)
+        trainings = [(one.experiment, one.model, one.name) for one in source.trainings()]
+        points = results.over(source)
         if not points:
-            return Cell(missing=results.why_missing(*where))
-        there, wanted = results.complete(*where)
+            return Cell(missing=results.why_missing(*trainings[0]))
+        there, wanted = map(sum, zip(*(results.complete(*where) for where in trainings), strict=True))
         if there < wanted:
             partial.append(f"{row}, {column}: {there} of {wanted} measurements so far.")
         shown = best(points)
-        seen.extend(m for point in points for m in point.all)
+        seen.extend(m for point in points for m in point.every)
         m = shown.lowest
         if len(source.experiment.grids[source.name].points[source.model]) > 1:
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
-        return Cell(f"{m.distance:.2f}", m.distance, nfe(row, points), m.distance, shown.highest.distance,
-                    len(shown.all), m, m.more, all=shown.all)  # fmt: skip
+        spread = "" if shown.spread is None else f" ± {shown.spread:.2f}"
+        return Cell(f"{shown.value:.2f}{spread}", shown.value, nfe(row, points), m.distance, shown.highest.distance,
+                    len(shown.all), m, shown.more, all=shown.all, trainings=len(shown.of_each),
+                    spread=shown.spread)  # fmt: skip
 
     rows = {row: [cell(source, row, column) for column, source in zip(layout.columns, cells, strict=True)]
             for row, cells in layout.rows.items()}  # fmt: skip
     rows = uncertainty.marked(rows)
     corner = "configuration" if layout.kind == "configurations" else "sampler"
     notes = uncertainty.notes(layout.columns, rows)
+    notes += [f"{TO_TEST}: the distance of the same images to images held out from training."] * (
+        TO_TEST in layout.metrics)  # fmt: skip
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
     notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
@@ -126,7 +134,7 @@ def _configurations(layout: Layout, results: Results) -> Table:
 def _samplers(layout: Layout, results: Results) -> Table:
     within = [row for row, rule in layout.nfe.items() if rule == WITHIN]
     pick = lambda row: least_nfe if row in within else best
-    table = _measured(layout, results, lambda row, points: pick(row)(points).lowest.nfe)
+    table = _measured(layout, results, lambda row, points: pick(row)(points).nfe)
     least, rules = "the least whose distance is within 3 % of the best", "that of the best"
     if within:
         rules = least if len(within) == len(layout.nfe) else f"{rules}; of {', '.join(within)}: {least}"

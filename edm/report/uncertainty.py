@@ -1,5 +1,6 @@
 """What a table says about the errors of its distances: error bars, what cannot be told apart, what has no bar."""
 
+import math
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -28,9 +29,23 @@ def _lowest(cells: list[Cell]) -> Cell | None:
 def _beside(cell: Cell, best: Cell | None) -> Cell:
     if best is None or not cell.text:
         return cell
+    if cell is not best and (cell.spread is not None or best.spread is not None):
+        return replace(cell, best=cell.text == best.text, tied=not _means_differ(cell, best))
     apart = None if cell is best else difference(cell.all, best.all)
     tied = apart is not None and apart.paired and not apart.told_apart
     return replace(cell, best=cell.text == best.text, tied=tied, apart=apart)
+
+
+def _means_differ(cell: Cell, best: Cell) -> bool:
+    """Whether two means over training runs differ by more than their spreads explain.
+
+    Welch's statistic; a single training run counts with the spread of the other cell.
+    """
+    if cell.value is None or best.value is None:
+        return True
+    known = [one.spread for one in (cell, best) if one.spread is not None]
+    variance = sum((known[0] if one.spread is None else one.spread) ** 2 / one.trainings for one in (cell, best))
+    return abs(cell.value - best.value) >= TELLING * math.sqrt(variance)
 
 
 def notes(columns: list[str], rows: Rows) -> list[str]:
@@ -38,15 +53,25 @@ def notes(columns: list[str], rows: Rows) -> list[str]:
     cells = [(f"{row}, {column}" if len(columns) > 1 else row, cell) for row, cells in rows.items()
              for column, cell in zip(columns, cells, strict=True) if cell.measured]  # fmt: skip
     found = _of_repeats(cells)
-    tied = any(cell.tied for _, cell in cells)
+    tied = [cell for _, cell in cells if cell.tied]
     if any(cell.best for _, cell in cells):
-        found.append("Bold: the lowest of a column" + (f", and what cannot be told from it: |z| of the difference is "
-                     f"below {TELLING}, from the same seeds." if tied else "."))  # fmt: skip
+        how = []
+        if any(cell.apart is not None for cell in tied):
+            how.append(f"|z| of the difference is below {TELLING}, from the same seeds")
+        if any(cell.apart is None for cell in tied):
+            how.append(
+                f"means differ by less than {TELLING} √(s₁²/n₁ + s₂²/n₂), a single training run with the other's s"
+            )
+        told = f", and what cannot be told from it: {'; '.join(how)}." if how else "."
+        found.append(f"Bold: the lowest of a column{told}")
+    found += _of_trainings([cell for _, cell in cells])
     if any(cell.s is not None for _, cell in cells):
-        found.append(f"±: one standard error over other seeds (jackknife over {GROUPS} groups of seeds); it does not "
-                     "cover the noise of the reference images or of the training.")  # fmt: skip
-    few = [name for name, cell in cells if cell.measured and cell.measured.few]
-    old = [name for name, cell in cells if cell.measured and cell.s is None and not cell.measured.few]
+        alone = ", of a single training run" if any(cell.spread is not None for _, cell in cells) else ""
+        found.append(f"±{alone}: one standard error over other seeds (jackknife over {GROUPS} groups of seeds); it "
+                     "does not cover the noise of the reference images or of the training.")  # fmt: skip
+    single = [(name, cell) for name, cell in cells if cell.spread is None]
+    few = [name for name, cell in single if cell.measured and cell.measured.few]
+    old = [name for name, cell in single if cell.measured and cell.s is None and not cell.measured.few]
     for names, why in ((few, f"fewer than {FEWEST_PER_FEATURE} images per feature"),
                        (old, "measured by a version that had none")):  # fmt: skip
         if names:
@@ -55,11 +80,22 @@ def notes(columns: list[str], rows: Rows) -> list[str]:
     return found
 
 
+def _of_trainings(cells: list[Cell]) -> list[str]:
+    counts = sorted({cell.trainings for cell in cells if cell.spread is not None})
+    if not counts:
+        return []
+    return [f"±: mean and standard deviation over {' or '.join(map(str, counts))} training runs of different seeds, at "
+            "the setting with the lowest mean."]  # fmt: skip
+
+
 def _of_repeats(cells: list[tuple[str, Cell]]) -> list[str]:
     """What repeats show: their range, and what the lowest of so many is on average."""
-    repeated = [(name, [m.distance for m in cell.all]) for name, cell in cells if cell.repeats > 1]
+    several = [name for name, cell in cells if cell.repeats > 1 and cell.spread is not None]
+    repeated = [
+        (name, [m.distance for m in cell.all]) for name, cell in cells if cell.repeats > 1 and cell.spread is None
+    ]
     if not repeated:
-        return []
+        return ["Of every training run the lowest of its repeats counts."] if several else []
     means = [f"{name}: {fmean(values):.2f} ± {stdev(values):.2f}"
              + ("" if (low := expected_minimum(values)) is None else f", {low:.2f}")
              for name, values in repeated]  # fmt: skip

@@ -14,6 +14,9 @@ CSV_COLUMNS = ("row", "column", "ours", "paper", "difference", "verified", "miss
                "repeats", "lowest", "highest", *ERRORS, "model", "grid", "point", "images", "first_seed", "commit",
                "dirty", "checkpoint_sha256", "dataset_sha256", "mlflow_run")  # fmt: skip
 
+#: Of tables that show models with several training runs.
+TRAININGS = ("trainings", "spread_of_trainings")
+
 
 def as_markdown(table: Table) -> str:
     """A heading, the table, its notes."""
@@ -47,9 +50,10 @@ def _md(text: str) -> str:
 def as_csv(table: Table) -> str:
     """One line per cell, including missing ones, with the fields that identify its origin."""
     more = sorted({name for cells in table.rows.values() for cell in cells for name in cell.more})
+    several = any(cell.spread is not None for _, _, cell in _each(table))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*CSV_COLUMNS, *more])
+    writer.writerow([*CSV_COLUMNS, *(TRAININGS if several else ()), *more])
     for row, column, cell in _each(table):
         m, paper = cell.measured, cell.paper
         ours = repr(cell.value) if m else cell.text
@@ -61,8 +65,13 @@ def as_csv(table: Table) -> str:
         missing = "" if cell.text else cell.missing or "not in the paper"
         writer.writerow([row, column, ours, *reference[:3], missing, m.label if m else "",
                          (cell.nfe or m.nfe) if m else "", reference[3], *spread, *origin,
+                         *(_over_trainings(cell) if several else ()),
                          *(cell.more.get(name, "") for name in more)])  # fmt: skip
     return buffer.getvalue()
+
+
+def _over_trainings(cell: Cell) -> list[str]:
+    return ["", ""] if cell.measured is None else [str(cell.trainings), repr(cell.spread) if cell.spread else ""]
 
 
 def as_latex(table: Table) -> str:
@@ -125,7 +134,8 @@ def _origin(cell: Cell) -> str:
     if m is None:
         return cell.missing or ("resolved configuration or search" if cell.text else "not in the paper")
     dirty = " with uncommitted changes" if m.dirty == "true" else ""
-    return (f"model {m.model}, {m.grid} {m.point}, {m.images:,} images from seed {m.first_seed:,}, NFE {m.nfe}; "
+    mean = f"mean of {cell.trainings} training runs; the first: " if cell.trainings > 1 else ""
+    return (f"{mean}model {m.model}, {m.grid} {m.point}, {m.images:,} images from seed {m.first_seed:,}, NFE {m.nfe}; "
             f"commit {(m.commit or 'unknown')[:12]}{dirty}, dataset {(m.dataset or 'unknown')[:12]}, "
             f"checkpoint {m.checkpoint[:12]}, MLflow run edm.key={m.run}")  # fmt: skip
 
@@ -142,7 +152,8 @@ def _each(table: Table):
 
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "°": r"$^\circ$", "–": "--", "∞": r"$\infty$",
-        "|": r"$\mid$", "σ": r"$\sigma$", "ρ": r"$\rho$", "é": r"\'e", "≤": r"$\le$", "±": r"$\pm$"}  # fmt: skip
+        "|": r"$\mid$", "σ": r"$\sigma$", "ρ": r"$\rho$", "é": r"\'e", "≤": r"$\le$",
+        "±": r"$\pm$", "√": r"$\surd$", "²": r"$^2$", "₁": r"$_1$", "₂": r"$_2$"}  # fmt: skip
 
 
 def _tex(text: str) -> str:

@@ -21,7 +21,7 @@ import torch
 from edm import params
 from edm.chain.rules import RULES
 from edm.params import Sampling
-from edm.params.resolving import _search
+from edm.params.resolving import Names, _search
 
 PINNED = Path(__file__).with_name("defaults.json")
 WRITE = "python tests/chain/test_defaults.py"
@@ -177,7 +177,7 @@ def test_what_params_leaves_open_stands_in_the_specification(tmp_path, field, ot
 
 def test_a_search_is_specified_with_its_method_and_its_most_sweeps():
     raw = {"models": ["a"], "over": {"rho": [5, 7]}, "images": 4}
-    search = _search("here", "s", raw, {"all": ["a"], "ladder": ["a"]}, 1.0, None)
+    search = _search("here", "s", raw, Names({"all": ["a"], "ladder": ["a"]}, {}), 1.0, None)
     experiment = replace(
         params.load(Path(__file__).parents[2] / "params.yaml").experiment("digits"), searches={"s": search}
     )

@@ -9,7 +9,7 @@ import yaml
 from edm.cli import main
 
 
-def chain(seed):
+def chain(seed, confirm=1):
     """A params.yaml for a training run with two snapshots."""
     tiny = {
         "dataset": "digits", "features": "pixels",
@@ -19,7 +19,7 @@ def chain(seed):
         "columns": {"vp": {"architecture": "ddpmpp"}},
         "ladder": {"A": {}},
         "sampling": {"images": 24, "block": 12},
-        "choose": {"grid": "ladder", "images": 12, "confirm": 1},
+        "choose": {"grid": "ladder", "images": 12, "confirm": confirm},
         "grids": {"ladder": {"models": ["vp-A"], "num_steps": 2}},
     }  # fmt: skip
     digits = {"source": "digits", "resolution": 8, "channels": 1, "classes": 10}
@@ -32,8 +32,8 @@ def choice(tmp_path, digits_archive, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
 
-    def choose(seed):
-        Path("params.yaml").write_text(yaml.safe_dump(chain(seed)))
+    def choose(seed, confirm=1):
+        Path("params.yaml").write_text(yaml.safe_dump(chain(seed, confirm)))
         model = ["--experiment", "tiny", "--model", "vp-A", "--device", "cpu"]
         assert main(["train", *model, "--data", str(digits_archive), "--out", "run", "--overwrite"]) == 0
         assert main(["choose", "run/snapshots", "best.safetensors", *model, "--ref", "ref.npz"]) == 0
@@ -52,3 +52,10 @@ def test_snapshots_of_another_training_are_measured_anew_although_they_are_calle
     other = choice(seed=1)
     assert other["cheap"].keys() == first["cheap"].keys()
     assert all(other["cheap"][name] != value for name, value in first["cheap"].items())
+
+
+def test_to_confirm_all_measures_every_snapshot_with_the_images_of_an_evaluation_and_other_seeds(choice, capfd):
+    record = choice(seed=0, confirm="all")
+    assert capfd.readouterr().err.count("of 24 images") == 2
+    assert record["cheap"] == {} and len(record["full"]) == 2 and record["first_seed"] == 24
+    assert record["value"] == min(record["full"].values()) == record["full"][record["best"]]

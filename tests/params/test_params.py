@@ -418,7 +418,7 @@ def test_changing_a_setting_changes_the_specification_of_its_jobs_alone(tmp_path
         (lambda raw: uncond_of(raw)["grids"]["rho"].update(rho=[6, 7]), set(), {"rho"}),
         (lambda raw: raw["experiments"]["cifar10-cond"]["sampling"].update(repeats=2), {"table2"}, {"rho"}),
         (lambda raw: raw["reports"]["both"]["tables"]["table5"].update(title="U"), {"table5"}, set()),
-        (lambda raw: raw["experiments"]["cifar10-cond"]["base"].update(duration=100), {"table7"}, set()),
+        (lambda raw: raw["experiments"]["cifar10-cond"]["base"].update(duration=100), {"table2", "table7"}, set()),
         (lambda raw: uncond_of(raw)["sheets"]["sde"].update(sigma_max=40), set(), set()),
     ],
     ids=["points", "repeats", "title", "configuration", "sheet"],
@@ -472,13 +472,13 @@ def test_the_rehearsal_has_every_table_and_figure_of_the_paper(whole):
 def test_the_schema_knows_every_field():
     """A field that the schema forgets could not be set; one that it invents would fail later, without its place."""
     schema = params.schema()["$defs"]
-    training = {f.name for f in fields(TrainingConfig)} - {"resolution", "channels", "classes"}
+    training = {f.name for f in fields(TrainingConfig)} - {"resolution", "channels", "classes"} | {"seeds"}
     sampler = {f.name for f in fields(SamplerConfig)}
     known = {name: set(entry.get("properties", ())) for name, entry in schema.items()}
     assert known["training"] == training
     assert known["model"] - {"from", "pretrained"} == training
     assert known["settings"] == sampler
-    assert known["grid"] - {"models", "reference", "settings_from"} == sampler
+    assert known["grid"] - {"models", "reference", "settings_from", "seeds"} == sampler
     assert known["search"] - {"models", "method", "images", "max_sweeps"} == sampler  # ``over`` is its own
     assert known["sheet"] - {"models", "images"} == sampler
 

@@ -4,6 +4,7 @@
 expected.py    the properties of each dataset in the paper, and checks against them
 sources.py     the sources, by name
 pictures.py    converts images for the archive: crop, resize, channels
+splits.py      training and test parts of a source
 cifar.py       the CIFAR-10 python tarball
 idx.py         the idx files of MNIST
 pipeline.py    ``prepare``: writes an archive from a source, on all cores

@@ -21,25 +21,25 @@ from edm.files.reading import open_regular
 from edm.files.refusals import refused, shown
 
 MD5 = "c58f30108f718f92721af3b95e74349a"  # of cifar-10-python.tar.gz, from its home page
-_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+_BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _MOST_BYTES = 1 << 28  # of the decompressed tarball; the official one has 186 MB
 _AGAIN = "get cifar-10-python.tar.gz again"
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, and since
 
 
-def cifar10(path: Path, checksum: str | None = MD5) -> Images:
-    """The 50,000 training images, 32×32 RGB, in the order of the batches, and their 10 classes.
+def cifar10(path: Path, checksum: str | None = MD5, split: str = "train") -> Images:
+    """The 50,000 training images (of "test" the 10,000 others), 32×32 RGB, in the order of the batches, and 10 classes.
 
     checksum: MD5 of the tarball; None accepts any. Raises UserError if it differs, or if a batch is damaged.
     """
     try:
         with open_regular(path, "cifar-10-python.tar.gz") as file:
             identity = _identity(file, path, checksum)
-            batches = _batches(file, path)
+            batches = _batches(file, path, _BATCHES[split])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of cifar-10-python.tar.gz") from None
-    images = [image for name in _BATCHES for image in batches[name][0].reshape(-1, 3, 32, 32)]
-    labels = [label for name in _BATCHES for label in batches[name][1]]
+    images = [image for name in _BATCHES[split] for image in batches[name][0].reshape(-1, 3, 32, 32)]
+    labels = [label for name in _BATCHES[split] for label in batches[name][1]]
     return Images(str(path), len(images), images.__getitem__, labels, identity)
 
 
@@ -57,7 +57,7 @@ def _identity(file: io.BufferedReader, path: Path, checksum: str | None) -> str:
     return identity
 
 
-def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int]]]:
+def _batches(file: BinaryIO, path: Path, names: tuple[str, ...]) -> dict[str, tuple[np.ndarray, list[int]]]:
     """Pixels uint8 [N, 3072] and labels by the name of the batch."""
     found = {}
     try:
@@ -66,7 +66,7 @@ def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
-                if name in _BATCHES and member.isfile() and not member.issparse():
+                if name in names and member.isfile() and not member.issparse():
                     if name in found:
                         raise UserError(f"{path}: holds {name} twice; {_AGAIN}")
                     found[name] = _batch(archive.extractfile(member).read(), f"{path}: {name}")
@@ -76,7 +76,7 @@ def _batches(file: BinaryIO, path: Path) -> dict[str, tuple[np.ndarray, list[int
         raise
     except Exception as error:  # tarfile, gzip and zlib raise different exceptions
         raise UserError(f"{path}: not a whole gzip-compressed tarball ({one_line(error)}); {_AGAIN}") from None
-    missing = [name for name in _BATCHES if name not in found]
+    missing = [name for name in names if name not in found]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing; {_AGAIN}")
     return found

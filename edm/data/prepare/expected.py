@@ -62,6 +62,29 @@ SOURCES: tuple[str, ...] = tuple(PAPER)
 #: The expected properties that a dataset in params.yaml may set.
 STATABLE: tuple[str, ...] = tuple(field.name for field in fields(Expected) if field.name != "stated")
 
+TRAIN, TEST = SPLITS = ("train", "test")  # parts of a source
+#: Sources without test images of their own, or without labels for them.
+_WITHOUT = ("digits", "imagenet")
+#: Images in the test splits that the paper's datasets have.
+_PUBLISHED = {"cifar10": 10_000, "mnist": 10_000}
+
+
+def check_split(source: str, split: str | None, held_out: float | None) -> None:
+    """Raises UserError for a split that a source does not have, and for a fraction outside of 0 to 1."""
+    if split not in (None, *SPLITS):
+        raise UserError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+    if held_out is not None and not 0 < held_out < 1:
+        raise UserError(f"held_out is {held_out}; expected a fraction between 0 and 1")
+    if split == TEST and held_out is None and source in _WITHOUT:
+        raise UserError(f"split: {source} has no test images with labels; state held_out: 0.1 to hold out a tenth")
+
+
+def expected_of_split(expected: Expected, source: str, split: str | None, held_out: float | None) -> Expected:
+    """The expected properties of a part of a source; its number of images is the paper's only for published splits."""
+    if held_out is None and (split is None or (split == TRAIN and source in (*_WITHOUT, *_PUBLISHED))):
+        return expected
+    return replace(expected, images=_PUBLISHED.get(source) if held_out is None else None)
+
 
 def _say(name: str, number: int) -> str:
     if name == "resolution":

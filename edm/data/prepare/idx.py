@@ -17,15 +17,19 @@ _LARGEST = 1 << 28
 _PADDING = 2  # 28x28 -> 32x32
 
 
-def mnist(path: Path, padded: bool = True) -> Images:
-    """The training images of MNIST, 28×28 or zero-padded to 32×32, and their digits.
+_PREFIX = {"train": "train", "test": "t10k"}
 
-    path: folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, with or without .gz, or the images file.
+
+def mnist(path: Path, split: str = "train", padded: bool = True) -> Images:
+    """The training or test images of MNIST, 28×28 or zero-padded to 32×32, and their digits.
+
+    path: folder with train-images-idx3-ubyte and train-labels-idx1-ubyte (t10k-… of "test"), with or without .gz, or
+    the images file.
     """
     folder = path if path.is_dir() else path.parent
-    image_file = path if path.is_file() else _find(folder, "images", 3)
+    image_file = path if path.is_file() else _find(folder, "images", 3, split)
     pixels = _read(image_file, _IMAGES)
-    labels = _read(_find(folder, "labels", 1), _LABELS)
+    labels = _read(_find(folder, "labels", 1, split), _LABELS)
     if pixels.shape[1:] != (28, 28):
         raise UserError(f"{image_file}: images are {pixels.shape[2]}x{pixels.shape[1]}; those of MNIST are 28x28")
     if len(labels) != len(pixels):
@@ -37,12 +41,12 @@ def mnist(path: Path, padded: bool = True) -> Images:
     return Images(str(path), len(pixels), lambda i: np.pad(pixels[i], margin)[None], labels.tolist(), identity)
 
 
-def _find(folder: Path, what: str, dimensions: int) -> Path:
-    names = [f"train-{what}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
+def _find(folder: Path, what: str, dimensions: int, split: str) -> Path:
+    names = [f"{_PREFIX[split]}-{what}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{folder}: {names[0]} (or {names[1]}) is missing; put both files of MNIST's training set there")
+    raise UserError(f"{folder}: {names[0]} (or {names[1]}) is missing; put both files of MNIST's {split} set there")
 
 
 def _read(path: Path, magic: int) -> np.ndarray:

@@ -8,9 +8,10 @@ import PIL
 from tqdm import tqdm
 
 from edm.data.labels import count_classes, empty_classes
-from edm.data.prepare.expected import PAPER, SOURCES, Expected
+from edm.data.prepare.expected import PAPER, SOURCES, Expected, check_split, expected_of_split
 from edm.data.prepare.pictures import Images
 from edm.data.prepare.sources import READERS
+from edm.data.prepare.splits import held_out_part
 from edm.data.prepare.workers import Work, cores, workshop
 from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError
@@ -30,6 +31,8 @@ def prepare(
     classes: int | None = None,
     source_size: int | None = None,
     checksum: str | bool = True,
+    split: str | None = None,
+    held_out: float | None = None,
     workers: int | None = None,
     made_from: str = "",
 ) -> dict[str, object]:
@@ -41,6 +44,8 @@ def prepare(
     (:data:`edm.data.prepare.PAPER`). ``resolution`` and ``channels`` also determine the size and channels of the
     archive; ``classes=0`` omits labels.
     checksum: MD5 of the CIFAR-10 tarball; True means the published one, False or "none" no check.
+    split: "train" or "test", the part of the source; of images in folders, the folder of that name. held_out: instead,
+    the fraction of the images that "test" has, and that other archives lack (:mod:`edm.data.prepare.splits`).
     workers: number of processes, by default one per core that this process may use; 1 uses this process only.
     made_from: identifies the code and the preceding steps; a partial archive with another value is not resumed.
 
@@ -52,19 +57,21 @@ def prepare(
         raise UserError(f"dataset source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}; expected a whole number from 1")
-    expected = PAPER[source].with_stated(
+    check_split(source, split, held_out)
+    expected = expected_of_split(PAPER[source], source, split, held_out).with_stated(
         images=images, resolution=resolution, channels=channels, classes=classes, source_size=source_size
     )
     paths = _paths(path)
     require_apart([output], paths if isinstance(paths, list) else [paths] if paths else [])
-    found = READERS[source](paths, expected, checksum)
+    found = READERS[source](paths, expected, checksum, split if held_out is None else None)
+    found = found if held_out is None else held_out_part(found, split, held_out)
     labels = _checked_labels(found, expected)
     work = Work(found, expected)
     expected.require("channels", work.shape[0], found.where)
     expected.require("resolution", work.shape[2], found.where)
     with (
         workshop(min(workers or cores(), found.count)) as shop,
-        resumable(Path(output), _key(source, found, expected, made_from)) as file,
+        resumable(Path(output), _key(source, found, expected, made_from, split, held_out)) as file,
     ):
         writer = ArchiveWriter(file)
         with tqdm(total=found.count, initial=writer.count, unit="img", unit_scale=True, disable=None) as bar:
@@ -106,7 +113,9 @@ def _checked_labels(found: Images, expected: Expected) -> list[int] | None:
     return found.labels
 
 
-def _key(source: str, found: Images, expected: Expected, made_from: str) -> str:
+def _key(
+    source: str, found: Images, expected: Expected, made_from: str, split: str | None, held_out: float | None
+) -> str:
     """A key of everything that the archive depends on."""
     return digest([made_from, PIL.__version__, source, found.identity, expected.resolution, expected.channels,
-                   expected.classes == 0])  # fmt: skip
+                   expected.classes == 0, split, held_out])  # fmt: skip

@@ -2,23 +2,26 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edm.data.labels import LABELS_FILE, read_labels, require_distinct, shown
 from edm.data.prepare import cifar, idx
-from edm.data.prepare.expected import Expected
+from edm.data.prepare.expected import TRAIN, Expected
 from edm.data.prepare.pictures import Images
+from edm.data.prepare.splits import subset
 from edm.data.trees import Tree, open_tree
 from edm.errors import UserError, require
 
 Input = Path | Sequence[Path] | None
-Source = Callable[[Input, Expected, str | bool], Images]
+#: split: the part of the source, or None for all of a folder and the training images of others.
+Source = Callable[[Input, Expected, str | bool, str | None], Images]
 _SYNSET = re.compile(r"n\d{8}")
 
 
-def digits(path: Input, expected: Expected, checksum: str | bool) -> Images:
+def digits(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """The 1,797 handwritten digits that scikit-learn ships: 8×8, grey, 10 classes (Alpaydin and Kaynak, UCI, 1998).
 
     Their 17 levels 0…16 are scaled to 0…255.
@@ -33,9 +36,9 @@ def digits(path: Input, expected: Expected, checksum: str | bool) -> Images:
     return Images("digits", len(images), images.__getitem__, bunch.target.tolist(), "digits")
 
 
-def cifar10(path: Input, expected: Expected, checksum: str | bool) -> Images:
+def cifar10(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """cifar-10-python.tar.gz. Checks its MD5, by default against the published one."""
-    return cifar.cifar10(_one(path, "cifar-10-python.tar.gz"), _md5(checksum))
+    return cifar.cifar10(_one(path, "cifar-10-python.tar.gz"), _md5(checksum), split or TRAIN)
 
 
 def _md5(checksum: str | bool) -> str | None:
@@ -44,12 +47,13 @@ def _md5(checksum: str | bool) -> str | None:
     return cifar.MD5 if checksum is True else None
 
 
-def mnist(path: Input, expected: Expected, checksum: str | bool) -> Images:
-    """The idx files of MNIST's training set."""
-    return idx.mnist(_one(path, "the folder of train-images-idx3-ubyte"), padded=expected.resolution != 28)
+def mnist(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
+    """The idx files of MNIST's training or test set."""
+    folder = _one(path, "the folder of train-images-idx3-ubyte")
+    return idx.mnist(folder, split or TRAIN, padded=expected.resolution != 28)
 
 
-def imagenet(path: Input, expected: Expected, checksum: str | bool) -> Images:
+def imagenet(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """ILSVRC-2012's train folders, one per synset (n01440764, …); the class is the rank of the synset's name."""
     tree = _tree(path, "ILSVRC's train folder")
     stray = next((name for name in tree.names if "/" not in name or not _SYNSET.fullmatch(name.split("/")[0])), None)
@@ -58,18 +62,29 @@ def imagenet(path: Input, expected: Expected, checksum: str | bool) -> Images:
     return _images(tree, _labels_by_folder(tree))
 
 
-def folder(path: Input, expected: Expected, checksum: str | bool) -> Images:
+def folder(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """Any folder or zip of images. Labels come from dataset.json, else from the top-level folders, else it has no
     labels.
 
     A folder that contains all images is not a class. With ``classes: 0`` (FFHQ, AFHQv2) folders are not classes.
+    split: only the images of the folder ``train`` or ``test``.
     """
     tree = _tree(path, "a folder or zip of images")
-    if expected.classes == 0:
-        return _images(tree, None)
-    if tree.labels_file is None:
-        return _images(tree, _labels_by_folder(tree))
-    return _images(tree, read_labels(tree.labels_file, tree.names, tree.where))
+    labels = None
+    if expected.classes != 0 and tree.labels_file is not None:
+        labels = read_labels(tree.labels_file, tree.names, tree.where)
+    elif expected.classes != 0 and split is None:
+        labels = _labels_by_folder(tree)
+    if split is None:
+        return _images(tree, labels)
+    kept = [i for i, name in enumerate(tree.names) if name.startswith(f"{split}/")]
+    if not kept:
+        raise UserError(f"{tree.where}: has no folder {split}/; add one, or hold out a part by name (held_out: 0.1)")
+    part = subset(_images(tree, labels), kept)
+    if expected.classes == 0 or tree.labels_file is not None:
+        return part
+    inside = [tree.names[i].removeprefix(f"{split}/") for i in kept]
+    return replace(part, labels=_labels_by_folder(replace(tree, names=inside)))
 
 
 #: Every source by its name, in the order of :data:`edm.data.prepare.SOURCES`.
