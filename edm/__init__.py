@@ -8,10 +8,14 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "sample": "edm.sampling.sampler",
+    "sample": "edm.sampling.library",
     "SamplerConfig": "edm.config",
     "TrainingConfig": "edm.config",
     "NetworkConfig": "edm.config",
+    "Dataset": "edm.data.archive",
+    "train": "edm.training.library",
+    "evaluate": "edm.evaluation.library",
+    "frechet_distance": "edm.metrics.between",
     "augment_with": "edm.design.augmentation",
     "IdealDenoiser": "edm.models.ideal",
     "Denoiser": "edm.models.denoiser",

@@ -18,8 +18,8 @@ from edm.files.outputs import check_outputs
 #: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
 _FILES = ("output", "journal", "history", "lock")
 _FOLDERS_WRITTEN = ("out", "final")
-_READ = ("checkpoint", "config", "data", "file", "input", "params", "parts", "ref", "samples", "settings", "snapshots",
-         "throughput", "weights")  # fmt: skip
+_READ = ("checkpoint", "config", "data", "evaluations", "file", "input", "params", "parts", "ref", "samples",
+         "settings", "snapshots", "throughput", "weights")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

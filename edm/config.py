@@ -124,8 +124,9 @@ class _Data(Checked):
 class NetworkConfig(_Data):
     """A U-Net: size, conditioning and architecture (Table 8).
 
-    resolution: image side, a power of two from 8; channels: of the image (1 or 3); out_channels: of the output if
-    different; classes: 0 for unconditional; augment_dim: width of the augmentation vector, 0 for none.
+    resolution: image side, from 8, that each level of ``channel_mult`` but the first halves; channels: of the image (1
+    or 3); out_channels: of the output if different; classes: 0 for unconditional; augment_dim: width of the
+    augmentation vector, 0 for none.
     channel_mult: channels per resolution, from the finest, in units of model_channels.
     attn_resolutions: resolutions whose blocks have self-attention. channels_per_head: None for one head.
     style: "song" (DDPM++, NCSN++) or "adm" (Dhariwal and Nichol: adaptive group norm, no √½).
@@ -155,8 +156,10 @@ class NetworkConfig(_Data):
     def __post_init__(self) -> None:
         self.check()
         side, levels = self.resolution, len(self.channel_mult)
-        require(side & (side - 1) == 0, f"resolution {side} is not a power of two of at least 8")
-        require(levels <= side.bit_length(), f"channel_mult has {levels} levels, too many for {side} pixels")
+        unit = 1 << (levels - 1)
+        near = f"{max(side - side % unit, unit)} or {side - side % unit + unit}"
+        halved = f"channel_mult has {levels} levels, so the side is a multiple of {unit}, such as {near}"
+        require(side % unit == 0, f"resolution {side}: {halved}")
         taps = self.resample_filter
         require(len(taps) % 2 == 0 and sum(taps) > 0, "resample_filter needs an even number of taps, with a sum > 0")
         for width in (self.model_channels * m for m in self.channel_mult):

@@ -13,6 +13,7 @@ SMALLEST = {
     "preparation": ["--images", "20", "--rounds", "1"],
     "workflow": ["--evaluations", "2", "--report", "digits", "--chain", "data-digits", "--rounds", "1"],
     "startup": ["--rounds", "1"],
+    "neighbours": ["--images", "60", "--dimension", "8", "--rounds", "1", "--whole"],
     "metrics": ["--images", "4", "--dimension", "8", "--rounds", "1"],
 }
 TINY = ["--channels", "8", "--batch", "2", "--rounds", "1", "--experiment", "digits", "--model", "vp-C"]
@@ -37,6 +38,9 @@ def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, 
         assert row["rounds"] == 1 and row["low"] == row["median"] == row["high"], row
     if name == "preparation":
         assert [row["images unlike the loop's"] for row in found["rows"]] == [0, 0, 0]
+    if name == "neighbours":
+        precisions = [row["precision"] for row in found["rows"]]
+        assert precisions == pytest.approx([precisions[0]] * 3, rel=1e-6)
     if name == "metrics":
         assert found["features, largest relative difference"] < 1e-6
 

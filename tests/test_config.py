@@ -92,7 +92,11 @@ def test_the_defaults_are_within_their_limits(cls):
         (TrainingConfig, {"channel_mult": []}, "channel_mult has 0 entries; it must have 1 to 16"),
         (TrainingConfig, {"channel_mult": [1] * 17}, "channel_mult has 17 entries; it must have 1 to 16"),
         (TrainingConfig, {"precision": "fp8"}, "precision 'fp8' is unknown; choose one of fp32, tf32, bf16, fp16"),
-        (NetworkConfig, {"resolution": 12}, "resolution 12 is not a power of two"),
+        (
+            NetworkConfig,
+            {"resolution": 30},
+            "resolution 30: channel_mult has 3 levels, so the side is a multiple of 4, such as 28 or 32",
+        ),
         (NetworkConfig, {"resample_filter": (1, 2, 1)}, "resample_filter needs an even number of taps, with a sum > 0"),
         (NetworkConfig, {"resample_filter": (0, 0)}, "resample_filter needs an even number of taps, with a sum > 0"),
     ],

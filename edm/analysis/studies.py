@@ -29,6 +29,16 @@ _NUMBERS: dict[str, Any] = {
     "truncation": {"num_steps": COUNT, "curves": [{"rho": NUMBER, "sigma": [_SIGMA], "euler": _ERROR, "heun": _ERROR}]},
     "degradation": {"sigmas": [_SIGMA], "repetitions": [COUNT], "S_noise": [AMOUNT]},
     "leakage": {"distances": Names(AMOUNT), "metric": TEXT},
+    "memorisation": {
+        "pairs": [{"seed": COUNT, "training": COUNT, "distance": AMOUNT, "ratio": AMOUNT}],
+        "images": COUNT,
+        "k": COUNT,
+        "below": AMOUNT,
+        "share": AMOUNT,
+        "share_of_reference": AMOUNT,
+        "reference_features": COUNT,
+        "description": TEXT,
+    },
 }
 SHOWN = 64  # images of each kind stored for display
 BLOCK = 64
@@ -78,11 +88,26 @@ def leaked(
     return shown, {"distances": distances, "metric": features.label, "images": images}
 
 
+def memorised(
+    denoiser: Denoiser, *, draws: Sequence[tuple[SamplerConfig, int, int]], training: Tensor, numbers: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The images that lie suspiciously near to one training image, drawn again, beside that image.
+
+    draws: of each image its sampler, its seed and the seeds per block. Images of different block sizes agree up to
+    rounding, so a block of one seed costs least; the images of some samplers depend on their whole block.
+    training: its nearest training image, uint8 [n, C, H, W]. numbers: of the evaluation that found them, as they are.
+    """
+    drawn = [pixels for sampler, seed, block in draws for pixels, _ in draw(denoiser, sampler, range(seed, seed + 1),
+                                                                            block)]  # fmt: skip
+    return {"generated": torch.cat(drawn), "training": training}, numbers
+
+
 Study = Callable[..., tuple[dict[str, Tensor], dict[str, Any]]]
 STUDIES: dict[str, Study] = {
     "truncation": truncation,
     "degradation": degradation,
     "leakage": leaked,
+    "memorisation": memorised,
 }
 
 

@@ -10,6 +10,7 @@ from edm.chain.throughput import Throughput
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.evaluation.search import choice_cost, cost
+from edm.metrics import WORST
 from edm.networks.flops import parameters
 from edm.params import Experiment
 
@@ -127,6 +128,10 @@ def analysing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
         drawn, counts = s.get("images", 8), s["repetitions"]
         levels = len(s["sigmas"]) * len(s.get("S_noise", [1]))
         evaluations = drawn * (nfe + levels * (2 * max(counts) + len(counts)))
+    elif analysis.kind == "memorisation":
+        points = chain.experiments[job.key[0]].grids[s["grid"]].points[job.key[1]]
+        drawn = s.get("images", WORST)
+        evaluations = drawn * max(point.sampler.expected_nfe for point in points)
     else:
         drawn = s["images"]
         evaluations = drawn * nfe

@@ -19,7 +19,7 @@ search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the 
 shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
 evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards if there are several
 sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
-analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model, for leakage the dataset
+analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model; the dataset, evaluations (some kinds)
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
 figure       results/REPORT/figures/FIGURE.png, .svg             evaluations, sheets, analyses, loss levels
 metrics      results/REPORT/metrics.json, plots/*.csv            evaluations, loss levels
@@ -206,9 +206,13 @@ def _analyse(chain: "Chain") -> Iterator[Job]:
     for e in chain.experiments.values():
         for analysis in e.analyses.values():
             measures = analysis.kind == "leakage"  # a distance from the dataset
+            pairs = analysis.kind == "memorisation"  # of images, with those of the dataset
             for model in _own(e, "analyse", analysis.models, analysis.name):
-                inputs = named(model=paths.model_file(e, model), dataset=[paths.archive(e.dataset)] if measures else [],
-                               weights=paths.weights_of(e) if measures else [])  # fmt: skip
+                found = e.evaluations_of(model, analysis.settings["grid"]) if pairs else ()
+                inputs = named(model=paths.model_file(e, model),
+                               dataset=[paths.archive(e.dataset)] if measures or pairs else [],
+                               weights=paths.weights_of(e) if measures else [],
+                               results=[paths.evaluation_file(one) for one in found])  # fmt: skip
                 output = paths.analysis_file(e, model, analysis.name)
                 yield Job("analyse", (e.name, model, analysis.name), inputs, (output,))
 

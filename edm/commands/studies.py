@@ -20,6 +20,7 @@ from edm.commands.common import (
 )
 from edm.config import SamplerConfig
 from edm.errors import UserError
+from edm.metrics import WORST
 from edm.tracking import Journal, description, origin
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add(command: Commands) -> None:
         (choose, "choose the best snapshot of a training run", None),
         (search, "search for the best sampler settings", "search"),
         (sheet, "sample a sheet of images", "sheet"),
-        (analyse, "study a model: truncation error, degradation, leakage", "analysis"),
+        (analyse, "study a model: truncation error, degradation, leakage, memorisation", "analysis"),
     ):
         name = function.__name__
         sub = command(name, function, text)
@@ -48,7 +49,8 @@ def add(command: Commands) -> None:
         if name in ("evaluate", "choose", "search"):
             sub.add_argument("--ref", nargs="+", required=True, help="statistics (*.npz), one per feature extractor")
         if name == "analyse":
-            sub.add_argument("--data", help="dataset archive, for leakage")
+            sub.add_argument("--data", help="dataset archive, for leakage and memorisation")
+            sub.add_argument("--evaluations", nargs="+", help="results that name pairs, for memorisation")
         if name == "evaluate":
             sub.add_argument("--settings", help="outcome of a search (JSON) to sample with")
             split = sub.add_mutually_exclusive_group()
@@ -161,7 +163,7 @@ def sheet(args: Namespace) -> None:
 
 
 def analyse(args: Namespace) -> None:
-    """Runs a study for a figure: truncation error, degradation, leakage."""
+    """Runs a study for a figure: truncation error, degradation, leakage, memorisation."""
     experiment = load_params(args).experiment(args.experiment)
     spec = experiment.analysis_spec(args.model, args.analysis)
     check_planned(args, spec, f"{args.experiment}/{args.model}: {args.analysis}")
@@ -179,7 +181,48 @@ def analyse(args: Namespace) -> None:
 
         settings |= {"dataset": read_archive(args.data), "augment": experiment.models[args.model].augment,
                      "features": load_features(experiment.features, args.weights, denoiser.device)}  # fmt: skip
+    if spec["kind"] == "memorisation":
+        from edm.models.compilation import prepare
+        from edm.sampling.drawing import block_of
+
+        block = block_of(experiment.sampling.block, denoiser.network.config)
+        settings = _worst_pairs(args, settings.get("images", WORST), block)
+        prepare(denoiser, experiment.sampling.precision, "no", 0)
     tensors, numbers = STUDIES[spec["kind"]](denoiser, **settings)
     about = {"experiment": args.experiment, "model": args.model, "analysis": args.analysis, "spec": spec}
     save_study(args.output, tensors, numbers, {**about, **about_checkpoint(args.checkpoint), **origin()})
     say(f"{args.output}: {spec['kind']} of {args.model}")
+
+
+def _worst_pairs(args: Namespace, count: int, block: int) -> dict[str, Any]:
+    """The pairs with the lowest ratios of all draws in ``--evaluations``, and the numbers of those draws."""
+    import torch
+
+    from edm.config import SamplerConfig
+    from edm.data.archive import some_images
+    from edm.evaluation.records import AGAIN, read_results
+    from edm.files.documents import ANY, NUMBER, require_shape, whole
+
+    shares = ("memorisation", "memorisation_of_reference")
+    records = [read_results(path) for path in args.evaluations]
+    for path, record in zip(args.evaluations, records, strict=True):
+        named = {"settings": {"memorisation": {"k": whole(1), "below": NUMBER}}, "reference_features": whole(1)}
+        rows_of = [{"pairs": [ANY], **dict.fromkeys(shares, NUMBER)}]
+        require_shape(record, {"metric": named, "points": rows_of}, path, AGAIN)
+    rows = [row for record in records for row in record["points"]]
+    pairs = sorted(((pair, row) for row in rows for pair in row["pairs"]), key=lambda one: one[0]["ratio"])
+    draws, told = [], []
+    for pair, row in pairs[:count]:
+        seed = row["first_seed"] + pair["image"]
+        sampler = SamplerConfig.from_dict(row["sampler"])
+        draws.append((sampler, seed, block if sampler.solver == "ve-pc" else 1))
+        told.append({"seed": seed, **{name: pair[name] for name in ("training", "distance", "ratio")}})
+    training = some_images(args.data, [pair["training"] for pair in told])
+    if len(training) < len(told):
+        raise UserError(f"{args.data}: has fewer images than {args.evaluations[0]} names; evaluate again")
+    images, metric = sum(row["images"] for row in rows), records[0]["metric"]
+    share, of_reference = (sum(row[name] * row["images"] for row in rows) / images for name in shares)
+    numbers = {"pairs": told, "images": images, **metric["settings"]["memorisation"], "share": share,
+               "share_of_reference": of_reference, "description": metric["description"],
+               "reference_features": metric["reference_features"]}  # fmt: skip
+    return {"draws": draws, "training": torch.from_numpy(training), "numbers": numbers}

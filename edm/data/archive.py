@@ -1,5 +1,6 @@
 """Dataset archives: an uncompressed zip of PNG images and ``dataset.json``, interoperable with the authors' tools."""
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from edm.data.decoding import decoded
-from edm.data.labels import LABELS_FILE, count_classes, empty_classes, read_labels, shown
+from edm.data.labels import LABELS_FILE, class_index, count_classes, empty_classes, read_labels, shown
 from edm.data.trees import Tree, open_tree
 from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError
@@ -26,12 +27,42 @@ _UNFOLDED, _TIMES = 1 << 28, 256  # bytes of images in one piece, beyond which t
 
 @dataclass(frozen=True)
 class Dataset:
-    """images: uint8 [N, C, H, W], H = W a power of two, C 1 or 3; labels: int64 [N] or None; sha256: of the archive."""
+    """images: uint8 [N, C, H, W], H = W from 8, C 1 or 3; labels: int64 [N] or None; sha256: of the archive."""
 
     images: np.ndarray
     labels: np.ndarray | None
     sha256: str
     path: str
+
+    @classmethod
+    def from_arrays(cls, images: np.ndarray, labels: Sequence[int] | np.ndarray | None = None) -> "Dataset":
+        """A dataset of images in memory.
+
+        images: uint8 [N, C, H, W], H = W from 8, C 1 (grey) or 3 (RGB). labels: class indices [N], or None.
+        Raises UserError for other types, shapes or labels; for channels last it says how to move them.
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or not len(images):
+            raise UserError(f"images have shape {list(images.shape)}; expected [N, C, H, W] with N > 0")
+        if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+            raise UserError(
+                f"images have shape {list(images.shape)}: channels come second; images.transpose(0, 3, 1, 2)"
+            )
+        check_image(images[0], "images[0]", None)
+        if labels is not None:
+            found = np.asarray(labels)
+            if found.shape != (len(images),):
+                raise UserError(f"labels have shape {list(found.shape)}; expected one per image, [{len(images)}]")
+            labels = np.array([class_index(label, f"labels[{i}]") for i, label in enumerate(found.tolist())], np.int64)
+        images = np.ascontiguousarray(images)
+        content = hashlib.sha256(str(images.shape).encode() + images.tobytes())
+        content.update(b"" if labels is None else labels.tobytes())
+        return cls(images, labels, content.hexdigest(), "arrays in memory")
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Dataset":
+        """The dataset of an archive of :func:`edm.data.prepare`. Raises UserError if the file is not one."""
+        return read_archive(path)
 
     @property
     def classes(self) -> int:
@@ -163,8 +194,8 @@ def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) ->
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise UserError(f"{where} is {image.dtype} of shape {image.shape}; expected uint8 [1 or 3, side, side]")
     _, height, width = image.shape
-    if height != width or height & (height - 1) or height < 8:
-        raise UserError(f"{where} is {width}x{height}; images must be square with a power-of-two side from 8")
+    if height != width or height < 8:
+        raise UserError(f"{where} is {width}x{height}; images must be square with a side from 8")
     if shape is not None and image.shape != tuple(shape):
         raise UserError(f"{where} is {width}x{height} with {image.shape[0]} channels, unlike those before it {shape}")
 

@@ -18,6 +18,7 @@ from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
+from edm.metrics import METRICS
 from edm.metrics.extractors import Features, load_features
 from edm.metrics.frechet import ReferenceStatistics, load_statistics
 from edm.metrics.measure import Measuring
@@ -45,7 +46,14 @@ class Yardstick:
             "reference_sha256": self._sha256,
             "reference_images": self.reference.count,
             "dataset_sha256": self.reference.dataset_sha256,
+            **self._of_neighbours(),
         }
+
+    def _of_neighbours(self) -> dict[str, Any]:
+        """The settings of the metrics that have some, and the number of reference images that they look at."""
+        settings = {name: dict(METRICS[name].settings) for name in self.metrics if METRICS[name].settings}
+        about = {"reference_features": self.reference.features_count, "reference_split": "train"}
+        return {"settings": settings, **about} if settings else {}
 
     @functools.cached_property
     def _sha256(self) -> str:

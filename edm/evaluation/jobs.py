@@ -255,7 +255,7 @@ def open_yardsticks(
     if len(references) < len(names):
         raise UserError(f"--ref: {len(names)} files are needed, one for each of {', '.join(names)}")
     return [
-        open_yardstick(name, known[name], reference, world.device, experiment.metrics if not i else (), count)
+        open_yardstick(name, known[name], reference, world.device, experiment.metrics if more and not i else (), count)
         for i, (name, reference) in enumerate(zip(names, references, strict=False))
     ]
 

@@ -29,20 +29,22 @@ FORMAT = "edm-distances/2"
 SEARCH = "edm-search/1"
 CHOICE = "edm-choice/1"
 AGAIN = "delete it and run snakemake again"
-_OF_THE_DRAW = {"id", "repeat", "first_seed", "sampler", "run", "from", "images", "nfe", "distance", "more",
+_OF_THE_DRAW = {"id", "repeat", "first_seed", "sampler", "run", "from", "images", "nfe", "distance", "more", "pairs",
                 "bar", "more_bars"}  # fmt: skip
 
 _SAMPLER = Kind("the settings of a sampler", lambda value: _is_sampler(value))
 _SETTINGS = Names(NUMBER.or_null())  # null is infinity
 _METRIC = {"label": TEXT, "description": TEXT, "dataset_sha256": Maybe(TEXT), "weights_sha256": Maybe(TEXT),
-           "reference_sha256": Maybe(TEXT), "reference_images": Maybe(COUNT)}  # fmt: skip
+           "reference_sha256": Maybe(TEXT), "reference_images": Maybe(COUNT), "settings": Maybe(Names(Names(NUMBER))),
+           "reference_features": Maybe(COUNT), "reference_split": Maybe(TEXT)}  # fmt: skip
 _CHECKPOINT = {"sha256": TEXT, "dataset_sha256": Maybe(TEXT), "images": Maybe(COUNT), "source": Maybe(TEXT),
                "source_sha256": Maybe(TEXT), "licence": Maybe(TEXT)}  # fmt: skip
+_PAIR = {"image": COUNT, "training": COUNT, "distance": AMOUNT, "ratio": AMOUNT}
 #: The results of one draw, as :func:`edm.evaluation.evaluate.evaluate` returns them; other fields are other metrics.
 _OF_A_BAR = {"s": AMOUNT, "corrected": NUMBER, "limit": NUMBER, "without": [NUMBER], "prefixes": [[NUMBER]]}
 _BAR = Kind("an error bar", lambda value: _is_bar(value))
 MEASURED = {"images": whole(1), "nfe": COUNT, "distance": AMOUNT, "more": Maybe(Names(NUMBER)), "bar": Maybe(_BAR),
-            "more_bars": Maybe(Names(_BAR))}  # fmt: skip
+            "more_bars": Maybe(Names(_BAR)), "pairs": Maybe([_PAIR])}  # fmt: skip
 _RESULTS = {
     "model": TEXT, "grid": TEXT, "checkpoint": _CHECKPOINT, "metric": _METRIC,
     "commit": Maybe(TEXT), "dirty": Maybe(TEXT),
@@ -70,8 +72,10 @@ class Bar:
 class Measurement:
     """One distance, of one repeat of one sampler setting (``point``) of a model, and how it was measured.
 
-    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name. bar: None of
-    too few images (``few``), and in files of versions that measured none. reference: SHA-256 of the reference.
+    run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name. settings: theirs, such
+    as k, the number of neighbours. reference_features: the number of reference images whose neighbours they are.
+    bar: None of too few images (``few``), and in files of versions that measured none. reference: SHA-256 of the
+    reference.
     """
 
     model: str
@@ -91,6 +95,8 @@ class Measurement:
     dataset: str | None
     run: str | None
     more: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, dict[str, float]] = field(default_factory=dict)
+    reference_features: int | None = None
     bar: Bar | None = None
     few: bool = False
     reference: str | None = None
@@ -126,6 +132,8 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         dataset=record["checkpoint"].get("dataset_sha256") or record["metric"].get("dataset_sha256"),
         run=row.get("run"),
         more=more,
+        settings=record["metric"].get("settings") or {},
+        reference_features=record["metric"].get("reference_features"),
         bar=Bar(bar["s"], bar["corrected"], bar["limit"], tuple(bar["without"])) if "s" in bar else None,
         few=bar.keys() == {"features"},
         reference=record["metric"].get("reference_sha256"),

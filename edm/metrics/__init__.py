@@ -3,8 +3,9 @@
 This file holds the names and does not import torch.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from edm.errors import UserError
 
@@ -15,6 +16,15 @@ PIXELS = "pixels"  # needs no weights; for smoke tests
 EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
 MOST_FEATURES = 50_000  # images whose features the workflow keeps: 400 MB of Inception-v3's
 
+WORST = 64  # pairs of an image and its nearest training image that an evaluation names
+
+
+#: The settings of metrics of nearest neighbours; k is their number.
+NEIGHBOURS: dict[str, dict[str, float]] = {
+    "precision": {"k": 3}, "recall": {"k": 3}, "density": {"k": 5}, "coverage": {"k": 5}, "authpct": {"k": 1},
+    "memorisation": {"k": 50, "below": 0.5},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -23,20 +33,39 @@ class Metric:
     fewest: minimum number of images, both generated and of the reference.
     needs_reference_features: whether it needs the features of single reference images, not only their statistics.
     logits_of: the extractor whose class logits it uses, or None if it uses the features of any extractor.
+    higher: whether more is better. settings: what a reader needs to know: k is the number of neighbours.
+    meaning: one line for the notes of a table.
     """
 
     fewest: int
     needs_reference_features: bool = False
     logits_of: str | None = None
+    higher: bool = True
+    settings: Mapping[str, float] = field(default_factory=dict)
+    meaning: str = ""
 
 
 METRICS: dict[str, Metric] = {
-    "inception_score": Metric(fewest=10, logits_of=INCEPTION),
-    "classifier_score": Metric(fewest=10, logits_of=CLASSIFIER),
-    "kid": Metric(fewest=2, needs_reference_features=True),
-    "precision": Metric(fewest=4, needs_reference_features=True),
-    "recall": Metric(fewest=4, needs_reference_features=True),
-}
+    "inception_score": Metric(10, logits_of=INCEPTION, meaning="exp of the mean KL divergence of the classes"),
+    "classifier_score": Metric(10, logits_of=CLASSIFIER, meaning="Inception score of another classifier"),
+    "kid": Metric(2, True, higher=False, meaning="squared distance of mean embeddings, cubic kernel"),
+    "precision": Metric(4, True, settings=NEIGHBOURS["precision"], meaning="share of images in balls of the reference"),
+    "recall": Metric(4, True, settings=NEIGHBOURS["recall"], meaning="share of the reference in balls of images"),
+    "density": Metric(6, True, settings=NEIGHBOURS["density"], meaning="balls of the reference with an image, over k"),
+    "coverage": Metric(6, True, settings=NEIGHBOURS["coverage"], meaning="share of reference balls with an image"),
+    "authpct": Metric(
+        2, True, settings=NEIGHBOURS["authpct"],
+        meaning="% of the images farther from their nearest reference image than that from its own nearest",
+    ),
+    "memorisation": Metric(
+        2, True, higher=False, settings=NEIGHBOURS["memorisation"],
+        meaning="% of the images nearer to their nearest reference image than `below` the mean of their k nearest",
+    ),
+}  # fmt: skip
+#: The metrics of nearest neighbours (:mod:`edm.metrics.sets`).
+OF_NEIGHBOURS = tuple(NEIGHBOURS)
+#: Metrics whose settings are older than the settings' place in the specification of an evaluation.
+UNSTATED = ("inception_score", "classifier_score", "kid", "precision", "recall")
 
 
 def check_metrics(metrics: Iterable[str], features: str) -> None:
@@ -55,3 +84,13 @@ def check_metrics(metrics: Iterable[str], features: str) -> None:
 def need_reference_features(metrics: Iterable[str]) -> bool:
     """Whether any of these metrics needs the features of the reference images, not only their statistics."""
     return any(METRICS[name].needs_reference_features for name in metrics)
+
+
+def stated_settings(metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The settings that decide these metrics, for the specification of an evaluation."""
+    return {name: dict(METRICS[name].settings) for name in metrics if name not in UNSTATED}
+
+
+def lower_is_better(column: str) -> bool:
+    """Whether the lowest value of a column is the best: of a distance, and of some of the metrics."""
+    return column not in METRICS or not METRICS[column].higher

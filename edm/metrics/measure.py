@@ -1,9 +1,8 @@
 """Several metrics of a set of images from one pass of a feature extractor over them.
 
 :mod:`edm.metrics.frechet` computes the Fréchet distance. Inception score (Salimans et al., 2016), KID (Bińkowski et
-al., 2018), precision and recall (Kynkäänniemi et al., 2019) are torch-fidelity's functions, with its published
-settings, on the same features. Precision and recall in features of Inception-v3 are not comparable with published
-values in features of VGG-16.
+al., 2018) are torch-fidelity's functions, with its published settings, on the same features. The metrics of nearest
+neighbours are in :mod:`edm.metrics.sets`.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +16,8 @@ from edm.metrics import METRICS, check_metrics, need_reference_features
 from edm.metrics.error_bars import Groups
 from edm.metrics.extractors import FEATURES, LOGITS, Features
 from edm.metrics.frechet import ReferenceStatistics, frechet_distance, load_reference_features
-from edm.networks.precision import float32_as
+from edm.metrics.reference import places_of_features
+from edm.metrics.sets import neighbour_metrics
 
 # torch-fidelity's published settings, under its own names; copied so that a later release cannot change them
 INCEPTION_SCORE_SETTINGS = {"isc_splits": 10, "samples_shuffle": True, "rng_seed": 2020}
@@ -30,7 +30,6 @@ KID_SETTINGS: dict[str, Any] = {
     "kid_kernel_poly_coef0": 1,
     "rng_seed": 2020,
 }
-PRECISION_RECALL_SETTINGS = {"prc_neighborhood": 3, "prc_batch_size": 10_000}
 
 
 class Measuring:
@@ -113,8 +112,9 @@ class Measuring:
         """The metrics by name, as plain numbers: always "distance", then the requested ones; "bar" is ``Groups.bar``.
 
         "inception_score" or "classifier_score" with "…_std" over ten splits; "kid" with "kid_std" over the subsets
-        and "kid_subset_size", which is 1000 or the size of the smaller image set if that is less; "precision" and
-        "recall" between 0 and 1. Raises UserError if there are too few images.
+        and "kid_subset_size", which is 1000 or the size of the smaller image set if that is less; those of
+        :mod:`edm.metrics.sets`, whose "pairs" name an image by its place in this measurement and a training image by
+        its place in the dataset. Raises UserError if there are too few images.
         """
         for name in self.metrics:
             _require(name, self.count, "images measured")
@@ -134,9 +134,10 @@ class Measuring:
             reference_features = torch.from_numpy(load_reference_features(reference.path))
             if "kid" in self.metrics:
                 found |= _kid(features, reference_features)
-            if {"precision", "recall"} & set(self.metrics):
-                both = _precision_recall(features, reference_features, self.extractor.device)
-                found |= {name: value for name, value in both.items() if name in self.metrics}
+            found |= neighbour_metrics(features, reference_features, self.metrics, self.extractor.device)
+            if "pairs" in found:
+                places = places_of_features(reference.count or len(reference_features), len(reference_features))
+                found["pairs"] = [{**pair, "training": int(places[pair["training"]])} for pair in found["pairs"]]
         return found
 
     def _all(self, layer: str) -> torch.Tensor:
@@ -165,21 +166,6 @@ def _kid(features: torch.Tensor, reference: torch.Tensor) -> dict[str, float | i
     result = metric_kid.kid_features_to_metric(features, reference, verbose=False, **settings)
     mean, std = result[metric_kid.KEY_METRIC_KID_MEAN], result[metric_kid.KEY_METRIC_KID_STD]
     return {"kid": mean, "kid_std": std, "kid_subset_size": size}
-
-
-def _precision_recall(features: torch.Tensor, reference: torch.Tensor, device: torch.device) -> dict[str, float]:
-    """Fraction of features [N, F] near the reference's [n, F] (precision) and the reverse (recall), on ``device``."""
-    from torch_fidelity import metric_prc
-
-    with float32_as():
-        result = metric_prc.prc_features_to_metric(
-            features.to(device),
-            reference.to(device),
-            save_cpu_ram=True,  # distance matrix row by row: 4 GB instead of 30 for 50,000 against 50,000
-            verbose=False,
-            **PRECISION_RECALL_SETTINGS,
-        )
-    return {"precision": result[metric_prc.KEY_METRIC_PRECISION], "recall": result[metric_prc.KEY_METRIC_RECALL]}
 
 
 def _check_reference(extractor: Features, reference: ReferenceStatistics, metrics: Collection[str]) -> None:

@@ -64,6 +64,14 @@ def save_reference(
     save_statistics(path, statistics.mean, statistics.covariance, extra, reference_features)
 
 
+def places_of_features(count: int, kept: int) -> np.ndarray:
+    """The places in the dataset of ``count`` images of those whose features a reference keeps, int64 [kept]."""
+    sample = _Sample(kept)
+    sample.append(np.arange(count)[:, None])
+    rows = sample.rows
+    return np.empty(0, np.int64) if rows is None else rows[:, 0]
+
+
 class _Sample:
     """A uniform random sample of the rows of a stream (Vitter 1985, "Random sampling with a reservoir", Algorithm R).
 
@@ -103,7 +111,7 @@ class _Sample:
         if not len(slots):
             return
         if self._rows is None:
-            self._rows = np.empty((self._capacity, rows.shape[1]), np.float32)  # uses memory only as it fills
+            self._rows = np.empty((self._capacity, rows.shape[1]), rows.dtype)  # uses memory only as it fills
         self._rows[slots] = rows
         self._filled[slots] = True
 

@@ -80,9 +80,8 @@ class Denoiser(nn.Module):
         """D(x; σ), and the network's outputs beyond the image channels."""
         self._require_input(x)
         x = x.to(torch.float32)
-        sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
-        if len(sigma) not in (1, len(x)):
-            raise UserError(f"sigma has {len(sigma)} levels; expected one, or one for each of {len(x)} images")
+        sigma = _levels(sigma, len(x), x.device)
+        self._require_augment_labels(augment_labels, len(x))
         c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(sigma)
         labels = self.one_hot(class_labels, len(x), x.device)
         inputs = (c_in * x).to(DTYPES[self.precision])
@@ -99,6 +98,15 @@ class Denoiser(nn.Module):
                 f"x of shape {list(x.shape)}: the model takes {config.channels} channels, and sides that are multiples "
                 f"of {multiple}"
             )
+
+    def _require_augment_labels(self, labels: Tensor | None, batch: int) -> None:
+        if labels is None:
+            return
+        width = self.network.config.augment_dim
+        if not isinstance(labels, Tensor) or labels.shape != (batch, width):
+            found = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            takes = f"[{batch}, {width}]" if width else "None: the model was trained without augmentation"
+            raise UserError(f"augment_labels: {found}; expected {takes}")
 
     def one_hot(self, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
         """Converts indices or one-hot rows to one-hot rows [B, classes]; None for an unconditional model.
@@ -156,6 +164,22 @@ def assemble(
     if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
         raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, are invalid")
     return denoiser.eval().requires_grad_(False)
+
+
+def _levels(sigma: Tensor | float, batch: int, device: torch.device) -> Tensor:
+    """Noise levels [1 or B, 1, 1, 1], float32 on ``device``.
+
+    Raises UserError for another number of them, and for NaN or levels below 0 where looking does not wait for a GPU.
+    """
+    try:
+        levels = torch.as_tensor(sigma, device=device).to(torch.float32).reshape(-1, 1, 1, 1)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"sigma is {sigma!r}; expected a noise level, or one for each of {batch} images") from None
+    if len(levels) not in (1, batch):
+        raise UserError(f"sigma has {len(levels)} levels; expected one, or one for each of {batch} images")
+    if device.type == "cpu" and not torch.compiler.is_compiling() and not bool((levels >= 0).all()):
+        raise UserError(f"sigma is {sigma}; noise levels are numbers of at least 0")
+    return levels
 
 
 def require_images(name: str, images: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from edm.config import AUTO, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.hashes import digest
+from edm.metrics import stated_settings
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
@@ -268,7 +269,7 @@ class Experiment:
             **self._precision(),
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
-                    "settings_from": grid.settings_from}  # fmt: skip
+                    "metric_settings": stated_settings(self.metrics), "settings_from": grid.settings_from}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:
@@ -313,7 +314,8 @@ class Experiment:
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
         """The settings that affect an analysis: its own, and the extractor if it measures distances.
 
-        If the extractor's weights are a file, their content is among the inputs of the step.
+        If the extractor's weights are a file, their content is among the inputs of the step, as are the results in
+        which a study of memorisation finds its pairs.
         """
         if name not in self.analyses or model not in self.analyses[name].models:
             raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")

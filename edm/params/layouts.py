@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from edm.errors import UserError
+from edm.metrics import WORST
 from edm.params.descriptions import HYPERPARAMETERS, NETWORKS, Entries
 from edm.params.experiment import ALL, Experiment, Report
 from edm.params.paper import published
@@ -47,13 +48,14 @@ def metrics_layout(report: Report) -> Metrics:
     tables, levels, grids = {}, {}, {}
     for name, spec in report.tables.items():
         layout, stated = table_layout(report, name), spec.get("rows", {})
+        shown = ["distance"] if layout.kind == "panel" else layout.columns  # a panel has one model in a row
         if not any(source.kind == "grid" for source in layout.sources()):
             continue
         # A short key if the row label is a sentence.
         short = all(isinstance(grid, str) for grid in stated.values()) and len(set(stated.values())) == len(stated)
         tables[name] = {
             (stated.get(row, row) if short else row): {
-                column: source for column, source in zip(layout.columns, cells, strict=True) if source is not None
+                column: source for column, source in zip(shown, cells[: len(shown)], strict=True) if source is not None
             }
             for row, cells in layout.rows.items()
         }
@@ -73,7 +75,8 @@ def table_layout(report: Report, name: str) -> Layout:
     """The layout of a table. Raises UserError for undefined names."""
     spec = report.tables[name]
     columns, rows = _TABLES[spec["kind"]](report, spec)
-    layout = Layout(name, spec["kind"], spec["title"], columns, rows, metrics=tuple(spec.get("metrics", ())),
+    further = () if spec["kind"] == "panel" else tuple(spec.get("metrics", ()))  # of a panel they are the columns
+    layout = Layout(name, spec["kind"], spec["title"], columns, rows, metrics=further,
                     note=spec.get("note", ""))  # fmt: skip
     if "nfe" in spec:
         for row in spec.get("nfe_of_rows", {}):
@@ -162,6 +165,25 @@ def _settings(report: Report, spec: dict[str, Any]) -> Content:
     return list(columns), rows
 
 
+def _panel(report: Report, spec: dict[str, Any]) -> Content:
+    """The models of a grid, in all experiments that have it, by their metrics, and a column of ranks."""
+    grid, known = spec["grid"], {"distance": None}
+    rows: dict[str, Source] = {}
+    for role, experiment in report.experiments.items():
+        if grid in experiment.grids:
+            known |= dict.fromkeys([*experiment.metrics, *(f"FD ({name})" for name in experiment.more_features)])
+            for model in experiment.grids[grid].models:
+                source = Source("grid", experiment, model, grid)
+                rows[_called(f"{role}/{model}" if role else model, source)] = source
+    if not rows:
+        raise UserError(_nowhere(grid, report.experiments.values()))
+    columns = spec.get("metrics", list(known))
+    for column in columns:
+        if column not in known:
+            raise UserError(f"metric {column!r} is not measured{nearest(column, known)}; there are {', '.join(known)}")
+    return [*columns, "ranks"], {row: [source] * len(columns) + [None] for row, source in rows.items()}
+
+
 def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
     """Resolved configurations (Tables 7 and 8): no result is needed."""
 
@@ -177,8 +199,9 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
     return content
 
 
-_TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "settings": _settings,
-           "hyperparameters": _described(HYPERPARAMETERS), "networks": _described(NETWORKS)}  # fmt: skip
+_TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "panel": _panel,
+           "settings": _settings, "hyperparameters": _described(HYPERPARAMETERS),
+           "networks": _described(NETWORKS)}  # fmt: skip
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -188,6 +211,8 @@ def figure_layout(report: Report, name: str) -> Figure:
     """The layout of a figure. Raises UserError for undefined names."""
     spec = report.figures[name]
     options = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
+    if spec["kind"] == "pairs":
+        options.setdefault("images", WORST)
     rows = spec.get("rows", {"": _panels(report, spec.get("panels", {}))})
     distances = {row: _named(report, reference, "grid") for row, reference in spec.get("distances", {}).items()}
     for row in distances:
@@ -238,7 +263,7 @@ def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) ->
                 for label, ref in chosen.items()}  # fmt: skip
     if kind == "sheets":
         return shown | {label: _named(report, reference, "sheet") for label, reference in panels.items()}
-    if kind in ("truncation", "degradation", "leakage"):
+    if kind in ("truncation", "degradation", "leakage", "pairs"):
         return {label: _named(report, reference, "analysis") for label, reference in _labels(spec["of"]).items()}
     return shown
 

@@ -42,6 +42,7 @@ STUDIES = {
     "truncation": ((), ("num_steps", "rhos", "substeps", "samples", "sigma_min", "sigma_max")),
     "degradation": (("sigmas", "repetitions"), ("S_noise", "images", "num_steps")),
     "leakage": (("images",), ("num_steps",)),
+    "memorisation": (("grid",), ("images",)),
 }
 #: What no laboratory runs, and what would take hours or all memory before the first job starts.
 MAX_POINTS = 1000  # of a grid, per model
@@ -98,6 +99,8 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         studied = _chosen(value["models"], names)
         for model in studied:  # a study of leakage needs the training's augmentation
             known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names[ALL])
+        if value["kind"] == "memorisation":
+            _check_pairs(f"{here}.analyses.{key}", settings["grid"], grids, studied, raw.get("metrics", ()))
         analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
     experiment = Experiment(
         name=name,
@@ -145,6 +148,15 @@ def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:
     for key in needed:
         if key not in settings:
             raise UserError(f"{here}: key {key!r} is missing; {kind} needs it")
+
+
+def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[str], metrics: Iterable[str]) -> None:
+    """A study of memorisation shows pairs that evaluations have found."""
+    known(here, "grid", grid, grids)
+    for model in models:
+        known(f"{here} (grid {grid})", "model", model, grids[grid].points)
+    if "memorisation" not in metrics:
+        raise UserError(f"{here}: memorisation is not among the metrics of this experiment; add it")
 
 
 def _training(here: str, raw: dict[str, Any]) -> Training:

@@ -50,12 +50,14 @@ def _measurements(a: Experiment, b: Experiment) -> Steps:
     """Evaluations, sheets and studies."""
     alike = _reference(a) == _reference(b) and a.more_features == b.more_features
     measured = {(e.model, e.name): e for e in b.evaluations()} if alike else {}
+    evaluated = set()
     for one in a.evaluations():
         other = measured.get((one.model, one.name))
         if other is not None and _same_model(a, b, one.model) and a.evaluation_spec(one) == b.evaluation_spec(other):
             grid = a.grids[one.grid]
             found = ("search", one.model, grid.settings_from)
             if grid.reference == b.grids[other.grid].reference and (not grid.settings_from or found in a.shared):
+                evaluated.add((one.model, one.name))
                 yield "evaluate", one.model, one.name
     for name in a.sheets.keys() & b.sheets.keys():
         for model in a.sheets[name].samplers.keys() & b.sheets[name].samplers.keys():
@@ -63,7 +65,12 @@ def _measurements(a: Experiment, b: Experiment) -> Steps:
                 yield "sample", model, name
     for name in a.analyses.keys() & b.analyses.keys():
         for model in set(a.analyses[name].models) & set(b.analyses[name].models):
-            alike = _same_model(a, b, model) and (a.analyses[name].kind != "leakage" or _extractor(a) == _extractor(b))
+            alike, study = _same_model(a, b, model), a.analyses[name]
+            if study.kind == "leakage":
+                alike = alike and _extractor(a) == _extractor(b)
+            if study.kind == "memorisation":  # of the pairs that evaluations have found
+                measured_on = a.evaluations_of(model, study.settings["grid"])
+                alike = alike and all((one.model, one.name) in evaluated for one in measured_on)
             if alike and a.analysis_spec(model, name) == b.analysis_spec(model, name):
                 yield "analyse", model, name
 

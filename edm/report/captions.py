@@ -39,6 +39,10 @@ _TABLES = {
         "Each column is a model, each row the best value that a search found for a parameter of the stochastic "
         "sampler (Algorithm 2)."
     ),
+    "panel": (
+        "Each row is a model, each column a metric of the same images, with the rank among the rows in brackets; the "
+        "notes say where the metrics order the models differently."
+    ),
     "hyperparameters": ("The training settings of the models. Nothing here is measured."),
     "networks": ("The architectures of the networks. Nothing here is measured."),
 }
@@ -85,6 +89,11 @@ _FIGURES = {
         "Leakage of augmentation",
         "Images of the dataset, augmented images, and samples of a model that saw only augmented images in training, "
         "to check whether the samples look augmented, too.",
+    ),
+    "pairs": (
+        "Nearest training images",
+        "The generated images that lie nearest to one training image, relative to their other neighbours, each beside "
+        "that training image. A copy has the ratio 0.",
     ),
 }
 

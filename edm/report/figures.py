@@ -230,16 +230,27 @@ def _leakage(layout: Figure, places: Places, path: Path, written: list[Path]) ->
                          metric=numbers["metric"], columns=4)  # fmt: skip
 
 
+def _pairs(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Generated images beside their nearest training images, the lowest ratios first."""
+    file, numbers = _analysis(layout, places, "memorisation")
+    pairs = numbers["pairs"][: layout.images]
+    generated, training = (_images(file, kind, count=len(pairs)) for kind in ("generated", "training"))
+    if not len(generated) == len(training) == len(pairs):
+        raise UserError(f"{file}: does not hold the images of its {len(pairs)} pairs; delete it, run snakemake again")
+    panels.pairs_sheet(generated, training, numbers, path, written)
+
+
 DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _noisy, "trajectories": _trajectories,
-           "truncation": _truncation, "degradation": _degradation, "leakage": _leakage}  # fmt: skip
+           "truncation": _truncation, "degradation": _degradation, "leakage": _leakage, "pairs": _pairs}  # fmt: skip
 
 
-def _analysis(layout: Figure, places: Places) -> tuple[Path, dict[str, Any]]:
+def _analysis(layout: Figure, places: Places, kind: str = "") -> tuple[Path, dict[str, Any]]:
+    """The file of the only study of a figure, and its numbers. kind: of the study, if it is not the figure's."""
     from edm.analysis.studies import read_numbers
 
     (source,) = layout.shown.values()
     file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
-    return file, read_numbers(file, layout.kind)
+    return file, read_numbers(file, kind or layout.kind)
 
 
 def _images(

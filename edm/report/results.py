@@ -1,6 +1,7 @@
 """The measured distances of a report, from its results files, and the reasons for missing ones."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation import records
 from edm.evaluation.records import Measurement
+from edm.metrics import METRICS
 from edm.params import Evaluation, Experiment
 from edm.tracking import read_journal
 
@@ -122,3 +124,24 @@ def metric(measured: list[Measurement]) -> str:
     counts = " or ".join(f"{count:,}" for count in sorted({m.images for m in measured}))
     note = "" if label == "FID" else " This is not FID."
     return f"{label}: Fréchet distance of {counts} images from the dataset; features: {description}.{note}"
+
+
+def about_metrics(measured: list[Measurement], names: Sequence[str]) -> list[str]:
+    """What these metrics are, with their settings and numbers, in two lines at most; as the results state them."""
+    told: dict[str, None] = {}
+    for name in names:
+        if name in METRICS:
+            stated = {", ".join(f"{key} = {value:g}" for key, value in m.settings.get(name, {}).items())
+                      for m in measured if name in m.more} - {""}  # fmt: skip
+            settings = f" ({' or '.join(sorted(stated))})" if stated else ""
+            told[f"{name}{settings}: {METRICS[name].meaning}"] = None
+    counts = {
+        (m.images, m.reference_features) for m in measured if m.reference_features and set(m.settings) & set(names)
+    }
+    against = " or ".join(f"{images:,} images against {others:,} training images" for images, others in sorted(counts))
+    own = {m.more["memorisation_of_reference"] for m in measured if "memorisation_of_reference" in m.more}
+    if "memorisation" in names and own:
+        against += (
+            f"; memorisation of the training images among themselves: {' or '.join(f'{x:.3g} %' for x in sorted(own))}"
+        )
+    return [*([f"{'; '.join(told)}."] if told else []), *([f"Neighbours: {against}."] if against else [])]

@@ -13,7 +13,8 @@ from edm.params.layouts import metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
 from edm.report import uncertainty
 from edm.report.cells import Cell, Table
-from edm.report.results import Measurement, Repeats, Results, metric
+from edm.report.ranking import panel
+from edm.report.results import Measurement, Repeats, Results, about_metrics, metric
 from edm.report.writers import WRITERS
 
 
@@ -111,7 +112,7 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     corner = "configuration" if layout.kind == "configurations" else "sampler"
     notes = uncertainty.notes(layout.columns, rows)
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
-    notes += [metric(seen), *partial]
+    notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
 
 
@@ -170,4 +171,4 @@ def _described(layout: Layout, results: Results) -> Table:
 
 
 _KINDS = {"configurations": _configurations, "samplers": _samplers, "cells": _samplers, "settings": _settings,
-          "hyperparameters": _described, "networks": _described}  # fmt: skip
+          "hyperparameters": _described, "networks": _described, "panel": panel}  # fmt: skip

@@ -18,7 +18,7 @@ from edm.errors import UserError
 from edm.networks.flops import flops
 from edm.sampling.originals import ORIGINAL_SAMPLERS
 from edm.sampling.rk45 import rk45
-from edm.sampling.sampler import Denoiser, solve
+from edm.sampling.sampler import Denoiser, Own, solve
 
 DEFAULT_BLOCK = 64
 BLOCK_FLOPS = 2**44  # per evaluation of an automatic block: about 512 images of configuration F at 32x32
@@ -95,10 +95,12 @@ def draw_images(
     class_labels: Tensor | None,
     config: SamplerConfig,
     noise: Callable[[int, Tensor], Tensor],
+    own: Own | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images float64 [B, C, H, W] from the solver of ``config``, and the NFE of each, int64 [B].
 
     latents: standard-normal draws [B, C, H, W]; ``noise(i, x)`` gives the i-th further draw, shaped as x.
+    own: as in :func:`edm.sampling.sampler.solve`, for its solvers.
     """
     if config.solver == ADAPTIVE:
         return rk45(
@@ -114,5 +116,5 @@ def draw_images(
         sampler = ORIGINAL_SAMPLERS[config.solver]
         images = sampler(net, latents, class_labels, num_steps=config.num_steps, noise=noise)
     else:
-        images = solve(net, latents, class_labels, config, noise)
+        images = solve(net, latents, class_labels, config, noise, own)
     return images, torch.full((len(images),), config.expected_nfe)

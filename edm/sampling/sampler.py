@@ -8,11 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from edm.config import MULTISTEP, SHIPPED, SOLVERS, SamplerConfig
+from edm.config import SOLVERS, SamplerConfig
 from edm.design.schedules import SCALINGS, SCHEDULES, Scaling, Schedule
 from edm.design.timesteps import DEFAULT_RANGE, noise_levels
-from edm.errors import UserError
-from edm.models.denoiser import require_images
+from edm.errors import UserError, one_line
 from edm.sampling.multistep import stepper
 
 Denoiser = Callable[..., Tensor]
@@ -32,68 +31,45 @@ class _Flow:
         level = x.new_full((), sigma)  # created on x's device: a copy from the host would wait for the GPU
         return self.denoiser(x, level, self.class_labels).to(x.dtype)
 
-    def derivative(self, x: Tensor, t: Tensor) -> Tensor:
-        """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D(x/s; σ)."""
+    def slope(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
+        """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D, with D = D(x/s; σ)."""
         sigma, sigma_dot = self.schedule.sigma(t), self.schedule.sigma_dot(t)
         s, s_dot = self.scaling(self.schedule, t)
-        denoised = self.denoised(x / float(s), float(sigma))
         return float(sigma_dot / sigma + s_dot / s) * x - float(sigma_dot * s / sigma) * denoised
 
 
-def sample(
-    net: Denoiser,
-    latents: Tensor,
-    class_labels: Tensor | None = None,
-    *,
-    num_steps: int = 18,
-    solver: str = "heun",
-    discretization: str | None = None,
-    schedule: str = "linear",
-    scaling: str = "none",
-    alpha: float = 1.0,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    rho: float = 7.0,
-    S_churn: float = 0.0,
-    S_min: float = 0.0,
-    S_max: float = math.inf,
-    S_noise: float = 1.0,
-    predicts: str | None = None,
-    over: str | None = None,
-    order: int | None = None,
-    corrector: bool | None = None,
-    final: str = "zero",
-    sigmas: Sequence[float] | None = None,
-    noise: Callable[[int, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Draws images by solving the probability-flow ODE of ``net``, with churn if S_churn > 0 (Algorithms 1, 2 and 3).
+@dataclass(frozen=True)
+class Own:
+    """Choices of a caller that no name stands for; None for those that the configuration names.
 
-    net: denoiser D(x, σ, class_labels) for x of shape [B, C, H, W] and a scalar σ; its attributes ``sigma_min``,
-        ``sigma_max`` (the supported range) and ``round_sigma(σ)`` (the nearest supported level) are used if present.
-    latents: standard-normal draws, [B, C, H, W]; scaled here to the first noise level.
-    class_labels: passed on to ``net``.
-    noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used if S_churn > 0.
-        By default the draws come from torch's global generator.
-    The other arguments are the fields of :class:`SamplerConfig`, with its defaults; ``solver`` may also name a member
-    of the multistep family, such as "unipc-3", with its steps unless ``discretization`` states others.
-
-    Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError, a ValueError, for settings that are out of
-    range or inconsistent, and for latents of another type or shape.
+    schedule: σ(t), σ̇(t) and σ⁻¹(σ). scaling: ``scaling(schedule, t)`` gives s(t) and ṡ(t). discretization:
+    ``discretization(n, sigma_min, sigma_max)`` gives n falling noise levels. callback: see :func:`edm.sample`.
     """
-    settings = {
-        "num_steps": num_steps, "solver": solver, "schedule": schedule, "scaling": scaling, "alpha": alpha,
-        "sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho, "S_churn": S_churn, "S_min": S_min, "S_max": S_max,
-        "S_noise": S_noise, "final": final, "sigmas": None if sigmas is None else tuple(sigmas),
-    }  # fmt: skip
-    choices = {"predicts": predicts, "over": over, "order": order, "corrector": corrector,
-               "discretization": discretization}  # fmt: skip
-    settings |= {name: value for name, value in choices.items() if value is not None}
-    config = SamplerConfig.from_dict(settings)
-    solvers = (*SOLVERS, MULTISTEP, *SHIPPED)
-    if config.solver not in solvers:
-        raise UserError(f"solver {config.solver!r} has its own function; edm.sample takes {', '.join(solvers)}")
-    require_images("latents", latents)
-    return solve(net, latents, class_labels, config, noise)
+
+    schedule: Schedule | None = None
+    scaling: Scaling | None = None
+    discretization: Callable[[int, float, float], Tensor | Sequence[float]] | None = None
+    callback: Callable[[int, float, Tensor, Tensor], object] | None = None
+
+    def levels(self, number: int, sigma_min: float, sigma_max: float) -> Tensor:
+        """The noise levels of ``discretization``, float64 [number]. Raises UserError if they cannot be levels."""
+        assert self.discretization is not None
+        found = self.discretization(number, sigma_min, sigma_max)
+        try:
+            levels = torch.as_tensor(found, dtype=torch.float64, device="cpu").detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"discretization: gave no noise levels ({one_line(error)})") from None
+        fits = levels.shape == (number,) and bool(levels.isfinite().all()) and bool((levels > 0).all())
+        if not fits or not bool((levels.diff() < 0).all()):
+            raise UserError(
+                f"discretization: gave {levels.tolist() if levels.numel() < 9 else list(levels.shape)}; expected "
+                f"{number} falling noise levels above 0"
+            )
+        return levels
+
+    def tell(self, i: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
+        if self.callback is not None:
+            self.callback(i, sigma, x, denoised)
 
 
 @torch.no_grad()
@@ -103,20 +79,23 @@ def solve(
     class_labels: Tensor | None,
     config: SamplerConfig,
     noise: Callable[[int, Tensor], Tensor] | None = None,
+    own: Own | None = None,
 ) -> Tensor:
-    """:func:`sample` with the settings as one object."""
-    round_sigma = rounding_of(net)
+    """:func:`edm.sample` with the settings as one object; ``own`` replaces choices that have no name."""
+    own, round_sigma = own or Own(), rounding_of(net)
     noise = noise or (lambda i, x: torch.randn_like(x))
     sigma_min, sigma_max = supported_range(net, config)
-    schedule = SCHEDULES[config.schedule](sigma_min, sigma_max)
-    scaling = SCALINGS[config.scaling]
+    schedule = own.schedule or SCHEDULES[config.schedule](sigma_min, sigma_max)
+    scaling = own.scaling or SCALINGS[config.scaling]
     flow = _Flow(net, class_labels, schedule, scaling)
 
     to_zero = config.final == "zero"
-    if config.sigmas is not None:
+    number = config.num_steps + (not to_zero)
+    if own.discretization is not None:
+        levels = own.levels(number, sigma_min, sigma_max)
+    elif config.sigmas is not None:
         levels = torch.tensor(config.sigmas, dtype=torch.float64)
     else:
-        number = config.num_steps + (not to_zero)
         levels = noise_levels(config.discretization, number, sigma_min, sigma_max, config.rho)
     t_steps = schedule.inverse(_on_cpu(round_sigma(levels)))
     multistep = None if config.solver in SOLVERS else stepper(config, float(levels[-1]), float(levels[0]))
@@ -141,16 +120,22 @@ def solve(
         if multistep is not None:
             (sigma, s), (sigma_next, s_next) = sigma_and_s(t), sigma_and_s(t_next)
             x = x / s  # these solvers are exact in s(t)
-            x = s_next * multistep.step(x, sigma, sigma_next, flow.denoised(x, sigma))
+            denoised = flow.denoised(x, sigma)
+            own.tell(i, sigma, x, denoised)
+            x = s_next * multistep.step(x, sigma, sigma_next, denoised)
             continue
         h = float(t_next - t)
-        d = flow.derivative(x, t)
+        sigma, s = sigma_and_s(t)
+        denoised = flow.denoised(x / s, sigma)
+        own.tell(i, sigma, x / s, denoised)
+        d = flow.slope(x, t, denoised)
         t_prime = t + config.alpha * h
         # The step to σ = 0 is Euler for every α, and so is a trial step that would overshoot below 0.
         if config.solver == "euler" or (to_zero and i == config.num_steps - 1) or t_prime <= 0:
             x = x + h * d
             continue
-        d_prime = flow.derivative(x + config.alpha * h * d, t_prime)
+        trial, (sigma, s) = x + config.alpha * h * d, sigma_and_s(t_prime)
+        d_prime = flow.slope(trial, t_prime, flow.denoised(trial / s, sigma))
         x = x + h * ((1 - 0.5 / config.alpha) * d + (0.5 / config.alpha) * d_prime)
     return x
 

@@ -26,8 +26,8 @@ from edm.params.resolving import _search
 PINNED = Path(__file__).with_name("defaults.json")
 WRITE = "python tests/chain/test_defaults.py"
 DESIGN = ("edm.design.draws", "edm.design.preconditioning", "edm.design.schedules", "edm.design.timesteps")
-DRAWING = ("edm.sampling.sampler", "edm.sampling.rk45", "edm.sampling.originals", "edm.sampling.drawing",
-           "edm.sampling.steps", "edm.config.SamplerConfig")  # fmt: skip
+DRAWING = ("edm.sampling.library", "edm.sampling.sampler", "edm.sampling.rk45", "edm.sampling.originals",
+           "edm.sampling.drawing", "edm.sampling.steps", "edm.config.SamplerConfig")  # fmt: skip
 #: The rules whose results depend on what these modules, classes and constants state.
 CODE = {name: rule.code for name, rule in RULES.items() if rule.kept}
 
@@ -40,7 +40,7 @@ DECIDED = {
     ("choose", "search", "evaluate", "sample", "analyse"): (*DESIGN, *DRAWING),
     ("reference", "choose", "search", "evaluate", "analyse"): (
         "edm.metrics.measure", "edm.metrics.reference", "edm.metrics.frechet", "edm.metrics.vit", "edm.metrics.dinov2",
-        "edm.metrics.MOST_FEATURES",
+        "edm.metrics.MOST_FEATURES", "edm.metrics.NEIGHBOURS", "edm.metrics.WORST", "edm.metrics.neighbours",
     ),
     ("features",): ("edm.metrics.classifier",),
     ("search",): ("edm.evaluation.search",),

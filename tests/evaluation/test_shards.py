@@ -30,7 +30,7 @@ SMALL = {
     "dataset": "digits",
     "features": "digits-classifier",
     "more_features": {"pixels": None},
-    "metrics": ["classifier_score", "kid", "precision", "recall"],
+    "metrics": ["classifier_score", "kid", "precision", "recall", "density", "coverage", "authpct", "memorisation"],
     "base": {
         "model_channels": 8,
         "num_blocks": 1,
@@ -49,6 +49,7 @@ SMALL = {
     "searches": {
         "best": {"models": ["vp-A"], "num_steps": 2, "images": 100, "over": {"S_churn": [0, 1], "S_noise": [1.0, 1.5]}}
     },
+    "analyses": {"worst": {"kind": "memorisation", "models": ["vp-A"], "grid": "steps", "images": 6}},
 }
 
 
@@ -108,7 +109,7 @@ def assert_equal_measures(points, others):
         assert point["bar"]["features"] == 64 and point["more_bars"]["pixels"].keys() == point["bar"].keys()
         assert flat(point.pop("bar")) == pytest.approx(flat(other.pop("bar")), rel=1e-8)
         assert flat(point.pop("more_bars")["pixels"]) == pytest.approx(flat(other.pop("more_bars")["pixels"]), rel=1e-6)
-        assert point == other and {"kid", "precision", "recall", "classifier_score"} <= point.keys()
+        assert point == other and {*SMALL["metrics"], "pairs"} <= point.keys()
 
 
 @pytest.fixture(scope="module")
@@ -454,6 +455,38 @@ def test_two_processes_come_to_what_one_comes_to(place, whole, parts, sampled, t
     two, one = load_statistics(two), load_statistics(one)
     assert (two.count, two.dataset_sha256) == (one.count, one.dataset_sha256) == (1797, one.dataset_sha256)
     assert two.sigma == pytest.approx(one.sigma, rel=1e-9, abs=1e-12)
+
+
+def test_the_worst_pairs_are_drawn_again_from_their_seeds_beside_their_training_images(place, whole, tmp_path, capsys):
+    """The distance between the two images of each pair is the one that the evaluation found."""
+    from edm.analysis.studies import read_numbers
+    from edm.data.archive import read_archive
+    from edm.metrics.extractors import load_features
+
+    words = ["analyse", place.model, str(tmp_path / "worst.safetensors"), *place.of[:6], "--analysis", "worst",
+             "--data", place.archive, "--evaluations", str(place.folder / "whole.json")]  # fmt: skip
+    assert main(words) == 0
+    numbers = read_numbers(tmp_path / "worst.safetensors", "memorisation")
+    tensors = load_file(tmp_path / "worst.safetensors")
+    ratios = sorted(pair["ratio"] for point in whole for pair in point["pairs"])
+    assert [pair["ratio"] for pair in numbers["pairs"]] == ratios[:6]
+    assert (numbers["images"], numbers["reference_features"], numbers["k"]) == (2000, 500, 50)
+    assert numbers["share"] == pytest.approx(sum(point["memorisation"] for point in whole) / 2)
+    dataset = read_archive(place.archive).images
+    extractor = load_features("digits-classifier", place.folder / "classifier.safetensors")
+    found = [extractor(images).double() for images in (tensors["generated"], tensors["training"])]
+    for at, pair in enumerate(numbers["pairs"]):
+        assert (tensors["training"][at].numpy() == dataset[pair["training"]]).all()
+        assert 7 <= pair["seed"] < 1007
+        assert (found[0][at] - found[1][at]).norm().item() == pytest.approx(pair["distance"], rel=1e-3)
+
+    old = json.loads((place.folder / "whole.json").read_text())
+    old["metric"].pop("settings")
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    capsys.readouterr()
+    assert main([*words[:-1], str(tmp_path / "old.json")]) == 1
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{tmp_path / 'old.json'}: " in error and "settings" in error and error.endswith("run snakemake again")
 
 
 def test_images_that_are_not_finite_on_one_process_end_both(place, tmp_path):

@@ -133,7 +133,7 @@ def test_modules_that_hold_each_other_without_end_are_refused(tmp_path, refused)
         ({"channel_mult": []}, "channel_mult has 0 entries"),
         ({"channel_mult": "12"}, "'channel_mult' is not a list"),
         ({"img_resolution": 2**40}, "resolution outside"),
-        ({"img_resolution": 24}, "not a power of two"),
+        ({"img_resolution": 25}, "resolution 25: channel_mult has"),
         ({"img_resolution": True}, "'img_resolution' is not a whole number"),
         ({"img_resolution": None}, "'img_resolution' is missing"),
         ({"img_channels": -3}, "channels outside"),

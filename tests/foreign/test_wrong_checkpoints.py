@@ -132,7 +132,7 @@ def test_adm_files_that_do_not_fit_are_told(tmp_path, refused):
     edited("levels have 32, 64 channels, not each a multiple of 24", **{"time_embed.0.weight": torch.zeros(96, 24)})
     edited("of 32, the groups of", **{"input_blocks.1.0.out_layers.3.weight": torch.zeros(48, 1)})
     edited("channels_per_head 12 does not divide the 64 channels", channels_per_head=12)
-    edited("resolution 24 is not a power of two", resolution=24)
+    edited("resolution 25: channel_mult has 2 levels", resolution=25)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from image_sets import smooth_images, torch_fidelitys_measures
 
 from edm.errors import UserError
-from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS, check_metrics, measure
+from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, METRICS, PIXELS, check_metrics, measure
 from edm.metrics.extractors import extract, load_features
 from edm.metrics.frechet import frechet_distance, load_statistics, save_statistics
 from edm.metrics.measure import Measuring
@@ -79,16 +79,18 @@ def test_the_classifiers_measures_equal_torch_fidelitys(digit_sets, classifier, 
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
     seen = extract(extractor, generated.split(16))
     assert ours["distance"] == frechet_distance(seen.mean, seen.covariance, reference.mu, reference.sigma)
-    assert ours["precision"] == theirs["precision"]
-    assert ours["recall"] == theirs["recall"]
+    assert ours["precision"] == pytest.approx(theirs["precision"], rel=1e-7)  # theirs is a mean in float32
+    assert ours["recall"] == pytest.approx(theirs["recall"], rel=1e-7)
     assert "inception_score" not in ours
 
 
 def test_settings_are_torch_fidelitys_published_defaults():
     from torch_fidelity.defaults import DEFAULTS
 
-    for settings in (measure.INCEPTION_SCORE_SETTINGS, measure.KID_SETTINGS, measure.PRECISION_RECALL_SETTINGS):
+    for settings in (measure.INCEPTION_SCORE_SETTINGS, measure.KID_SETTINGS):
         assert settings == {name: DEFAULTS[name] for name in settings}
+    for name in ("precision", "recall"):
+        assert METRICS[name].settings == {"k": DEFAULTS["prc_neighborhood"]}
 
 
 def test_with_few_images_the_kernel_distance_takes_smaller_subsets_and_says_so(digit_sets, tmp_path):
@@ -104,6 +106,17 @@ def test_the_images_of_the_reference_themselves_have_full_precision_and_recall(d
     reference = reference_of(extractor, digit_sets[0], tmp_path / "ref.npz", keep=500)
     results = measured(extractor, reference, ["recall", "precision"], digit_sets[0]).results()
     assert results == {"distance": pytest.approx(0, abs=1e-9), "precision": 1, "recall": 1}
+
+
+def test_a_copy_is_named_by_its_place_in_the_dataset_also_if_the_reference_keeps_a_sample(digit_sets, tmp_path):
+    extractor = load_features(PIXELS)
+    reference = reference_of(extractor, digit_sets[0], tmp_path / "ref.npz", keep=120)
+    results = measured(extractor, reference, ["authpct", "memorisation"], digit_sets[0]).results()
+    copies = [(pair["image"], pair["training"]) for pair in results["pairs"] if not pair["distance"]]
+    assert len(copies) == 64
+    assert all(image == training for image, training in copies)
+    assert any(training >= 120 for _, training in copies)
+    assert results["authpct"] < 80
 
 
 def test_only_what_was_asked_is_given(digit_sets, tmp_path):

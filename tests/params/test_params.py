@@ -717,6 +717,26 @@ MISTAKES = {
         lambda raw: digits_of(raw)["analyses"]["leakage"].update(models=["leek"]),
         "experiments.digits.analyses.leakage: model 'leek' is not defined; did you mean 'leak'",
     ),
+    "a study of memorisation without its metric": (
+        lambda raw: digits_of(raw)["analyses"].update(
+            near={"kind": "memorisation", "models": ["vp-F"], "grid": "ladder"}
+        ),
+        "experiments.digits.analyses.near: memorisation is not among the metrics of this experiment; add it",
+    ),
+    "a study of memorisation of a grid without the model": (
+        lambda raw: digits_of(raw)["analyses"].update(
+            near={"kind": "memorisation", "models": ["vp-F"], "grid": "ours"}
+        ),
+        "experiments.digits.analyses.near (grid ours): model 'vp-F' is not defined",
+    ),
+    "a study of memorisation without a grid": (
+        lambda raw: digits_of(raw)["analyses"].update(near={"kind": "memorisation", "models": ["vp-F"]}),
+        "experiments.digits.analyses.near: key 'grid' is missing; memorisation needs it",
+    ),
+    "a panel of a grid that is nowhere": (
+        lambda raw: digits_of(raw)["tables"].update(all={"kind": "panel", "title": "All", "grid": "lader"}),
+        "experiments.digits.tables.all: grid 'lader' is not defined for any of its models; did you mean 'ladder'",
+    ),
     "an unknown kind of analysis": (
         lambda raw: digits_of(raw)["analyses"]["leakage"].update(kind="leak"),
         "experiments.digits.analyses.leakage.kind: 'leak' is not one of truncation, degradation, leakage",

@@ -34,6 +34,9 @@ TRUNCATION = {
     ],
 }  # fmt: skip
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
+PAIRS = {"pairs": [{"seed": 100 + at, "training": 7 * at, "ratio": at / 20} for at in range(12)], "images": 1000,
+         "reference_features": 1797, "description": "a classifier", "k": 50, "below": 0.5, "share": 1.25,
+         "share_of_reference": 0.5}  # fmt: skip
 GREY = np.random.default_rng(1).uniform(-1, 1, (3, 2, 4, 1, 8, 8))  # levels, counts or images, …
 
 
@@ -52,6 +55,7 @@ KINDS = {
     "degradation_grid": lambda *to: panels.degradation_grid({1.0: GREY, 1.007: GREY}, (0.1, 1, 5), (0, 100), *to),
     "sheets": lambda *to: panels.sheets({"VP": {"ODE": IMAGES, "SDE": None}}, *to, columns=4),
     "leakage_sheet": lambda *to: panels.leakage_sheet(IMAGES, IMAGES, IMAGES, {"generated-clean": 1.25}, *to),
+    "pairs_sheet": lambda *to: panels.pairs_sheet(IMAGES, IMAGES, PAIRS, *to),
 }
 
 
@@ -335,6 +339,17 @@ def test_the_leakage_sheet_tells_its_distances(figures, tmp_path):
     assert expected in names(written[1])
     for axes, images in zip(figures[0].axes, (IMAGES, IMAGES[::-1], IMAGES[:8]), strict=True):
         np.testing.assert_array_equal(shown(axes), image_grid(images, 8))
+
+
+def test_a_pair_stands_beside_its_training_image_with_its_ratio_its_seed_and_its_place(figures, tmp_path):
+    written, training = [], IMAGES[::-1]
+    panels.pairs_sheet(IMAGES, training, PAIRS, tmp_path / "f", written)
+    assert {"0.05", "101, 7", "0.55", "111, 77"} <= names(written[1])
+    text = " ".join(line.get_text() for line in figures[0].texts)
+    assert "nearest of 1,797 training images in the features: a classifier" in text
+    assert "below 0.5 for 1.25 % of 1,000 generated images, and for 0.5 % of the training images" in text
+    for at, axes in enumerate(figures[0].axes):
+        np.testing.assert_array_equal(shown(axes), image_grid(np.stack([IMAGES[at], training[at]]), 2))
 
 
 def test_no_images_no_sheet(tmp_path):

@@ -702,6 +702,21 @@ def test_the_figures_above_are_all_kinds_there_are(digits, paper):
     assert kinds == {spec["kind"] for spec in paper.figures.values()} and set(SHOWN) == set(digits.figures)
 
 
+def test_the_sheet_of_pairs_is_drawn_from_the_study_of_memorisation(whole, places):
+    report = whole.report("digits-metrics")
+    pairs = [{"seed": at, "training": 2 * at, "distance": 1.0, "ratio": at / 100} for at in range(20)]
+    numbers = {"pairs": pairs, "images": 1000, "k": 50, "below": 0.5, "share": 2.5, "share_of_reference": 30.0,
+               "reference_features": 1797, "description": "a classifier"}  # fmt: skip
+    shown = {"generated": images(1), "training": images(2)}
+    numbers["pairs"] = pairs[: len(shown["generated"])]
+    analysis(places, report.experiments[""], "vp-F", "memorisation", shown, numbers)
+    _, svg = write_figure(report, "pairs", places)
+    assert {"0.03", "3, 6"} <= words(svg)
+    analysis(places, report.experiments[""], "vp-F", "memorisation", shown, {**numbers, "pairs": pairs * 10})
+    with pytest.raises(edm.UserError, match="does not hold the images of its 64 pairs"):
+        write_figure(report, "pairs", places)
+
+
 def test_figures_change_with_their_data(drawable, places):
     """Else the same bytes twice would be told of figures that draw nothing."""
     experiment = drawable.experiments[""]

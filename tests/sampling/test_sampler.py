@@ -138,7 +138,6 @@ def test_the_models_range_clamps_the_samplers():
         ({"S_min": 2, "S_max": 1}, "S_min 2 is larger than S_max 1"),
         ({"solver": "hein"}, "'hein' is unknown"),
         ({"solver": "vp-ode", "rho": 5}, "solver vp-ode has no rho; it takes num_steps"),
-        ({"solver": "rk45"}, "has its own function"),
         ({"discretization": "edn"}, "choose one of vp, ve, iddpm, edm"),
         ({"alpha": 0}, "alpha is 0"),
         ({"rho": -1}, "rho is -1"),

@@ -33,6 +33,8 @@ rule analyse:
         options=lambda w, input: [
             *(["--data", input.dataset] if "dataset" in input.keys() else []),
             *(["--weights", input.weights] if "weights" in input.keys() else []),
+            *(["--evaluations"] if "results" in input.keys() else []),
+            *([input.results] if isinstance(input.get("results"), str) else input.get("results", [])),
         ],
         step=step("analyse", "experiment", "model", "analysis"),
         expect=expect("analyse", "experiment", "model", "analysis"),

@@ -27,10 +27,8 @@ class Expected:
         if given.get("channels", 1) not in (1, 3):
             raise UserError(f"channels is {given['channels']}; choose 1 (grey) or 3 (RGB)")
         side, limits = given.get("resolution", 8), LIMITS["resolution"]
-        if side & (side - 1) or not limits["minimum"] <= side <= limits["maximum"]:
-            raise UserError(
-                f"resolution is {side}; expected a power of two from {limits['minimum']} to {limits['maximum']}"
-            )
+        if not limits["minimum"] <= side <= limits["maximum"]:
+            raise UserError(f"resolution is {side}; expected {limits['minimum']} to {limits['maximum']}")
         return replace(self, **given, stated=self.stated | set(given))
 
     def why(self, name: str) -> str:

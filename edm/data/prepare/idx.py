@@ -17,8 +17,8 @@ _LARGEST = 1 << 28
 _PADDING = 2  # 28x28 -> 32x32
 
 
-def mnist(path: Path) -> Images:
-    """The training images of MNIST, zero-padded from 28×28 to 32×32, and their digits.
+def mnist(path: Path, padded: bool = True) -> Images:
+    """The training images of MNIST, 28×28 or zero-padded to 32×32, and their digits.
 
     path: folder with train-images-idx3-ubyte and train-labels-idx1-ubyte, with or without .gz, or the images file.
     """
@@ -33,11 +33,8 @@ def mnist(path: Path) -> Images:
             f"{folder}: {len(pixels)} images but {len(labels)} labels; the two files do not belong together"
         )
     identity = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    return Images(str(path), len(pixels), lambda i: _padded(pixels[i]), labels.tolist(), identity)
-
-
-def _padded(image: np.ndarray) -> np.ndarray:
-    return np.pad(image, _PADDING)[None]
+    margin = _PADDING if padded else 0
+    return Images(str(path), len(pixels), lambda i: np.pad(pixels[i], margin)[None], labels.tolist(), identity)
 
 
 def _find(folder: Path, what: str, dimensions: int) -> Path:

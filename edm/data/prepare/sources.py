@@ -46,7 +46,7 @@ def _md5(checksum: str | bool) -> str | None:
 
 def mnist(path: Input, expected: Expected, checksum: str | bool) -> Images:
     """The idx files of MNIST's training set."""
-    return idx.mnist(_one(path, "the folder of train-images-idx3-ubyte"))
+    return idx.mnist(_one(path, "the folder of train-images-idx3-ubyte"), padded=expected.resolution != 28)
 
 
 def imagenet(path: Input, expected: Expected, checksum: str | bool) -> Images:

@@ -13,6 +13,7 @@ _ROOMS = {
     "leakage_sheet": "grids",
     "listed": "lines",
     "noisy_grid": "grids",
+    "pairs_sheet": "grids",
     "sheets": "grids",
     "trajectories": "sketches",
     "truncation": "sketches",

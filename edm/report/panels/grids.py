@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from edm.report.panels.layout import Block, Row, compose
 from edm.report.sheet import image_grid
 
 SHEET_COLUMNS = 8
+PAIRS = 8  # in a row
 
 
 def noisy_grid(
@@ -113,6 +115,26 @@ def leakage_sheet(
     cells = {"(a) clean: training images": dataset, "(b) augmented: the same": augmented, "(c) generated": samples}
     numbers = "; ".join(f"{pair.replace('-', ' to ')} {value:.3g}" for pair, value in distances.items())
     sheets({"": cells}, path, written, columns=columns, caption=f"{metric}: {numbers}.")
+
+
+def pairs_sheet(
+    generated: np.ndarray, training: np.ndarray, numbers: Mapping[str, Any], path: Path, written: list[Path]
+) -> None:
+    """Each generated image beside its nearest training image, with their ratio above, the lowest first.
+
+    generated, training: uint8 [n, C, H, W]. numbers: of :func:`edm.analysis.studies.memorised`.
+    """
+    blocks = [Block(image_grid(np.stack(images), 2), f"{pair['ratio']:.2f}", foot=f"{pair['seed']}, {pair['training']}")
+              for *images, pair in zip(generated, training, numbers["pairs"], strict=False)]  # fmt: skip
+    rows = [Row(blocks[start : start + PAIRS]) for start in range(0, len(blocks), PAIRS)]
+    caption = (
+        f"Left of each pair: a generated image, below it its seed; right: the nearest of "
+        f"{numbers['reference_features']:,} training images in the features: {numbers['description']}; below it its "
+        f"place in the dataset. Above: their distance over the mean distance of the {numbers['k']} nearest. It is "
+        f"below {numbers['below']:g} for {numbers['share']:.3g} % of {numbers['images']:,} generated images, and for "
+        f"{numbers['share_of_reference']:.3g} % of the training images among themselves."
+    )
+    compose(rows, path, written, caption)
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

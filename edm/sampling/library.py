@@ -1,0 +1,181 @@
+"""``edm.sample``: every solver as one function, with callables and lists where a setting has no name."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edm.config import ADAPTIVE, ORIGINAL, SamplerConfig
+from edm.design.schedules import Scaling, Schedule
+from edm.errors import UserError
+from edm.models.denoiser import require_images
+from edm.sampling.drawing import draw_images
+from edm.sampling.sampler import Denoiser, Own
+
+Levels = Callable[[int, float, float], Tensor | Sequence[float]]
+Callback = Callable[[int, float, Tensor, Tensor], object]
+
+
+def sample(
+    net: Denoiser,
+    latents: Tensor,
+    class_labels: Tensor | None = None,
+    *,
+    num_steps: int = 18,
+    solver: str = "heun",
+    discretization: str | Levels | Sequence[float] | Tensor | None = None,
+    schedule: str | Schedule = "linear",
+    scaling: str | Scaling = "none",
+    alpha: float = 1.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    rho: float = 7.0,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = math.inf,
+    S_noise: float = 1.0,
+    tolerance: float = 1e-4,
+    predicts: str | None = None,
+    over: str | None = None,
+    order: int | None = None,
+    corrector: bool | None = None,
+    final: str = "zero",
+    sigmas: Sequence[float] | Tensor | None = None,
+    noise: Callable[[int, Tensor], Tensor] | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Draws images by solving the probability-flow ODE of ``net``, with churn if S_churn > 0 (Algorithms 1, 2 and 3).
+
+    net: denoiser D(x, σ, class_labels) for x of shape [B, C, H, W] and a scalar σ; its attributes ``sigma_min``,
+        ``sigma_max`` (the supported range) and ``round_sigma(σ)`` (the nearest supported level) are used if present.
+    latents: standard-normal draws, [B, C, H, W]; scaled here to the first noise level.
+    class_labels: indices [B] or one-hot rows [B, classes]; passed on to ``net``.
+    schedule: a name, or an object with ``sigma(t)``, ``sigma_dot(t)`` and ``inverse(sigma)`` on float64 tensors.
+    scaling: a name, or a function of (schedule, t) that returns (s(t), ṡ(t)).
+    discretization: a name, a function of (n, sigma_min, sigma_max) that returns n falling noise levels, or the levels
+        themselves, as in ``sigmas``. sigmas: the levels, in place of ``num_steps`` and ``discretization``.
+    noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used if S_churn > 0, and by the
+        stochastic samplers of Song et al. By default the draws come from torch's global generator.
+    callback: ``callback(i, sigma, x, denoised)`` is called once in every step, after its first network evaluation, with
+        the noise level (after churn), the unscaled x and D(x; σ), both float64 [B, C, H, W]. For "rk45" and the
+        samplers of ``ORIGINAL`` it is called after every evaluation, i counts these, x is as the network gets it, and
+        σ is a tensor if images differ in it.
+    The other arguments are the fields of :class:`SamplerConfig`, with its defaults; ``solver`` may also name a member
+    of the multistep family, such as "unipc-3", with its steps unless ``discretization`` states others.
+
+    Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError, a ValueError, for settings that are out of
+    range, inconsistent or without effect, and for latents, labels or results of another type or shape.
+    """
+    if discretization is not None and not isinstance(discretization, str) and not callable(discretization):
+        if sigmas is not None:
+            raise UserError("discretization and sigmas both list the noise levels; leave one of them out")
+        sigmas, discretization = discretization, None
+    own = Own(
+        schedule=None if isinstance(schedule, str) else _schedule(schedule),
+        scaling=None if isinstance(scaling, str) else _function("scaling", scaling),
+        discretization=_function("discretization", discretization) if callable(discretization) else None,
+        callback=None if callback is None else _function("callback", callback),
+    )
+    settings: dict[str, Any] = {
+        "num_steps": num_steps, "solver": solver, "alpha": alpha, "sigma_min": sigma_min, "sigma_max": sigma_max,
+        "rho": rho, "S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise, "tolerance": tolerance,
+        "final": final, "sigmas": None if sigmas is None else _levels(sigmas),
+        "schedule": schedule if own.schedule is None else "linear",
+        "scaling": scaling if own.scaling is None else "none",
+    }  # fmt: skip
+    choices = {"predicts": predicts, "over": over, "order": order, "corrector": corrector,
+               "discretization": None if own.discretization else discretization}  # fmt: skip
+    settings |= {name: value for name, value in choices.items() if value is not None}
+    config = SamplerConfig.from_dict(settings)
+    _require_effect(config, own)
+    _require_latents(latents, net)
+    whole = config.solver == ADAPTIVE or config.solver in ORIGINAL
+    checked = _Checked(net, callback if whole else None)
+    draws = _draws(noise) if noise is not None else lambda i, x: torch.randn_like(x)
+    images, _ = draw_images(checked, latents, class_labels, config, draws, own)
+    return images
+
+
+class _Checked:
+    """A denoiser whose results are checked; tells ``callback`` of every evaluation."""
+
+    def __init__(self, net: Denoiser, callback: Callback | None) -> None:
+        if not callable(net):
+            raise UserError(f"net is of type {type(net).__name__}; expected a denoiser D(x, sigma, class_labels)")
+        self._net, self._callback, self._calls = net, callback, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, *rest: Tensor | None) -> Tensor:
+        denoised = self._net(x, sigma, *rest)
+        if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+            found = list(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
+            raise UserError(f"net: returned {found} for x {list(x.shape)}; expected D(x; sigma), shaped as x")
+        if self._callback is not None:
+            level: Any = float(sigma) if sigma.numel() == 1 else sigma
+            self._callback(self._calls, level, x.to(torch.float64), denoised.to(torch.float64))
+            self._calls += 1
+        return denoised
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._net, name)  # sigma_min, sigma_max, round_sigma, with_variance
+
+
+def _function(name: str, found: Any) -> Any:
+    if not callable(found):
+        raise UserError(f"{name} is of type {type(found).__name__}; expected a name or a function")
+    return found
+
+
+def _require_latents(latents: Tensor, net: Denoiser) -> None:
+    require_images("latents", latents)
+    device = getattr(net, "device", latents.device)
+    if latents.device != device:
+        raise UserError(f"latents are on {latents.device}, the model on {device}; move one: latents.to(net.device)")
+    if not bool(latents.isfinite().all()):
+        raise UserError("latents: not all finite; expected standard-normal draws")
+
+
+def _draws(noise: Any) -> Callable[[int, Tensor], Tensor]:
+    """``noise`` with its results checked."""
+    _function("noise", noise)
+
+    def draw(i: int, x: Tensor) -> Tensor:
+        drawn = noise(i, x)
+        if not isinstance(drawn, Tensor) or drawn.shape != x.shape:
+            found = list(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+            raise UserError(f"noise({i}, x) returned {found}; expected draws shaped as x, {list(x.shape)}")
+        return drawn
+
+    return draw
+
+
+def _schedule(found: Any) -> Any:
+    """The schedule. Raises UserError unless its three functions agree with one another."""
+    missing = [name for name in ("sigma", "sigma_dot", "inverse") if not callable(getattr(found, name, None))]
+    if missing:
+        raise UserError(f"schedule: {type(found).__name__} has no function {', '.join(missing)}; see edm.sample")
+    levels = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    again = torch.as_tensor(found.sigma(found.inverse(levels)), dtype=torch.float64)
+    if again.shape != levels.shape or not torch.allclose(again, levels, rtol=1e-6):
+        raise UserError(f"schedule: sigma(inverse(σ)) of {levels.tolist()} is {again.tolist()}; expected the same")
+    return found
+
+
+def _levels(found: Any) -> tuple[float, ...]:
+    try:
+        levels = torch.as_tensor(found, dtype=torch.float64).tolist()
+    except (TypeError, ValueError, RuntimeError):
+        levels = None
+    if not isinstance(levels, list) or any(isinstance(level, list) for level in levels):
+        raise UserError(f"sigmas: {found!r} is not a list of noise levels")
+    return tuple(levels)
+
+
+def _require_effect(config: SamplerConfig, own: Own) -> None:
+    """Refuses callables that the solver would ignore."""
+    stated = [name for name in ("schedule", "scaling", "discretization") if getattr(own, name) is not None]
+    if stated and (config.solver == ADAPTIVE or config.solver in ORIGINAL):
+        raise UserError(f"solver {config.solver} has no {stated[0]}; leave it out")
+    if own.discretization is not None and config.sigmas is not None:
+        raise UserError("discretization and sigmas both give the noise levels; leave one of them out")
