@@ -81,8 +81,8 @@ def evaluate_grid(
             if world.is_first:
                 say(f"{output}: part {shard[0] + 1} of {shard[1]}, {count} images")
             return
-        measured = partial(evaluate, block=block, yardsticks=yardsticks, world=world, bars=True)
-        take = lambda draw, name: measured(denoiser, draw.sampler, draw.seeds, what=name)
+        with_bars = partial(evaluate, bars=True)
+        take = lambda draw, name: with_bars(denoiser, draw.sampler, draw.seeds, block, yardsticks, name, world)
     runs = Journal(journal or f"{output}.journal.jsonl")
     finished = Finished(Path(runs.path).with_suffix(".finished.json"), whole.describe(), world, known, MEASURED)
     if not world.is_first:

@@ -61,7 +61,7 @@ def measuring(monkeypatch):
     def start(stop=None):
         calls.clear()
 
-        def evaluate(*_):
+        def evaluate(*_, **how):
             calls.append(next(numbers))
             if len(calls) == stop:
                 raise KeyboardInterrupt

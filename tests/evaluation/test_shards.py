@@ -151,7 +151,9 @@ def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_
 def test_what_compare_says_of_rounding_of_seeds_and_of_a_solver(place, whole, tmp_path, capsys):
     """Two threads round otherwise than one: not told apart. Other seeds: as independent. More steps: paired."""
     threads, seeds, one = tmp_path / "threads.json", tmp_path / "seeds.json", place.folder / "whole.json"
+    before = torch.get_num_threads()
     assert evaluate(place, threads, "--threads", "2") == 0
+    torch.set_num_threads(before)
     moved = yaml.safe_load((place.folder / "params.yaml").read_text())
     moved["experiments"]["small"]["sampling"]["first_seed"] = 5000
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(moved, sort_keys=False))
@@ -229,11 +231,12 @@ UNFIT = {
         "a part of another evaluation (its metric differs)",
     ),
     "an image too few": (
-        lambda file, target: rewritten(file, target, lambda _, tensors: tensors["0/1/count"].sub_(1)),
+        lambda file, target: rewritten(file, target, lambda _, tensors: tensors["0/1/12/count"].sub_(1)),
         "not a state of",
     ),
     "no measurement": (
-        lambda file, target: rewritten(file, target, lambda _, tensors: tensors.pop("0/0/scatter")), "not a state of",
+        lambda file, target: rewritten(file, target, lambda _, tensors: tensors.pop("0/0/12/scatter")),
+        "not a state of",
     ),
     "no logits": (
         lambda file, target: rewritten(file, target, lambda _, tensors: tensors.pop("1/0/logits")), "logits of all",
