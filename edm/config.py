@@ -157,7 +157,8 @@ class NetworkConfig(_Data):
         self.check()
         side, levels = self.resolution, len(self.channel_mult)
         unit = 1 << (levels - 1)
-        near = f"{max(side - side % unit, unit)} or {side - side % unit + unit}"
+        lower = max(side - side % unit, unit)
+        near = f"{lower} or {lower + unit}"
         halved = f"channel_mult has {levels} levels, so the side is a multiple of {unit}, such as {near}"
         require(side % unit == 0, f"resolution {side}: {halved}")
         taps = self.resample_filter

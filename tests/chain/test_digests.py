@@ -39,7 +39,8 @@ def written(folder):
 def test_every_step_of_an_experiment_stands_in_the_file_of_its_stage(folder):
     found = Chain(params.load("params.yaml"))
     known = Provenance(found)
-    needed = [job for job in found.needed(found.targets("digits")) if RULES[job.rule].kept]
+    needed = {job for job in found.needed(found.targets("digits")) if RULES[job.rule].kept}
+    needed |= {found.makers[path] for path in found.steps("data", "digits")}  # also for others on the same images
     wanted = {f"{stage}/digits.json": {} for stage in {rule.stage for rule in RULES.values()}}
     for job in needed:
         wanted[f"{RULES[job.rule].stage}/digits.json"][job.name] = known.digest(job)

@@ -70,7 +70,9 @@ def drawn(tmp_path, monkeypatch, digits_archive):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(PARAMS)
     names, real = [], evaluation.evaluate
-    monkeypatch.setattr(evaluation, "evaluate", lambda *rest: names.append(rest[5]) or real(*rest))
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda *rest, **options: names.append(rest[5]) or real(*rest, **options)
+    )
     step("prepare digits", "prepare", "data/digits.zip", "--dataset", "digits")
     step("reference digits/pixels", "fid-ref", "data/digits.zip", "data/references/digits/pixels.npz", "--features",
          "pixels", "--device", "cpu")  # fmt: skip

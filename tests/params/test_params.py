@@ -547,7 +547,7 @@ MISTAKES = {
     ),
     "a network too deep for the image": (
         lambda raw: digits_of(raw)["ladder"]["C"].update(channel_mult=[1] * 9),
-        r"experiments.digits.ladder.C (vp): channel_mult has 9 levels",
+        r"experiments.digits.ladder.C (vp): resolution 8: channel_mult has 9 levels",
     ),
     "a fraction for a count": (
         lambda raw: digits_of(raw)["base"].update(num_blocks=1.0),

@@ -62,7 +62,7 @@ def test_a_cell_is_the_mean_over_the_training_runs_with_their_spread(report, pla
     single = cell_of(report, "table2", places, "B", "vp")
     assert (single.ours(), single.spread) == ("4.00", None)
     notes = table_of(report, "table2", places).notes
-    assert "With ±: mean and standard deviation over 3 training runs of different seeds, at the setting with the " \
+    assert "±: mean and standard deviation over 3 training runs of different seeds, at the setting with the " \
            "lowest mean." in notes  # fmt: skip
     assert "B, vp: 1 of 3 measurements so far." in notes
 
@@ -73,9 +73,9 @@ def test_bold_are_all_rows_that_the_spread_cannot_tell_from_the_lowest(report, p
         measured(places, report, f"vp-{rung}", "ladder", mean - 0.2, mean, mean + 0.2)
     measured(places, report, "vp-E", "ladder", 2.3)  # one training run: with the spread of C, 2 · 0.2 · √(4/3) = 0.46
     table = table_of(report, "table2", places)
-    assert [row for row, cells in table.rows.items() if cells[0].best] == ["B", "C", "E"]
-    assert any(note.startswith("Bold: the lowest mean of a column, and all that cannot be told from it") and
-               "less than 2 √(s₁²/n₁ + s₂²/n₂)" in note for note in table.notes)  # fmt: skip
+    assert [row for row, cells in table.rows.items() if cells[0].best or cells[0].tied] == ["B", "C", "E"]
+    assert ("Bold: the lowest of a column, and what cannot be told from it: means differ by less than 2 √(s₁²/n₁ + "
+            "s₂²/n₂), a single training run with the other's s.") in table.notes  # fmt: skip
     assert r"less than 2 $\surd$(s$_1$$^2$/n$_1$ + s$_2$$^2$/n$_2$)" in as_latex(table)
 
 
