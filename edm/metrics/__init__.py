@@ -16,6 +16,7 @@ DINOV2 = ("dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14")  # torch-fide
 PIXELS = "pixels"  # needs no weights; for smoke tests
 EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
 TO_TEST = "distance_to_test"  # in results: the distance to images held out from training
+MEMORISATION_OF_TEST = "memorisation_of_test"  # in results: of these images, against the training images
 MOST_FEATURES = 50_000  # images whose features the workflow keeps: 400 MB of Inception-v3's
 
 WORST = 64  # pairs of an image and its nearest training image that an evaluation names
