@@ -24,6 +24,7 @@ from edm.config import (
     DISCRETIZATIONS,
     MEMBERS,
     MULTISTEP,
+    NULL,
     ORIGINAL,
     OVER,
     PRECISIONS,
@@ -35,6 +36,7 @@ from edm.config import (
     SamplerConfig,
 )
 from edm.errors import UserError
+from edm.files.hashes import sha256_file
 from edm.files.writing import write_json
 from edm.metrics import METRICS, metric_error
 from edm.metrics.jackknife import FEWEST_PER_FEATURE
@@ -75,6 +77,7 @@ def add(command: Commands) -> None:
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DISCRETIZATIONS)} (default edm)")
     sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
     sub.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
+    sub.add_argument("--guide", metavar="FILE", help="guide by this checkpoint, or null: by this one without labels")
     shard_option(sub, "sample only part K of N of the seeds, for `edm merge`")
     for name, text in (
         ("alpha", "Algorithm 3: 1 is Heun, 0.5 midpoint (default 1)"),
@@ -86,6 +89,9 @@ def add(command: Commands) -> None:
         ("S_max", "largest noise level with churn (default infinity)"),
         ("S_noise", "deviation of the added noise (default 1)"),
         ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
+        ("guidance", "weight w of the guided denoiser D_w = D_g + w (D - D_g) (default 1: none)"),
+        ("guidance_min", "guide noise levels above this one (default 0)"),
+        ("guidance_max", "guide noise levels up to this one (default infinity)"),
     ):
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))  # as in params.yaml, and as here
         sub.add_argument(*spellings, dest=name, type=float, metavar="X", help=text)
@@ -126,10 +132,14 @@ def sample(args: Namespace) -> None:
 
         threads(args.threads)
         denoiser = checkpoint.load(args.checkpoint, place.device)
+        guide = None if args.guide in (None, NULL) else args.guide
+        if guide:
+            denoiser.guides[guide] = checkpoint.load(guide, place.device)
         prepare(denoiser, args.precision, args.compile, len(args.seeds) * points["only"].expected_nfe)
         block = block_of(args.block, denoiser.network.config)
         seeds = args.seeds
         about = {"block": block, "precision": args.precision, "class": args.class_label, **origin()}
+        about |= {"guide_sha256": sha256_file(guide)} if guide else {}
         if args.shard:
             seeds = part_of(seeds, block, *args.shard)
             about |= {"part_of": [args.seeds.start, args.seeds.stop]}
