@@ -1,6 +1,5 @@
 """Commands that sample images from a model and evaluate them."""
 
-import argparse
 import os
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from edm.commands.common import (
     count,
     features_options,
     machine,
+    multistep_options,
     processes,
     say,
     seed_range,
@@ -26,9 +26,7 @@ from edm.config import (
     MULTISTEP,
     NULL,
     ORIGINAL,
-    OVER,
     PRECISIONS,
-    PREDICTS,
     SCALINGS,
     SCHEDULES,
     SHIPPED,
@@ -68,10 +66,7 @@ def add(command: Commands) -> None:
     sub.add_argument("--steps", "--num_steps", dest="num_steps", type=whole, metavar="N", help="steps (default 18)")
     names = (*SOLVERS, MULTISTEP, *MEMBERS, *SHIPPED, ADAPTIVE, *ORIGINAL)
     sub.add_argument("--solver", help=f"{', '.join(names)} (default heun)")
-    sub.add_argument("--predicts", help=f"multistep: {' or '.join(PREDICTS)} (default data)")
-    sub.add_argument("--over", help=f"multistep: interpolate in {', '.join(OVER)} (default lambda)")
-    sub.add_argument("--order", type=whole, help="multistep, ipndm: 1 to 4 (default 3; ipndm 4)")
-    sub.add_argument("--corrector", action=argparse.BooleanOptionalAction, help="multistep: correct each step")
+    multistep_options(sub)
     sub.add_argument("--final", help="end at zero, after a last Euler step, or at sigma_min (default zero)")
     sub.add_argument("--sigmas", nargs="+", type=float, metavar="SIGMA", help="the noise levels, in place of --steps")
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DISCRETIZATIONS)} (default edm)")
