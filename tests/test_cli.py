@@ -27,9 +27,10 @@ from edm.metrics.frechet import load_statistics
 from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",
-            "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics",
-            "about", "launch", "adopt", "digests", "trace", "compare", "plan", "bench", "track", "check", "advise")  # fmt: skip
+COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge",
+            "fid", "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures",
+            "metrics", "about", "launch", "adopt", "advise", "digests", "trace", "compare", "plan", "bench", "track",
+            "check")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
