@@ -112,6 +112,7 @@ def test_a_state_of_another_configuration_is_not_continued_but_kept(tiny, digits
     assert same(weights(tmp_path / "run"), weights(tmp_path / "fresh"))
 
 
+@pytest.mark.slow
 def test_training_learns(tiny, digits, tmp_path):
     """600 steps bring the error at every noise level from that of an untrained network well below it."""
     train(tiny(duration=0.0192, lr_rampup=0.001, level_samples=256), digits, tmp_path)
