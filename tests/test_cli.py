@@ -29,8 +29,8 @@ from edm.models import building, checkpoint
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge",
             "fid", "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures",
-            "metrics", "about", "launch", "adopt", "advise", "digests", "trace", "compare", "plan", "bench", "track",
-            "check")  # fmt: skip
+            "metrics", "about", "launch", "adopt", "clean", "advise", "digests", "trace", "compare", "plan", "bench",
+            "track", "check")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
