@@ -80,6 +80,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "P_std": {"exclusiveMinimum": 0, "maximum": 100},
     "sigma_data": _SIGMA,
     "augment": {"minimum": 0, "maximum": 1},
+    "label_dropout": {"minimum": 0, "exclusiveMaximum": 1},
     "duration": {"exclusiveMinimum": 0, "maximum": 1_000_000},
     "batch_size": {"minimum": 1, "maximum": 1 << 20},
     "microbatch": {"minimum": 1, "maximum": 1 << 20},
@@ -207,6 +208,7 @@ class TrainingConfig(_Data):
     learning_rate: after warmup; ema_rampup: cap of the EMA half-life as a fraction of the images seen, None for no cap.
     clip_norm: None for no clipping. precision: of the network; embeddings, loss and weights stay in float32.
     loss_scale: factor on the loss in fp16; the gradients are divided by it again.
+    label_dropout: probability that a training image has no label (zeros), which guidance by the null label needs.
     snapshot_every: Mimg between snapshots, None for none. level_samples: images per noise level of Figure 5a.
     """
 
@@ -240,10 +242,13 @@ class TrainingConfig(_Data):
     snapshot_every: float | None = None
     level_samples: int = 10_000
     seed: int = 0
+    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         self.check()
         require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
+        dropped = self.label_dropout == 0 or self.conditional
+        require(dropped, "label_dropout has no effect in unconditional training; leave it out")
         every = self.snapshot_every or math.inf
         few = self.duration / every <= MAX_SNAPSHOTS
         require(few, f"a snapshot every {every:g} of {self.duration:g} Mimg makes more than {MAX_SNAPSHOTS:,} of them")

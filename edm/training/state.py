@@ -23,6 +23,8 @@ STATE_FORMAT = "edm-training-state/2"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 #: Fields without effect on the weights after n images: a run may resume with other values.
 IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
+#: Fields that states of earlier versions do not have: their defaults are left out of the identity.
+LATER = {"label_dropout"}
 _HEADER = {"identity", "images", "seconds", "before", "overflowing", "checksum"}
 SLOW_DISK = 50e6  # bytes per second; estimates the time to save until it is measured
 
@@ -45,7 +47,8 @@ class TrainingState:
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
         self.background = background
         self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
-        fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
+        old = LATER - config.changes().keys()
+        fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT | old}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
         self.end = config.steps * config.batch_size
         self.seen, self.seconds = 0, 0.0
