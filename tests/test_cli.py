@@ -24,7 +24,8 @@ from edm.models import building, checkpoint
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",
             "fid-ref", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics", "about",
-            "launch", "adopt", "digests", "trace", "compare", "plan", "bench", "track", "check", "advise")  # fmt: skip
+            "launch", "adopt", "digests", "trace", "compare", "plan", "bench", "track", "check", "advise",
+            "average")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,8 @@ class TrainingFolder:
 def _complete(config: dict[str, Any]) -> dict[str, Any]:
     """A recorded configuration, with the defaults of the fields that its version did not have."""
     fields = [field for field in dataclasses.fields(TrainingConfig) if field.default is not dataclasses.MISSING]
-    return {**{field.name: field.default for field in fields if field.name in LATER}, **config}
+    defaults = {field.name: field.default for field in fields if field.name in LATER}
+    return {**{name: list(one) if isinstance(one, tuple) else one for name, one in defaults.items()}, **config}
 
 
 _ADVICE = "choose another --out, or replace it with --overwrite"
