@@ -30,7 +30,8 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge",
             "fid", "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures",
             "metrics", "about", "launch", "adopt", "clean", "advise", "digests", "trace", "compare", "plan", "bench",
-            "track", "check")  # fmt: skip
+            "track", "check",
+            "average")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
