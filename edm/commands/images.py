@@ -1,6 +1,5 @@
 """Commands that sample images from a model and evaluate them."""
 
-import argparse
 import os
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from edm.commands.common import (
     count,
     features_options,
     machine,
+    multistep_options,
     processes,
     say,
     seed_range,
@@ -24,10 +24,9 @@ from edm.config import (
     DISCRETIZATIONS,
     MEMBERS,
     MULTISTEP,
+    NULL,
     ORIGINAL,
-    OVER,
     PRECISIONS,
-    PREDICTS,
     SCALINGS,
     SCHEDULES,
     SHIPPED,
@@ -35,6 +34,7 @@ from edm.config import (
     SamplerConfig,
 )
 from edm.errors import UserError
+from edm.files.hashes import sha256_file
 from edm.files.writing import write_json
 from edm.metrics import METRICS, metric_error
 from edm.metrics.jackknife import FEWEST_PER_FEATURE
@@ -66,15 +66,13 @@ def add(command: Commands) -> None:
     sub.add_argument("--steps", "--num_steps", dest="num_steps", type=whole, metavar="N", help="steps (default 18)")
     names = (*SOLVERS, MULTISTEP, *MEMBERS, *SHIPPED, ADAPTIVE, *ORIGINAL)
     sub.add_argument("--solver", help=f"{', '.join(names)} (default heun)")
-    sub.add_argument("--predicts", help=f"multistep: {' or '.join(PREDICTS)} (default data)")
-    sub.add_argument("--over", help=f"multistep: interpolate in {', '.join(OVER)} (default lambda)")
-    sub.add_argument("--order", type=whole, help="multistep, ipndm: 1 to 4 (default 3; ipndm 4)")
-    sub.add_argument("--corrector", action=argparse.BooleanOptionalAction, help="multistep: correct each step")
+    multistep_options(sub)
     sub.add_argument("--final", help="end at zero, after a last Euler step, or at sigma_min (default zero)")
     sub.add_argument("--sigmas", nargs="+", type=float, metavar="SIGMA", help="the noise levels, in place of --steps")
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DISCRETIZATIONS)} (default edm)")
     sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
     sub.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
+    sub.add_argument("--guide", metavar="FILE", help="guide by this checkpoint, or null: by this one without labels")
     shard_option(sub, "sample only part K of N of the seeds, for `edm merge`")
     for name, text in (
         ("alpha", "Algorithm 3: 1 is Heun, 0.5 midpoint (default 1)"),
@@ -86,6 +84,9 @@ def add(command: Commands) -> None:
         ("S_max", "largest noise level with churn (default infinity)"),
         ("S_noise", "deviation of the added noise (default 1)"),
         ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
+        ("guidance", "weight w of the guided denoiser D_w = D_g + w (D - D_g) (default 1: none)"),
+        ("guidance_min", "guide noise levels above this one (default 0)"),
+        ("guidance_max", "guide noise levels up to this one (default infinity)"),
     ):
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))  # as in params.yaml, and as here
         sub.add_argument(*spellings, dest=name, type=float, metavar="X", help=text)
@@ -126,10 +127,14 @@ def sample(args: Namespace) -> None:
 
         threads(args.threads)
         denoiser = checkpoint.load(args.checkpoint, place.device)
+        guide = None if args.guide in (None, NULL) else args.guide
+        if guide:
+            denoiser.guides[guide] = checkpoint.load(guide, place.device)
         prepare(denoiser, args.precision, args.compile, len(args.seeds) * points["only"].expected_nfe)
         block = block_of(args.block, denoiser.network.config)
         seeds = args.seeds
         about = {"block": block, "precision": args.precision, "class": args.class_label, **origin()}
+        about |= {"guide_sha256": sha256_file(guide)} if guide else {}
         if args.shard:
             seeds = part_of(seeds, block, *args.shard)
             about |= {"part_of": [args.seeds.start, args.seeds.stop]}

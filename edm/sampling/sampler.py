@@ -137,13 +137,20 @@ def solve(
         trial, (sigma, s) = x + config.alpha * h * d, sigma_and_s(t_prime)
         d_prime = flow.slope(trial, t_prime, flow.denoised(trial / s, sigma))
         x = x + h * ((1 - 0.5 / config.alpha) * d + (0.5 / config.alpha) * d_prime)
-    return x
+    return x if to_zero else x / sigma_and_s(t_steps[-1])[1]  # s(t) = 1 at σ = 0
 
 
 def rounding_of(net: Denoiser) -> Callable[[Tensor], Tensor]:
     """``net.round_sigma``, or what leaves levels as they are."""
     found: Callable[[Tensor], Tensor] = getattr(net, "round_sigma", _as_it_is)
     return found
+
+
+def networks_at(net: Denoiser, sigma: Tensor) -> Tensor:
+    """The networks that one evaluation at ``sigma`` takes, int64 shaped as it: 2 where ``net`` is guided, else 1."""
+    inside = getattr(net, "inside", None)
+    ones = torch.ones_like(sigma, dtype=torch.int64)
+    return ones if inside is None else ones + inside(sigma)
 
 
 def _as_it_is(sigma: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -24,7 +25,7 @@ VALUES = {"vp-A": {"density": 0.5, "kid": 0.003}, "vp-B": {"density": 0.7, "kid"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw = miniature.raw()
     raw["experiments"] = {name: raw["experiments"][name] for name in ("digits", "digits-metrics")}
     raw |= {"reports": {}, "pretrained": {}, "run": ["digits-metrics"]}
     raw["experiments"]["digits-metrics"]["tables"]["panel"]["metrics"] = ["distance", "kid", "density"]
