@@ -26,6 +26,7 @@ ADDED = {
     r"edm train .*--out .*": "--dry-run",
     r"edm import .*_diffusion.pt .*": "--resolution 16 --channels-per-head 32",
     r"edm sample .* --seeds 0-49999 .*": "--seeds 0-3",
+    r"edm likelihood .*": "--images 2 --steps 2",
 }
 #: What is run by other tests, or by hand: the file that does, and words in it.
 ELSEWHERE = {
