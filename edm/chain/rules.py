@@ -311,7 +311,7 @@ RULES: dict[str, Rule] = {
     "evaluate": _EVALUATE,
     "sample": Rule("sample", _sample, _of_experiment("sheet"), computes=True, cost=costs.sampling),
     "analyse": Rule("sample", _analyse, _of_experiment("analysis"), code=2, computes=True, cost=costs.analysing),
-    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=5),
+    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=6),
     "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=4),
     "metrics": Rule("tables", _metrics, lambda chain, job: metrics_spec(chain.reports[job.key[0]])),
     "about": Rule("tables", _about, _of_pages),

@@ -1,6 +1,5 @@
 """Commands that sample images from a model and evaluate them."""
 
-import argparse
 import os
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from edm.commands.common import (
     count,
     features_options,
     machine,
+    multistep_options,
     processes,
     say,
     seed_range,
@@ -26,9 +26,7 @@ from edm.config import (
     MULTISTEP,
     NULL,
     ORIGINAL,
-    OVER,
     PRECISIONS,
-    PREDICTS,
     SCALINGS,
     SCHEDULES,
     SHIPPED,
@@ -38,6 +36,8 @@ from edm.config import (
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
 from edm.files.writing import write_json
+from edm.metrics import METRICS, metric_error
+from edm.metrics.jackknife import FEWEST_PER_FEATURE
 from edm.tracking import origin
 
 if TYPE_CHECKING:
@@ -66,10 +66,7 @@ def add(command: Commands) -> None:
     sub.add_argument("--steps", "--num_steps", dest="num_steps", type=whole, metavar="N", help="steps (default 18)")
     names = (*SOLVERS, MULTISTEP, *MEMBERS, *SHIPPED, ADAPTIVE, *ORIGINAL)
     sub.add_argument("--solver", help=f"{', '.join(names)} (default heun)")
-    sub.add_argument("--predicts", help=f"multistep: {' or '.join(PREDICTS)} (default data)")
-    sub.add_argument("--over", help=f"multistep: interpolate in {', '.join(OVER)} (default lambda)")
-    sub.add_argument("--order", type=whole, help="multistep, ipndm: 1 to 4 (default 3; ipndm 4)")
-    sub.add_argument("--corrector", action=argparse.BooleanOptionalAction, help="multistep: correct each step")
+    multistep_options(sub)
     sub.add_argument("--final", help="end at zero, after a last Euler step, or at sigma_min (default zero)")
     sub.add_argument("--sigmas", nargs="+", type=float, metavar="SIGMA", help="the noise levels, in place of --steps")
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DISCRETIZATIONS)} (default edm)")
@@ -110,7 +107,7 @@ def add(command: Commands) -> None:
     sub.add_argument("samples", help="*.safetensors of `edm sample`; or an archive, or a folder or zip of pictures")
     sub.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
     sub.add_argument("--output", help="JSON file to write")
-    sub.add_argument("--metrics", nargs="+", help="further metrics: kid, precision, recall, inception_score")
+    sub.add_argument("--metrics", nargs="+", help=f"further metrics: {', '.join(METRICS)}")
     features_options(sub)
 
 
@@ -188,20 +185,35 @@ def fid(args: Namespace) -> None:
     )
     rows = []
     for name, point, batches in _measured(args.samples, samples):
-        measuring = yardstick.begin()
+        measuring = yardstick.begin(len(samples.seeds) if samples else 0)
         for batch in batches:
             measuring.append(batch)
         results = measuring.results()
         rows.append({"id": name, **point, "images": measuring.count, **results})
         nfe = f"NFE {point['nfe']}, " if samples else ""
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in results.items() if key != "distance")
-        say(f"{args.samples if name == 'only' else name}: {yardstick.extractor.label} "
-            f"{results['distance']:.4g} ({nfe}{measuring.count} images){'; ' * bool(numbers)}{numbers}")  # fmt: skip
+        numbers = "".join(
+            f"; {key} {value:.4g}{_error(metric_error(key, results, measuring.count))}"
+            for key, value in results.items() if key != "distance" and isinstance(value, int | float)
+        )  # fmt: skip
+        bar = results.get("bar", {})
+        why = "" if "s" in bar else f"; no error bar: {_no_bar(bar)}"
+        say(f"{args.samples if name == 'only' else name}: {yardstick.extractor.label} {results['distance']:.4g}"
+            f"{_error(bar.get('s'))} ({nfe}{measuring.count} images{why}){numbers}")  # fmt: skip
     if args.output:
         of = {"pictures": args.samples}
         if samples:
             of = {"checkpoint": samples.header["checkpoint"], "first_seed": int(samples.seeds[0])}
         write_json(args.output, {**of, "metric": yardstick.describe(), "points": rows, **origin()})
+
+
+def _error(s: float | None) -> str:
+    return "" if s is None else f" ± {s:.2g}"
+
+
+def _no_bar(bar: dict[str, Any]) -> str:
+    return (
+        f"fewer than {FEWEST_PER_FEATURE} images per feature" if bar else "the order of pictures is not that of seeds"
+    )
 
 
 def _measured(path: str, samples: "SampleSet | None") -> "Iterator[tuple[str, dict[str, Any], Iterable[Tensor]]]":

@@ -124,7 +124,7 @@ def inner(a: Snapshot, b: Snapshot) -> float:
     (one, t), (other, later) = sorted((a, b), key=lambda snapshot: snapshot[1])
     if isinstance(one, PowerFunction) and isinstance(other, PowerFunction):
         g, h = one.gamma, other.gamma
-        return (g + 1) * (h + 1) / ((g + h + 1) * later) * (t / later) ** h
+        return float((g + 1) * (h + 1) / ((g + h + 1) * later) * (t / later) ** h)
     halves = t * 0.5 ** np.arange(1, _PANELS)
     cuts = np.array([0, t, *halves, *(t - halves), *(bend for p in (one, other) for bend in p.bends() if bend < t)])
     edges = np.unique(cuts)

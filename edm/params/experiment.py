@@ -9,7 +9,7 @@ from typing import Any
 from edm.config import AUTO, NULL, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.hashes import digest
-from edm.metrics import stated_settings
+from edm.metrics import MEMORISATION_OF_TEST, stated_settings
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
@@ -331,7 +331,8 @@ class Experiment:
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
                     "metric_settings": stated_settings(self.metrics), "settings_from": grid.settings_from,
-                    "test": self.test}  # fmt: skip
+                    "test": self.test,
+                    MEMORISATION_OF_TEST: bool(self.test) and "memorisation" in self.metrics}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:

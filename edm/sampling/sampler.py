@@ -137,7 +137,7 @@ def solve(
         trial, (sigma, s) = x + config.alpha * h * d, sigma_and_s(t_prime)
         d_prime = flow.slope(trial, t_prime, flow.denoised(trial / s, sigma))
         x = x + h * ((1 - 0.5 / config.alpha) * d + (0.5 / config.alpha) * d_prime)
-    return x
+    return x if to_zero else x / sigma_and_s(t_steps[-1])[1]  # s(t) = 1 at σ = 0
 
 
 def rounding_of(net: Denoiser) -> Callable[[Tensor], Tensor]:

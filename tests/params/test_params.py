@@ -12,6 +12,7 @@ from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -23,7 +24,7 @@ from edm.params.layouts import figure_layout, figure_spec, table_layout, table_s
 from edm.params.resolving import RESERVED, STUDIES, TARGETS
 
 ROOT = Path(__file__).parents[2]
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+RAW = miniature.raw()
 
 #: Two experiments of the paper and the digits, with a report of their own: all sections, and quickly read.
 FEW = copy.deepcopy(RAW)
