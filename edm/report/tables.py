@@ -17,7 +17,6 @@ from edm.report.cells import Cell, Table
 from edm.report.ranking import panel
 from edm.report.results import Measurement, Repeats, Results, about_metrics, metric
 from edm.report.writers import WRITERS
-from edm.training.bound import bound
 
 
 def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Path]:
@@ -173,6 +172,8 @@ def _settings(layout: Layout, results: Results) -> Table:
 
 def _likelihood(layout: Layout, results: Results) -> Table:
     """Bits per dimension: the bound of every model from its errors per noise level, and the terms of it."""
+    from edm.training.bound import bound  # loads numpy, which `edm trace` does without
+
     rows: dict[str, list[Cell]] = {}
     counts: set[int | None] = set()
     spans: set[str] = set()
