@@ -1,16 +1,18 @@
 """``edm.sample``: every solver as one function, with callables and lists where a setting has no name."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edm import registry
 from edm.config import ADAPTIVE, ORIGINAL, SamplerConfig
-from edm.design.schedules import Scaling, Schedule
+from edm.design.schedules import Scaling
 from edm.errors import UserError
 from edm.models.denoiser import require_images
+from edm.protocols import Schedule
 from edm.sampling.drawing import draw_images
 from edm.sampling.sampler import Denoiser, Own
 
@@ -43,6 +45,7 @@ def sample(
     corrector: bool | None = None,
     final: str = "zero",
     sigmas: Sequence[float] | Tensor | None = None,
+    settings: Mapping[str, Any] | None = None,
     noise: Callable[[int, Tensor], Tensor] | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -56,12 +59,13 @@ def sample(
     scaling: a name, or a function of (schedule, t) that returns (s(t), ṡ(t)).
     discretization: a name, a function of (n, sigma_min, sigma_max) that returns n falling noise levels, or the levels
         themselves, as in ``sigmas``. sigmas: the levels, in place of ``num_steps`` and ``discretization``.
+    settings: of registered parts (:func:`edm.register`), by their keys, such as {"solver.eta": 0.5}.
     noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used if S_churn > 0, and by the
         stochastic samplers of Song et al. By default the draws come from torch's global generator.
     callback: ``callback(i, sigma, x, denoised)`` is called once in every step, after its first network evaluation, with
-        the noise level (after churn), the unscaled x and D(x; σ), both float64 [B, C, H, W]. For "rk45" and the
-        samplers of ``ORIGINAL`` it is called after every evaluation, i counts these, x is as the network gets it, and
-        σ is a tensor if images differ in it.
+        the noise level (after churn), the unscaled x and D(x; σ), both float64 [B, C, H, W]. For "rk45", the samplers
+        of ``ORIGINAL`` and those of plugins it is called after every evaluation, i counts these, x is as the network
+        gets it, and σ is a tensor if images differ in it.
     The other arguments are the fields of :class:`SamplerConfig`, with its defaults; ``solver`` may also name a member
     of the multistep family, such as "unipc-3", with its steps unless ``discretization`` states others.
 
@@ -78,7 +82,7 @@ def sample(
         discretization=_function("discretization", discretization) if callable(discretization) else None,
         callback=None if callback is None else _function("callback", callback),
     )
-    settings: dict[str, Any] = {
+    stated: dict[str, Any] = {
         "num_steps": num_steps, "solver": solver, "alpha": alpha, "sigma_min": sigma_min, "sigma_max": sigma_max,
         "rho": rho, "S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise, "tolerance": tolerance,
         "final": final, "sigmas": None if sigmas is None else _levels(sigmas),
@@ -87,11 +91,11 @@ def sample(
     }  # fmt: skip
     choices = {"predicts": predicts, "over": over, "order": order, "corrector": corrector,
                "discretization": None if own.discretization else discretization}  # fmt: skip
-    settings |= {name: value for name, value in choices.items() if value is not None}
-    config = SamplerConfig.from_dict(settings)
+    stated |= {name: value for name, value in choices.items() if value is not None}
+    config = SamplerConfig.from_dict({**stated, **(settings or {})})
     _require_effect(config, own)
     _require_latents(latents, net)
-    whole = config.solver == ADAPTIVE or config.solver in ORIGINAL
+    whole = config.solver == ADAPTIVE or config.solver in ORIGINAL or not registry.is_own("solver", config.solver)
     checked = _Checked(net, callback if whole else None)
     draws = _draws(noise) if noise is not None else lambda i, x: torch.randn_like(x)
     images, _ = draw_images(checked, latents, class_labels, config, draws, own)
