@@ -185,13 +185,12 @@ class PluginPreconditioning(Preconditioning):
             found = self._own.coefficients(sigma)
         whole = isinstance(found, (tuple, list)) and len(found) == 4
         if not whole or not all(isinstance(one, Tensor) and one.shape == sigma.shape for one in found):
-            shapes = (
-                [list(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in found]
-                if whole
-                else found
+            told = ", ".join(
+                str(list(one.shape)) if isinstance(one, Tensor) else type(one).__name__
+                for one in (found if isinstance(found, (tuple, list)) else [found])
             )
             raise UserError(
-                f"{self._part.where}: coefficients gave {shapes}; expected c_skip, c_out, c_in, c_noise, each shaped "
+                f"{self._part.where}: coefficients gave {told}; expected c_skip, c_out, c_in, c_noise, each shaped "
                 f"as sigma {list(sigma.shape)}"
             )
         c_skip, c_out, c_in, c_noise = found
@@ -218,7 +217,7 @@ def preconditioning_from(name: str, arguments: Mapping[str, Any]) -> Preconditio
         raise UserError(f"preconditioning {name!r} has steps outside of 1 to {_MOST_STEPS}")
     try:
         floats = {key: float(value) for key, value in numbers.items() if key != "steps"}
-        made = kind(**floats, **({"steps": whole} if "steps" in numbers else {}))
+        made: Preconditioning = kind(**floats, **({"steps": whole} if "steps" in numbers else {}))
         unbounded = made.sigma_max == math.inf and kind is not EDMPreconditioning
         made_sense = (
             0 <= made.sigma_min < made.sigma_max and not unbounded and not any(map(math.isnan, floats.values()))

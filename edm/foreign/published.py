@@ -112,9 +112,7 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
 def _unet(denoiser: Denoiser) -> UNet:
     if not isinstance(denoiser.network, UNet):
         name = denoiser.network.config.architecture
-        raise UserError(
-            f"the published classes have no architecture {name}, which is a plugin's; it cannot be exported"
-        )
+        raise UserError(f"the published classes have no architecture {name}, a plugin's; it cannot be exported")
     return denoiser.network
 
 

@@ -99,9 +99,9 @@ def _require_plugins(stated: Any, path: str | Path) -> None:
         if kind not in registry.KINDS or registry.is_own(kind, name):
             raise UserError(f"{path}: its header names {kind[:40]!r}, no kind of part of a plugin")
         if name not in registry.Names(kind):
-            sha256 = told.get("sha256", "unknown")[:12]
+            file, sha256 = told.get("file", "unknown"), told.get("sha256", "unknown")[:12]
             raise UserError(
-                f"{path}: needs {kind} {name} of the plugin {told.get('file', 'unknown')} (sha256 {sha256}); name its file "
+                f"{path}: needs {kind} {name} of the plugin {file} (sha256 {sha256}); name its file "
                 "under `plugins` in params.yaml, or in `edm --plugins FILE`"
             )
         source = registry.find(kind, name).source

@@ -97,7 +97,7 @@ def test_a_wrong_setting_of_a_plugin_is_one_line(plugin, stated, message):
         ("return latents[:1]", r"solver lab: returned a tensor \[1, 1, 8, 8\]; expected images \[3, 1, 8, 8\]"),
         ("return None", r"solver lab: returned NoneType; expected images"),
         ("return latents / none", r"plugin\.py:5: solver lab: NameError: name 'none' is not defined"),
-        ("return denoise(latents[:, 0], 1.0)", r"solver lab: \w*Error"),
+        ("return denoise(latents, 'high')", r"plugin\.py:5: solver lab: \w*Error"),
     ],
 )
 def test_a_solver_that_fails_says_where(plugin, digits, body, message):
@@ -257,13 +257,13 @@ def test_a_changed_plugin_of_a_checkpoint_is_a_warning(plugin, tiny, tmp_path, c
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("c_noise[:, None]", "c_noise", "plugin.py:38: architecture lab-net"),
+        ("c_noise[:, None]", "c_noise", r"plugin\.py:\d+: architecture lab-net: \w*Error"),
         ("(width, channels, 3", "(width, channels + 1, 3", r"architecture lab-net: returned \[\d+, 2, 8, 8\] for x"),
         ("class Net(torch.nn.Module):", "class Net:", "architecture lab-net: "),
         ("(1e-4, 1e4)", "(1e4, 1e-4)", "loss lab-laplace: sigma_range is 10000 to 0.0001"),
         ("(self.centre + self", "-(self.centre + self", r"loss lab-laplace: sigma\(u\) "),
-        (" / (2 * self.width)", ".sum()", r"loss lab-laplace: density gave \[\] for \[50\]; expected that shape"),
-        ("total.rsqrt(), self.scale", "self.scale", "preconditioning lab-v: coefficients gave tuple"),
+        (" / (2 * self.width)", ".sum()", r"loss lab-laplace: density gave \[\] for \[50\]; expected"),
+        ("total.rsqrt(), self.scale", "self.scale", r"preconditioning lab-v: coefficients gave \[4, 1, 1, 1\], \[4"),
         ("self.scale * sigma.log()", "self.scale", r"preconditioning lab-v: coefficients gave"),
     ],
 )
