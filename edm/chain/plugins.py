@@ -46,3 +46,4 @@ def _named(chain: "Chain", job: Job) -> Iterator[Part]:
     elif job.rule in ("evaluate", "shard"):
         for point, _ in experiment.evaluation(*job.key[1:3]).draws:
             yield from point.sampler.parts()
+        yield from (part for part in registry.plugins("metric") if part.name in experiment.metrics)

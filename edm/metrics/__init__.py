@@ -3,10 +3,11 @@
 This file holds the names and does not import torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edm import registry
 from edm.errors import UserError
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name
@@ -46,7 +47,7 @@ class Metric:
     meaning: str = ""
 
 
-METRICS: dict[str, Metric] = {
+_OURS: dict[str, Metric] = {
     "inception_score": Metric(10, logits_of=INCEPTION, meaning="exp of the mean KL divergence of the classes"),
     "classifier_score": Metric(10, logits_of=CLASSIFIER, meaning="Inception score of another classifier"),
     "kid": Metric(2, True, higher=False, meaning="squared distance of mean embeddings, cubic kernel"),
@@ -63,6 +64,28 @@ METRICS: dict[str, Metric] = {
         meaning="% of the images nearer to their nearest reference image than `below` the mean of their k nearest",
     ),
 }  # fmt: skip
+registry.own("metric", _OURS, "edm.metrics.measure")
+
+
+class _Metrics(Mapping[str, Metric]):
+    """What is known of each metric by its name: of ours, and of those of plugins."""
+
+    def __getitem__(self, name: str) -> Metric:
+        if name in _OURS:
+            return _OURS[name]
+        if name not in registry.Names("metric"):
+            raise KeyError(name)
+        facts = registry.find("metric", name).facts
+        return Metric(facts["fewest"], True, higher=facts["higher"], meaning=facts["meaning"] or "a plugin's metric")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry.Names("metric"))
+
+    def __len__(self) -> int:
+        return len(registry.Names("metric"))
+
+
+METRICS = _Metrics()
 #: The metrics of nearest neighbours (:mod:`edm.metrics.sets`).
 OF_NEIGHBOURS = tuple(NEIGHBOURS)
 #: Metrics whose settings are older than the settings' place in the specification of an evaluation.
@@ -89,7 +112,7 @@ def need_reference_features(metrics: Iterable[str]) -> bool:
 
 def stated_settings(metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The settings that decide these metrics, for the specification of an evaluation."""
-    return {name: dict(METRICS[name].settings) for name in metrics if name not in UNSTATED}
+    return {name: dict(METRICS[name].settings) for name in metrics if name in _OURS and name not in UNSTATED}
 
 
 def lower_is_better(column: str) -> bool:

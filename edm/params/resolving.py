@@ -140,6 +140,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         names=dict(raw.get("names", {})),
         trainings=trainings,
         test=raw.get("test"),
+        metric_settings=_metric_settings(f"{here}.metric_settings", raw),
     )
     if experiment.work > MAX_WORK:
         raise UserError(f"{here}: more than {MAX_WORK:,} models and measurements (points x repeats x shards)")
@@ -150,6 +151,19 @@ def known(here: str, kind: str, name: str, names) -> None:
     """Raises UserError, with the nearest name, if ``name`` is not one of ``names``."""
     if name not in names:
         raise UserError(f"{here}: {kind} {name!r} is not defined{nearest(name, names)}")
+
+
+def _metric_settings(here: str, raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of the metrics of plugins that are no defaults."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, stated in raw.get("metric_settings", {}).items():
+        known(here, "metric", name, raw.get("metrics", ()))
+        try:
+            own = registry.find("metric", name).check_settings(stated)
+        except UserError as error:
+            raise UserError(f"{here}: {error}") from None
+        found |= {name: own} if own else {}
+    return found
 
 
 def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:

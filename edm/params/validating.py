@@ -31,6 +31,7 @@ def _schema(version: int) -> dict[str, Any]:
     training["seeds"] = {"$ref": "#/$defs/seeds"}
     training |= _of_plugins(TrainingConfig)
     defs["training"]["properties"] = training
+    defs["experiment"]["properties"]["metrics"]["items"] = {"enum": list(registry.Names("metric"))}
     defs["model"]["properties"] |= training
     settings = {name: _swept(field) for name, field in (SamplerConfig.schema() | _of_plugins(SamplerConfig)).items()}
     for name in ("settings", "grid", "search", "sheet"):
