@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from edm import registry
-from edm.checked import APART, Checked, choose, require
+from edm.checked import APART, LATER, Checked, choose, require
 from edm.errors import nearest
 
 #: Settings in which the paper's three architectures differ (Table 8), apart from size.
@@ -62,6 +62,9 @@ for _kind, _names, _module in (
     ("preconditioning", DESIGNS, "edm.design.preconditioning"),
     ("loss", DESIGNS, "edm.design.losses"),
     ("architecture", ARCHITECTURES, "edm.networks.unet"),
+    ("augmentation", ("edm",), "edm.design.augmentation"),  # of Table 6
+    ("optimizer", ("adam",), "edm.training.step"),
+    ("lr_schedule", ("ramp",), "edm.training.step"),
     ("solver", SOLVERS, "edm.sampling.sampler"),
     ("solver", (MULTISTEP, *MEMBERS, *SHIPPED), "edm.sampling.sampler"),
     ("solver", (ADAPTIVE, *ORIGINAL), "edm.sampling.drawing"),
@@ -93,6 +96,9 @@ LIMITS: dict[str, dict[str, Any]] = {
     "architecture": {"enum": registry.Names("architecture")},
     "preconditioning": {"enum": registry.Names("preconditioning")},
     "loss": {"enum": registry.Names("loss")},
+    "augmentation": {"enum": registry.Names("augmentation")},
+    "optimizer": {"enum": registry.Names("optimizer")},
+    "lr_schedule": {"enum": registry.Names("lr_schedule")},
     "P_mean": {"minimum": -100, "maximum": 100},
     "P_std": {"exclusiveMinimum": 0, "maximum": 100},
     "sigma_data": _SIGMA,
@@ -334,9 +340,12 @@ class TrainingConfig(_Data):
     snapshot_every: float | None = None
     level_samples: int = 10_000
     seed: int = 0
+    augmentation: str = dataclasses.field(default="edm", metadata=LATER)
+    optimizer: str = dataclasses.field(default="adam", metadata=LATER)
+    lr_schedule: str = dataclasses.field(default="ramp", metadata=LATER)
     settings: tuple[tuple[str, Any], ...] = _settings_field()
 
-    chosen = ("architecture", "preconditioning", "loss")
+    chosen = ("architecture", "preconditioning", "loss", "augmentation", "optimizer", "lr_schedule")
 
     def __post_init__(self) -> None:
         self.check()
@@ -355,7 +364,7 @@ class TrainingConfig(_Data):
             resolution=self.resolution,
             channels=self.channels,
             classes=self.classes if self.conditional else 0,
-            augment_dim=AUGMENT_DIM if self.augment > 0 else 0,
+            augment_dim=self._augment_dim if self.augment > 0 else 0,
             model_channels=self.model_channels,
             channel_mult=self.channel_mult,
             num_blocks=self.num_blocks,
@@ -363,6 +372,13 @@ class TrainingConfig(_Data):
             dropout=self.dropout,
             **({"settings": own} if own else {}),
         )
+
+    @property
+    def _augment_dim(self) -> int:
+        if registry.is_own("augmentation", self.augmentation):
+            return AUGMENT_DIM
+        width: int = registry.find("augmentation", self.augmentation).facts["width"]
+        return width
 
     @property
     def dataset_size(self) -> tuple[int, int, int]:

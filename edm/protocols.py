@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
 
 class Schedule(Protocol):
@@ -97,6 +98,40 @@ class Architecture(Protocol):
     def forward(
         self, x: "Tensor", c_noise: "Tensor", class_labels: "Tensor | None", augment_labels: "Tensor | None"
     ) -> "Tensor": ...
+
+
+class Augmentation(Protocol):
+    """Transforms of training images, drawn from one seed each, so that a resumed run draws the same.
+
+    images: float32 [B, C, H, W] in [−1, 1]; seeds: int64 [B]; probability: ``augment`` of the configuration, in (0, 1].
+    Returns images shaped as the input, and the vectors that condition the network, float32 [B, width], zeros for an
+    unchanged image; None without. ``width`` in ``register``: of these vectors, 0 if it is left out.
+    :mod:`edm.design.draws` draws from seeds.
+    """
+
+    def __call__(
+        self, images: "Tensor", seeds: "Tensor", probability: float
+    ) -> "tuple[Tensor, Tensor | None]": ...  # fmt: skip
+
+
+class Optimizer(Protocol):
+    """A torch.optim.Optimizer of ``parameters``, a list of float32 parameters whose gradients stay allocated.
+
+    The learning rate schedule sets ``lr`` of its groups before every step. Its state per parameter is tensors and
+    numbers, from which an interrupted run resumes.
+    """
+
+    def __call__(self, parameters: "list[nn.Parameter]") -> "torch.optim.Optimizer": ...
+
+
+class LrSchedule(Protocol):
+    """The learning rate of a step, a finite number ≥ 0.
+
+    learning_rate: of the configuration; seen: images before this step; total: of the whole run. A setting named
+    lr_rampup, in millions of images, is the field of TrainingConfig.
+    """
+
+    def __call__(self, learning_rate: float, seen: int, total: int) -> float: ...
 
 
 class Metric(Protocol):

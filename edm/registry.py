@@ -68,6 +68,9 @@ KINDS: dict[str, Kind] = {
     "preconditioning": Kind(protocols.Preconditioning, _OF_TRAINING),
     "loss": Kind(protocols.Loss, _OF_TRAINING),
     "architecture": Kind(protocols.Architecture, _SIZES, made_of=("resolution", "channels", "classes", "augment_dim")),
+    "augmentation": Kind(protocols.Augmentation, (), {"width": 0}),
+    "optimizer": Kind(protocols.Optimizer),
+    "lr_schedule": Kind(protocols.LrSchedule, ("lr_rampup",)),
     "metric": Kind(protocols.Metric, (), {"higher": True, "fewest": 2, "meaning": ""}),
 }
 
@@ -233,10 +236,11 @@ _Made = TypeVar("_Made", bound=Callable[..., Any])
 def register(kind: str, name: str, **facts: Any) -> Callable[[_Made], _Made]:
     """Registers a function or a class as a part of the design space; a decorator.
 
-    kind: "schedule", "scaling", "discretization", "solver", "preconditioning", "loss", "architecture" or "metric";
-    :mod:`edm.protocols` says what a part of each kind gets and gives. name: by which params.yaml chooses it. facts:
-    what else is known of it, such as ``evaluations`` of a solver. Parameters with a default value are its settings:
-    annotate them with int, float, bool, str, a tuple of numbers such as ``tuple[float, ...]``, or one of these or None.
+    kind: "schedule", "scaling", "discretization", "solver", "preconditioning", "loss", "architecture", "augmentation",
+    "optimizer", "lr_schedule" or "metric"; :mod:`edm.protocols` says what a part of each kind gets and gives. name: by
+    which params.yaml chooses it. facts: what else is known of it, such as ``evaluations`` of a solver. Parameters with
+    a default value are its settings: annotate them with int, float, bool, str, a tuple of numbers such as
+    ``tuple[float, ...]``, or one of these or None.
     Raises UserError, in one line, for an unknown kind or fact, for a name that is taken, and for a part that does not
     fit the protocol of its kind.
     """

@@ -43,6 +43,8 @@ def _named(chain: "Chain", job: Job) -> Iterator[Part]:
         yield from experiment.searches[job.key[2]].samplers[job.key[1]].parts()
     elif job.rule == "sample":
         yield from experiment.sheets[job.key[2]].samplers[job.key[1]].parts()
+    elif job.rule == "analyse" and experiment.analyses[job.key[2]].kind == "leakage":
+        yield from (part for part in experiment.models[job.key[1]].parts() if part.kind == "augmentation")
     elif job.rule in ("evaluate", "shard"):
         for point, _ in experiment.evaluation(*job.key[1:3]).draws:
             yield from point.sampler.parts()

@@ -51,7 +51,8 @@ def write_params(folder, change=lambda raw: None):
     tiny = {
         "dataset": "digits",
         "features": "pixels",
-        "base": {"model_channels": 8, "num_blocks": 1, "attn_resolutions": [4], "duration": 0.00128, "level_samples": 16},
+        "base": {"model_channels": 8, "num_blocks": 1, "attn_resolutions": [4], "duration": 1.28e-3,
+                 "level_samples": 16},
         "columns": {
             "vp": digits["columns"]["vp"],
             "my": {"architecture": "my-convolutions", "architecture.width": 8, "loss": "my-logistic", "loss.width": 0.8,
@@ -171,8 +172,8 @@ def test_a_removed_plugin_is_said_in_one_line(unchanged):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda tiny: tiny["grids"]["mine"].update({"solver.plase": 1}), "unknown key 'solver.plase'; did you mean 'solver.place'?"),
-        (lambda tiny: tiny["grids"]["mine"].update({"solver.place": "half"}), "grids.mine.solver.place: 'half' is not of type number"),
+        (lambda tiny: tiny["grids"]["mine"].update({"solver.plase": 1}), "did you mean 'solver.place'?"),
+        (lambda tiny: tiny["grids"]["mine"].update({"solver.place": "half"}), "solver.place: 'half' is not of type"),
         (lambda tiny: tiny["grids"]["mine"].update({"solver": "my-midpont"}), "did you mean 'my-midpoint'?"),
         (lambda tiny: tiny["columns"]["my"].update({"loss.width": None}), "is None"),
         (lambda tiny: tiny["grids"]["ours"].update({"solver.place": 0.5}), "solver.place: solver heun is edm's own"),
