@@ -135,8 +135,10 @@ def _explain(error) -> str:
         missing = next(key for key in expected if key not in value)
         return f"key {missing!r} is missing"
     if error.validator == "enum":
-        plugin = "" if error.absolute_path[-1] not in registry.KINDS else "; a plugin's file stands under `plugins`"
+        names_a_part = error.absolute_path[-1] in registry.KINDS or "metrics" in error.absolute_path
+        plugin = "; a plugin's file stands under `plugins`" if names_a_part else ""
         hint = nearest(str(value), [str(e) for e in expected])
+        hint = hint if "did you mean" in hint else ""  # all names stand there already
         return f"{shown} is not one of {', '.join(map(str, expected))}{hint}{plugin}"
     if error.validator == "type":
         wanted = " or ".join([expected] if isinstance(expected, str) else expected)

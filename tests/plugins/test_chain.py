@@ -21,8 +21,8 @@ def run(folder, *words, status=0):
 
 
 def snakemake(folder, *words):
-    return run(folder, sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2",
-               *words)  # fmt: skip
+    snakefile = ROOT / "workflow" / "Snakefile"
+    return run(folder, sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--cores", "2", *words)
 
 
 def edm(folder, *words, status=0):
