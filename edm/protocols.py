@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
+    from numpy import ndarray
     from torch import Tensor, nn
 
 
@@ -132,6 +135,28 @@ class LrSchedule(Protocol):
     """
 
     def __call__(self, learning_rate: float, seen: int, total: int) -> float: ...
+
+
+class Source(Protocol):
+    """The images of a dataset, all in memory.
+
+    path: ``path`` of the dataset in params.yaml, a Path, a list of them, or None. Returns (images, labels): a uint8
+    array [n, C, H, W] of square images with 1 or 3 channels, and n class indices from 0, or None. Equal input gives
+    equal images in equal order. ``resolution``, ``channels`` and ``classes`` are then checked or applied.
+    """
+
+    def __call__(self, path: "Path | Sequence[Path] | None") -> "tuple[ndarray[Any, Any], Sequence[int] | None]": ...
+
+
+class Features(Protocol):
+    """A feature extractor, for Fréchet distances and metrics: a torch.nn.Module, called without gradients.
+
+    Made of (weights,): the path of the file under ``feature_weights``, or None. It takes no settings: register a name
+    for each variant. ``forward`` gets images, uint8 [N, C, H, W], and returns features, finite floats [N, F].
+    ``meaning`` in ``register``: a line for captions and notes.
+    """
+
+    def forward(self, images: "Tensor") -> "Tensor": ...
 
 
 class Metric(Protocol):

@@ -37,13 +37,14 @@ class Kind:
     """A kind of part.
 
     shared: settings that are fields of our configurations. facts: what ``register`` takes, with defaults. made_of: what
-    a part gets to make an object with the protocol's methods.
+    a part gets to make an object with the protocol's methods. settable: whether params.yaml states its settings.
     """
 
     protocol: type
     shared: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     made_of: tuple[str, ...] = ()
+    settable: bool = True
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -71,6 +72,8 @@ KINDS: dict[str, Kind] = {
     "augmentation": Kind(protocols.Augmentation, (), {"width": 0}),
     "optimizer": Kind(protocols.Optimizer),
     "lr_schedule": Kind(protocols.LrSchedule, ("lr_rampup",)),
+    "source": Kind(protocols.Source),
+    "features": Kind(protocols.Features, facts={"meaning": ""}, made_of=("weights",), settable=False),
     "metric": Kind(protocols.Metric, (), {"higher": True, "fewest": 2, "meaning": ""}),
 }
 
@@ -237,10 +240,10 @@ def register(kind: str, name: str, **facts: Any) -> Callable[[_Made], _Made]:
     """Registers a function or a class as a part of the design space; a decorator.
 
     kind: "schedule", "scaling", "discretization", "solver", "preconditioning", "loss", "architecture", "augmentation",
-    "optimizer", "lr_schedule" or "metric"; :mod:`edm.protocols` says what a part of each kind gets and gives. name: by
-    which params.yaml chooses it. facts: what else is known of it, such as ``evaluations`` of a solver. Parameters with
-    a default value are its settings: annotate them with int, float, bool, str, a tuple of numbers such as
-    ``tuple[float, ...]``, or one of these or None.
+    "optimizer", "lr_schedule", "source", "features" or "metric"; :mod:`edm.protocols` says what a part of each kind
+    gets and gives. name: by which params.yaml chooses it. facts: what else is known of it, such as ``evaluations`` of a
+    solver. Parameters with a default value are its settings: annotate them with int, float, bool, str, a tuple of
+    numbers such as ``tuple[float, ...]``, or one of these or None.
     Raises UserError, in one line, for an unknown kind or fact, for a name that is taken, and for a part that does not
     fit the protocol of its kind.
     """
@@ -290,6 +293,8 @@ def _settings(kind: str, name: str, made: Any) -> dict[str, Setting]:
     if [one.name for one in positional] != [one.name for one in needed] or len(positional) != len(given):
         raise UserError(f"{kind} {name}: it takes {', '.join(one.name for one in needed) or 'nothing'}; {takes}, and "
                         "each setting has a default value")  # fmt: skip
+    if len(parameters) > len(needed) and not KINDS[kind].settable:
+        raise UserError(f"{kind} {name}: {kind} of a plugin take no settings; register a name for each variant")
     if isinstance(made, type):
         lacking = [one for one in KINDS[kind].methods if not callable(getattr(made, one, None))]
         if lacking:

@@ -1,6 +1,6 @@
 """The plugins that a step uses: their hashes are in its specification, so it is stale when one of them changes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from edm import registry
@@ -32,6 +32,12 @@ def used(chain: "Chain", job: Job) -> list[Part]:
 
 
 def _named(chain: "Chain", job: Job) -> Iterator[Part]:
+    if job.rule == "prepare":
+        source = chain.params.dataset(job.key[0])["source"]
+        yield from (part for part in registry.plugins("source") if part.name == source)
+        return
+    if job.rule == "reference":
+        yield from _extractors([chain.references[job.outputs[0]][1]])
     if job.key[0] not in chain.experiments:
         return
     experiment = chain.experiments[job.key[0]]
@@ -45,7 +51,14 @@ def _named(chain: "Chain", job: Job) -> Iterator[Part]:
         yield from experiment.sheets[job.key[2]].samplers[job.key[1]].parts()
     elif job.rule == "analyse" and experiment.analyses[job.key[2]].kind == "leakage":
         yield from (part for part in experiment.models[job.key[1]].parts() if part.kind == "augmentation")
+        yield from _extractors([experiment.features])
     elif job.rule in ("evaluate", "shard"):
         for point, _ in experiment.evaluation(*job.key[1:3]).draws:
             yield from point.sampler.parts()
         yield from (part for part in registry.plugins("metric") if part.name in experiment.metrics)
+    if job.rule in ("choose", "search", "evaluate", "shard"):
+        yield from _extractors([experiment.features, *experiment.more_features])
+
+
+def _extractors(names: Collection[str]) -> Iterator[Part]:
+    return (part for part in registry.plugins("features") if part.name in names)

@@ -14,7 +14,8 @@ INCEPTION = "inception-v3-compat"  # torch-fidelity's name
 CLASSIFIER = "digits-classifier"  # trained on the dataset itself
 DINOV2 = ("dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14")  # torch-fidelity's names
 PIXELS = "pixels"  # needs no weights; for smoke tests
-EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
+EXTRACTORS = registry.Names("features")
+registry.own("features", (INCEPTION, CLASSIFIER, *DINOV2, PIXELS), "edm.metrics.extractors")
 TO_TEST = "distance_to_test"  # in results: the distance to images held out from training
 MOST_FEATURES = 50_000  # images whose features the workflow keeps: 400 MB of Inception-v3's
 

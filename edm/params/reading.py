@@ -236,8 +236,19 @@ def _check_splits(raw: dict[str, Any], path: Path) -> None:
     for name, dataset in raw["datasets"].items():
         try:
             check_split(dataset["source"], dataset.get("split"), dataset.get("held_out"))
+            _check_source(dataset)
         except UserError as error:
             raise UserError(f"{path}: datasets.{name}.{error}") from None
+
+
+def _check_source(dataset: dict[str, Any]) -> None:
+    """Raises UserError for settings that the source of a dataset does not have."""
+    own = {key.removeprefix("source."): value for key, value in dataset.items() if key.startswith("source.")}
+    part = next((part for part in registry.plugins("source") if part.name == dataset["source"]), None)
+    if own and part is None:
+        raise UserError(f"source.{next(iter(own))}: source {dataset['source']} has no such setting")
+    if part is not None:
+        part.check_settings(own)
 
 
 def _extend(raw: Any, path: Path) -> None:

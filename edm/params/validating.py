@@ -34,6 +34,9 @@ def _schema(version: int) -> dict[str, Any]:
     defs["experiment"]["properties"]["metrics"]["items"] = {"enum": list(registry.Names("metric"))}
     defs["model"]["properties"] |= training
     settings = {name: _swept(field) for name, field in (SamplerConfig.schema() | _of_plugins(SamplerConfig)).items()}
+    of_sources = ((f"source.{key}", setting) for part in registry.plugins("source") for key, setting in
+                  part.settings.items())  # fmt: skip
+    defs["dataset"]["properties"] |= {key: setting.schema() for key, setting in of_sources}
     for name in ("settings", "grid", "search", "sheet"):
         own = defs[name].setdefault("properties", {})
         defs[name]["properties"] = settings | own  # a search's ``over`` is its own

@@ -88,8 +88,8 @@ def test_a_removed_file_is_said_in_one_line(lab):
     "kind, message",
     [
         ("solver", "'my-midpoint' is not one of euler, .*iddpm; a plugin's file stands under `plugins`"),
-        ("loss", "'my-logistic' is not one of vp, .*edm; a plugin's file stands under `plugins`"),
-        ("network", "'my-convolutions' is not one of ddpmpp, .*adm; a plugin's file stands under `plugins`"),
+        ("loss", r"unknown key 'loss\.width': no plugin has that setting; name its file under `plugins`"),
+        ("network", r"unknown key 'architecture\.width': no plugin has that setting; name its file under `plugins`"),
         ("metric", "'my-nearest' is not one of inception_score, .*; a plugin's file stands under `plugins`"),
     ],
 )
