@@ -49,6 +49,7 @@ COMPILE = ("auto", "yes", "graphs", "no")
 AUTO = "auto"
 #: What a solver of a plugin takes beside its own settings and the fields that it shares.
 OF_ANY_SOLVER = {"num_steps", "discretization", "sigma_min", "sigma_max", "rho", "final", "sigmas"}
+NULL = "null"  # the guide that is the same network with the null label, zeros
 RK45_NFE = 120  # estimate: an adaptive solver chooses its NFE; the paper's best results took 93 to 131 (Table 3)
 AUGMENT_DIM = 9  # Table 6
 MAX_SEED = 2**19 - 1  # of a training run: each run has its own range of 2^44 sample seeds among the 64-bit seeds
@@ -103,12 +104,14 @@ LIMITS: dict[str, dict[str, Any]] = {
     "P_std": {"exclusiveMinimum": 0, "maximum": 100},
     "sigma_data": _SIGMA,
     "augment": {"minimum": 0, "maximum": 1},
+    "label_dropout": {"minimum": 0, "exclusiveMaximum": 1},
     "duration": {"exclusiveMinimum": 0, "maximum": 1_000_000},
     "batch_size": {"minimum": 1, "maximum": 1 << 20},
     "microbatch": {"minimum": 1, "maximum": 1 << 20},
     "learning_rate": {"exclusiveMinimum": 0, "maximum": 1000},
     "lr_rampup": {"minimum": 0, "maximum": 1_000_000},
     "ema_halflife": {"minimum": 0, "maximum": 1_000_000},
+    "ema_widths": {"maxItems": 8, "minimum": 0.001, "maximum": 0.2886},
     "ema_rampup": {"minimum": 0, "maximum": 1_000_000},
     "clip_norm": {"exclusiveMinimum": 0, "maximum": 1e9},
     "precision": {"enum": PRECISIONS},
@@ -130,6 +133,10 @@ LIMITS: dict[str, dict[str, Any]] = {
     "S_max": _NOT_NEGATIVE,
     "S_noise": {"minimum": 0, "maximum": 1000},
     "tolerance": {"minimum": 1e-12, "maximum": 1000},
+    "guide": {"minLength": 1, "maxLength": 4096},
+    "guidance": {"minimum": 0, "maximum": 1000},
+    "guidance_min": _NOT_NEGATIVE,
+    "guidance_max": _NOT_NEGATIVE,
     "predicts": {"enum": PREDICTS},
     "over": {"enum": OVER},
     "order": {"minimum": 1, "maximum": 4},
@@ -305,8 +312,10 @@ class TrainingConfig(_Data):
     augment: A_prob of Table 6, 0 for none; x_flip: random flips of the dataset itself.
     batch_size: over all GPUs and accumulation rounds; microbatch: maximum images per GPU and round, None for no limit.
     learning_rate: after warmup; ema_rampup: cap of the EMA half-life as a fraction of the images seen, None for no cap.
+    ema_widths: relative widths of power-function averages that snapshots hold beside the EMA, for ``edm average``.
     clip_norm: None for no clipping. precision: of the network; embeddings, loss and weights stay in float32.
     loss_scale: factor on the loss in fp16; the gradients are divided by it again.
+    label_dropout: probability that a training image has no label (zeros), which guidance by the null label needs.
     snapshot_every: Mimg between snapshots, None for none. level_samples: images per noise level of Figure 5a.
     """
 
@@ -340,6 +349,8 @@ class TrainingConfig(_Data):
     snapshot_every: float | None = None
     level_samples: int = 10_000
     seed: int = 0
+    label_dropout: float = 0.0
+    ema_widths: tuple[float, ...] = ()
     augmentation: str = dataclasses.field(default="edm", metadata=LATER)
     optimizer: str = dataclasses.field(default="adam", metadata=LATER)
     lr_schedule: str = dataclasses.field(default="ramp", metadata=LATER)
@@ -351,6 +362,11 @@ class TrainingConfig(_Data):
         self.check()
         self._check_settings()
         require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
+        dropped = self.label_dropout == 0 or self.conditional
+        require(dropped, "label_dropout has no effect in unconditional training; leave it out")
+        kept = not self.ema_widths or self.snapshot_every is not None
+        require(kept, "ema_widths has no effect without snapshots, which keep the averages; state snapshot_every")
+        require(len(set(self.ema_widths)) == len(self.ema_widths), f"ema_widths {self.ema_widths} has a width twice")
         every = self.snapshot_every or math.inf
         few = self.duration / every <= MAX_SNAPSHOTS
         require(few, f"a snapshot every {every:g} of {self.duration:g} Mimg makes more than {MAX_SNAPSHOTS:,} of them")
@@ -415,6 +431,8 @@ class SamplerConfig(_Data):
     and ends at the last one. ``sigmas`` lists the levels themselves, in place of a discretisation and ``num_steps``.
     ``sigma_min`` and ``sigma_max`` default to those of the discretisation. If ``S_churn`` > 0, churn (Algorithm 2)
     applies to the noise levels in [``S_min``, ``S_max``]; ``S_max`` None is infinity.
+    ``guide`` names the network D_g of guidance: ``NULL`` (the same network without its label), or another one.
+    ``guidance`` is w of D_w = D_g + w (D − D_g), for levels in (``guidance_min``, ``guidance_max``]; 1 is no guidance.
     """
 
     num_steps: int = 18
@@ -437,6 +455,10 @@ class SamplerConfig(_Data):
     corrector: bool | None = None
     final: str = "zero"
     sigmas: tuple[float, ...] | None = None
+    guide: str | None = None
+    guidance: float = 1.0
+    guidance_min: float = 0.0
+    guidance_max: float | None = math.inf
     settings: tuple[tuple[str, Any], ...] = _settings_field()
 
     chosen = ("solver", "discretization", "schedule", "scaling")
@@ -444,6 +466,7 @@ class SamplerConfig(_Data):
     def __post_init__(self) -> None:
         most = math.inf if self.S_max is None else self.S_max
         object.__setattr__(self, "S_max", most)
+        object.__setattr__(self, "guidance_max", self.most_guided)
         self.check()
         require(self.solver not in MEMBERS, f"solver {self.solver} stands for several settings: use from_dict")
         defaults = {"predicts": "data", "over": "lambda", "order": 3, "corrector": False}
@@ -456,6 +479,8 @@ class SamplerConfig(_Data):
         self._refuse_choices_without_effect()
         if self.sigmas is not None:
             self._check_sigmas(self.sigmas)
+        low, high = self.guidance_min, self.most_guided
+        require(low < high, f"guidance_min {low:g} is not below guidance_max {high:g}: no noise level is guided")
         require(self.S_min <= most, f"S_min {self.S_min:g} is larger than S_max {most:g}; swap them")
         if self.sigma_min is not None and self.sigma_max is not None:
             ordered = self.sigma_min <= self.sigma_max
@@ -483,6 +508,10 @@ class SamplerConfig(_Data):
 
     def _refuse_choices_without_effect(self) -> None:
         """Refuses settings that the solver ignores: the results file would record them although they had no effect."""
+        guiding = {"guide", "guidance", "guidance_min", "guidance_max"}
+        for name in guiding - {"guide"} if self.guide is None else ():
+            stated = getattr(self, name) != getattr(type(self), name)
+            require(not stated, f"{name} has no effect without a guide; name one (the null label is 'null', in quotes)")
         fields = {field.name for field in dataclasses.fields(self)} - {"tolerance", "settings"}
         choices, churn = {"predicts", "over", "corrector"}, {"S_churn", "S_min", "S_max", "S_noise"}
         known = {
@@ -496,14 +525,26 @@ class SamplerConfig(_Data):
         if known is None:
             known = OF_ANY_SOLVER.union(registry.find("solver", self.solver).shared)
         for field in dataclasses.fields(self):
-            idle = field.name not in {*known, "solver", "settings"} and getattr(self, field.name) != field.default
+            apart = {*known, *guiding, "solver", "settings"}
+            idle = field.name not in apart and getattr(self, field.name) != field.default
             require(not idle, f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
 
     @property
+    def most_guided(self) -> float:
+        """The largest guided noise level."""
+        return math.inf if self.guidance_max is None else self.guidance_max
+
+    @property
+    def guides(self) -> bool:
+        """Whether a second network has an effect."""
+        return self.guide is not None and self.guidance != 1
+
+    @property
     def expected_nfe(self) -> int:
-        """Network evaluations per image; an estimate for an adaptive solver."""
+        """Evaluations of all networks per image; an estimate for an adaptive solver, the most for guided intervals."""
         if self.nfe is None:
-            return RK45_NFE if self.solver == ADAPTIVE else self._of_plugin * self.num_steps
+            own = RK45_NFE if self.solver == ADAPTIVE else self._of_plugin * self.num_steps
+            return own * (1 + self.guides)
         return self.nfe
 
     @property
@@ -514,9 +555,18 @@ class SamplerConfig(_Data):
 
     @property
     def nfe(self) -> int | None:
-        """Network evaluations per image: N for Euler and multistep; for second order 2N − 1, or 2N if it ends above 0.
+        """Evaluations of all networks per image: those of :attr:`own_nfe`, twice if each level is guided.
 
-        None for rk45, which counts its own, and for solvers of plugins, which the program counts.
+        None for rk45, which counts its own, and for solvers of plugins, which the program counts. With an interval, the
+        most that can be: images count their own.
+        """
+        return None if self.own_nfe is None else self.own_nfe * (1 + self.guides)
+
+    @property
+    def own_nfe(self) -> int | None:
+        """Evaluations of the network itself, without those of a guide, per image.
+
+        N for Euler and multistep; for second order 2N − 1, or 2N if it ends above 0. None for rk45 and plugins.
         """
         if self.solver == ADAPTIVE or not registry.is_own("solver", self.solver):
             return None

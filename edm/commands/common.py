@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edm import registry
 from edm.cluster.preemption import Notice
-from edm.config import COMPILE
+from edm.config import COMPILE, OVER, PREDICTS
 from edm.errors import Preempted, UserError, one_line
 
 if TYPE_CHECKING:
@@ -150,6 +150,14 @@ def compile_option(sub: argparse.ArgumentParser, meaning: str, default: str | No
         "--compile", choices=COMPILE, default=default,
         help=f"compile the network: auto (if it saves time), graphs (with CUDA graphs), yes, no (default: {meaning})",
     )  # fmt: skip
+
+
+def multistep_options(sub: argparse.ArgumentParser) -> None:
+    """The choices of the multistep solver, which ``SamplerConfig`` checks."""
+    sub.add_argument("--predicts", help=f"multistep: {' or '.join(PREDICTS)} (default data)")
+    sub.add_argument("--over", help=f"multistep: interpolate in {', '.join(OVER)} (default lambda)")
+    sub.add_argument("--order", type=whole, help="multistep, ipndm: 1 to 4 (default 3; ipndm 4)")
+    sub.add_argument("--corrector", action=argparse.BooleanOptionalAction, help="multistep: correct each step")
 
 
 def shard_option(sub: argparse._ActionsContainer, help: str) -> None:

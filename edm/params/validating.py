@@ -12,6 +12,12 @@ from edm.files.documents import read_json
 from edm.params.resolving import OF_DATASETS
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
+#: A guide: "null", a model, or a snapshot of a model.
+_GUIDE: list[dict[str, Any]] = [
+    {"type": "string", "minLength": 1, "maxLength": 200},
+    {"type": "object", "additionalProperties": False, "required": ["model", "at"], "properties": {
+        "model": {"type": "string"}, "at": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000}}},
+]  # fmt: skip
 LONGEST_VALUE = 100  # characters of a value in a message
 
 
@@ -34,6 +40,8 @@ def _schema(version: int) -> dict[str, Any]:
     defs["experiment"]["properties"]["metrics"]["items"] = {"enum": list(registry.Names("metric"))}
     defs["model"]["properties"] |= training
     settings = {name: _swept(field) for name, field in (SamplerConfig.schema() | _of_plugins(SamplerConfig)).items()}
+    settings["guide"] = {"anyOf": [*_GUIDE, {"type": "array", "items": {"anyOf": _GUIDE}, "minItems": 1,
+                                             "uniqueItems": True}]}  # fmt: skip
     of_sources = ((f"source.{key}", setting) for part in registry.plugins("source") for key, setting in
                   part.settings.items())  # fmt: skip
     defs["dataset"]["properties"] |= {key: setting.schema() for key, setting in of_sources}

@@ -84,20 +84,20 @@ class Multistep:
     order: int
     corrector: bool
     _values: list[tuple[float, Tensor]] = field(default_factory=list)  # (σ, ε or D), newest first
-    _before: Tensor | None = None  # x at the last level, from which its step was taken
+    before: Tensor | None = None  # x at the last level, from which its step was taken; None: not to be corrected
     _level: float = math.nan  # where that step ended
 
     def step(self, x: Tensor, sigma: float, sigma_next: float, denoised: Tensor) -> Tensor:
         """x at ``sigma_next`` from x [B, C, H, W] and D(x; σ) at ``sigma``. The step to 0 is Euler's."""
         if sigma != self._level or sigma == sigma_next:  # after churn the values are of another trajectory: begin anew
-            self._values, self._before = [], None
+            self._values, self.before = [], None
         self._level = sigma_next
         value = denoised if self.predicts == "data" else _slope(x, sigma, denoised)
-        if self.corrector and self._before is not None:
+        if self.corrector and self.before is not None:
             last = self._values[0][0]
-            x = self._taken(self._before, last, sigma, [self._values[0], (sigma, value), *self._values[1 : self.order]])
+            x = self._taken(self.before, last, sigma, [self._values[0], (sigma, value), *self._values[1 : self.order]])
         self._values = [(sigma, value), *self._values[: self.order - 1]]
-        self._before = x
+        self.before = x
         return self._taken(x, sigma, sigma_next, self._values)
 
     def _taken(self, x: Tensor, sigma: float, sigma_next: float, values: list[tuple[float, Tensor]]) -> Tensor:

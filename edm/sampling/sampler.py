@@ -139,7 +139,7 @@ def run(
         found = found.to(torch.float64)
     if isinstance(found, tuple):
         return found
-    nfe = ode.evaluations if config.nfe is None else config.nfe
+    nfe = ode.evaluations if config.own_nfe is None else config.own_nfe
     return found, torch.full((len(found),), nfe)
 
 
@@ -191,7 +191,7 @@ def algorithms(ode: Ode, latents: Tensor, sigmas: list[float], noise: Callable[[
         trial, (sigma, s) = x + config.alpha * h * d, sigma_and_s(t_prime)
         d_prime = ode.slope(trial, t_prime, ode(trial / s, sigma))
         x = x + h * ((1 - 0.5 / config.alpha) * d + (0.5 / config.alpha) * d_prime)
-    return x
+    return x if to_zero else x / sigma_and_s(t_steps[-1])[1]  # s(t) = 1 at σ = 0
 
 
 for _name in (*SOLVERS, MULTISTEP, *SHIPPED):
@@ -202,6 +202,13 @@ def rounding_of(net: Denoiser) -> Callable[[Tensor], Tensor]:
     """``net.round_sigma``, or what leaves levels as they are."""
     found: Callable[[Tensor], Tensor] = getattr(net, "round_sigma", _as_it_is)
     return found
+
+
+def networks_at(net: Denoiser, sigma: Tensor) -> Tensor:
+    """The networks that one evaluation at ``sigma`` takes, int64 shaped as it: 2 where ``net`` is guided, else 1."""
+    inside = getattr(net, "inside", None)
+    ones = torch.ones_like(sigma, dtype=torch.int64)
+    return ones if inside is None else ones + inside(sigma)
 
 
 def _as_it_is(sigma: Tensor) -> Tensor:

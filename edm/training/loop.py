@@ -4,6 +4,7 @@ import copy
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from edm.models.denoiser import Denoiser
 from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
 from edm.training import loss_levels as levels
+from edm.training.averaging import TRACKS
 from edm.training.curves import write_curves
 from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
 from edm.training.overflows import Overflows
 from edm.training.progress import Progress
-from edm.training.state import TrainingState
+from edm.training.state import TrainingState, remove_states
 from edm.training.step import TrainingStep, learning_rate_at
 
 TICKS, TICK_IMAGES = 100, 100_000  # a log row a hundred times per run, and at least every 100,000 images
@@ -70,18 +72,20 @@ def train(
 
     step = TrainingStep(config, dataset, world, compiled)
     if world.is_first:
-        for path in (*(final / name for name in FINAL), *(out / name for name in FILES)):
+        tracks = [f"{TRACKS}/{width:g}/*.safetensors" for width in config.ema_widths]
+        for path in (*(final / name for name in FINAL), *(out / name for name in (*FILES, *tracks))):
             remove_temporaries(path)  # left by a process killed while writing
     with Background() as background:
         state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background,
-                              made_from)  # fmt: skip
+                              made_from, step.tracks)  # fmt: skip
         seen = state.restore()
         log = TrainingLog(out / "log.jsonl", seen, world.is_first)
         folder = TrainingFolder(out, final, config, dataset, made_from)
         if world.is_first:
             folder.note(finished=False)
         if seen == 0 and world.is_first:
-            shutil.rmtree(out / "snapshots", ignore_errors=True)  # snapshots of an earlier run
+            for name in ("snapshots", TRACKS):  # of an earlier run
+                shutil.rmtree(out / name, ignore_errors=True)
 
         def measure() -> levels.Levels:
             batch = config.microbatch or 512
@@ -141,11 +145,12 @@ def train(
                     run.metrics(numbers | system.read(), step=seen)
                 progress.loss(mean)
             if seen in snapshots and world.is_first:
-                snapshot = out / "snapshots" / f"{seen:012d}.safetensors"
-                if not snapshot.exists():  # else written before an interruption
-                    taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": seen}
-                    background.do(partial(checkpoint.save, snapshot, taken, config, told))
-                    progress.tell("snapshot")
+                for folder_name, average, kind in kept_averages(step):
+                    snapshot = out / folder_name / f"{seen:012d}.safetensors"
+                    if not snapshot.exists():  # else written before an interruption
+                        taken, told = copy.deepcopy(average).cpu(), {**about, "images": seen, **kind}
+                        background.do(partial(checkpoint.save, snapshot, taken, config, told))
+                progress.tell("snapshot")
             pause = pauses.after_step(state.cost) if seen < total else None
             if pause:  # last in a step, so that the state includes the whole step
                 keep()
@@ -174,8 +179,15 @@ def train(
         notice.hold()  # training is complete: stopping now would report a false interruption
         if world.is_first:
             folder.note(finished=True)
-            state.remove()  # last: a process killed earlier resumes from it
+            remove_states(out)  # last: a process killed earlier resumes from them, or finds the training run finished
         return step.ema
+
+
+def kept_averages(step: TrainingStep) -> Iterator[tuple[str, Denoiser, dict[str, Any]]]:
+    """The averages that a snapshot keeps: folder, weights, entry of the header. The EMA's comes first."""
+    yield "snapshots", step.ema, {}
+    for width, average in step.tracks.items():
+        yield f"{TRACKS}/{width:g}", average, {"ema": {"width": width}}
 
 
 def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:

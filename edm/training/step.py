@@ -14,6 +14,7 @@ from edm import registry
 from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
 from edm.data.archive import Dataset
+from edm.design.averages import PowerFunction
 from edm.design.losses import weighted_error
 from edm.errors import UserError
 from edm.models import building
@@ -43,6 +44,9 @@ class TrainingStep:
         self.net = building.build(config).to(world.device).to(memory_format=torch.channels_last).train()
         self.net.precision = config.precision
         self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
+        #: Power-function averages by their relative width.
+        self.tracks = {width: copy.deepcopy(self.ema) for width in config.ema_widths}
+        self._powers = [(PowerFunction(width), list(one.parameters())) for width, one in self.tracks.items()]
         self.optimizer = optimizer_of(config, list(self.net.parameters()))
         self._parameters, self._averages = list(self.net.parameters()), list(self.ema.parameters())
         self._gradients = one_vector_of_gradients(self._parameters)
@@ -66,10 +70,11 @@ class TrainingStep:
         if config.dropout > 0:
             torch.manual_seed(_step_seed(config.seed, seen, world.rank))
         first = seen + self._first
-        for start in range(0, self._share, self._micro):
-            count = min(self._micro, self._share - start)
-            batch = self._batches.draw(first + start, count)
-            last = start + count == self._share
+        parts = [(first + start, min(self._micro, self._share - start)) for start in range(0, self._share, self._micro)]
+        following = [*parts[1:], (parts[0][0] + config.batch_size, parts[0][1])]
+        for (start, count), then in zip(parts, following, strict=True):
+            batch = self._batches.draw(start, count, then)
+            last = (start, count) == parts[-1]
             with nullcontext() if last or isinstance(self._model, Denoiser) else self._model.no_sync():
                 pixels = self._error(self._model, self.loss, batch.images, batch.sigma, batch.noise, batch.labels,
                                      batch.augment_labels)  # fmt: skip
@@ -88,6 +93,10 @@ class TrainingStep:
         self._gradients.zero_()
         average = get_ema_multi_avg_fn(ema_decay_at(config, seen))  # type: ignore[no-untyped-call]  # torch has no types
         average(self._averages, self._parameters, None)
+        for power, averages in self._powers:
+            decay = power.decay(seen // config.batch_size + 1)
+            average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch has no types
+            average(averages, self._parameters, None)
 
 
 def one_vector_of_gradients(parameters: list[nn.Parameter]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -10,7 +11,7 @@ from edm.cli import main
 from edm.params.cautions import cautions
 
 ROOT = Path(__file__).parents[2]
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+RAW = miniature.raw()
 LIMIT = "churn is at most √2 − 1 per step, reached at S_churn = 0.414 · num_steps; beyond it S_churn has no effect"
 EULER = "num_steps of 1 is one step of Euler's method, whatever the solver"
 
@@ -64,6 +65,16 @@ def test_so_are_searches_and_sheets():
         f"experiments.mine.searches.best (S_churn=4; S_churn=8): points that are the same sampler: {LIMIT}",
         f"experiments.mine.sheets.samples: {EULER}",
     ]
+
+
+def test_a_null_label_that_training_has_not_shown_is_named():
+    """A pretrained model does not tell; with label_dropout, all is well."""
+    grids = {"guided": {"models": ["vp-E", "vp-F"], "guide": ["null", "vp-A"], "guidance": 2}}
+    place = "experiments.mine.grids.guided: guide null"
+    why = "trained without label_dropout, so the network does not know the null label"
+    assert lines_of(grids=grids) == [f"{place}: vp-E, vp-F: {why}"]
+    assert lines_of(grids=grids, ladder={"F": {"label_dropout": 0.1}}) == [f"{place}: vp-E: {why}"]
+    assert lines_of(grids=grids, base={"label_dropout": 0.1}) == []
 
 
 def test_attention_that_no_resolution_has_is_named_with_its_models():

@@ -9,11 +9,13 @@ import torch
 
 from edm.chain.rules import RULES
 from edm.cli import main
+from edm.cluster.processes import ALONE
 from edm.commands.common import MADE_FROM
 from edm.errors import UserError
+from edm.files.hashes import digest
 from edm.training.folder import TrainingFolder
 from edm.training.loop import train
-from edm.training.state import TrainingState
+from edm.training.state import IRRELEVANT, LATER, TrainingState, states
 
 
 class Killed(Exception):
@@ -89,6 +91,24 @@ def test_a_finished_training_says_so_and_changes_nothing(command, tmp_path, caps
     assert content(tmp_path / "run") == before
 
 
+def test_a_training_killed_while_it_removed_its_states_leaves_none(command, tmp_path, monkeypatch):
+    """Of the two, a kill between the removals left the second; the next start finds the training run finished."""
+
+    def first_only(out):
+        states(out)[0].unlink(missing_ok=True)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edm.training.loop.remove_states", first_only)
+        with pytest.raises(Killed):
+            command("--state-every", "0.001")
+    assert [path.exists() for path in states(tmp_path / "run")] == [False, True]
+    before = content(tmp_path / "run")
+    assert command() == 0
+    left = content(tmp_path / "run")
+    assert left == {path: text for path, text in before.items() if path.name != "state-1.safetensors"}
+
+
 @pytest.mark.parametrize(
     ("words", "changes", "message"),
     [([], {"learning_rate": 1e-3, "duration": 256e-6}, "with another duration, learning_rate"),
@@ -108,6 +128,22 @@ def test_another_training_in_the_folder_of_a_finished_one_has_to_be_asked_for(
     assert command("--overwrite", *words, **changes) == 0
     assert content(tmp_path / "run") != before
     assert command(*words, **changes) == 0 and "this training run is finished" in capsys.readouterr().err
+
+
+def test_records_and_states_of_a_version_with_fewer_fields_count(tiny, digits, tmp_path):
+    """A later field at its default is no other training: nothing is trained again, and states go on."""
+    config, out = tiny(), tmp_path / "run"
+    train(config, digits, out)
+    record = json.loads((out / "training.json").read_text())
+    for name in LATER:
+        del record["config"][name]
+    (out / "training.json").write_text(json.dumps(record))
+    assert TrainingFolder(out, out, config, digits).is_finished()
+    fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT | LATER}
+    net = torch.nn.Linear(1, 1)
+    state = lambda one: TrainingState(out, one, digits, net, net, None, ALONE, None)
+    assert state(config).identity == digest([fields, digits.sha256])
+    assert state(config).identity != state(tiny(label_dropout=0.1)).identity
 
 
 def test_a_model_that_no_training_in_the_folder_made_is_not_written_over(command, tmp_path, capsys):
