@@ -10,7 +10,19 @@ from importlib import import_module
 
 from edm import __version__, registry
 from edm.cluster.memory import keep_freed
-from edm.commands import advising, data, images, launching, models, reports, solvers, studies, tracking, watching
+from edm.commands import (
+    advising,
+    data,
+    images,
+    launching,
+    likelihood,
+    models,
+    reports,
+    solvers,
+    studies,
+    tracking,
+    watching,
+)
 from edm.commands.common import Commands, Parser, say
 from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs
@@ -105,7 +117,19 @@ def parser() -> argparse.ArgumentParser:
         help="Python file, or name of a module, that adds parts to choose; before the command, once for each",
     )  # fmt: skip
     commands = Commands(top)
-    for module in (data, advising, launching, models, images, solvers, studies, reports, tracking, watching):
+    for module in (
+        data,
+        advising,
+        launching,
+        models,
+        images,
+        likelihood,
+        solvers,
+        studies,
+        reports,
+        tracking,
+        watching,
+    ):
         module.add(commands)
     return top
 

@@ -28,10 +28,9 @@ from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge",
-            "fid", "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures",
-            "metrics", "about", "launch", "adopt", "clean", "advise", "digests", "trace", "compare", "plan", "bench",
-            "track", "check",
-            "average")  # fmt: skip
+            "fid", "fid-ref", "likelihood", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables",
+            "figures", "metrics", "about", "launch", "adopt", "clean", "advise", "digests", "trace", "compare", "plan",
+            "bench", "track", "check", "average")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

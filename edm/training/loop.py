@@ -23,6 +23,7 @@ from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
 from edm.training import loss_levels as levels
 from edm.training.averaging import TRACKS
+from edm.training.bound import bound
 from edm.training.curves import write_curves
 from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
@@ -173,6 +174,10 @@ def train(
                     run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
             write_curves(final / "levels.json", before, after, log.curve("loss"))
             if run is not None:
+                if after["sigma"]:
+                    bits = bound(after, config.sigma_data)
+                    numbers = {"bits_per_dimension_bound": bits.bits, "bits_per_dimension_bound_s": bits.s or 0.0}
+                    run.metrics(numbers, step=total)
                 run.artifact(final / "levels.json")
                 run.finish()
         world.wait()
