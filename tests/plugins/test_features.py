@@ -58,7 +58,7 @@ def test_the_steps_that_measure_use_the_extractor(plugin, tmp_path, monkeypatch)
     told = {name: Provenance(chain).specification(job).get("plugins", {}) for name, job in chain.by_name.items()}
     used = {name for name, parts in told.items() if "features lab-moments" in parts}
     evaluated = {f"evaluate tiny/{model}/{grid}" for model in ("vp-A", "my-A") for grid in ("ours", "mine")}
-    assert used == {"reference digits/lab-moments", *evaluated}
+    assert used == {"reference digits/lab-moments-with-features", *evaluated}
     write_params(tmp_path, lambda raw: raw["experiments"]["tiny"].update(features="lab-momens"))
     with pytest.raises(UserError, match=r"extractor 'lab-momens' is not defined; did you mean 'lab-moments'\?"):
         params.load("params.yaml", whole=True)

@@ -102,7 +102,11 @@ def test_ours_are_the_defaults_and_not_in_files(tiny):
     [
         ("return moved, on.to(images.dtype)", "return moved", r"augmentation lab-shift: returned vectors NoneType"),
         ("return moved, on", "return moved[:, :, :1], on", r"augmentation lab-shift: returned \[\d+, 1, 1, 8\] for"),
-        ("return torch.optim.SGD(parameters", "return list(parameters) or torch.optim.SGD(parameters", "optimizer lab-sgd: returned list"),
+        (
+            "return torch.optim.SGD(parameters",
+            "return list(parameters) or torch.optim.SGD(parameters",
+            "optimizer lab-sgd: returned list",
+        ),
         ("return learning_rate *", "return -learning_rate *", "lr_schedule lab-cosine: returned -0.00"),
         ("math.cos(", "math.sqrt(-1 - ", r"plugin\.py:\d+: lr_schedule lab-cosine: ValueError"),
     ],
