@@ -1,6 +1,7 @@
 """Whether the error bars of Fréchet distances are honest, by simulation, and what they cost.
 
     python bench/error_bars.py coverage [--features F ...] [--ratios R ...] [--draws N] [--spectrum flat power]
+                                        [--kept FILE]
     python bench/error_bars.py cost [--features F] [--images N] [--rounds N]
 
 coverage: draws images of known Gaussians, whose distance to the reference is known exactly, and measures each draw as
@@ -14,6 +15,8 @@ s             root mean square of s, over the standard deviation of the distance
 bias          mean of f_J less the true distance, over that deviation; limit bias: that of FD∞. The part of the noise
               that is linear in mean and variances is subtracted, so that a few draws show a bias
 
+Each draw is written to FILE (JSON lines) as it ends: the same command resumes, and more draws add to those that exist.
+
 cost: seconds of one distance by each way, of a complete error bar, and peak memory.
 """
 
@@ -21,12 +24,14 @@ import argparse
 import json
 import math
 import resource
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import report, summary
+from common import RESULTS, report, summary
 
 from edm.metrics.error_bars import SIZES, Distance, Groups
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance
@@ -39,13 +44,15 @@ def main() -> int:
     parser.add_argument("--ratios", type=float, nargs="+", default=[2, 5, 10, 30], help="images per feature")
     parser.add_argument("--spectrum", nargs="+", default=["flat", "power"], help="variances: equal, or 1/i")
     parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--kept", type=Path, default=RESULTS / "error-bars-draws.jsonl", metavar="FILE",
+                        help="the draws of `coverage` (default bench/results/error-bars-draws.jsonl)")  # fmt: skip
     parser.add_argument("--images", type=int, default=50_000, help="images of `cost` (default 50000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", help="JSON file (default bench/results/error-bars-….json)")
     args = parser.parse_args()
     if args.what == "coverage":
-        rows = [coverage(features, round(ratio * features), args.draws, spectrum) for features in args.features
-                for spectrum in args.spectrum for ratio in args.ratios]  # fmt: skip
+        rows = [coverage(features, round(ratio * features), args.draws, spectrum, args.kept)
+                for features in args.features for spectrum in args.spectrum for ratio in args.ratios]  # fmt: skip
         question = "Does the interval of a distance cover the true one?"
     else:
         rows, question = cost(args.features[0], args.images, args.rounds), "What does an error bar cost? (seconds)"
@@ -76,26 +83,34 @@ def populations(features: int, spectrum: str) -> tuple[torch.Tensor, torch.Tenso
     return reference, 0.05 * reference.sqrt() * torch.sin(index), reference * (1 + 0.2 * torch.cos(index))
 
 
-def coverage(features: int, images: int, draws: int, spectrum: str) -> dict[str, Any]:
-    """One row: ``draws`` evaluations of ``images`` images each."""
+def coverage(features: int, images: int, draws: int, spectrum: str, kept: Path) -> dict[str, Any]:
+    """One row: ``draws`` evaluations of ``images`` images each; takes those that are kept, and adds the others."""
     reference, mean, variances = populations(features, spectrum)
     true = float(mean @ mean + (reference.sqrt() - variances.sqrt()).square().sum())
     distance = Diagonal(torch.zeros_like(mean), reference)
     slopes = 1 - (reference / variances).sqrt()  # of the distance, by each variance
     deviation = float((4 * mean.square() @ variances + 2 * (slopes * variances).square().sum()) / images) ** 0.5
-    found, linear = [], []
+    name = f"{features} {spectrum} {images}"
+    lines = map(json.loads, kept.read_text().splitlines() if kept.exists() else ())
+    found = {line["draw"]: line["found"] for line in lines if line["name"] == name}
+    kept.parent.mkdir(parents=True, exist_ok=True)
     for draw in range(draws):
+        if draw in found:
+            continue
         random = torch.Generator().manual_seed(draw)
         groups = Groups(images)
         while groups.count < images:
             count = min(4096, images - groups.count)
             noise = torch.randn(count, features, dtype=torch.float64, generator=random)
             groups.append(noise * variances.sqrt() + mean)
-        found.append(groups.measured(distance))
+        bar = groups.measured(distance)
         seen_mean, seen = groups.whole().moments("cpu")
-        linear.append(float(2 * mean @ (seen_mean - mean) + slopes @ (seen.diag() - variances)))
-    f, f_j, s, limit = (np.array(column) for column in zip(*((b["prefixes"][-1][1], b["corrected"], b["s"], b["limit"])
-                                                            for b in found), strict=True))  # fmt: skip
+        linear = float(2 * mean @ (seen_mean - mean) + slopes @ (seen.diag() - variances))
+        found[draw] = [bar["prefixes"][-1][1], bar["corrected"], bar["s"], bar["limit"], linear]
+        with kept.open("a") as file:
+            file.write(json.dumps({"name": name, "draw": draw, "found": found[draw]}) + "\n")
+        print(f"{name}: {len(found)} of {draws} draws", file=sys.stderr, flush=True)
+    f, f_j, s, limit, linear = np.array([found[draw] for draw in range(draws)]).T
     inside = lambda centre, value: float(np.mean(np.abs(centre - value) <= 1.96 * s))
     row = {"features": features, "spectrum": spectrum, "images": images, "draws": draws, "true": true,
            "mean": float(f.mean()), "corrected": float(f_j.mean()), "FD∞": float(limit.mean()),

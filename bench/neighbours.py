@@ -1,6 +1,7 @@
 """Time and memory of the metrics of nearest neighbours, from features to numbers.
 
     python bench/neighbours.py [--images N] [--reference N] [--dimension F] [--device cuda] [--rounds N] [--whole]
+                               [--variants NAME ...]
 
 Synthetic features: N Gaussian vectors on a subspace of 64 dimensions with noise, and as many of the reference.
 
@@ -10,6 +11,7 @@ edm, all          precision, recall, density, coverage, AuthPct and memorisation
 
 Each runs in a fresh process by turns; peak memory is that of the process, with both sets of features (8 N F bytes).
 --whole: also estimates 50,000 × 50,000: time grows with the square of N, so a smaller run is scaled, and marked so.
+`--images 50000 --variants "edm, all"` measures it. Each variant prints its numbers as it ends.
 """
 
 import argparse
@@ -34,6 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="rounds (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda or cuda:N (default cpu)")
     parser.add_argument("--whole", action="store_true", help="also estimate 50,000 x 50,000 from this run")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="by default all")
     parser.add_argument("--output", help="JSON file (default bench/results/neighbours.json)")
     parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -43,8 +46,12 @@ def main() -> int:
         return 0
     found: dict[str, dict[str, Any]] = {}
     words = [f"--{name}={getattr(args, name)}" for name in ("images", "reference", "dimension", "device")]
-    run = lambda name: found.update({name: in_process(__file__, *words, "--only", name)})
-    by_turns({name: lambda name=name: run(name) for name in VARIANTS}, args.rounds)
+
+    def run(name: str) -> None:
+        found[name] = in_process(__file__, *words, "--only", name)
+        print(json.dumps({"variant": name, **found[name]}), file=sys.stderr, flush=True)
+
+    by_turns({name: lambda name=name: run(name) for name in args.variants}, args.rounds)
     rows = []
     for name, result in found.items():
         seconds = result.pop("seconds")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common import ROOT, by_turns, environment, report, summary
 
+sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tests" / "workflow"))
 from test_small_chain import write_params  # of the tiny workflow
 

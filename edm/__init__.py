@@ -9,6 +9,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "sample": "edm.sampling.library",
+    "log_likelihood": "edm.sampling.likelihood",
+    "invert": "edm.sampling.likelihood",
+    "interpolate": "edm.sampling.likelihood",
     "SamplerConfig": "edm.config",
     "TrainingConfig": "edm.config",
     "NetworkConfig": "edm.config",

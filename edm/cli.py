@@ -10,15 +10,15 @@ from importlib import import_module
 
 from edm import __version__
 from edm.cluster.memory import keep_freed
-from edm.commands import data, images, launching, models, reports, solvers, studies, tracking, watching
+from edm.commands import advising, data, images, launching, models, reports, solvers, studies, tracking, watching
 from edm.commands.common import Commands, Parser, say
 from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs
 
 #: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
-_FILES = ("output", "journal", "history", "lock")
+_FILES = ("output", "figure", "journal", "history", "lock")
 _FOLDERS_WRITTEN = ("out", "final")
-_READ = ("checkpoint", "config", "data", "evaluations", "file", "input", "params", "parts", "ref", "samples",
+_READ = ("checkpoint", "config", "data", "evaluations", "file", "input", "levels", "params", "parts", "ref", "samples",
          "settings", "snapshots", "throughput", "weights")  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"edm {__version__}")
     commands = Commands(top)
-    for module in (data, launching, models, images, solvers, studies, reports, tracking, watching):
+    for module in (data, advising, launching, models, images, solvers, studies, reports, tracking, watching):
         module.add(commands)
     return top
 

@@ -45,6 +45,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 #: for small batches and networks, where launching kernels takes longer than running them.
 COMPILE = ("auto", "yes", "graphs", "no")
 AUTO = "auto"
+NULL = "null"  # the guide that is the same network with the null label, zeros
 RK45_NFE = 120  # estimate: an adaptive solver chooses its NFE; the paper's best results took 93 to 131 (Table 3)
 AUGMENT_DIM = 9  # Table 6
 MAX_SEED = 2**19 - 1  # of a training run: each run has its own range of 2^44 sample seeds among the 64-bit seeds
@@ -106,6 +107,10 @@ LIMITS: dict[str, dict[str, Any]] = {
     "S_max": _NOT_NEGATIVE,
     "S_noise": {"minimum": 0, "maximum": 1000},
     "tolerance": {"minimum": 1e-12, "maximum": 1000},
+    "guide": {"minLength": 1, "maxLength": 4096},
+    "guidance": {"minimum": 0, "maximum": 1000},
+    "guidance_min": _NOT_NEGATIVE,
+    "guidance_max": _NOT_NEGATIVE,
     "predicts": {"enum": PREDICTS},
     "over": {"enum": OVER},
     "order": {"minimum": 1, "maximum": 4},
@@ -293,6 +298,8 @@ class SamplerConfig(_Data):
     and ends at the last one. ``sigmas`` lists the levels themselves, in place of a discretisation and ``num_steps``.
     ``sigma_min`` and ``sigma_max`` default to those of the discretisation. If ``S_churn`` > 0, churn (Algorithm 2)
     applies to the noise levels in [``S_min``, ``S_max``]; ``S_max`` None is infinity.
+    ``guide`` names the network D_g of guidance: ``NULL`` (the same network without its label), or another one.
+    ``guidance`` is w of D_w = D_g + w (D − D_g), for levels in (``guidance_min``, ``guidance_max``]; 1 is no guidance.
     """
 
     num_steps: int = 18
@@ -315,10 +322,15 @@ class SamplerConfig(_Data):
     corrector: bool | None = None
     final: str = "zero"
     sigmas: tuple[float, ...] | None = None
+    guide: str | None = None
+    guidance: float = 1.0
+    guidance_min: float = 0.0
+    guidance_max: float | None = math.inf
 
     def __post_init__(self) -> None:
         most = math.inf if self.S_max is None else self.S_max
         object.__setattr__(self, "S_max", most)
+        object.__setattr__(self, "guidance_max", self.most_guided)
         self.check()
         require(self.solver not in MEMBERS, f"solver {self.solver} stands for several settings: use from_dict")
         defaults = {"predicts": "data", "over": "lambda", "order": 3, "corrector": False}
@@ -330,6 +342,8 @@ class SamplerConfig(_Data):
         self._refuse_choices_without_effect()
         if self.sigmas is not None:
             self._check_sigmas(self.sigmas)
+        low, high = self.guidance_min, self.most_guided
+        require(low < high, f"guidance_min {low:g} is not below guidance_max {high:g}: no noise level is guided")
         require(self.S_min <= most, f"S_min {self.S_min:g} is larger than S_max {most:g}; swap them")
         if self.sigma_min is not None and self.sigma_max is not None:
             ordered = self.sigma_min <= self.sigma_max
@@ -357,6 +371,10 @@ class SamplerConfig(_Data):
 
     def _refuse_choices_without_effect(self) -> None:
         """Refuses settings that the solver ignores: the results file would record them although they had no effect."""
+        guiding = {"guide", "guidance", "guidance_min", "guidance_max"}
+        for name in guiding - {"guide"} if self.guide is None else ():
+            stated = getattr(self, name) != getattr(type(self), name)
+            require(not stated, f"{name} has no effect without a guide; name one (the null label is 'null', in quotes)")
         fields = {field.name for field in dataclasses.fields(self)} - {"tolerance"}
         choices, churn = {"predicts", "over", "corrector"}, {"S_churn", "S_min", "S_max", "S_noise"}
         known = {
@@ -367,7 +385,7 @@ class SamplerConfig(_Data):
             ADAPTIVE: {"sigma_min", "sigma_max", "tolerance"},
         }.get(self.solver, {"num_steps"})
         for field in dataclasses.fields(self):
-            idle = field.name not in {*known, "solver"} and getattr(self, field.name) != field.default
+            idle = field.name not in {*known, *guiding, "solver"} and getattr(self, field.name) != field.default
             require(not idle, f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
 
     @property
@@ -382,15 +400,33 @@ class SamplerConfig(_Data):
         return stated.get(self.solver) or (self.order or 0) + bool(self.corrector)
 
     @property
+    def most_guided(self) -> float:
+        """The largest guided noise level."""
+        return math.inf if self.guidance_max is None else self.guidance_max
+
+    @property
+    def guides(self) -> bool:
+        """Whether a second network has an effect."""
+        return self.guide is not None and self.guidance != 1
+
+    @property
     def expected_nfe(self) -> int:
-        """Network evaluations per image; an estimate for an adaptive solver."""
-        return RK45_NFE if self.nfe is None else self.nfe
+        """Evaluations of all networks per image; an estimate for an adaptive solver, the most for guided intervals."""
+        return RK45_NFE * (1 + self.guides) if self.nfe is None else self.nfe
 
     @property
     def nfe(self) -> int | None:
-        """Network evaluations per image: N for Euler and multistep; for second order 2N − 1, or 2N if it ends above 0.
+        """Evaluations of all networks per image: those of :attr:`own_nfe`, twice if each level is guided.
 
-        None for rk45, which counts its own.
+        None for rk45, which counts its own. With an interval, the most that can be: images count their own.
+        """
+        return None if self.own_nfe is None else self.own_nfe * (1 + self.guides)
+
+    @property
+    def own_nfe(self) -> int | None:
+        """Evaluations of the network itself, without those of a guide, per image.
+
+        N for Euler and multistep; for second order 2N − 1, or 2N if it ends above 0. None for rk45.
         """
         if self.solver == ADAPTIVE:
             return None

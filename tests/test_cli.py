@@ -19,12 +19,18 @@ from safetensors.torch import load_file, save_file
 
 import edm
 from edm.cli import main, parser
+from edm.data.archive import write_archive
+from edm.files.tensors import save_tensors
+from edm.metrics import metric_error
+from edm.metrics.error_bars import Groups
+from edm.metrics.frechet import load_statistics
 from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge", "fid",
-            "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures", "metrics",
-            "about", "launch", "adopt", "digests", "trace", "compare", "plan", "bench", "track", "check")  # fmt: skip
+COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge",
+            "fid", "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures",
+            "metrics", "about", "launch", "adopt", "advise", "digests", "trace", "compare", "plan", "bench", "track",
+            "check")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +84,45 @@ def test_the_chain_by_hand(tmp_path, classifier, capsys):
         capsys.readouterr()
         assert main(["fid", place, "--ref", reference, "--output", result, *extractor]) == 0
         again = json.loads((tmp_path / "fid.json").read_text())
-        assert again["points"] == [{"id": "only", "images": 100, "distance": point["distance"]}]
-        assert again["pictures"] == place and "(100 images)" in capsys.readouterr().err
+        assert again["points"] == [
+            {"id": "only", "images": 100, "distance": pytest.approx(point["distance"], rel=1e-9)}
+        ]
+        assert again["pictures"] == place
+        assert "(100 images; no error bar: the order of pictures is not that of seeds)" in capsys.readouterr().err
+
+
+def test_the_distance_of_sampled_images_has_an_error_bar(tmp_path, capsys):
+    """Of 64 features 832 images are enough; metrics have the errors that they allow."""
+    images = lambda count, seed: np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8), np.uint8)
+    data, reference, samples, result = (str(tmp_path / name) for name in ("d.zip", "r.npz", "s.safetensors", "f.json"))
+    write_archive(data, images(900, 0), None)
+    pixels = ["--features", "pixels", "--device", "cpu"]
+    assert main(["fid-ref", data, reference, "--keep-features", "900", *pixels]) == 0
+    for count in (832, 831):
+        sampled = torch.from_numpy(images(count, 1))
+        tensors = {"images/only": sampled, "seeds": torch.arange(count)}
+        header = {"format": "edm-samples/1", "points": {"only": {"nfe": 3}}, "checkpoint": {}}
+        save_tensors(samples, tensors, header)
+        metrics = ["--metrics", "precision", "memorisation", "recall"]
+        capsys.readouterr()
+        assert main(["fid", samples, "--ref", reference, "--output", result, *pixels, *metrics]) == 0
+        (point,) = json.loads((tmp_path / "f.json").read_text())["points"]
+        said = capsys.readouterr().err
+        if count == 831:
+            assert point["bar"] == {"features": 64}
+            assert "(NFE 3, 831 images; no error bar: fewer than 13 images per feature)" in said
+            continue
+        groups = Groups(count)
+        groups.append(sampled.flatten(1).double() / 255)
+        groups_of = [point["bar"]["without"], groups.bar(load_statistics(reference))["without"]]
+        assert groups_of[0] == pytest.approx(groups_of[1], rel=1e-6)
+        s = metric_error("precision", point, count)
+        assert s == pytest.approx(np.sqrt(point["precision"] * (1 - point["precision"]) / 832))
+        assert (
+            f"± {point['bar']['s']:.2g} (NFE 3, 832 images); precision {point['precision']:.4g} ± {s:.2g}; recall"
+            in said
+        )
+        assert "; memorisation " in said and len(point["pairs"]) == 64
 
 
 def test_equal_weights_of_two_commits_are_equal_files(tmp_path, digits_archive, tiny, monkeypatch):

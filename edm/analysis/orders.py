@@ -129,8 +129,8 @@ def _error(config: SamplerConfig, steps: int) -> tuple[float, int]:
     net, z = Mixture(), torch.tensor(Z, dtype=torch.float64)
     if config.solver in SOLVERS:
         sigma = levels(config, steps)
-        listed = replace(config, sigmas=tuple(sigma.tolist()), final="sigma_min",
-                         discretization="edm", sigma_min=None, sigma_max=None)  # fmt: skip
+        listed = SamplerConfig(solver=config.solver, alpha=config.alpha, schedule=config.schedule, final="sigma_min",
+                               scaling=config.scaling, sigmas=tuple(sigma.tolist()))  # fmt: skip
         exact = net.flow(SIGMA_FIRST * z, SIGMA_FIRST, sigma)
         x = solve(net, z, None, listed)
     else:

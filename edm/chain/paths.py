@@ -3,11 +3,14 @@
 `data`, `models`, `results` and `steps` hold the files that DVC keeps; `runs` is the working space of one machine.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+from edm.config import SamplerConfig
 from edm.files.hashes import digest
 from edm.metrics import CLASSIFIER, need_reference_features
 from edm.params import Evaluation, Experiment, Report
+from edm.params.experiment import guiding_model
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
@@ -73,6 +76,22 @@ def model_file(experiment: Experiment, model: str) -> str:
     if not experiment.chosen(model):
         return final_model(experiment, model)
     return f"models/{experiment.owner('choose', model)}/{model}/best.safetensors"
+
+
+def guide_file(experiment: Experiment, guide: str, images: int | None) -> str:
+    """The checkpoint of a guide: an evaluated model, or the snapshot of a training run after so many images."""
+    model, _ = guiding_model(guide)
+    if images is None:
+        return model_file(experiment, model)
+    return f"runs/{experiment.owner('train', model)}/{model}/snapshots/{images:012d}.safetensors"
+
+
+def guides_of(experiment: Experiment, samplers: Iterable[SamplerConfig]) -> list[str]:
+    """The models that guides of samplers need: a snapshot, which is not kept, comes with its final model."""
+    guides = experiment.guides(samplers).items()
+    needed = (guide_file(experiment, guide, images) if images is None
+              else final_model(experiment, guiding_model(guide)[0]) for guide, images in guides)  # fmt: skip
+    return list(dict.fromkeys(needed))
 
 
 def choice_file(experiment: str, model: str) -> str:

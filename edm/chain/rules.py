@@ -160,7 +160,8 @@ def _search(chain: "Chain") -> Iterator[Job]:
             for model in _own(experiment, "search", search.samplers, search.name):
                 reference = experiment.reference_of(model) or paths.reference_file(experiment)
                 inputs = named(model=paths.model_file(experiment, model), references=reference,
-                               weights=paths.weights_of(experiment))  # fmt: skip
+                               weights=paths.weights_of(experiment),
+                               guides=paths.guides_of(experiment, [search.samplers[model]]))  # fmt: skip
                 output = paths.search_file(experiment, model, search.name)
                 yield Job("search", (experiment.name, model, search.name), inputs, (output,))
 
@@ -189,6 +190,7 @@ def _evaluate(chain: "Chain") -> Iterator[Job]:
                 weights=paths.weights_of(e),
                 more_weights=[path for _, weights in more for path in weights],
                 settings=searched,
+                guides=paths.guides_of(e, e.samplers_of(model, grid.name)),
             )
             parts = tuple(paths.shard_files(e, model, evaluation.name))
             key = (e.name, model, evaluation.name)
@@ -204,7 +206,8 @@ def _sample(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
         for sheet in experiment.sheets.values():
             for model in _own(experiment, "sample", sheet.samplers, sheet.name):
-                inputs = named(model=paths.model_file(experiment, model))
+                inputs = named(model=paths.model_file(experiment, model),
+                               guides=paths.guides_of(experiment, [sheet.samplers[model]]))  # fmt: skip
                 output = paths.sheet_file(experiment, model, sheet.name)
                 yield Job("sample", (experiment.name, model, sheet.name), inputs, (output,))
 
@@ -308,7 +311,7 @@ RULES: dict[str, Rule] = {
     "evaluate": _EVALUATE,
     "sample": Rule("sample", _sample, _of_experiment("sheet"), computes=True, cost=costs.sampling),
     "analyse": Rule("sample", _analyse, _of_experiment("analysis"), code=2, computes=True, cost=costs.analysing),
-    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=5),
+    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=6),
     "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=4),
     "metrics": Rule("tables", _metrics, lambda chain, job: metrics_spec(chain.reports[job.key[0]])),
     "about": Rule("tables", _about, _of_pages),

@@ -24,6 +24,7 @@ from edm.config import (
     DISCRETIZATIONS,
     MEMBERS,
     MULTISTEP,
+    NULL,
     ORIGINAL,
     PRECISIONS,
     SCALINGS,
@@ -33,7 +34,10 @@ from edm.config import (
     SamplerConfig,
 )
 from edm.errors import UserError
+from edm.files.hashes import sha256_file
 from edm.files.writing import write_json
+from edm.metrics import METRICS, metric_error
+from edm.metrics.jackknife import FEWEST_PER_FEATURE
 from edm.tracking import origin
 
 if TYPE_CHECKING:
@@ -68,6 +72,7 @@ def add(command: Commands) -> None:
     sub.add_argument("--discretization", help=f"time steps: {', '.join(DISCRETIZATIONS)} (default edm)")
     sub.add_argument("--schedule", help=f"sigma(t): {', '.join(SCHEDULES)} (default linear)")
     sub.add_argument("--scaling", help=f"s(t): {', '.join(SCALINGS)} (default none)")
+    sub.add_argument("--guide", metavar="FILE", help="guide by this checkpoint, or null: by this one without labels")
     shard_option(sub, "sample only part K of N of the seeds, for `edm merge`")
     for name, text in (
         ("alpha", "Algorithm 3: 1 is Heun, 0.5 midpoint (default 1)"),
@@ -79,6 +84,9 @@ def add(command: Commands) -> None:
         ("S_max", "largest noise level with churn (default infinity)"),
         ("S_noise", "deviation of the added noise (default 1)"),
         ("tolerance", "relative and absolute tolerance of rk45 (default 1e-4)"),
+        ("guidance", "weight w of the guided denoiser D_w = D_g + w (D - D_g) (default 1: none)"),
+        ("guidance_min", "guide noise levels above this one (default 0)"),
+        ("guidance_max", "guide noise levels up to this one (default infinity)"),
     ):
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))  # as in params.yaml, and as here
         sub.add_argument(*spellings, dest=name, type=float, metavar="X", help=text)
@@ -99,7 +107,7 @@ def add(command: Commands) -> None:
     sub.add_argument("samples", help="*.safetensors of `edm sample`; or an archive, or a folder or zip of pictures")
     sub.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
     sub.add_argument("--output", help="JSON file to write")
-    sub.add_argument("--metrics", nargs="+", help="further metrics: kid, precision, recall, inception_score")
+    sub.add_argument("--metrics", nargs="+", help=f"further metrics: {', '.join(METRICS)}")
     features_options(sub)
 
 
@@ -119,10 +127,14 @@ def sample(args: Namespace) -> None:
 
         threads(args.threads)
         denoiser = checkpoint.load(args.checkpoint, place.device)
+        guide = None if args.guide in (None, NULL) else args.guide
+        if guide:
+            denoiser.guides[guide] = checkpoint.load(guide, place.device)
         prepare(denoiser, args.precision, args.compile, len(args.seeds) * points["only"].expected_nfe)
         block = block_of(args.block, denoiser.network.config)
         seeds = args.seeds
         about = {"block": block, "precision": args.precision, "class": args.class_label, **origin()}
+        about |= {"guide_sha256": sha256_file(guide)} if guide else {}
         if args.shard:
             seeds = part_of(seeds, block, *args.shard)
             about |= {"part_of": [args.seeds.start, args.seeds.stop]}
@@ -173,20 +185,35 @@ def fid(args: Namespace) -> None:
     )
     rows = []
     for name, point, batches in _measured(args.samples, samples):
-        measuring = yardstick.begin()
+        measuring = yardstick.begin(len(samples.seeds) if samples else 0)
         for batch in batches:
             measuring.append(batch)
         results = measuring.results()
         rows.append({"id": name, **point, "images": measuring.count, **results})
         nfe = f"NFE {point['nfe']}, " if samples else ""
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in results.items() if key != "distance")
-        say(f"{args.samples if name == 'only' else name}: {yardstick.extractor.label} "
-            f"{results['distance']:.4g} ({nfe}{measuring.count} images){'; ' * bool(numbers)}{numbers}")  # fmt: skip
+        numbers = "".join(
+            f"; {key} {value:.4g}{_error(metric_error(key, results, measuring.count))}"
+            for key, value in results.items() if key != "distance" and isinstance(value, int | float)
+        )  # fmt: skip
+        bar = results.get("bar", {})
+        why = "" if "s" in bar else f"; no error bar: {_no_bar(bar)}"
+        say(f"{args.samples if name == 'only' else name}: {yardstick.extractor.label} {results['distance']:.4g}"
+            f"{_error(bar.get('s'))} ({nfe}{measuring.count} images{why}){numbers}")  # fmt: skip
     if args.output:
         of = {"pictures": args.samples}
         if samples:
             of = {"checkpoint": samples.header["checkpoint"], "first_seed": int(samples.seeds[0])}
         write_json(args.output, {**of, "metric": yardstick.describe(), "points": rows, **origin()})
+
+
+def _error(s: float | None) -> str:
+    return "" if s is None else f" ± {s:.2g}"
+
+
+def _no_bar(bar: dict[str, Any]) -> str:
+    return (
+        f"fewer than {FEWEST_PER_FEATURE} images per feature" if bar else "the order of pictures is not that of seeds"
+    )
 
 
 def _measured(path: str, samples: "SampleSet | None") -> "Iterator[tuple[str, dict[str, Any], Iterable[Tensor]]]":

@@ -134,6 +134,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
     from edm.models.compilation import options
     from edm.training.folder import TrainingFolder
     from edm.training.loop import check, train
+    from edm.training.state import remove_states
 
     experiment, model, out = args.experiment, args.model, Path(args.out)
     final, source = Path(args.final or out), made_from("train")
@@ -151,6 +152,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
         folder = TrainingFolder(out, final, config, dataset, source)
         if place.share(folder.is_finished() and not args.overwrite if place.is_first else None):
             if place.is_first:
+                remove_states(out)  # left if the last process was killed while it removed them
                 say(f"{final}: this training run is finished; nothing is changed (--overwrite trains it again)")
             return
         if place.is_first:

@@ -24,10 +24,9 @@ from edm.metrics import WORST
 from edm.tracking import Journal, description, origin
 
 if TYPE_CHECKING:
-    from edm.params import Evaluation, Params
+    from collections.abc import Iterable
 
-if TYPE_CHECKING:
-    pass
+    from edm.params import Evaluation, Experiment, Params
 
 
 def add(command: Commands) -> None:
@@ -79,10 +78,18 @@ def evaluate(args: Namespace) -> None:
         whole = place.is_first and not args.parts and not args.shard
         evaluate_grid(
             experiment, evaluation, args.checkpoint, args.output, args.ref, weights=args.weights,
+            guides=_guides(experiment, experiment.samplers_of(args.model, evaluation.grid)),
             settings=args.settings, shard=args.shard, parts=args.parts or (), journal=args.journal,
             known=_measured_before(loaded, evaluation, args.output) if whole else None, command=again(args.output),
             made_from=made_from("evaluate"), world=place, say=say,
         )  # fmt: skip
+
+
+def _guides(experiment: "Experiment", samplers: "Iterable[SamplerConfig]") -> dict[str, str]:
+    """The checkpoints of the guides of samplers, by name, at their paths in the chain."""
+    from edm.chain.paths import guide_file
+
+    return {guide: guide_file(experiment, guide, images) for guide, images in experiment.guides(samplers).items()}
 
 
 def _measured_before(loaded: "Params", evaluation: "Evaluation", output: str) -> dict[str, Any]:
@@ -123,6 +130,7 @@ def search(args: Namespace) -> None:
         threads(args.threads)
         search_settings(
             experiment, args.model, args.search, args.checkpoint, args.output, args.ref, weights=args.weights,
+            guides=_guides(experiment, [experiment.searches[args.search].samplers[args.model]]),
             journal=args.journal, history=args.history, command=again(args.output), made_from=made_from("search"),
             world=place, say=say,
         )  # fmt: skip
@@ -135,7 +143,7 @@ def sheet(args: Namespace) -> None:
     check_planned(args, spec, f"{args.experiment}/{args.model}: {args.sheet}")
     from edm.cluster.processes import pick_device
     from edm.commands.images import write_images
-    from edm.evaluation.jobs import about_checkpoint
+    from edm.evaluation.jobs import about_checkpoint, about_guides, load_guides
     from edm.evaluation.recording import run_below
     from edm.models import checkpoint
     from edm.models.compilation import prepare
@@ -145,11 +153,13 @@ def sheet(args: Namespace) -> None:
     began = time.time()
     denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
     points = {"only": SamplerConfig.from_dict(spec["sampler"])}
+    guides = _guides(experiment, points.values())
+    denoiser.guides = load_guides(guides, denoiser.device)
     evaluations = spec["images"] * points["only"].expected_nfe
     prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)
     seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
     drawn = sample_points(denoiser, points, seeds, block=min(64, spec["images"]))
-    about = {"experiment": experiment.name, "model": args.model, "sheet": args.sheet}
+    about = {"experiment": experiment.name, "model": args.model, "sheet": args.sheet, **about_guides(guides)}
     write_samples(args.output, args.checkpoint, points, drawn, {**about, **origin()})
     picture = str(Path(args.output).with_suffix(".png"))
     write_images(picture, drawn)

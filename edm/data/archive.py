@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +10,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edm.data.decoding import decoded
-from edm.data.labels import LABELS_FILE, class_index, count_classes, empty_classes, read_labels, shown
-from edm.data.trees import Tree, open_tree
+from edm.data.labels import class_index, count_classes, empty_classes
+from edm.data.maps import shared
+from edm.data.trees import open_tree
+from edm.data.unpacking import check_image, labels_in, opened, unpack
 from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
-from edm.files.reading import require_regular
 from edm.files.writing import atomic_write
 
 # Members are stored without compression. All have the date 1980-01-01, so that equal images give equal bytes; the bytes
 # are those that Python's zipfile writes.
 
 
-_UNFOLDED, _TIMES = 1 << 28, 256  # bytes of images in one piece, beyond which they may be so many times their files
+SHARED = 1 << 26  # bytes of an archive from which the processes of a machine share one unpacked copy
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,21 @@ def write_archive(path: str | Path, images: Iterable[np.ndarray], labels: list[i
 
 
 def read_archive(path: str | Path) -> Dataset:
-    """Reads a whole archive into memory. Raises UserError for a file that is missing, truncated, or not an archive."""
-    with _opened(path) as tree:
-        labels = _labels(tree)
-        images = _decode(tree, tree.names)
+    """Reads a whole archive: a small one into memory, a large one as :mod:`edm.data.maps` says.
+
+    Raises UserError for a file that is missing, truncated, or not an archive.
+    """
+    if os.path.isfile(path) and os.path.getsize(path) >= SHARED and (found := shared(path)) is not None:
+        return Dataset(*found, str(path))
+    with opened(path) as tree:
+        labels = labels_in(tree)
+        images = unpack(tree, tree.names)
     return Dataset(images, labels, sha256_file(path), str(path))
 
 
 def count_images(path: str | Path) -> int:
     """The number of images in an archive, without reading them. Raises like :func:`read_archive`."""
-    with _opened(path) as tree:
+    with opened(path) as tree:
         return len(tree.names)
 
 
@@ -133,14 +139,14 @@ def some_images(path: str | Path, which: Iterable[int]) -> np.ndarray:
 
     Raises like :func:`read_archive`.
     """
-    with _opened(path) as tree:
-        return _decode(tree, [tree.names[place] for place in which if place < len(tree.names)])
+    with opened(path) as tree:
+        return unpack(tree, [tree.names[place] for place in which if place < len(tree.names)])
 
 
 def labels_of(path: str | Path) -> np.ndarray | None:
     """The labels of an archive, int64 [N], or None, without reading its images. Raises like :func:`read_archive`."""
-    with _opened(path) as tree:
-        return _labels(tree)
+    with opened(path) as tree:
+        return labels_in(tree)
 
 
 def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
@@ -148,56 +154,9 @@ def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]
 
     Also of a folder, or a zip, of pictures with the size of an archive's images. Raises like :func:`read_archive`.
     """
-    with open_tree(Path(path)) if Path(path).is_dir() else _opened(path) as tree:
+    with open_tree(Path(path)) if Path(path).is_dir() else opened(path) as tree:
         for start in range(0, len(tree.names), size):
-            yield _decode(tree, tree.names[start : start + size])
-
-
-def _opened(path: str | Path) -> Tree:
-    """The images of an archive, by name, under the same rules as a zip given to ``prepare``."""
-    require_regular(path, "a dataset archive, which `edm prepare` makes")
-    return open_tree(Path(path))
-
-
-def _decode(tree: Tree, names: Sequence[str]) -> np.ndarray:
-    images = np.empty((0,), dtype=np.uint8)
-    for i, name in enumerate(names):
-        where = f"{tree.where}: {shown(name)}"
-        pixels = np.asarray(decoded(tree.read(name), where))
-        image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        check_image(image, where, images.shape[1:] if i else None)
-        if i == 0:
-            _require_plausible(len(names) * image.nbytes, tree)
-            images = np.empty((len(names), *image.shape), dtype=np.uint8)
-        images[i] = image
-    return images
-
-
-def _require_plausible(size: int, tree: Tree) -> None:
-    """Raises UserError if images of ``size`` bytes in a small zip would fill the memory."""
-    if size > max(_UNFOLDED, _TIMES * tree.packed):
-        raise UserError(
-            f"{tree.where}: its images unfold to {size:,} bytes, more than {_TIMES} times its files; if that is right, "
-            "make an archive of it with `edm prepare`"
-        )
-
-
-def _labels(tree: Tree) -> np.ndarray | None:
-    if tree.labels_file is None:
-        raise UserError(f'{tree.where}: {LABELS_FILE} is missing; an archive without labels has {{"labels": null}}')
-    labels = read_labels(tree.labels_file, tree.names, tree.where)
-    return None if labels is None else np.array(labels, dtype=np.int64)
-
-
-def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) -> None:
-    """Raises UserError if an archive cannot hold an image, or if its shape differs from the given one."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise UserError(f"{where} is {image.dtype} of shape {image.shape}; expected uint8 [1 or 3, side, side]")
-    _, height, width = image.shape
-    if height != width or height < 8:
-        raise UserError(f"{where} is {width}x{height}; images must be square with a side from 8")
-    if shape is not None and image.shape != tuple(shape):
-        raise UserError(f"{where} is {width}x{height} with {image.shape[0]} channels, unlike those before it {shape}")
+            yield unpack(tree, tree.names[start : start + size])
 
 
 def encode_png(image: np.ndarray) -> bytes:

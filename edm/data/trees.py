@@ -5,6 +5,7 @@ import os
 import posixpath
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from edm.data.labels import LABELS_FILE, shown
 from edm.errors import UserError, one_line
 from edm.files.reading import open_regular
 from edm.files.resumable import StoppedError
+from edm.files.zip_records import LOCAL
 
 MAX_FILE = 1 << 26  # bytes of one image file
 _LITTER = ("thumbs.db", "desktop.ini", "icon\r")
 _TEXTS = ("LICENSE", "LICENCE", "README")
 _WINDOWS = (0, 10)  # the systems of a zip's member (APPNOTE.TXT, 4.4.2) on which a backslash separates folders
+_UTF8 = 1 << 11  # the flag of a member whose name is UTF-8
+_MOST_PACKED = MAX_FILE + (1 << 20)  # deflate adds 5 bytes to 64 KB that it cannot compress
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may allocate gigabytes for a dictionary
 
 
@@ -236,14 +240,35 @@ def _require_safe(name: str, info: zipfile.ZipInfo, path: Path) -> None:
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Bytes of one member, at most its declared size."""
+    """Bytes of one member, at most its declared size. Safe in threads and in forked processes: it moves no position."""
     try:
-        with archive.open(info) as member:
-            data = member.read(info.file_size + 1)  # without a number it unfolds whatever follows
+        data = _member(archive.fp.fileno(), info)  # type: ignore[union-attr]  # open as long as the tree
     except OSError as error:
         raise StoppedError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a wrong checksum, zlib's errors, a damaged header
         raise UserError(f"{path}: {shown(info.filename)} is damaged ({one_line(error)})") from None
-    if len(data) != info.file_size:  # zipfile accepts fewer bytes
+    if len(data) != info.file_size:
         raise UserError(f"{path}: {shown(info.filename)} is damaged ({len(data)} of {info.file_size} bytes)")
+    return data
+
+
+def _member(file: int, info: zipfile.ZipInfo) -> bytes:
+    """Bytes of one member, not more than one beyond its declared size."""
+    signature, *_, name_length, extra_length = LOCAL.unpack(os.pread(file, LOCAL.size, info.header_offset))
+    if signature != b"PK\3\4":
+        raise ValueError("its header is not at its place")
+    place = info.header_offset + LOCAL.size
+    if os.pread(file, name_length, place).replace(b"\\", b"/") != info.orig_filename.encode(
+        "utf-8" if info.flag_bits & _UTF8 else "cp437"
+    ).replace(b"\\", b"/"):
+        raise ValueError("its header has another name")
+    packed = os.pread(file, min(info.compress_size, _MOST_PACKED), place + name_length + extra_length)
+    if info.compress_type == zipfile.ZIP_STORED:
+        data = packed[: info.file_size + 1]
+    else:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+            packed, info.file_size + 1
+        )  # whatever follows stays packed
+    if len(data) == info.file_size and zlib.crc32(data) != info.CRC:
+        raise ValueError("its checksum, a CRC-32, differs")
     return data

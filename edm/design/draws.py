@@ -63,6 +63,7 @@ def normal(seeds: Tensor, stream: int, shape: tuple[int, ...], purpose: int = 0)
 LATENT, LABEL, CHURN = 1, 2, 3  # of an image
 SIGMA, NOISE, FLIP, AUGMENT = 11, 12, 13, 14  # of a training sample
 EVALUATION = 15
+PROBE, DEQUANTISE = 21, 22  # of an image whose likelihood is computed
 
 
 def latents(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -78,3 +79,10 @@ def churn(seeds: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
 def class_labels(seeds: Tensor, classes: int) -> Tensor:
     """A class drawn uniformly for every seed, int64 [B]."""
     return (uniform(seeds, 0, 1, LABEL)[:, 0] * classes).long()
+
+
+def probes(seeds: Tensor, count: int, shape: tuple[int, ...]) -> Tensor:
+    """``count`` vectors of −1 and 1 (Rademacher) for every seed, float64 [count, B, C, H, W]."""
+    size = math.prod(shape)
+    signs = [2.0 * (uniform(seeds, number, size, PROBE) < 0.5) - 1 for number in range(count)]
+    return torch.stack(signs).reshape(count, len(seeds), *shape)

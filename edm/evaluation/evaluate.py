@@ -18,10 +18,11 @@ from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
-from edm.metrics import METRICS, TO_TEST
+from edm.metrics import MEMORISATION_OF_TEST, METRICS, TO_TEST
 from edm.metrics.extractors import Features, load_features
-from edm.metrics.frechet import ReferenceStatistics, load_statistics
+from edm.metrics.frechet import ReferenceStatistics, load_reference_features, load_statistics
 from edm.metrics.measure import Measuring
+from edm.metrics.sets import memorised_share
 from edm.models.denoiser import Denoiser
 from edm.sampling.drawing import part_of
 from edm.sampling.sample_files import draw
@@ -65,8 +66,23 @@ class Yardstick:
         return sha256_file(self.path)
 
     def to_test(self, measuring: Measuring) -> dict[str, float]:
-        """The distance of measured images to the held-out images, by its name in results, if these are known."""
-        return {TO_TEST: measuring.distance_to(self.test)} if self.test else {}
+        """The distance of measured images to the held-out images, and the share of these that counts as memorised.
+
+        By their names in results; empty if no held-out images are known.
+        """
+        if not self.test:
+            return {}
+        return {TO_TEST: measuring.distance_to(self.test), **self._memorised}
+
+    @functools.cached_property
+    def _memorised(self) -> dict[str, float]:
+        """Of the held-out images, whatever the model."""
+        if "memorisation" not in self.metrics or not self.test:
+            return {}
+        held_out, training = (
+            torch.from_numpy(load_reference_features(one.path)) for one in (self.test, self.reference)
+        )
+        return {MEMORISATION_OF_TEST: memorised_share(held_out, training, self.extractor.device)}
 
     def begin(self, total: int = 0, start: int = 0) -> Measuring:
         """A new, empty measurement of a set of images; ``total`` and ``start`` as in ``Measuring``."""
@@ -86,7 +102,7 @@ def open_yardstick(
     yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics, held_out)
     yardstick.begin()  # raises an error for a mismatch before the first image is generated
     if held_out:
-        Measuring(extractor, held_out)
+        Measuring(extractor, held_out, [name for name in metrics if name == "memorisation"])
     return yardstick
 
 

@@ -5,15 +5,18 @@ code version and of the inputs from earlier steps: an interrupted job resumes on
 with one line per result.
 """
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edm.cluster.processes import ALONE, World
-from edm.config import SamplerConfig
+from edm.config import NULL, SamplerConfig
 from edm.errors import UserError
 from edm.evaluation.evaluate import Yardstick, evaluate, open_yardstick
 from edm.evaluation.finished import Finished
@@ -26,6 +29,8 @@ from edm.files.hashes import digest, sha256_file
 from edm.files.writing import atomic_write
 from edm.models import checkpoint as checkpoints
 from edm.models.compilation import prepare
+from edm.models.denoiser import Denoiser
+from edm.networks.flops import flops
 from edm.params import Evaluation, Experiment
 from edm.sampling.drawing import block_of
 from edm.tracking import Journal, SystemMetrics, description, origin
@@ -40,17 +45,18 @@ def _quiet(text: str) -> None:
 
 def evaluate_grid(
     experiment: Experiment, evaluation: Evaluation, checkpoint: str, output: str, references: Sequence[str], *,
-    weights: str | None = None, settings: str | None = None, shard: tuple[int, int] | None = None,
+    weights: str | None = None, settings: str | None = None, guides: Mapping[str, str] | None = None,
+    shard: tuple[int, int] | None = None,
     parts: Sequence[str] = (), journal: str | None = None, known: dict[str, dict[str, Any]] | None = None,
     command: str = "", made_from: str = "", world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
     """Generates the images of an evaluation, measures them and writes the results file, or does one shard of that work.
 
     references: statistics files, one per extractor of the experiment, then that of its held-out images. weights: of
-    the first extractor. settings: the outcome of a search; it sets what the grid does not. shard: (index, count), to
-    measure one part and write a shard
-    file; parts: shard files to merge into the results. known: results to reuse without images, by "POINT@REPEAT".
-    command: repeats the work, for the runs' descriptions.
+    the first extractor. settings: the outcome of a search; it sets what the grid does not. guides: checkpoints by the
+    names that samplers give them. shard: (index, count), to measure one part and write a shard file; parts: shard files
+    to merge into the results. known: results to reuse without images, by "POINT@REPEAT". command: repeats the work, for
+    the runs' descriptions.
     Raises UserError if the files do not match, or if the sampler gives non-finite images.
     """
     if shard and not output.endswith(".safetensors"):
@@ -64,6 +70,8 @@ def evaluate_grid(
     of = {"experiment": experiment.name, "model": evaluation.model, "evaluation": evaluation.name,
           "spec": digest([experiment.evaluation_spec(evaluation), made_from]),
           "checkpoint": about["checkpoint"]["sha256"], "settings": found.get("sha256")}  # fmt: skip
+    about |= about_guides(guides or {})
+    of |= {"guides": {name: one["sha256"] for name, one in about["guides"].items()}} if guides else {}
     count = sum(len(draw.seeds) for draw in draws)
     yardsticks = open_yardsticks(experiment, references, weights, world, count)
     block = block_of(experiment.sampling.block, checkpoints.network_of(checkpoint))
@@ -74,6 +82,7 @@ def evaluate_grid(
         take = lambda draw, name: merged[draw]
     else:
         denoiser = checkpoints.load(checkpoint, world.device)
+        denoiser.guides = load_guides(guides or {}, world.device)
         evaluations = sum(len(draw.seeds) * draw.sampler.expected_nfe for draw in draws)
         prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)
         if shard:
@@ -102,6 +111,7 @@ def evaluate_grid(
                         about["checkpoint"], made_from, description(what, command), grid=evaluation.grid)  # fmt: skip
         with run:
             results = finished.take(draw.mark, partial(take, draw, name))
+            results |= _cost_of(draw.sampler, results["nfe"], checkpoint, guides or {})
             run.metrics(numbers_of(results, label) | system.read(), step=about["checkpoint"].get("images") or 0)
         say(f"{name}: {label} {results['distance']:.4g}{_error(results)} (NFE {results['nfe']})")
         rows.append({"id": draw.point, "repeat": draw.repeat, "first_seed": draw.seeds.start,
@@ -177,13 +187,16 @@ def choose_snapshot(
 
 def search_settings(
     experiment: Experiment, model: str, name: str, checkpoint: str, output: str, references: Sequence[str], *,
-    weights: str | None = None, journal: str | None = None, history: str | None = None, command: str = "",
-    made_from: str = "",
-    world: World = ALONE, say: Say = _quiet,
+    weights: str | None = None, guides: Mapping[str, str] | None = None, journal: str | None = None,
+    history: str | None = None, command: str = "", made_from: str = "", world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
     """Searches for the sampler settings with the lowest distance (Table 5); writes them and all values to a file."""
     spec = experiment.search_spec(model, name)
-    about, denoiser = about_checkpoint(checkpoint), checkpoints.load(checkpoint, world.device)
+    about, denoiser = (
+        about_checkpoint(checkpoint) | about_guides(guides or {}),
+        checkpoints.load(checkpoint, world.device),
+    )
+    denoiser.guides = load_guides(guides or {}, world.device)
     base = SamplerConfig.from_dict(spec["sampler"])
     images_in_all = cost(spec["over"], spec["method"], spec["max_sweeps"])[0] * spec["images"]
     (yardstick,) = open_yardsticks(experiment, references, weights, world, images_in_all, more=False)
@@ -208,6 +221,7 @@ def search_settings(
     fixed = {key: value for key, value in spec.items() if key not in ("over", "method", "max_sweeps")}
     identity = {**fixed, "sampler": base.to_dict(), "checkpoint": about["checkpoint"]["sha256"],
                 "metric": yardstick.describe(), "made_from": made_from}  # fmt: skip
+    identity |= {"guides": {name: one["sha256"] for name, one in about["guides"].items()}} if guides else {}
     measured = SearchHistory(history or f"{output}.history.jsonl", identity, world)
 
     start = {key: _nearest(key, values, getattr(base, key)) for key, values in spec["over"].items()}
@@ -244,6 +258,38 @@ def about_checkpoint(path: str) -> dict[str, Any]:
     return {"checkpoint": {"path": path, "sha256": sha256_file(path), **checkpoints.describe(path)["about"]}}
 
 
+def about_guides(guides: Mapping[str, str]) -> dict[str, Any]:
+    """The description of guides in results files: path and hash by name; nothing without any. Raises UserError."""
+    for name, path in guides.items():
+        if not Path(path).exists():
+            raise UserError(
+                f"{path}: not there; guide {name!r} is a snapshot or a model of params.yaml: train it again"
+            )
+    found = {name: {"path": path, "sha256": sha256_file(path)} for name, path in guides.items()}
+    return {"guides": found} if found else {}
+
+
+def load_guides(guides: Mapping[str, str], device: torch.device) -> dict[str, Denoiser]:
+    """The networks of guides, by name."""
+    return {name: checkpoints.load(path, device) for name, path in guides.items()}
+
+
+def _cost_of(sampler: SamplerConfig, nfe: int, checkpoint: str, guides: Mapping[str, str]) -> dict[str, float]:
+    """ "gflops" per image of a guided sampler, of both networks; nothing where no guide takes part.
+
+    Nor for rk45 with an interval, whose counts of the two networks are not told apart.
+    """
+    if not sampler.guides:
+        return {}
+    everywhere = sampler.guidance_min == 0 and sampler.most_guided == math.inf
+    own = nfe / 2 if sampler.own_nfe is None and everywhere else sampler.own_nfe
+    if own is None:
+        return {}
+    net = checkpoints.network_of(checkpoint)
+    guide = net if sampler.guide == NULL else checkpoints.network_of(guides[str(sampler.guide)])
+    return {"gflops": (own * flops(net) + (nfe - own) * flops(guide)) / 1e9}
+
+
 def open_yardsticks(
     experiment: Experiment, references: Sequence[str], weights: str | None, world: World, count: int, more: bool = True
 ) -> list[Yardstick]:
@@ -264,8 +310,11 @@ def open_yardsticks(
 
 
 def _nearest(key: str, values: Sequence[float | None], to: float | None) -> float | None:
-    """The listed value nearest to the one that a search starts from; None is infinity for S_max, and else 0."""
-    absent = FAR if key == "S_max" else 0.0
+    """The listed value nearest to the one that a search starts from.
+
+    None is infinity for S_max and guidance_max, and else 0.
+    """
+    absent = FAR if key in ("S_max", "guidance_max") else 0.0
 
     def size(value: float | None) -> float:
         return absent if value is None else min(value, FAR)

@@ -75,7 +75,7 @@ class Measurement:
     run: key of its run in MLflow (tag edm.key). more: other metrics of the same images, by name. settings: theirs, such
     as k, the number of neighbours. reference_features: the number of reference images whose neighbours they are.
     bar: None of too few images (``few``), and in files of versions that measured none. reference: SHA-256 of the
-    reference.
+    reference. more_bars: the error bars of distances in other features, by the names that these have in ``more``.
     """
 
     model: str
@@ -100,6 +100,7 @@ class Measurement:
     bar: Bar | None = None
     few: bool = False
     reference: str | None = None
+    more_bars: dict[str, Bar] = field(default_factory=dict)
 
     @property
     def s(self) -> float | None:
@@ -111,9 +112,8 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
     """One row of the points of a results file that :func:`read_results` gives."""
     more = {key: value for key, value in row.items() if key not in _OF_THE_DRAW}
     more |= {f"FD ({features})": value for features, value in (row.get("more") or {}).items()}
-    bars = {features: bar["s"] for features, bar in (row.get("more_bars") or {}).items() if "s" in bar}
-    more |= {f"FD ({features}) s": s for features, s in bars.items()}
-    bar = row.get("bar") or {}
+    bars = {f"FD ({features})": bar for features, found in (row.get("more_bars") or {}).items() if (bar := _bar(found))}
+    more |= {f"{name} s": bar.s for name, bar in bars.items()}
     return Measurement(
         model=record["model"],
         grid=record["grid"],
@@ -134,10 +134,18 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         more=more,
         settings=record["metric"].get("settings") or {},
         reference_features=record["metric"].get("reference_features"),
-        bar=Bar(bar["s"], bar["corrected"], bar["limit"], tuple(bar["without"])) if "s" in bar else None,
-        few=bar.keys() == {"features"},
+        bar=_bar(row.get("bar") or {}),
+        few=(row.get("bar") or {}).keys() == {"features"},
         reference=record["metric"].get("reference_sha256"),
+        more_bars=bars,
     )  # fmt: skip
+
+
+def _bar(found: dict[str, Any]) -> Bar | None:
+    """An error bar of a results file; None of too few images."""
+    if "s" not in found:
+        return None
+    return Bar(found["s"], found["corrected"], found["limit"], tuple(found["without"]))
 
 
 def write_results(

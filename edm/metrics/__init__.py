@@ -3,6 +3,7 @@
 This file holds the names and does not import torch.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,11 @@ DINOV2 = ("dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14")  # torch-fide
 PIXELS = "pixels"  # needs no weights; for smoke tests
 EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
 TO_TEST = "distance_to_test"  # in results: the distance to images held out from training
+MEMORISATION_OF_TEST = "memorisation_of_test"  # in results: of these images, against the training images
 MOST_FEATURES = 50_000  # images whose features the workflow keeps: 400 MB of Inception-v3's
 
 WORST = 64  # pairs of an image and its nearest training image that an evaluation names
+SPLITS = 10  # of the images, whose scores an Inception score is the mean of
 
 
 #: The settings of metrics of nearest neighbours; k is their number.
@@ -35,7 +38,7 @@ class Metric:
     needs_reference_features: whether it needs the features of single reference images, not only their statistics.
     logits_of: the extractor whose class logits it uses, or None if it uses the features of any extractor.
     higher: whether more is better. settings: what a reader needs to know: k is the number of neighbours.
-    meaning: one line for the notes of a table.
+    meaning: one line for the notes of a table. all_images: of a share of the images, its value where all are counted.
     """
 
     fewest: int
@@ -44,23 +47,28 @@ class Metric:
     higher: bool = True
     settings: Mapping[str, float] = field(default_factory=dict)
     meaning: str = ""
+    all_images: float = 0
 
 
 METRICS: dict[str, Metric] = {
     "inception_score": Metric(10, logits_of=INCEPTION, meaning="exp of the mean KL divergence of the classes"),
     "classifier_score": Metric(10, logits_of=CLASSIFIER, meaning="Inception score of another classifier"),
     "kid": Metric(2, True, higher=False, meaning="squared distance of mean embeddings, cubic kernel"),
-    "precision": Metric(4, True, settings=NEIGHBOURS["precision"], meaning="share of images in balls of the reference"),
+    "precision": Metric(
+        4, True, settings=NEIGHBOURS["precision"], meaning="share of images in balls of the reference", all_images=1
+    ),
     "recall": Metric(4, True, settings=NEIGHBOURS["recall"], meaning="share of the reference in balls of images"),
     "density": Metric(6, True, settings=NEIGHBOURS["density"], meaning="balls of the reference with an image, over k"),
     "coverage": Metric(6, True, settings=NEIGHBOURS["coverage"], meaning="share of reference balls with an image"),
     "authpct": Metric(
         2, True, settings=NEIGHBOURS["authpct"],
         meaning="% of the images farther from their nearest reference image than that from its own nearest",
+        all_images=100,
     ),
     "memorisation": Metric(
         2, True, higher=False, settings=NEIGHBOURS["memorisation"],
         meaning="% of the images nearer to their nearest reference image than `below` the mean of their k nearest",
+        all_images=100,
     ),
 }  # fmt: skip
 #: The metrics of nearest neighbours (:mod:`edm.metrics.sets`).
@@ -90,6 +98,22 @@ def need_reference_features(metrics: Iterable[str]) -> bool:
 def stated_settings(metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The settings that decide these metrics, for the specification of an evaluation."""
     return {name: dict(METRICS[name].settings) for name in metrics if name not in UNSTATED}
+
+
+def metric_error(name: str, values: Mapping[str, float], images: int) -> float | None:
+    """The standard error over other seeds of a metric in ``values``, of so many images and one reference; or None.
+
+    Of a share p of the images: √(p (1 − p) / N). Of a mean over ``SPLITS`` parts of the images: the standard deviation
+    of the parts, ``NAME_std``, over √(SPLITS − 1). Recall, density, coverage and KID have none here.
+    """
+    if name not in METRICS or name not in values:
+        return None
+    if all_images := METRICS[name].all_images:
+        share = min(max(values[name] / all_images, 0.0), 1.0)
+        return all_images * math.sqrt(share * (1 - share) / images)
+    return (
+        values[f"{name}_std"] / math.sqrt(SPLITS - 1) if METRICS[name].logits_of and f"{name}_std" in values else None
+    )
 
 
 def lower_is_better(column: str) -> bool:

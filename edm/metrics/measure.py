@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from edm.errors import UserError, require
-from edm.metrics import METRICS, check_metrics, need_reference_features
+from edm.metrics import METRICS, SPLITS, check_metrics, need_reference_features
 from edm.metrics.error_bars import Groups
 from edm.metrics.extractors import FEATURES, LOGITS, Features
 from edm.metrics.frechet import ReferenceStatistics, frechet_distance, load_reference_features
@@ -20,7 +20,7 @@ from edm.metrics.reference import places_of_features
 from edm.metrics.sets import neighbour_metrics
 
 # torch-fidelity's published settings, under its own names; copied so that a later release cannot change them
-INCEPTION_SCORE_SETTINGS = {"isc_splits": 10, "samples_shuffle": True, "rng_seed": 2020}
+INCEPTION_SCORE_SETTINGS = {"isc_splits": SPLITS, "samples_shuffle": True, "rng_seed": 2020}
 KID_SETTINGS: dict[str, Any] = {
     "kid_subsets": 100,
     "kid_subset_size": 1000,

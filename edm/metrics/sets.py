@@ -66,6 +66,18 @@ def neighbour_metrics(
     return found
 
 
+def memorised_share(features: Tensor, reference: Tensor, device: torch.device | str = "cpu") -> float:
+    """The percentage that ``memorisation`` counts, of images held out from training: what a model without copies shows.
+
+    features [N, F] of these images, reference [M, F] of the training images: float32.
+    """
+    centre = reference.mean(dim=0, dtype=torch.float64).float()
+    held_out, training = (one.to(device) - centre.to(device) for one in (features, reference))
+    near = Nearest(int(METRICS["memorisation"].settings["k"]))
+    Pair(held_out, training).go(near)
+    return 100 * (_ratios(near.squared) < METRICS["memorisation"].settings["below"]).double().mean().item()
+
+
 def _memorisation(across: Nearest, among: Nearest, k: int) -> dict[str, Any]:
     """across: the nearest reference images of each image. among: those of each reference image, without itself."""
     ratios, own = (_ratios(one.squared[:, :k]) for one in (across, among))

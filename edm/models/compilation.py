@@ -40,8 +40,10 @@ def prepare(denoiser: Denoiser, precision: str, choice: str, evaluations: float)
     """Sets the precision of a denoiser (of :data:`edm.networks.precision.DTYPES`), compiles it if chosen, returns it.
 
     evaluations: as in :func:`options`. Jobs that share the images of one evaluation pass the total of the whole
-    evaluation, so that all make the same choice.
+    evaluation, so that all make the same choice. Its ``guides`` are prepared in the same way.
     """
+    for guide in denoiser.guides.values():
+        prepare(guide, precision, choice, evaluations)
     denoiser.precision = precision
     compiled = options(choice, denoiser.network.config, evaluations, denoiser.device)
     if compiled is not None:

@@ -24,6 +24,7 @@ class Denoiser(nn.Module):
     only inside :func:`edm.networks.precision.float32_as`, which sets torch's global switch.
     ``learned_variance``: whether the network also predicts the variance of a sampling step (iDDPM, ADM);
     :meth:`with_variance` returns it from the same evaluation.
+    ``guides``: further denoisers by the names that :attr:`SamplerConfig.guide` gives them, for samplers with guidance.
     A call raises UserError, a ValueError, for arguments of another type or shape, and for labels out of range.
     """
 
@@ -31,6 +32,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.preconditioning = network, preconditioning
         self.precision = "fp32"
+        self.guides: dict[str, Denoiser] = {}
 
     @property
     def device(self) -> torch.device:

@@ -2,14 +2,14 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
-from edm.config import AUTO, SamplerConfig, TrainingConfig
+from edm.config import AUTO, NULL, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.hashes import digest
-from edm.metrics import stated_settings
+from edm.metrics import MEMORISATION_OF_TEST, stated_settings
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
@@ -19,6 +19,15 @@ UNDECIDING = ("microbatch", "level_samples")
 LADDER, ALL = "ladder", "all"
 #: Between a model and the seed of a further training run of it ("vp-A@1"); no name in params.yaml contains it.
 AT = "@"
+
+#: Between a guide's model and the images seen of its snapshot, in Mimg: "vp-F at 20".
+OF_SNAPSHOT = " at "
+
+
+def guiding_model(guide: str) -> tuple[str, float | None]:
+    """The model of a guide, and the images seen of its snapshot in Mimg; None for the model that is evaluated."""
+    model, at, seen = guide.partition(OF_SNAPSHOT)
+    return model, float(seen) if at else None
 
 
 def first_training(model: str) -> str:
@@ -240,6 +249,31 @@ class Experiment:
             return False
         return model in self.grids[self.choice.grid].points
 
+    def guides(self, samplers: Iterable[SamplerConfig]) -> dict[str, int | None]:
+        """The guides of samplers that are networks of their own: the images seen of a snapshot, None for a model.
+
+        Raises UserError for a snapshot that the training run does not take.
+        """
+        found: dict[str, int | None] = {}
+        for guide in dict.fromkeys(sampler.guide for sampler in samplers):
+            if guide is not None and guide != NULL:
+                model, at = guiding_model(guide)
+                found[guide] = None if at is None else self._snapshot(model, at)
+        return found
+
+    def _snapshot(self, model: str, at: float) -> int:
+        """The images seen of the snapshot of a model at so many Mimg, up to a batch."""
+        config = self.models[model]
+        nearest = min(config.snapshots, key=lambda images: abs(images - at * 1e6), default=None)
+        if nearest is None or abs(nearest - at * 1e6) > config.batch_size + 1e-3 * at * 1e6:
+            there = f"the nearest is at {nearest / 1e6:g}" if nearest else "it takes none (snapshot_every)"
+            raise UserError(f"guide: {model} has no snapshot at {at:g} Mimg; {there}")
+        return nearest
+
+    def samplers_of(self, model: str, grid: str) -> list[SamplerConfig]:
+        """The samplers of all points of a grid."""
+        return [point.sampler for point in self.grids[grid].points[model]]
+
     def owner(self, rule: str, *key: str) -> str:
         """The experiment that a step of this one belongs to: itself, or the one that it shares the step with."""
         return self.shared.get((rule, *key), self.name)
@@ -297,7 +331,8 @@ class Experiment:
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
                     "metric_settings": stated_settings(self.metrics), "settings_from": grid.settings_from,
-                    "test": self.test}  # fmt: skip
+                    "test": self.test,
+                    MEMORISATION_OF_TEST: bool(self.test) and "memorisation" in self.metrics}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
     def training_spec(self, model: str) -> dict[str, Any]:

@@ -228,9 +228,8 @@ def _order(label: str, source: Source) -> Source:
     found = [{key: value for key, value in point.sampler.changes().items() if key != "num_steps"}
              for point in source.points]  # fmt: skip
     if any(one != found[0] for one in found) or source.points[0].sampler.claimed_order is None:
-        raise UserError(
-            f"row {label!r}: grid {source.name!r} is not of one solver with an order; sweep num_steps alone"
-        )
+        what = f"row {label!r}: grid {source.name!r}"
+        raise UserError(f"{what} is not of one solver with an order; sweep num_steps alone")
     told = ", ".join(f"{key}={value}" for key, value in found[0].items())
     return dataclasses.replace(source, kind="order", text=told)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from edm.config import SamplerConfig, TrainingConfig
+from edm.config import NULL, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.writing import named
 from edm.metrics import CLASSIFIER, EXTRACTORS, METRICS, check_metrics
@@ -17,6 +17,7 @@ from edm.params.experiment import (
     ALL,
     AT,
     LADDER,
+    OF_SNAPSHOT,
     Analysis,
     Choice,
     Experiment,
@@ -27,6 +28,7 @@ from edm.params.experiment import (
     Sheet,
     Training,
     first_training,
+    guiding_model,
 )
 
 #: Names of rules, targets and folders, which experiments must not have.
@@ -59,10 +61,14 @@ MAX_LABEL = 180  # characters of a point's name, which is the name of a file
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """The names of models. words: the models that a word stands for. trainings: those of models with several seeds."""
+    """The names of models. words: the models that a word stands for. trainings: those of models with several seeds.
+
+    scale: of durations, such as the images seen of a snapshot.
+    """
 
     words: dict[str, list[str]]
     trainings: dict[str, tuple[str, ...]]
+    scale: float = 1.0
 
     @functools.cached_property
     def known(self) -> dict[str, None]:
@@ -90,7 +96,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     models, pretrained, trainings = _models(here, raw, dataset, scale)
     rungs = [f"{column}-{rung}" for column in raw["columns"] for rung in raw["ladder"]]
     firsts = [model for model in (*models, *pretrained) if first_training(model) == model]
-    names = Names({ALL: firsts, LADDER: rungs}, trainings)
+    names = Names({ALL: firsts, LADDER: rungs}, trainings, scale)
     sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
     for metric in raw.get("metrics", ()):
         if sampling.images < METRICS[metric].fewest:
@@ -141,6 +147,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         trainings=trainings,
         test=raw.get("test"),
     )
+    _check_guides(here, experiment)
     if experiment.work > MAX_WORK:
         raise UserError(f"{here}: more than {MAX_WORK:,} models and measurements (points x repeats x shards)")
     return experiment
@@ -175,6 +182,39 @@ def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[
         known(f"{here} (grid {grid})", "model", model, grids[grid].points)
     if "memorisation" not in metrics:
         raise UserError(f"{here}: memorisation is not among the metrics of this experiment; add it")
+
+
+def _check_guides(here: str, experiment: Experiment) -> None:
+    """Raises UserError for guides that do not exist, that are the model itself, and where no guide is supported."""
+    used: dict[str, dict[str, list[SamplerConfig]]] = {}
+    for kind, entries in (("searches", experiment.searches), ("sheets", experiment.sheets)):
+        for name, one in entries.items():
+            used[f"{here}.{kind}.{name}"] = {model: [sampler] for model, sampler in one.samplers.items()}
+    for name, grid in experiment.grids.items():
+        used[f"{here}.grids.{name}"] = {model: experiment.samplers_of(model, name) for model in grid.points}
+    for place, samplers in used.items():
+        for model, those in samplers.items():
+            for guide in dict.fromkeys(one.guide for one in those if one.guide is not None):
+                _check_guide(place, experiment, model, guide)
+    alone = {f"{here}.choose": experiment.choice.grid} if experiment.choice else {}
+    for key, study in experiment.analyses.items():
+        if study.kind == "memorisation":
+            alone[f"{here}.analyses.{key}"] = study.settings["grid"]
+    for place, name in alone.items():
+        if any(one.guide for model in experiment.grids[name].points for one in experiment.samplers_of(model, name)):
+            raise UserError(f"{place}: grid {name!r} has a guide; name a grid without one")
+
+
+def _check_guide(place: str, experiment: Experiment, model: str, guide: str) -> None:
+    if guide == NULL:
+        if model in experiment.models and not experiment.models[model].conditional:
+            raise UserError(f"{place}: guide null: {model} is unconditional, so no label can be left out")
+        return
+    other, at = guiding_model(guide)
+    known(place, "guide", other, experiment.all_models if at is None else experiment.models)
+    if at is None and other == model:
+        raise UserError(f"{place}: guide {guide}: is the model itself; name another one, or a snapshot of it")
+    _checked(place, lambda _: experiment.guides([SamplerConfig(guide=guide)]), {})
 
 
 def _training(here: str, raw: dict[str, Any]) -> Training:
@@ -280,7 +320,8 @@ def _search(here: str, name: str, raw: dict[str, Any], models: Names, scale: flo
         for key, values in raw["over"].items():
             for value in values:
                 # Without checking the other bound: the search skips invalid pairs.
-                free = {"S_min": 0.0, "S_max": None} if key in ("S_min", "S_max") else {}
+                bounds = ({"S_min": 0.0, "S_max": None}, {"guidance_min": 0.0, "guidance_max": None})
+                free: dict[str, Any] = next((pair for pair in bounds if key in pair), {})
                 _checked(f"{here}.over.{key}", SamplerConfig.from_dict, {**sampler.changes(), **free, key: value})
     over = {key: tuple(values) for key, values in raw["over"].items()}
     return Search(name, samplers, over, raw.get("method", "coordinate"), _count(raw["images"], scale),
@@ -303,10 +344,14 @@ def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | No
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
         swept = [key for key, value in choices.items() if isinstance(value, list) and key != "sigmas"]
         _check_product(here, (choices[key] for key in swept), MAX_POINTS)
+        if "guide" in choices:
+            several = choices["guide"] if isinstance(choices["guide"], list) else [choices["guide"]]
+            named_guides = [_guide(value, models.scale) for value in several]
+            choices["guide"] = named_guides if "guide" in swept else named_guides[0]
         settings: dict[SamplerConfig, Point] = {}
         for values in itertools.product(*(choices[key] for key in swept)):
             setting = dict(zip(swept, values, strict=True))
-            label = ",".join(f"{key}={named(value)}" for key, value in setting.items()) or "only"
+            label = ",".join(f"{key}={_label(value)}" for key, value in setting.items()) or "only"
             sampler = _checked(f"{here} ({label})", SamplerConfig.from_dict, {**choices, **setting})
             if sampler in settings:
                 raise UserError(f"{here}: {model} has the point {label} twice; leave one out")
@@ -317,6 +362,18 @@ def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | No
         if sum(map(len, points.values())) > MAX_WORK:
             raise UserError(f"{here}: more than {MAX_WORK:,} points for all models")
     return points
+
+
+def _guide(value: str | dict[str, Any], scale: float) -> str:
+    """A guide as :class:`SamplerConfig` names it: the null label, a model, or a snapshot: "vp-F at 20"."""
+    if isinstance(value, str):
+        return value
+    return f"{value['model']}{OF_SNAPSHOT}{named(value['at'] * scale)}"
+
+
+def _label(value: float | str) -> str:
+    """A swept value as part of the name of a file."""
+    return value.replace(" ", "-") if isinstance(value, str) else named(value)
 
 
 def _chosen(models: Any, names: Names) -> Any:

@@ -3,12 +3,13 @@
 A shared step is the other experiment's: it runs once, and its files and its sidecar are in that experiment's folders.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from edm.config import SamplerConfig
 from edm.metrics import need_reference_features
-from edm.params.experiment import Experiment, first_training
+from edm.params.experiment import Experiment, first_training, guiding_model
 
 
 def sharing(experiment: Experiment, base: Experiment) -> Experiment:
@@ -41,7 +42,8 @@ def _choices(a: Experiment, b: Experiment) -> Steps:
 def _searches(a: Experiment, b: Experiment) -> Steps:
     for name in a.searches.keys() & b.searches.keys() if _reference(a) == _reference(b) else ():
         for model in a.searches[name].samplers.keys() & b.searches[name].samplers.keys():
-            alike = _same_model(a, b, model) and a.reference_of(model) == b.reference_of(model)
+            alike = _same_model(a, b, model) and _same_guides(a, b, [a.searches[name].samplers[model]])
+            alike = alike and a.reference_of(model) == b.reference_of(model)
             if alike and a.search_spec(model, name) == b.search_spec(model, name):
                 yield "search", model, name
 
@@ -56,12 +58,17 @@ def _measurements(a: Experiment, b: Experiment) -> Steps:
         if other is not None and _same_model(a, b, one.model) and a.evaluation_spec(one) == b.evaluation_spec(other):
             grid = a.grids[one.grid]
             found = ("search", first_training(one.model), grid.settings_from)
-            if grid.reference == b.grids[other.grid].reference and (not grid.settings_from or found in a.shared):
+            if (
+                _same_guides(a, b, a.samplers_of(one.model, one.grid))
+                and grid.reference == b.grids[other.grid].reference
+                and (not grid.settings_from or found in a.shared)
+            ):
                 evaluated.add((one.model, one.name))
                 yield "evaluate", one.model, one.name
     for name in a.sheets.keys() & b.sheets.keys():
         for model in a.sheets[name].samplers.keys() & b.sheets[name].samplers.keys():
-            if _same_model(a, b, model) and a.sheet_spec(model, name) == b.sheet_spec(model, name):
+            alike = _same_model(a, b, model) and _same_guides(a, b, [a.sheets[name].samplers[model]])
+            if alike and a.sheet_spec(model, name) == b.sheet_spec(model, name):
                 yield "sample", model, name
     for name in a.analyses.keys() & b.analyses.keys():
         for model in set(a.analyses[name].models) & set(b.analyses[name].models):
@@ -80,6 +87,12 @@ def _same_model(a: Experiment, b: Experiment, model: str) -> bool:
     if a.chosen(model) or b.chosen(model):
         return ("choose", model) in a.shared
     return ("train", model) in a.shared or ("published", model) in a.shared
+
+
+def _same_guides(a: Experiment, b: Experiment, samplers: Iterable[SamplerConfig]) -> bool:
+    """Whether the guides of samplers are the same files for both."""
+    models = [guiding_model(guide) for guide in a.guides(samplers)]
+    return all(_same_model(a, b, model) if at is None else ("train", model) in a.shared for model, at in models)
 
 
 def _extractor(e: Experiment) -> tuple[Any, ...]:

@@ -55,13 +55,9 @@ class Source:
             return [self.kind, self.experiment.dataset]
         where = [self.kind, self.experiment.name, self.model, self.name]
         if self.kind == "grid":
+            points = [point.id for point in self.points]
             further = [[source.model for source in self.trainings()[1:]]]
-            return [
-                *where,
-                [point.id for point in self.points],
-                self.experiment.sampling.repeats,
-                *filter(None, further),
-            ]
+            return [*where, points, self.experiment.sampling.repeats, *filter(None, further)]
         if self.kind == "levels":
             config = self.experiment.models[self.model]
             return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data]
@@ -142,10 +138,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Source):
         return value.plain()
     if dataclasses.is_dataclass(value):
-        found = {entry: getattr(value, entry.name) for entry in dataclasses.fields(value)}
-        return {
-            entry.name: plain(inner) for entry, inner in found.items() if inner or "if stated" not in entry.metadata
-        }
+        entries = (one for one in dataclasses.fields(value) if getattr(value, one.name) or one.metadata != IF_STATED)
+        return {entry.name: plain(getattr(value, entry.name)) for entry in entries}
     if isinstance(value, dict):
         return [[key, plain(inner)] for key, inner in value.items()]
     return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

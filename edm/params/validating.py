@@ -11,6 +11,12 @@ from edm.files.documents import read_json
 from edm.params.resolving import OF_DATASETS, nearest
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
+#: A guide: "null", a model, or a snapshot of a model.
+_GUIDE: list[dict[str, Any]] = [
+    {"type": "string", "minLength": 1, "maxLength": 200},
+    {"type": "object", "additionalProperties": False, "required": ["model", "at"], "properties": {
+        "model": {"type": "string"}, "at": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000}}},
+]  # fmt: skip
 LONGEST_VALUE = 100  # characters of a value in a message
 
 
@@ -27,6 +33,8 @@ def schema() -> dict[str, Any]:
     defs["training"]["properties"] = training
     defs["model"]["properties"] |= training
     settings = {name: _swept(field) for name, field in SamplerConfig.schema().items()}
+    settings["guide"] = {"anyOf": [*_GUIDE, {"type": "array", "items": {"anyOf": _GUIDE}, "minItems": 1,
+                                             "uniqueItems": True}]}  # fmt: skip
     for name in ("settings", "grid", "search", "sheet"):
         own = defs[name].setdefault("properties", {})
         defs[name]["properties"] = settings | own  # a search's ``over`` is its own

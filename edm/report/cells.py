@@ -15,7 +15,8 @@ class Cell:
     of the value. more: other metrics. paper: the paper's cell. best: whether it is the lowest of its column. all: the
     repeats. apart: the difference from the lowest of its column; tied: whether it cannot be told from that. trainings,
     spread: number of training runs of which the value is the mean, and their standard deviation, if they are several;
-    then measured and all are those of the first. A cell that the paper lacks, too, is empty.
+    then measured and all are those of the first. rank, error: of a panel, the rank in its column, and the standard
+    error of a metric that is no distance. A cell that the paper lacks, too, is empty.
     """
 
     text: str = ""
@@ -34,10 +35,14 @@ class Cell:
     tied: bool = False
     trainings: int = 1
     spread: float | None = None
+    rank: int | None = None
+    error: float | None = None
 
     @property
     def s(self) -> float | None:
-        """The standard error of the distance shown; None without one, and where ± is the spread of training runs."""
+        """The standard error of the value shown; None without one, and where ± is the spread of training runs."""
+        if self.error is not None:
+            return self.error
         return self.measured.s if self.measured and self.spread is None else None
 
     @property
@@ -55,12 +60,15 @@ class Cell:
         return f"{self.value - self.paper.value:+.2f}"
 
     def ours(self) -> str:
-        """The measured entry as shown: number ± s, range of its repeats, NFE; or the reason why it is missing."""
+        """The measured entry as shown: number ± s, range of its repeats, NFE, rank; or why it is missing."""
         if not self.text:
             return self.missing or "–"
         span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 and self.spread is None else ""
         error = "" if self.s is None else f" ± {self.s:.2f}" if self.s >= 0.005 else f" ± {self.s:.1g}"
-        return f"{self.text}{error}{span}{f' ({self.nfe})' if self.nfe else ''}"
+        if self.rank is not None:  # in a panel: metrics of any scale
+            error = "" if self.s is None else f" ± {self.s:.2g}"
+        brackets = [f" ({number})" for number in (self.nfe, self.rank) if number]
+        return f"{self.text}{error}{span}{''.join(brackets)}"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from edm.metrics import lower_is_better
+from edm.evaluation.comparing import difference
+from edm.metrics import lower_is_better, metric_error
 from edm.params.sources import Layout
+from edm.report import uncertainty
 from edm.report.cells import Cell, Table
 from edm.report.results import Measurement, Results, about_metrics, metric
 
@@ -17,7 +19,7 @@ Columns = Mapping[str, Sequence[float | None]]
 
 
 def panel(layout: Layout, results: Results) -> Table:
-    """The metrics of the draw with the lowest distance of each model, their ranks, and notes."""
+    """The metrics of the draw with the lowest distance of each model, their errors, their ranks, and notes."""
     shown: dict[str, Measurement | None] = {}
     missing, notes = {}, []
     for row, sources in layout.rows.items():
@@ -32,15 +34,22 @@ def panel(layout: Layout, results: Results) -> Table:
     names = layout.columns[:-1]  # the last one has the ranks
     columns = {name: [_value(one, name) for one in shown.values()] for name in names}
     places = {name: ranks(values, lower_is_better(name)) for name, values in columns.items()}
-    rows = {}
+    rows: dict[str, list[Cell]] = {}
     for at, (row, one) in enumerate(shown.items()):
-        cells = [_cell(one, name, columns[name][at], places[name][at], missing[row]) for name in names]
+        rows[row] = [_cell(one, name, columns[name][at], places[name][at], missing[row]) for name in names]
+    for at in range(len(names)):
+        first = next((cells[at] for cells in rows.values() if cells[at].best), Cell())
+        for cells in rows.values():
+            cells[at] = _beside(cells[at], first)
+    errors = uncertainty.of_a_panel({name: [cells[at] for cells in rows.values()] for at, name in enumerate(names)})
+    for at, (row, cells) in enumerate(rows.items()):
         there = sorted(rank for name in names if (rank := places[name][at]) is not None)
-        rows[row] = [*cells, Cell(f"{there[0]}–{there[-1]}" if there else "", missing=missing[row])]
+        cells.append(Cell(f"{there[0]}–{there[-1]}" if there else "", missing=missing[row]))
     lower = [name for name in names if lower_is_better(name)]
     notes.append(
         f"In brackets the ranks, bold the first; lower is better of {', '.join(lower) or 'none'}, higher of the others."
     )
+    notes += errors
     notes += [*disagreements(_short(list(shown)), columns), metric(seen), *about_metrics(seen, names)]
     return Table(layout.name, layout.title, "model", layout.columns, rows, notes)
 
@@ -60,9 +69,17 @@ def _value(measured: Measurement | None, name: str) -> float | None:
 def _cell(measured: Measurement | None, name: str, value: float | None, rank: int | None, missing: str) -> Cell:
     if measured is None or value is None or rank is None:
         return Cell(missing=missing or "not measured")
-    label = measured.label if name == DISTANCE else name
-    return Cell(f"{value:.4g} ({rank})", value, low=value, high=value, repeats=1, best=rank == 1,
-                measured=replace(measured, label=label))  # fmt: skip
+    error = metric_error(name, measured.more, measured.images)
+    if name != DISTANCE:  # the draw as this metric sees it: its name, its value, its error bar
+        measured = replace(measured, label=name, distance=value, bar=measured.more_bars.get(name), few=False)
+    return Cell(f"{value:.4g}", value, low=value, high=value, repeats=1, measured=measured, best=rank == 1, rank=rank,
+                all=(measured,), error=error)  # fmt: skip
+
+
+def _beside(cell: Cell, first: Cell) -> Cell:
+    """The cell with its difference from the first of its column, if both are distances with error bars."""
+    apart = None if cell.best else difference(cell.all, first.all)
+    return replace(cell, apart=apart, tied=apart is not None and apart.paired and not apart.told_apart)
 
 
 def ranks(values: Sequence[float | None], lower: bool) -> list[int | None]:

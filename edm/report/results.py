@@ -12,7 +12,7 @@ from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation import records
 from edm.evaluation.records import Measurement
-from edm.metrics import METRICS
+from edm.metrics import MEMORISATION_OF_TEST, METRICS
 from edm.params import Evaluation, Experiment
 from edm.params.sources import Source
 from edm.tracking import read_journal
@@ -195,9 +195,9 @@ def about_metrics(measured: list[Measurement], names: Sequence[str]) -> list[str
         (m.images, m.reference_features) for m in measured if m.reference_features and set(m.settings) & set(names)
     }
     against = " or ".join(f"{images:,} images against {others:,} training images" for images, others in sorted(counts))
-    own = {m.more["memorisation_of_reference"] for m in measured if "memorisation_of_reference" in m.more}
-    if "memorisation" in names and own:
-        against += (
-            f"; memorisation of the training images among themselves: {' or '.join(f'{x:.3g} %' for x in sorted(own))}"
-        )
+    for name, which in (("memorisation_of_reference", "training images among themselves"),
+                        (MEMORISATION_OF_TEST, "held-out images, which no model has seen")):  # fmt: skip
+        shares = sorted({m.more[name] for m in measured if name in m.more})
+        if "memorisation" in names and shares:
+            against += f"; memorisation of the {which}: {' or '.join(f'{share:.3g} %' for share in shares)}"
     return [*([f"{'; '.join(told)}."] if told else []), *([f"Neighbours: {against}."] if against else [])]

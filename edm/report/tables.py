@@ -150,11 +150,9 @@ def _orders(layout: Layout, results: Results) -> Table:
     """The same, after the claimed order, the measured order and the error of each solver (Table S2)."""
     from edm.analysis.orders import SIGMA_FIRST, SIGMA_LAST, STEPS, measure_order
 
-    own, rest = len(ORDERS), layout.columns[len(ORDERS) :]
-    measured = _solvers(
-        replace(layout, columns=rest, rows={r: cells[own:] for r, cells in layout.rows.items()}), results
-    )
-    rows = {}
+    own, rows = len(ORDERS), {}
+    distances = {row: cells[own:] for row, cells in layout.rows.items()}
+    measured = _solvers(replace(layout, columns=layout.columns[own:], rows=distances), results)
     for row, (source, *_) in layout.rows.items():
         assert source is not None  # as edm.params.layouts makes it
         found = measure_order(source.points[0].sampler)

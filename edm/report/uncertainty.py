@@ -1,10 +1,12 @@
 """What a table says about the errors of its distances: error bars, what cannot be told apart, what has no bar."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import fmean, stdev
 
 from edm.evaluation.comparing import difference
+from edm.metrics import METRICS, SPLITS
 from edm.metrics.jackknife import FEWEST_PER_FEATURE, GROUPS, TELLING, expected_minimum
 from edm.report.cells import Cell
 
@@ -77,6 +79,29 @@ def notes(columns: list[str], rows: Rows) -> list[str]:
         if names:
             which = "" if len(names) == len(cells) else f" ({'; '.join(names)})"
             found.append(f"No error bar: {why}{which}.")
+    return found
+
+
+def of_a_panel(columns: Mapping[str, list[Cell]]) -> list[str]:
+    """The notes of a panel on error bars: what ± is for each metric, and which have none. columns: cells by metric."""
+    barred = [name for name, cells in columns.items() if any(cell.s is not None for cell in cells)]
+    none = [name for name, cells in columns.items() if name not in barred and any(cell.measured for cell in cells)]
+    cells = [cell for column in columns.values() for cell in column]
+    shares = [name for name in barred if name in METRICS and METRICS[name].all_images]
+    scores = [name for name in barred if name in METRICS and not METRICS[name].all_images]
+    how = [f"of distances by the jackknife over {GROUPS} groups of seeds"] if set(barred) - {*shares, *scores} else []
+    how += [f"of {', '.join(shares)} √(p (1 − p) / N), p the share, N the images"] if shares else []
+    how += [f"of {', '.join(scores)} from {SPLITS} parts of the images"] if scores else []
+    found = (
+        [f"±: one standard error over other seeds, without the noise of the reference: {'; '.join(how)}."]
+        if how
+        else []
+    )
+    if any(cell.measured and cell.measured.few for cell in cells):
+        none = [f"distances of fewer than {FEWEST_PER_FEATURE} images per feature", *(n for n in none if n in METRICS)]
+    found += [f"No error bar: {', '.join(none)}."] if none else []
+    if any(cell.tied for cell in cells):
+        found.append(f"Bold too: distances with |z| of the difference from the first below {TELLING}.")
     return found
 
 

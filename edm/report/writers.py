@@ -37,7 +37,7 @@ def _errors(cell: Cell) -> list[str]:
     """Expected minimum of the repeats, s, f_J and FD∞ of the one shown; distance from the best cell, its s and z."""
     bar, apart = cell.measured and cell.measured.bar, cell.apart
     numbers: list[float | None] = [expected_minimum([m.distance for m in cell.all])]
-    numbers += [bar.s, bar.corrected, bar.limit] if bar else [None] * 3
+    numbers += [bar.s, bar.corrected, bar.limit] if bar else [cell.error, None, None]
     numbers += [apart.value, apart.s, apart.z] if apart else [None] * 3
     return ["" if number is None else repr(number) for number in numbers]
 
@@ -152,7 +152,7 @@ def _each(table: Table):
 
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "°": r"$^\circ$", "–": "--", "∞": r"$\infty$",
-        "|": r"$\mid$", "σ": r"$\sigma$", "ρ": r"$\rho$", "é": r"\'e", "≤": r"$\le$",
+        "|": r"$\mid$", "−": "$-$", "τ": r"$\tau$", "σ": r"$\sigma$", "ρ": r"$\rho$", "é": r"\'e", "≤": r"$\le$",
         "±": r"$\pm$", "√": r"$\surd$", "²": r"$^2$", "₁": r"$_1$", "₂": r"$_2$"}  # fmt: skip
 
 

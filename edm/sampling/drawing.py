@@ -16,6 +16,7 @@ from edm.config import ADAPTIVE, AUTO, ORIGINAL, NetworkConfig, SamplerConfig
 from edm.design import draws as noise
 from edm.errors import UserError
 from edm.networks.flops import flops
+from edm.sampling.guidance import Guided, guided
 from edm.sampling.originals import ORIGINAL_SAMPLERS
 from edm.sampling.rk45 import rk45
 from edm.sampling.sampler import Denoiser, Own, solve
@@ -75,6 +76,7 @@ def generate(
         raise UserError(f"block is {block}; it must hold at least 1 seed")
     if class_label is not None and not 0 <= class_label < classes:
         raise UserError(f"class {class_label} is not one of the model's {classes} classes")
+    net = guided(denoiser, config)
     device = denoiser.device if hasattr(denoiser, "device") else torch.device("cpu")
     for number in range(seeds.start // block, -(-seeds.stop // block)):
         whole = torch.arange(number * block, (number + 1) * block, device=device)
@@ -83,7 +85,7 @@ def generate(
             labels = noise.class_labels(whole, classes)
             labels = labels if class_label is None else torch.full_like(labels, class_label)
         draw = lambda step, x, whole=whole: noise.churn(whole, step, shape)
-        images, nfe = draw_images(denoiser, noise.latents(whole, shape), labels, config, draw)
+        images, nfe = draw_images(net, noise.latents(whole, shape), labels, config, draw)
         wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
         kept = None if labels is None else labels[wanted].cpu()
         yield Block(whole[wanted].cpu(), kept, images[wanted].cpu(), nfe[wanted].cpu())
@@ -99,6 +101,7 @@ def draw_images(
 ) -> tuple[Tensor, Tensor]:
     """Images float64 [B, C, H, W] from the solver of ``config``, and the NFE of each, int64 [B].
 
+    net: a denoiser, or what :func:`edm.sampling.guidance.guided` makes of it; the NFE count its guide, too.
     latents: standard-normal draws [B, C, H, W]; ``noise(i, x)`` gives the i-th further draw, shaped as x.
     own: as in :func:`edm.sampling.sampler.solve`, for its solvers.
     """
@@ -112,9 +115,13 @@ def draw_images(
             sigma_min=config.sigma_min,
             sigma_max=config.sigma_max,
         )
+    before = net.evaluations if isinstance(net, Guided) else 0
     if config.solver in ORIGINAL:
         sampler = ORIGINAL_SAMPLERS[config.solver]
         images = sampler(net, latents, class_labels, num_steps=config.num_steps, noise=noise)
     else:
         images = solve(net, latents, class_labels, config, noise, own)
-    return images, torch.full((len(images),), config.expected_nfe)
+    nfe = torch.full((len(images),), config.own_nfe or 0)
+    if isinstance(net, Guided):
+        nfe = nfe + torch.as_tensor(net.evaluations - before).to(nfe)
+    return images, nfe

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edm.config import ADAPTIVE, ORIGINAL, SamplerConfig
+from edm.config import ADAPTIVE, NULL, ORIGINAL, SamplerConfig
 from edm.design.schedules import Scaling, Schedule
 from edm.errors import UserError
 from edm.models.denoiser import require_images
 from edm.sampling.drawing import draw_images
+from edm.sampling.guidance import guided
 from edm.sampling.sampler import Denoiser, Own
 
+_OTHER = "another denoiser"  # stands for a guide that is given as an object
 Levels = Callable[[int, float, float], Tensor | Sequence[float]]
 Callback = Callable[[int, float, Tensor, Tensor], object]
 
@@ -43,6 +45,10 @@ def sample(
     corrector: bool | None = None,
     final: str = "zero",
     sigmas: Sequence[float] | Tensor | None = None,
+    guide: Denoiser | str | None = None,
+    guidance: float = 1.0,
+    guidance_min: float = 0.0,
+    guidance_max: float = math.inf,
     noise: Callable[[int, Tensor], Tensor] | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -56,6 +62,9 @@ def sample(
     scaling: a name, or a function of (schedule, t) that returns (s(t), ṡ(t)).
     discretization: a name, a function of (n, sigma_min, sigma_max) that returns n falling noise levels, or the levels
         themselves, as in ``sigmas``. sigmas: the levels, in place of ``num_steps`` and ``discretization``.
+    guide: "null" (the network without its label), or a denoiser D_g like ``net``, such as an earlier snapshot. With it,
+        D_w = D_g + ``guidance`` (D − D_g) replaces D at noise levels in (``guidance_min``, ``guidance_max``].
+        guidance = 1 is no guidance, to the bit, and evaluates no guide.
     noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used if S_churn > 0, and by the
         stochastic samplers of Song et al. By default the draws come from torch's global generator.
     callback: ``callback(i, sigma, x, denoised)`` is called once in every step, after its first network evaluation, with
@@ -88,11 +97,19 @@ def sample(
     choices = {"predicts": predicts, "over": over, "order": order, "corrector": corrector,
                "discretization": None if own.discretization else discretization}  # fmt: skip
     settings |= {name: value for name, value in choices.items() if value is not None}
+    if guide is not None:  # an object is checked as a denoiser below
+        settings["guide"] = guide if isinstance(guide, str) else _OTHER
+    settings |= {"guidance": guidance, "guidance_min": guidance_min, "guidance_max": guidance_max}
     config = SamplerConfig.from_dict(settings)
     _require_effect(config, own)
     _require_latents(latents, net)
     whole = config.solver == ADAPTIVE or config.solver in ORIGINAL
-    checked = _Checked(net, callback if whole else None)
+    if guide == NULL and class_labels is None and config.guides:
+        raise UserError("guide null: class_labels is None, so there is no label to leave out; pass class_labels")
+    other = None if guide is None or isinstance(guide, str) else _Checked(guide, None, "guide")
+    checked: Denoiser = guided(_Checked(net, None), config, other)
+    if whole and callback is not None:
+        checked = _Checked(checked, callback)
     draws = _draws(noise) if noise is not None else lambda i, x: torch.randn_like(x)
     images, _ = draw_images(checked, latents, class_labels, config, draws, own)
     return images
@@ -101,16 +118,16 @@ def sample(
 class _Checked:
     """A denoiser whose results are checked; tells ``callback`` of every evaluation."""
 
-    def __init__(self, net: Denoiser, callback: Callback | None) -> None:
+    def __init__(self, net: Denoiser, callback: Callback | None, name: str = "net") -> None:
         if not callable(net):
-            raise UserError(f"net is of type {type(net).__name__}; expected a denoiser D(x, sigma, class_labels)")
-        self._net, self._callback, self._calls = net, callback, 0
+            raise UserError(f"{name} is of type {type(net).__name__}; expected a denoiser D(x, sigma, class_labels)")
+        self._net, self._callback, self._calls, self._name = net, callback, 0, name
 
     def __call__(self, x: Tensor, sigma: Tensor, *rest: Tensor | None) -> Tensor:
         denoised = self._net(x, sigma, *rest)
         if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
             found = list(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
-            raise UserError(f"net: returned {found} for x {list(x.shape)}; expected D(x; sigma), shaped as x")
+            raise UserError(f"{self._name}: returned {found} for x {list(x.shape)}; expected D(x; sigma), shaped as x")
         if self._callback is not None:
             level: Any = float(sigma) if sigma.numel() == 1 else sigma
             self._callback(self._calls, level, x.to(torch.float64), denoised.to(torch.float64))

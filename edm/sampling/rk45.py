@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edm.config import SamplerConfig
 from edm.errors import UserError
-from edm.sampling.sampler import Denoiser, rounding_of, supported_range
+from edm.sampling.sampler import Denoiser, networks_at, rounding_of, supported_range
 from edm.sampling.steps import slope
 
 # Coefficients of Dormand and Prince (Hairer et al., Table II.5.2). Stage i is taken at σ + c_i h, x + h Σ_j a_ij k_j.
@@ -86,27 +86,33 @@ def rk45(
     if not (math.isfinite(atol) and atol > 0 and math.isfinite(rtol) and rtol >= 0):
         raise UserError(f"rk45: rtol is {rtol:g} and atol is {atol:g}; give finite numbers, rtol >= 0 and atol > 0")
     tolerance = _Tolerance(rtol, atol)
-    flow: _Flow = lambda x, sigma: slope(net, x, sigma, class_labels)
+    evaluated = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)  # also of finished images
+
+    def flow(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal evaluated
+        evaluated = evaluated + networks_at(net, sigma)
+        return slope(net, x, sigma, class_labels)
+
     tolerances = f"rtol {rtol:g} and atol {atol:g}"
     high, low = _ends(net, sigma_min, sigma_max)
 
     x = latents.to(torch.float64) * high
     sigma = torch.full((len(x),), high, dtype=torch.float64, device=x.device)
     d = flow(x, sigma)
-    nfe = torch.ones_like(sigma, dtype=torch.int64)
     active = sigma > low
     _require_finite(d, sigma > 0, sigma)
     if high > low:
         h = _first_step(flow, tolerance, x, sigma, d, high - low)
-        nfe = nfe + 1
+    nfe = evaluated
     after_rejection = torch.zeros_like(active)
     while bool(active.any()):
         too_many = f"not done after {max_evaluations} network evaluations; raise max_evaluations, or {tolerances}"
         _require(nfe + _STAGES <= max_evaluations, active, sigma, too_many)
         _require(h >= _LEAST_STEP * sigma, active, sigma, f"no step is small enough for {tolerances}; raise them")
         sigma_next = torch.where(active, (sigma - h).clamp(min=low), sigma)
+        before = evaluated
         x_next, d_next, error = _step(flow, x, sigma, d, sigma_next)
-        nfe = nfe + _STAGES * active
+        nfe = nfe + (evaluated - before) * active
         _require_finite(d_next + error, active, sigma)
 
         ratio = tolerance.norm(error, x, x_next)

@@ -146,6 +146,13 @@ def rounding_of(net: Denoiser) -> Callable[[Tensor], Tensor]:
     return found
 
 
+def networks_at(net: Denoiser, sigma: Tensor) -> Tensor:
+    """The networks that one evaluation at ``sigma`` takes, int64 shaped as it: 2 where ``net`` is guided, else 1."""
+    inside = getattr(net, "inside", None)
+    ones = torch.ones_like(sigma, dtype=torch.int64)
+    return ones if inside is None else ones + inside(sigma)
+
+
 def _as_it_is(sigma: Tensor) -> Tensor:
     return sigma
 

@@ -4,6 +4,8 @@ Sample k is the k-th image that the training run sees. All its random numbers co
 depend on the number of processes, on gradient accumulation, or on interruptions.
 """
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +34,8 @@ class Batch:
 
 
 class Batches:
-    """The samples of one training run. The dataset is kept on the device if it fits there, else in host memory.
+    """The samples of one training run. The dataset is kept on the device if it fits there; else its images are
+    collected in host memory, those of the next call ahead of it.
 
     compiled: keyword arguments of ``torch.compile`` for the function that turns pixels and seeds into inputs; None does
         not compile it.
@@ -45,18 +48,29 @@ class Batches:
         self.config, self.loss, self.device = config, loss, device
         self._inputs = self._drawn if compiled is None else torch.compile(self._drawn, **compiled)
         images = torch.from_numpy(dataset.images)
-        self.images = images.to(device) if _fits(images, device) else images
+        resident = _fits(images, device)
+        self.images = images.to(device) if resident else images
+        self._ahead = None if resident else Ahead(self._pixels)
         labels = torch.from_numpy(dataset.labels) if config.conditional else None
         self.labels = None if labels is None else labels.to(self.images.device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def draw(self, first: int, count: int) -> Batch:
-        """Samples ``first`` to ``first + count − 1``."""
-        rows = self._rows(first, count)
+    def draw(self, first: int, count: int, following: tuple[int, int] | None = None) -> Batch:
+        """Samples ``first`` to ``first + count − 1``.
+
+        following: ``first`` and ``count`` of the next call, if they are known: images in host memory are then collected
+        while the device computes.
+        """
+        rows, pixels = self._pixels(first, count) if self._ahead is None else self._ahead.take(first, count, following)
         labels = None if self.labels is None else self._on_device(self.labels[rows])
         seeds = torch.arange(first, first + count, device=self.device) + self.config.seed * _SEED_STRIDE
-        images, augment_labels, quantiles, draws = self._inputs(self._on_device(self.images[rows]), seeds)
+        images, augment_labels, quantiles, draws = self._inputs(self._on_device(pixels), seeds)
         return Batch(images, labels, augment_labels, self.loss.sigma(quantiles).to(torch.float32), draws)
+
+    def _pixels(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Dataset rows of some samples, and their images."""
+        rows = self._rows(first, count)
+        return rows, self.images[rows]
 
     def _on_device(self, part: Tensor) -> Tensor:
         if part.device == self.device:
@@ -88,6 +102,23 @@ class Batches:
             rows.append(part)
             first, count = first + len(part), count - len(part)
         return torch.cat(rows)
+
+
+class Ahead:
+    """Computes ``made(first, count)`` of the next call in a thread, one at a time, beside the caller's work."""
+
+    def __init__(self, made: Callable[[int, int], tuple[Tensor, Tensor]]):
+        self._made, self._thread = made, ThreadPoolExecutor(1, "images")
+        self._next: tuple[tuple[int, int], Future[tuple[Tensor, Tensor]]] | None = None
+
+    def take(self, first: int, count: int, following: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+        wanted, ready = (first, count), self._next
+        if ready is not None and ready[0] == wanted:
+            result = ready[1].result()
+        else:  # after the one that nobody asked for: the rows of samples have a state
+            result = self._thread.submit(self._made, *wanted).result()
+        self._next = following and (following, self._thread.submit(self._made, *following))
+        return result
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

@@ -26,7 +26,7 @@ from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
 from edm.training.overflows import Overflows
 from edm.training.progress import Progress
-from edm.training.state import TrainingState
+from edm.training.state import TrainingState, remove_states
 from edm.training.step import TrainingStep, learning_rate_at
 
 TICKS, TICK_IMAGES = 100, 100_000  # a log row a hundred times per run, and at least every 100,000 images
@@ -174,7 +174,7 @@ def train(
         notice.hold()  # training is complete: stopping now would report a false interruption
         if world.is_first:
             folder.note(finished=True)
-            state.remove()  # last: a process killed earlier resumes from it
+            remove_states(out)  # last: a process killed earlier resumes from them, or finds the training run finished
         return step.ema
 
 

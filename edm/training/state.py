@@ -27,6 +27,17 @@ _HEADER = {"identity", "images", "seconds", "before", "overflowing", "checksum"}
 SLOW_DISK = 50e6  # bytes per second; estimates the time to save until it is measured
 
 
+def states(out: Path) -> list[Path]:
+    """The files of a training run's last two states."""
+    return [out / f"state-{slot}.safetensors" for slot in (0, 1)]
+
+
+def remove_states(out: Path) -> None:
+    """Removes the states of a finished training run."""
+    for path in states(out):
+        path.unlink(missing_ok=True)
+
+
 class TrainingState:
     """The state from which a run resumes: weights, their average, Adam's moments, sums of the log, counters.
 
@@ -44,7 +55,7 @@ class TrainingState:
         """made_from: as in :func:`edm.training.loop.train`."""
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
         self.background = background
-        self.paths = [out / f"state-{slot}.safetensors" for slot in (0, 1)]
+        self.paths = states(out)
         fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
         self.end = config.steps * config.batch_size
@@ -132,10 +143,6 @@ class TrainingState:
             return
         self.seen, self._next = header["images"], 1 - self._next
         self.cost = self._longest = max(self._longest, time.monotonic() - begun)
-
-    def remove(self) -> None:
-        for path in self.paths:
-            path.unlink(missing_ok=True)
 
     def _choose(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
         """Slot and content of the state to resume from; slot −1 if none is usable."""

@@ -63,10 +63,11 @@ class TrainingStep:
         if config.dropout > 0:
             torch.manual_seed(_step_seed(config.seed, seen, world.rank))
         first = seen + self._first
-        for start in range(0, self._share, self._micro):
-            count = min(self._micro, self._share - start)
-            batch = self._batches.draw(first + start, count)
-            last = start + count == self._share
+        parts = [(first + start, min(self._micro, self._share - start)) for start in range(0, self._share, self._micro)]
+        following = [*parts[1:], (parts[0][0] + config.batch_size, parts[0][1])]
+        for (start, count), then in zip(parts, following, strict=True):
+            batch = self._batches.draw(start, count, then)
+            last = (start, count) == parts[-1]
             with nullcontext() if last or isinstance(self._model, Denoiser) else self._model.no_sync():
                 pixels = self._error(self._model, self.loss, batch.images, batch.sigma, batch.noise, batch.labels,
                                      batch.augment_labels)  # fmt: skip

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -13,7 +14,7 @@ from edm.chain.jobs import Chain
 from edm.cli import main
 
 ROOT = Path(__file__).parents[2]
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+RAW = miniature.raw()
 RAW["run"] = ["mine"]
 
 #: The example of docs/configuration.md.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -10,7 +11,7 @@ from edm.cli import main
 from edm.params.cautions import cautions
 
 ROOT = Path(__file__).parents[2]
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+RAW = miniature.raw()
 LIMIT = "churn is at most √2 − 1 per step, reached at S_churn = 0.414 · num_steps; beyond it S_churn has no effect"
 EULER = "num_steps of 1 is one step of Euler's method, whatever the solver"
 

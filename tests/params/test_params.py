@@ -12,6 +12,7 @@ from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -23,7 +24,7 @@ from edm.params.layouts import figure_layout, figure_spec, table_layout, table_s
 from edm.params.resolving import RESERVED, STUDIES, TARGETS
 
 ROOT = Path(__file__).parents[2]
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+RAW = miniature.raw()
 
 #: Two experiments of the paper and the digits, with a report of their own: all sections, and quickly read.
 FEW = copy.deepcopy(RAW)
@@ -342,6 +343,36 @@ def test_a_search_may_start_from_bounds_that_some_of_its_values_do_not_go_with(t
     assert (found.samplers["vp-A"].S_min, found.samplers["vp-A"].S_max) == (0.5, 1)
 
 
+def test_a_guide_is_the_null_label_a_model_or_a_snapshot(tmp_path):
+    """A list of guides is swept like any other, and a snapshot is named by the images that it has seen."""
+    guides = ["null", "vp-A", {"model": "vp-F", "at": 0.05}]
+
+    def change(raw):
+        digits_of(raw)["base"]["snapshot_every"] = 0.05
+        digits_of(raw)["grids"]["guided"] = {"models": ["vp-F"], "guide": guides, "guidance": [1, 2]}
+
+    digits = load_changed(tmp_path, change).experiment("digits")
+    points = digits.grids["guided"].points["vp-F"]
+    assert [point.id for point in points[::2]] == [
+        f"guide={guide},guidance=1" for guide in ("null", "vp-A", "vp-F-at-0.05")
+    ]
+    batch = digits.models["vp-F"].batch_size
+    snapshot = -(-50_000 // batch) * batch
+    assert digits.guides(digits.samplers_of("vp-F", "guided")) == {"vp-A": None, "vp-F at 0.05": snapshot}
+    assert snapshot in digits.models["vp-F"].snapshots
+
+
+def test_scale_moves_the_snapshot_of_a_guide_with_those_of_its_model(tmp_path):
+    def change(raw):
+        cond = raw["experiments"]["cifar10-cond"]
+        cond["grids"]["guided"] = {"models": ["vp-F"], "guide": {"model": "vp-F", "at": 10}, "guidance": 2}
+        raw["reports"]["both"]["scale"] = 0.01
+
+    cond = load_changed(tmp_path, change).experiment("cifar10-cond")
+    (images,) = cond.guides(cond.samplers_of("vp-F", "guided")).values()
+    assert images in cond.models["vp-F"].snapshots and images == pytest.approx(100_000, abs=512)
+
+
 # Jobs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -527,6 +558,41 @@ MISTAKES = {
     "a change that no sampler knows": (
         lambda raw: uncond_of(raw)["grids"]["rho"]["models"].update({"vp-A": {"num_step": 2}}),
         "experiments.cifar10-uncond.grids.rho.models.vp-A: unknown key 'num_step'; did you mean 'num_steps'",
+    ),
+    "an unknown guide": (
+        lambda raw: digits_of(raw)["grids"]["ladder"].update(guide="vp-G", guidance=[1, 2]),
+        "experiments.digits.grids.ladder: guide 'vp-G' is not defined; did you mean 'vp-",
+    ),
+    "a model that guides itself": (
+        lambda raw: digits_of(raw)["grids"]["ours"].update(guide="vp-A", guidance=2),
+        "experiments.digits.grids.ours: guide vp-A: is the model itself; name another one, or a snapshot of it",
+    ),
+    "guidance without a guide": (
+        lambda raw: digits_of(raw)["grids"]["ours"].update(guide=None, guidance=2),
+        "guidance has no effect without a guide; name one (the null label is 'null', in quotes)",
+    ),
+    "a snapshot that is not taken": (
+        lambda raw: digits_of(raw)["grids"]["ours"].update(guide={"model": "vp-F", "at": 0.07}, guidance=2),
+        "guide: vp-F has no snapshot at 0.07 Mimg; it takes none (snapshot_every)",
+    ),
+    "a snapshot at another time": (
+        lambda raw: (
+            digits_of(raw)["base"].update(snapshot_every=0.05),
+            digits_of(raw)["grids"]["ours"].update(guide={"model": "vp-F", "at": 0.07}, guidance=2),
+        ),
+        "guide: vp-F has no snapshot at 0.07 Mimg; the nearest is at 0.05",
+    ),
+    "a guide with an unknown key": (
+        lambda raw: digits_of(raw)["grids"]["ours"].update(guide={"model": "vp-F", "after": 0.07}, guidance=2),
+        "grids.ours.guide: unknown key 'after'; did you mean",
+    ),
+    "the null label of an unconditional model": (
+        lambda raw: uncond_of(raw)["grids"]["churn-all"].update(guide="null", guidance=2),
+        "guide null: vp-F is unconditional, so no label can be left out",
+    ),
+    "a choice of snapshots with a guide": (
+        lambda raw: raw["experiments"]["cifar10-cond"]["grids"]["ladder"].update(guide="null", guidance=2),
+        "experiments.cifar10-cond.choose: grid 'ladder' has a guide; name a grid without one",
     ),
     "an unknown grid": (
         lambda raw: digits_of(raw)["tables"]["table2"].update(grid="lader"),

@@ -1,8 +1,8 @@
 """`seeds` of an experiment, a rung or a model: training runs of their own, which all evaluations cover."""
 
 import copy
-from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -10,7 +10,7 @@ import edm
 from edm import params
 from edm.chain.jobs import Chain
 
-RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+RAW = miniature.raw()
 RAW["experiments"] = {"digits": RAW["experiments"]["digits"]}
 RAW["pretrained"], RAW["reports"] = {}, {}
 DEMO = copy.deepcopy(RAW)

@@ -7,6 +7,7 @@ import json
 import statistics
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 from test_report import FD, cell_of, measure, over_steps, table_of
@@ -21,7 +22,7 @@ from edm.report.results import Results
 from edm.report.tables import write_metrics
 from edm.report.writers import as_csv, as_html, as_latex, as_markdown
 
-RAW = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+RAW = miniature.raw()
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,9 @@ KINDS = {
     "truncation": lambda *to: panels.truncation(TRUNCATION, *to),
     "noisy_grid": lambda *to: panels.noisy_grid(GREY[:, 0], GREY[:, 1], (0, 0.5, 20), *to),
     "degradation_grid": lambda *to: panels.degradation_grid({1.0: GREY, 1.007: GREY}, (0.1, 1, 5), (0, 100), *to),
+    "advice": lambda *to: panels.advice(
+        {"sigma": [0.01, 1.0, 10.0], "e0": [9e-5, 0.2, 0.25], "e1": [1e-5, 0.1, 0.25]}, (-1.2, 1.2), *to
+    ),
     "sheets": lambda *to: panels.sheets({"VP": {"ODE": IMAGES, "SDE": None}}, *to, columns=4),
     "leakage_sheet": lambda *to: panels.leakage_sheet(IMAGES, IMAGES, IMAGES, {"generated-clean": 1.25}, *to),
     "pairs_sheet": lambda *to: panels.pairs_sheet(IMAGES, IMAGES, PAIRS, *to),

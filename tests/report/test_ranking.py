@@ -5,12 +5,14 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
 import edm
 from edm import params
-from edm.evaluation.records import Measurement
+from edm.evaluation.records import Bar, Measurement
+from edm.metrics.jackknife import GROUPS
 from edm.params.layouts import metrics_layout, table_layout
 from edm.report.ranking import disagreements, kendall, orders, panel, ranks
 from edm.report.results import Repeats
@@ -23,7 +25,7 @@ VALUES = {"vp-A": {"density": 0.5, "kid": 0.003}, "vp-B": {"density": 0.7, "kid"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw = miniature.raw()
     raw["experiments"] = {name: raw["experiments"][name] for name in ("digits", "digits-metrics")}
     raw |= {"reports": {}, "pretrained": {}, "run": ["digits-metrics"]}
     raw["experiments"]["digits-metrics"]["tables"]["panel"]["metrics"] = ["distance", "kid", "density"]
@@ -98,9 +100,53 @@ def test_every_format_has_the_panel_and_the_csv_names_each_metric(report):
     assert found["C: + redistributed capacity", "density"] == ("0.9", "density")
     assert found["C: + redistributed capacity", "distance"] == ("1.0", "FD (digits-classifier)")
     assert found["A: baseline", "ranks"] == ("3–3", "")
-    assert "**0.9 (1)**" in as_markdown(table)
+    assert "**0.9** (1)" in as_markdown(table)
     for write in WRITERS.values():
         assert "0.9" in write(table)
+
+
+def test_metrics_have_their_own_error_bars_and_distances_are_compared_by_the_same_seeds(report):
+    """Shares by √(p (1 − p) / N), scores by their ten parts, distances in any features by the jackknife."""
+    noise = [((7 * group) % 20 - 9.5) / 100 for group in range(GROUPS)]
+    bar = lambda distance, own: Bar(
+        0.05, distance, distance, tuple(distance + x + own * (-1) ** g for g, x in enumerate(noise))
+    )
+    names = ["distance", "FD (pixels)", "kid", "precision", "memorisation", "inception_score"]
+    more = {"FD (pixels)": 4.0, "kid": 0.01, "precision": 0.64, "memorisation": 10.0, "inception_score": 9.0,
+            "inception_score_std": 0.3}  # fmt: skip
+    found = {}
+    for model, distance, own in (("vp-A", 2.0, 0.0), ("vp-B", 2.001, 0.001), ("vp-C", 2.5, 0.001)):
+        one = measurement(model, distance, more)
+        found[model] = replace(
+            one, images=2500, reference="ab", bar=bar(distance, own), more_bars={"FD (pixels)": bar(4, own)}
+        )
+    found["vp-D"] = replace(found["vp-C"], model="vp-D", distance=3.0, bar=None, few=True, more_bars={})
+
+    class Barred(Made):
+        def of(self, experiment, model, grid):
+            return [Repeats((found[model],))] if model in found else []
+
+    layout = table_layout(report, "panel")
+    layout = replace(
+        layout, columns=[*names, "ranks"], rows={row: [cells[0]] * 7 for row, cells in layout.rows.items()}
+    )
+    table = panel(layout, Barred())
+    a, b, c, d, *_ = table.rows.values()
+    assert [cell.ours() for cell in a] == [
+        "2 ± 0.05 (1)", "4 ± 0.05 (1)", "0.01 (1)", "0.64 ± 0.0096 (1)", "10 ± 0.6 (1)", "9 ± 0.1 (1)", "1–1",
+    ]  # fmt: skip
+    assert [cell.s for cell in d] == [None, None, None, *(cell.s for cell in a[3:6]), None]
+    assert [row[0].tied for row in (a, b, c, d)] == [False, True, False, False]
+    assert c[0].apart.z > 2 > abs(b[0].apart.z)
+    notes = "\n".join(table.notes)
+    assert "of distances by the jackknife over 20 groups of seeds; of precision, memorisation √(p (1 − p) / N)" in notes
+    assert "of inception_score from 10 parts of the images" in notes
+    assert "No error bar: distances of fewer than 13 images per feature, kid." in notes
+    assert "Bold too: distances with |z| of the difference from the first below 2." in notes
+    assert "**2.001** ± 0.05 (2)" in as_markdown(table)
+    errors = {(row["row"], row["column"]): row["s"] for row in csv.DictReader(io.StringIO(as_csv(table)))}
+    assert float(errors["A: baseline", "precision"]) == pytest.approx(0.0096)
+    assert errors["A: baseline", "kid"] == ""
 
 
 def test_many_disputes_are_counted_and_the_closest_are_named():

@@ -11,6 +11,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
 import torch
@@ -35,7 +36,7 @@ FID = {"label": "FID", "description": "Inception-v3", "dataset_sha256": "d" * 64
 
 @pytest.fixture(scope="module")
 def whole():
-    return params.load(ROOT / "params.yaml")
+    return params.load(miniature.path())
 
 
 @pytest.fixture(scope="module")

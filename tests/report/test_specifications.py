@@ -4,6 +4,7 @@ import copy
 import shutil
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -13,7 +14,7 @@ from edm.chain.jobs import Chain
 from edm.params import paper
 
 ROOT = Path(__file__).parents[2]
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+RAW = miniature.raw()
 RAW["experiments"] = {name: RAW["experiments"][name] for name in (
     "digits", "cifar10-cond", "cifar10-uncond", "ffhq", "afhqv2", "imagenet")}  # fmt: skip
 RAW["reports"] = {"paper": RAW["reports"]["paper"]}

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
 from test_report import FD, measure, table_of
@@ -30,7 +31,7 @@ SHARED = np.random.default_rng(0).standard_normal(GROUPS)  # what the groups of 
 
 @pytest.fixture(scope="module")
 def digits():
-    return params.load(ROOT / "params.yaml").report("digits")
+    return params.load(miniature.path()).report("digits")
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_an_error_bar_that_is_not_one_is_refused_with_its_file(places, digits):
 
 
 def compared(places, *sides, status=0):
-    where = ["--params", str(ROOT / "params.yaml"), "--results", str(places.results), "--runs", str(places.runs)]
+    where = ["--params", str(miniature.path()), "--results", str(places.results), "--runs", str(places.runs)]
     assert main(["compare", *map(str, sides), "--json", *where]) == status
 
 
@@ -176,7 +177,7 @@ def test_compare_prints_a_line_per_point(digits, places, capsys):
     for model, distance, seed in (("vp-A", 5.0, 1), ("vp-F", 5.3, 2)):
         distances = {point: [distance] for point in points}
         measure(places, experiment, model, "churn-all", distances, REFERENCE, bar=bar(distance, own(seed, 0.003)))
-    where = ["--params", str(ROOT / "params.yaml"), "--results", str(places.results)]
+    where = ["--params", str(miniature.path()), "--results", str(places.results)]
     assert main(["compare", "digits/vp-F", "digits/vp-A", *where]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == points and len(points) > 1

@@ -7,6 +7,7 @@ only counted, never measured: what is tested is how jobs are asked for, stopped,
 """
 
 import contextlib
+import ctypes
 import getpass
 import os
 import re
@@ -26,6 +27,7 @@ NODES = ("n1", "n2")
 CPUS, MEMORY, GPUS = 16, 256_000, 2  # of each node, whatever the machine has; memory in MB
 CLIENTS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct")
 DAEMONS = ("munged", "slurmctld", "slurmd")
+PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl, 1
 LONGEST = 70  # characters of the folder's path: UNIX sockets live below it, and theirs may have 107
 
 CONFIGURATION = """\
@@ -73,6 +75,8 @@ PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
 class Cluster:
     """``with Cluster(folder) as cluster:`` — the folder is made, and removed at the end with all that ran in it.
 
+    A SIGTERM that nothing else handles ends it as Ctrl-C does; its daemons end with a process that is killed.
+
     ``environment`` is what clients need; ``requeue_delay`` the seconds a requeued job waits before it starts again.
     Raises UserError if SLURM is not installed, or does not come up within ``patience`` seconds.
     """
@@ -88,6 +92,7 @@ class Cluster:
             "PATH": os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]]),
         }
         self.daemons: dict[str, subprocess.Popen] = {}
+        self._handler: object = None  # of SIGTERM, where it is not ours
 
     def __enter__(self):
         missing = [name for name in (*DAEMONS, "sbatch") if not _program(name)]
@@ -99,6 +104,8 @@ class Cluster:
             raise UserError(f"{self.folder}: too long a path for SLURM's sockets; at most {LONGEST} characters")
         if self.folder.exists() and any(self.folder.iterdir()):
             raise UserError(f"{self.folder} is not empty; a cluster wants a new folder, which it removes when it ends")
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self._write()
             self._start("munged", "--foreground", "--force", "--num-threads=2", *(
@@ -122,6 +129,8 @@ class Cluster:
                 self._kill(self.processes)
             self._end(name)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
 
     def run(self, *words, check=True, **options) -> str:
         """The output of one command, such as ``run("squeue", "--all")``; raises CalledProcessError if it fails."""
@@ -200,6 +209,7 @@ class Cluster:
             self.daemons[name] = subprocess.Popen(
                 [_program(program), *words], env={**self.environment, **dict(environment)}, cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=_end_with_parent,
             )  # fmt: skip
 
     def _idle(self, *nodes):
@@ -255,6 +265,11 @@ class Cluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
             time.sleep(0.05)
+
+
+def _end_with_parent():
+    """Linux ends this process when the one that started it is gone."""
+    PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _program(name):

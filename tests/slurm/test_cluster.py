@@ -104,6 +104,22 @@ def test_the_command_line_ends_its_cluster_when_it_is_ended(ending, status):
     assert not configuration.parent.parent.exists()
 
 
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_tests_that_are_ended_early_leave_no_daemon(folder, ending):
+    """As when a time limit ends pytest, whose fixture holds the cluster."""
+    program = (
+        "import sys, time; from cluster import Cluster; c = Cluster(sys.argv[1]).__enter__(); print('up', flush=1)\n"
+    )
+    program += "try: time.sleep(1000)\nfinally: c.__exit__()"
+    holder = subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE, text=True,
+                              cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)  # fmt: skip
+    assert holder.stdout.readline() == "up\n"
+    assert len(living(folder / "slurm.conf")) >= len(NODES) + 2
+    holder.send_signal(ending)
+    assert holder.wait(30) != 0
+    until(lambda: living(folder / "slurm.conf") == [])
+
+
 def test_the_command_line_gives_the_status_of_its_command():
     program = [sys.executable, Path(__file__).parent / "cluster.py"]
     assert subprocess.run(program, capture_output=True, text=True).stderr.startswith("error: no command given")

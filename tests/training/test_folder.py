@@ -13,7 +13,7 @@ from edm.commands.common import MADE_FROM
 from edm.errors import UserError
 from edm.training.folder import TrainingFolder
 from edm.training.loop import train
-from edm.training.state import TrainingState
+from edm.training.state import TrainingState, states
 
 
 class Killed(Exception):
@@ -87,6 +87,24 @@ def test_a_finished_training_says_so_and_changes_nothing(command, tmp_path, caps
         f"{tmp_path / 'run'}: this training run is finished; nothing is changed (--overwrite trains it again)\n"
     )
     assert content(tmp_path / "run") == before
+
+
+def test_a_training_killed_while_it_removed_its_states_leaves_none(command, tmp_path, monkeypatch):
+    """Of the two, a kill between the removals left the second; the next start finds the training run finished."""
+
+    def first_only(out):
+        states(out)[0].unlink(missing_ok=True)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edm.training.loop.remove_states", first_only)
+        with pytest.raises(Killed):
+            command("--state-every", "0.001")
+    assert [path.exists() for path in states(tmp_path / "run")] == [False, True]
+    before = content(tmp_path / "run")
+    assert command() == 0
+    left = content(tmp_path / "run")
+    assert left == {path: text for path, text in before.items() if path.name != "state-1.safetensors"}
 
 
 @pytest.mark.parametrize(

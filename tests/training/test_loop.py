@@ -101,7 +101,7 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_log(tiny, digits, 
 
 
 def test_a_state_of_another_configuration_is_not_continued_but_kept(tiny, digits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training.TrainingState, "remove", lambda self: None)
+    monkeypatch.setattr(training, "remove_states", lambda out: None)
     train(tiny(), digits, tmp_path / "run", state_every=0)
     assert (tmp_path / "run" / "state-0.safetensors").exists()
     changed = tiny(learning_rate=1e-3)
@@ -161,7 +161,7 @@ def test_weights_that_are_not_finite_never_become_the_last_good_state(tiny, digi
 
 
 def test_what_leaves_the_weights_alone_does_not_cost_an_interrupted_run_its_state(tiny, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training.TrainingState, "remove", lambda self: None)
+    monkeypatch.setattr(training, "remove_states", lambda out: None)
     train(tiny(), digits, tmp_path / "run", state_every=0)
     longer = tiny(duration=640e-6, level_samples=8)
     train(longer, digits, tmp_path / "run")

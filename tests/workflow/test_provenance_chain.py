@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
 import yaml
@@ -38,7 +39,7 @@ def run(folder, *words, status=0):
 
 def small_params():
     """The digits of params.yaml, made small: two configurations, trained in a second, on a folder of pictures."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw = miniature.raw()
     digits = copy.deepcopy(raw["experiments"]["digits"])
     digits["ladder"]["A"] |= {"lr_rampup": 0.0005, "ema_halflife": 0.0005}
     digits |= {

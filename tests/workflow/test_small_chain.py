@@ -13,11 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
+RAW = miniature.raw()
 
 
 def snakemake(folder, *words, **environment):

@@ -7,12 +7,13 @@ from pathlib import Path
 import PIL
 from tqdm import tqdm
 
+from edm.data.forked import cores
 from edm.data.labels import count_classes, empty_classes
 from edm.data.prepare.expected import PAPER, SOURCES, Expected, check_split, expected_of_split
 from edm.data.prepare.pictures import Images
 from edm.data.prepare.sources import READERS
 from edm.data.prepare.splits import held_out_part
-from edm.data.prepare.workers import Work, cores, workshop
+from edm.data.prepare.workers import Work, workshop
 from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError
 from edm.files.hashes import digest, sha256_file

@@ -5,11 +5,6 @@ processes, and 25 s with decoding threads (they wait for the interpreter's lock)
 processes and threads are both 1.7 times as fast as one core.
 """
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from edm.data.archive import encode_png
+from edm.data.forked import forked
 from edm.data.prepare.expected import Expected
 from edm.data.prepare.pictures import Images, as_asked
 from edm.files.resumable import StoppedError
@@ -55,26 +51,11 @@ def workshop(workers: int) -> Iterator[Shop]:
     if workers == 1:
         yield _alone
         return
-    # Fork where that is safe: a spawned process imports the caller's script, which may lack a main guard.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
-    readers = ThreadPoolExecutor(workers)
-    try:
-        # Block Ctrl-C until all are forked: a process that does not ignore it yet would print a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    with forked(workers) as processes, ThreadPoolExecutor(workers) as readers:
         try:
-            processes.submit(int).result()
+            yield lambda work, indices: _together(work, indices, workers, readers, processes)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield lambda work, indices: _together(work, indices, workers, readers, processes)
-    finally:
-        readers.shutdown(wait=True, cancel_futures=True)
-        processes.shutdown(wait=True, cancel_futures=True)
-
-
-def cores() -> int:
-    """Number of cores that this process may use; on a cluster, those of its allocation."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            readers.shutdown(wait=True, cancel_futures=True)
 
 
 def _alone(work: Work, indices: range) -> Iterator[bytes]:
@@ -107,16 +88,3 @@ def _together(
 
 def _make(items: list[tuple[bytes | np.ndarray, str]], expected: Expected, shape: tuple[int, ...]) -> list[bytes]:
     return [encode_png(as_asked(item, where, expected, shape)) for item, where in items]
-
-
-def _start() -> None:
-    """Initialises a worker: it ignores Ctrl-C, which the parent handles, and exits with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)

@@ -7,6 +7,7 @@ appends both to ``written``. Each is imported at its first use: figures of numbe
 from importlib import import_module
 
 _ROOMS = {
+    "advice": "data",
     "curves": "lines",
     "loss_levels": "lines",
     "degradation_grid": "grids",

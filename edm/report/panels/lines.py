@@ -13,6 +13,7 @@ OVER = {
     "S_churn": ("$S_{churn}$", "linear"),
     "rho": (r"$\rho$", "linear"),
     "alpha": (r"$\alpha$", "linear"),
+    "guidance": ("guidance $w$", "linear"),
     "sigma": (r"noise level $\sigma$", "log"),
 }
 MOST_LINEAR = 5  # ratio of the values on a linear axis; the paper's Figure 2, with more, has a logarithmic one
