@@ -19,7 +19,7 @@ from edm.report.tables import write_metrics
 from edm.report.writers import as_csv, as_latex, as_markdown
 
 ROOT = Path(__file__).parents[2]
-SHIPPED, MEMBER = "DPM-Solver++(3M), as shipped", "DPM-Solver++(3M), of order 3"
+SHIPPED, MEMBER = "DPM-Solver++(3M), as shipped", "DPM-Solver++(3M), order 3"
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_the_figure_marks_published_points_in_the_colour_of_their_line(tmp_path,
     ours, published, alone, key = axes.lines
     assert published.get_color() == ours.get_color() and published.get_linestyle() == "None"
     assert published.get_marker() == ours.get_marker() and published.get_markerfacecolor() == ours.get_color()
-    assert list(alone.get_ydata()) == [100.0, 40.0] and alone.get_label() == "b (not measured)"
+    assert list(alone.get_ydata()) == [100.0, 40.0] and alone.get_label() == "b"
     assert key.get_label() == "filled: published"
     assert axes.get_yscale() == "log" and axes.get_ylim()[1] > 100  # the published points are within the axis
 

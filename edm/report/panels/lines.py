@@ -60,7 +60,7 @@ def curves(
             elif line:
                 _line(axes, sorted(line), styles[label], label)
             if label in published:  # filled marks, and no line
-                named = {} if line else {"label": f"{label} (not measured)"}
+                named = {} if line else {"label": label}
                 axes.plot(*zip(*published[label], strict=True), **(styles[label] | {"linestyle": "none"}), markersize=4,
                           **named)  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
