@@ -10,7 +10,19 @@ from importlib import import_module
 
 from edm import __version__
 from edm.cluster.memory import keep_freed
-from edm.commands import advising, data, images, launching, models, reports, solvers, studies, tracking, watching
+from edm.commands import (
+    advising,
+    data,
+    images,
+    launching,
+    likelihood,
+    models,
+    reports,
+    solvers,
+    studies,
+    tracking,
+    watching,
+)
 from edm.commands.common import Commands, Parser, say
 from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs
@@ -100,7 +112,19 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"edm {__version__}")
     commands = Commands(top)
-    for module in (data, advising, launching, models, images, solvers, studies, reports, tracking, watching):
+    for module in (
+        data,
+        advising,
+        launching,
+        models,
+        images,
+        likelihood,
+        solvers,
+        studies,
+        reports,
+        tracking,
+        watching,
+    ):
         module.add(commands)
     return top
 

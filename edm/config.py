@@ -80,12 +80,14 @@ LIMITS: dict[str, dict[str, Any]] = {
     "P_std": {"exclusiveMinimum": 0, "maximum": 100},
     "sigma_data": _SIGMA,
     "augment": {"minimum": 0, "maximum": 1},
+    "label_dropout": {"minimum": 0, "exclusiveMaximum": 1},
     "duration": {"exclusiveMinimum": 0, "maximum": 1_000_000},
     "batch_size": {"minimum": 1, "maximum": 1 << 20},
     "microbatch": {"minimum": 1, "maximum": 1 << 20},
     "learning_rate": {"exclusiveMinimum": 0, "maximum": 1000},
     "lr_rampup": {"minimum": 0, "maximum": 1_000_000},
     "ema_halflife": {"minimum": 0, "maximum": 1_000_000},
+    "ema_widths": {"maxItems": 8, "minimum": 0.001, "maximum": 0.2886},
     "ema_rampup": {"minimum": 0, "maximum": 1_000_000},
     "clip_norm": {"exclusiveMinimum": 0, "maximum": 1e9},
     "precision": {"enum": PRECISIONS},
@@ -205,8 +207,10 @@ class TrainingConfig(_Data):
     augment: A_prob of Table 6, 0 for none; x_flip: random flips of the dataset itself.
     batch_size: over all GPUs and accumulation rounds; microbatch: maximum images per GPU and round, None for no limit.
     learning_rate: after warmup; ema_rampup: cap of the EMA half-life as a fraction of the images seen, None for no cap.
+    ema_widths: relative widths of power-function averages that snapshots hold beside the EMA, for ``edm average``.
     clip_norm: None for no clipping. precision: of the network; embeddings, loss and weights stay in float32.
     loss_scale: factor on the loss in fp16; the gradients are divided by it again.
+    label_dropout: probability that a training image has no label (zeros), which guidance by the null label needs.
     snapshot_every: Mimg between snapshots, None for none. level_samples: images per noise level of Figure 5a.
     """
 
@@ -240,10 +244,17 @@ class TrainingConfig(_Data):
     snapshot_every: float | None = None
     level_samples: int = 10_000
     seed: int = 0
+    label_dropout: float = 0.0
+    ema_widths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self.check()
         require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
+        dropped = self.label_dropout == 0 or self.conditional
+        require(dropped, "label_dropout has no effect in unconditional training; leave it out")
+        kept = not self.ema_widths or self.snapshot_every is not None
+        require(kept, "ema_widths has no effect without snapshots, which keep the averages; state snapshot_every")
+        require(len(set(self.ema_widths)) == len(self.ema_widths), f"ema_widths {self.ema_widths} has a width twice")
         every = self.snapshot_every or math.inf
         few = self.duration / every <= MAX_SNAPSHOTS
         require(few, f"a snapshot every {every:g} of {self.duration:g} Mimg makes more than {MAX_SNAPSHOTS:,} of them")

@@ -28,9 +28,9 @@ from edm.models import building, checkpoint
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge",
-            "fid", "fid-ref", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables", "figures",
-            "metrics", "about", "launch", "adopt", "advise", "digests", "trace", "compare", "plan", "bench", "track",
-            "check")  # fmt: skip
+            "fid", "fid-ref", "likelihood", "orders", "evaluate", "choose", "search", "sheet", "analyse", "tables",
+            "figures", "metrics", "about", "launch", "adopt", "clean", "advise", "digests", "trace", "compare", "plan",
+            "bench", "track", "check", "average")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,7 @@ def published(path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_distances_from_a_reference_of_another_classifier_are_refused(
     tmp_path, model, digits_archive, classifier, capsys
 ):
@@ -503,7 +504,14 @@ def test_an_output_that_cannot_be_printed_is_one_line_and_a_closed_pipe_none():
 
 
 @pytest.mark.parametrize(
-    "command", ["export {model} o.pt", "export {model} o.safetensors", "features {data} o.safetensors"]
+    "command",
+    [
+        "export {model} o.pt",
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ("export {model} o.safetensors", "features {data} o.safetensors")
+        ),
+    ],
 )
 def test_a_full_disk_is_one_line_and_leaves_the_older_file(command, tmp_path, model, digits_archive):
     """A limit on the size of files stands for a disk that is full."""

@@ -45,6 +45,7 @@ ELSEWHERE = {
     r"edm bench paper": ("tests/chain/test_throughput.py", "measure(config"),
     r"python bench/.*": ("tests/test_bench.py", "bench"),
     r"edm trace .*": ("tests/workflow/test_small_chain.py", "trace"),
+    r"edm average .*": ("tests/training/test_averaging.py", '"average"'),
     r"edm advise .* --levels .*": ("tests/analysis/test_advice.py", '"--levels"'),
     r"edm compare .*": ("tests/report/test_uncertainty.py", 'main(["compare"'),
     r"snakemake --report .*": ("tests/workflow/test_small_chain.py", "--report"),

@@ -64,7 +64,7 @@ def training(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     images = config.steps * config.batch_size
     rate = rates.training(config)
     hours = images / rate.per_second / 3600
-    disk = FLOAT * parameters(config) * (1 + len(config.snapshots))
+    disk = FLOAT * parameters(config) * (1 + len(config.snapshots) * (1 + len(config.ema_widths)))
     return Cost(trained=images, hours=(hours, hours), disk=disk, sources=frozenset({rate.source}))
 
 

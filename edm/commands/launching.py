@@ -53,6 +53,14 @@ def add(command: Commands) -> None:
     from_params(sub)
 
     sub = command(
+        "clean", clean, "list, or remove, what steps left that params.yaml no longer names",
+        "List the files of removed configurations, experiments and grids: those that a step made, as its record in "
+        "steps/ says, and that no step of params.yaml makes any more. Files that were changed since stay.",
+    )  # fmt: skip
+    sub.add_argument("--remove", action="store_true", help="remove them; without it, nothing is removed")
+    from_params(sub)
+
+    sub = command(
         "digests", digests, "write the digest files that the stages of dvc.yaml depend on",
         "Write steps/digests/STAGE/NAME.json: the digest of every step's specification. DVC runs a stage when its file "
         "changes.",
@@ -124,6 +132,29 @@ def adopt(args: Namespace) -> None:
     chain = Chain(load_params(args, whole=True))
     jobs = adopt_steps(chain, [path for target in args.targets for path in chain.targets(target)])
     say("\n".join(f"adopted: {job.name}" for job in jobs) or "nothing to adopt: no step with files is stale")
+
+
+def clean(args: Namespace) -> None:
+    """Lists what steps left that params.yaml no longer names; with ``--remove``, removes it."""
+    from edm.chain.jobs import Chain
+    from edm.chain.leftovers import leftovers, require_idle
+
+    if args.remove:
+        require_idle()
+    total, kept = 0, 0
+    for left in leftovers(Chain(load_params(args, whole=True))):
+        size = left.size
+        total, kept = total + size, kept + len(left.changed)
+        print(f"{left.name}: {len(left.files)} file{'s' * (len(left.files) != 1)}, {size:,} bytes")
+        for path in left.changed:
+            print(f"  kept: {path} was changed after the step made it")
+        if args.remove:
+            left.remove()
+    if args.remove:
+        say(f"removed {total:,} bytes")
+    else:
+        say(f"{total:,} bytes; nothing was removed: `edm clean --remove` removes them" if total or kept else
+            "nothing to remove: params.yaml names every step that left files")  # fmt: skip
 
 
 def digests(args: Namespace) -> None:

@@ -97,6 +97,15 @@ def add(command: Commands) -> None:
         says.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=f"{meaning} (score_sde)")
     from_params(sub)
 
+    sub = command(
+        "average", average, "average the weights of a training run after the fact",
+        "Combine the snapshots of a training run to the power-function averages (EMA) of any relative width.",
+    )  # fmt: skip
+    sub.add_argument("run", help="folder of the training run, such as runs/digits/vp-F")
+    sub.add_argument("--width", nargs="+", type=float, required=True, metavar="S", help="relative widths, such as 0.13")
+    sub.add_argument("--at", type=float, metavar="MIMG", help="images seen, in millions (default: the last snapshot)")
+    sub.add_argument("--out", help="folder for ema-WIDTH.safetensors (default: that of the training run)")
+
     sub = command("export", export, "write a checkpoint with the parameter names of the published files")
     sub.add_argument("checkpoint", help="model.safetensors of a training run or an import")
     sub.add_argument("output", help="*.safetensors or *.pt to write")
@@ -235,6 +244,17 @@ def import_published(args: Namespace) -> None:
     if about["assumed"]:
         assumed = ", ".join(f"{name} {json.dumps(value)}" for name, value in about["assumed"].items())
         say(f"assumed, because the file does not determine it: {assumed}")
+
+
+def average(args: Namespace) -> None:
+    from edm.training.averaging import average, snapshots_of
+
+    images = None if args.at is None else round(args.at * 1e6)
+    for one in average(snapshots_of(args.run), args.width, args.out or args.run, images):
+        found = one.found
+        say(f"{one.path}: from {one.snapshots} snapshots, residual {found.residual:.2g}, weights {found.total:.3g}")
+        for doubt in one.doubts:
+            say(f"warning: {one.path}: {doubt}")
 
 
 def export(args: Namespace) -> None:

@@ -63,6 +63,7 @@ def normal(seeds: Tensor, stream: int, shape: tuple[int, ...], purpose: int = 0)
 LATENT, LABEL, CHURN = 1, 2, 3  # of an image
 SIGMA, NOISE, FLIP, AUGMENT = 11, 12, 13, 14  # of a training sample
 EVALUATION = 15
+UNLABELLED = 16  # of a training sample
 PROBE, DEQUANTISE = 21, 22  # of an image whose likelihood is computed
 
 

@@ -48,9 +48,10 @@ _ARGUMENTS: dict[str, type] = {
     "model_channels": int, "channel_mult": list, "channel_mult_emb": int, "num_blocks": int, "attn_resolutions": list,
     "dropout": float, "embedding_type": str, "channel_mult_noise": int, "encoder_type": str, "decoder_type": str,
     "resample_filter": list, "beta_d": float, "beta_min": float, "M": int, "epsilon_t": float, "sigma_min": float,
-    "sigma_max": float, "sigma_data": float, "C_1": float, "C_2": float, **dict.fromkeys(_OURS, int),
+    "sigma_max": float, "sigma_data": float, "C_1": float, "C_2": float, "label_dropout": float,
+    **dict.fromkeys(_OURS, int),
 }  # fmt: skip
-_WITHOUT_EFFECT = {"use_fp16", "label_dropout"}  # on the float32 output of a trained network
+_WITHOUT_EFFECT = {"use_fp16"}  # on the float32 output of a trained network
 
 
 def known_arguments(init_kwargs: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -72,6 +73,8 @@ def known_arguments(init_kwargs: Mapping[Any, Any]) -> tuple[dict[str, Any], lis
         known[name] = value
     if known.get("sigma_max") == math.inf:
         del known["sigma_max"]  # the default, which JSON cannot hold
+    if known.get("label_dropout") == 0:
+        del known["label_dropout"]  # the default
     unknown = [str(name)[:40] for name in init_kwargs if name not in _ARGUMENTS and name not in _WITHOUT_EFFECT]
     return known, sorted(unknown)[:20]
 

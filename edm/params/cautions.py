@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from edm.config import ADAPTIVE, ORIGINAL, SamplerConfig
+from edm.config import ADAPTIVE, NULL, ORIGINAL, SamplerConfig
 from edm.params.experiment import Experiment
 
 MOST_NAMED = 5  # points in a line
@@ -27,7 +27,25 @@ def cautions(experiment: Experiment) -> list[str]:
         found += _samplers(f"{here}.searches.{search.name}", tried)
     for sheet in experiment.sheets.values():
         found += _samplers(f"{here}.sheets.{sheet.name}", (("", sampler) for sampler in sheet.samplers.values()))
-    return found
+    return [*found, *_null_labels(here, experiment)]
+
+
+def _null_labels(here: str, experiment: Experiment) -> Iterator[str]:
+    """Guides by a null label that training has never shown to the network."""
+    used = {f"grids.{name}": {model: experiment.samplers_of(model, name) for model in grid.points}
+            for name, grid in experiment.grids.items()}  # fmt: skip
+    for kind, entries in (("searches", experiment.searches), ("sheets", experiment.sheets)):
+        used |= {f"{kind}.{name}": {model: [sampler] for model, sampler in entry.samplers.items()}
+                 for name, entry in entries.items()}  # fmt: skip
+    unshown = [model for model, config in experiment.models.items() if not config.label_dropout]
+    for place, samplers in used.items():
+        without = [model for model, those in samplers.items()
+                   if model in unshown and any(one.guide == NULL for one in those)]  # fmt: skip
+        if without:
+            yield (
+                f"{here}.{place}: guide null: {', '.join(without[:MOST_NAMED])}: trained without label_dropout, so the "
+                "network does not know the null label"
+            )
 
 
 def _attention(here: str, experiment: Experiment) -> Iterator[str]:

@@ -111,6 +111,8 @@ def selection(sources: Iterable[Source]) -> str:
     return " ".join(f"{', '.join(models)}: {told or 'the final model'}." for told, models in found.items())
 
 
+#: The columns of a table of likelihoods: the bound and its terms.
+LIKELIHOOD = ("bound", "diffusion", "prior", "reconstruction")
 Content = tuple[list[str], dict[str, list[Source | None]]]
 ORDERS = ("claimed order", "measured order", "error")  # the first columns of a table of orders
 BY_NFE = ("solvers", "orders")  # tables whose columns are numbers of evaluations
@@ -234,6 +236,21 @@ def _order(label: str, source: Source) -> Source:
     return dataclasses.replace(source, kind="order", text=told)
 
 
+def _likelihood(report: Report, spec: dict[str, Any]) -> Content:
+    """Models by the bound on their likelihood, and the terms of it."""
+    chosen = _of_levels(report, spec)
+    rows: dict[str, list[Source | None]] = {
+        _called(label, source): [source] * len(LIKELIHOOD) for label, source in chosen.items()
+    }
+    return list(LIKELIHOOD), rows
+
+
+def _of_levels(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
+    """The errors per noise level of models that the chain trains."""
+    return {label: dataclasses.replace(_trained(report, ref, f"model {label!r}"), kind="levels")
+            for label, ref in _models(report, spec.get("models", ALL)).items()}  # fmt: skip
+
+
 def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
     """Resolved configurations (Tables 7 and 8): no result is needed."""
 
@@ -250,7 +267,7 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
 
 
 _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "panel": _panel,
-           "solvers": _solvers, "orders": _solvers, "settings": _settings,
+           "solvers": _solvers, "orders": _solvers, "likelihood": _likelihood, "settings": _settings,
            "hyperparameters": _described(HYPERPARAMETERS), "networks": _described(NETWORKS)}  # fmt: skip
 
 
@@ -320,10 +337,8 @@ def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) ->
     shown = _dataset(report, named) if named and kind in ("noisy", "sheets") else {}
     if kind == "curve":
         return curve_lines(report, spec)
-    if kind == "levels":
-        chosen = _models(report, spec.get("models", ALL))
-        return {label: dataclasses.replace(_trained(report, ref, f"model {label!r}"), kind="levels")
-                for label, ref in chosen.items()}  # fmt: skip
+    if kind in ("levels", "bits"):
+        return _of_levels(report, spec)
     if kind == "sheets":
         return shown | {label: _named(report, reference, "sheet") for label, reference in panels.items()}
     if kind in ("truncation", "degradation", "leakage", "pairs"):

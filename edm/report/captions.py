@@ -51,6 +51,10 @@ _TABLES = {
         "Each row is a model, each column a metric of the same images, with the rank among the rows in brackets; the "
         "notes say where the metrics order the models differently."
     ),
+    "likelihood": (
+        "Each row is a model; the numbers are bits per dimension: an upper bound on −log₂ of the probability of 8-bit "
+        "images, from the mean squared error at every noise level, and its three terms. Lower is better."
+    ),
     "hyperparameters": ("The training settings of the models. Nothing here is measured."),
     "networks": ("The architectures of the networks. Nothing here is measured."),
 }
@@ -67,6 +71,13 @@ _FIGURES = {
         "weight; the band is the standard deviation over images; models that agree within 2 % before training share a "
         "line. Measured on {levels} images per level. The right axis shows the distributions of noise levels in "
         "training.",
+    ),
+    "bits": (
+        "Bits per noise level",
+        "Bits per dimension and e-fold of noise, e(σ)/(σ² ln 2), with e the mean squared error of a pixel after "
+        "training; the band is 1.96 standard errors. The area below a curve is the diffusion term of the bound on the "
+        "likelihood, which the legend states in bits per dimension with its standard error. Measured on {levels} "
+        "training images per level.",
     ),
     "sheets": (
         "Samples",

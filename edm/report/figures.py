@@ -19,6 +19,8 @@ from edm.report import panels
 from edm.report.results import Repeats, Results, metric
 from edm.report.sheet import COLUMNS, by_class
 from edm.report.tables import best, least_nfe
+from edm.training.bound import bound
+from edm.training.bound import density as bits_per_level
 from edm.training.curves import read_curves
 
 MARKS = {"within 3 %": (least_nfe, "least NFE within 3 % of the lowest"), "lowest": (best, "lowest")}
@@ -103,6 +105,21 @@ def _levels(layout: Figure, places: Places, path: Path, written: list[Path]) -> 
         alike = panels.listed(one for one in seen if seen[one] == curve)
         densities[rf"$p_{{train}}(\ln\,\sigma)$: {alike}"] = curve
     panels.loss_levels(before, after, densities, path, written, ylabel=r"$\lambda(\sigma)\,\|D-y\|^2$ per pixel")
+
+
+def _bits(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Bits per dimension and e-fold of noise, of every model that is trained."""
+    curves = {}
+    for label, source in layout.shown.items():
+        file = places.models / Path(paths.levels_file(source.experiment, source.model)).relative_to("models")
+        if file.exists():
+            levels = read_curves(file)["after"]
+            found = bound(levels, source.experiment.models[source.model].sigma_data)
+            error = "" if found.s is None else f" ± {found.s:.2g}"
+            curves[f"{label}: {found.bits:.4g}{error}"] = bits_per_level(levels)
+    if not curves:
+        raise UserError(f"{path}: none of its models is trained yet; run snakemake")
+    panels.bits_per_level(curves, path, written)
 
 
 def _sheets(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
@@ -242,8 +259,9 @@ def _pairs(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
     panels.pairs_sheet(generated, training, numbers, path, written)
 
 
-DRAWING = {"curve": _curve, "levels": _levels, "sheets": _sheets, "noisy": _noisy, "trajectories": _trajectories,
-           "truncation": _truncation, "degradation": _degradation, "leakage": _leakage, "pairs": _pairs}  # fmt: skip
+DRAWING = {"curve": _curve, "levels": _levels, "bits": _bits, "sheets": _sheets, "noisy": _noisy,
+           "trajectories": _trajectories, "truncation": _truncation,
+           "degradation": _degradation, "leakage": _leakage, "pairs": _pairs}  # fmt: skip
 
 
 def _analysis(layout: Figure, places: Places, kind: str = "") -> tuple[Path, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.paths import choice_file, evaluation_file, search_file
+from edm.chain.paths import choice_file, evaluation_file, levels_file, search_file
 from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
 from edm.chain.sidecars import ORIGIN, sidecar_file
@@ -53,6 +53,8 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
         return _of_configuration(params, place, source)
     if source.kind == "search":
         return _of_search(Chain(params), place, cell, source)
+    if source.kind == "levels":
+        return _of_levels(Chain(params), place, cell, source)
     return _of_measurement(Chain(params), place, cell, source)
 
 
@@ -83,6 +85,8 @@ def _why_empty(cell: Cell, source: Source | None) -> str:
         return "the table has nothing there"
     if source.kind == "search":
         makes = [search_file(source.experiment, source.model, source.name)]
+    elif source.kind == "levels":
+        makes = [levels_file(source.experiment, source.model)]
     else:
         makes = [evaluation_file(e) for e in source.experiment.evaluations_of(source.model, source.name)]
     more = f" (and {len(makes) - 1} more)" if len(makes) > 1 else ""
@@ -112,6 +116,18 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     options = ["--search", search, *measuring_options(job)]
     again = ["search", job.one("model"), AGAIN, "--experiment", experiment, "--model", model, *options]
     return walk.finished(found, again, f"['settings']['{place['row']}']")
+
+
+def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    """A number that is computed from the errors per noise level, which a training run measures at its end."""
+    experiment, model = source.experiment, source.model
+    path = levels_file(experiment, model)
+    walk = _Walk(chain, path, {"checkpoint": {}, "metric": {}})
+    found = {**place, "value": cell.value, "experiment": experiment.name, "model": model}
+    term = "bits" if place["column"] == "bound" else place["column"]
+    code = ("from edm.training.bound import bound; from edm.training.curves import read_curves; "
+            f"print(bound(read_curves({path!r})['after'], {experiment.models[model].sigma_data}).{term})")  # fmt: skip
+    return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
 
 
 def _named(sampler: SamplerConfig) -> dict[str, Any]:
@@ -228,7 +244,7 @@ class _Walk:
         state = "cannot be read" if os.path.exists(sidecar) else "is not there"
         unknown = f"no record of how it was made: {sidecar} {state}"
         inputs: dict[str, str | None] = dict.fromkeys(job.files)
-        if path != self.path:
+        if path != self.path or job.rule == "train":
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
         inputs[job.one("model")] = self.record["checkpoint"]["sha256"]
         inputs[job.inputs["references"][0]] = self.record["metric"].get("reference_sha256")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edm.chain.paths import evaluation_file
+from edm.chain.paths import evaluation_file, levels_file
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation import records
@@ -16,6 +16,7 @@ from edm.metrics import MEMORISATION_OF_TEST, METRICS
 from edm.params import Evaluation, Experiment
 from edm.params.sources import Source
 from edm.tracking import read_journal
+from edm.training.curves import read_curves
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,16 @@ class Results:
         points = {point.id for point in source.points}
         measured = self.of(source.experiment, source.model, source.name)
         return [repeats for repeats in measured if repeats.all[0].point in points]
+
+    def levels(self, source: Source) -> dict[str, Any] | None:
+        """The errors per noise level after training, of a model that the chain trains; None before."""
+        path = self.runs.with_name("models") / Path(levels_file(source.experiment, source.model)).relative_to("models")
+        found: dict[str, Any] | None = read_curves(path)["after"] if path.exists() else None
+        return found
+
+    def why_not_trained(self, experiment: Experiment, model: str) -> str:
+        """Why a model has no errors per noise level, in the words of :meth:`why_missing`."""
+        return self._why(experiment, model, [])
 
     def why_missing(self, experiment: Experiment, model: str, grid: str) -> str:
         """Why a grid has no results: "not run", "running", "failed", or the state of its model."""

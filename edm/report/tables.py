@@ -17,6 +17,7 @@ from edm.report.cells import Cell, Table
 from edm.report.ranking import panel
 from edm.report.results import Measurement, Repeats, Results, about_metrics, metric
 from edm.report.writers import WRITERS
+from edm.training.bound import bound
 
 
 def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Path]:
@@ -194,6 +195,38 @@ def _settings(layout: Layout, results: Results) -> Table:
     return Table(layout.name, layout.title, "parameter", layout.columns, rows, notes)
 
 
+def _likelihood(layout: Layout, results: Results) -> Table:
+    """Bits per dimension: the bound of every model from its errors per noise level, and the terms of it."""
+    rows: dict[str, list[Cell]] = {}
+    counts: set[int | None] = set()
+    spans: set[str] = set()
+    for row, (source, *_) in layout.rows.items():
+        assert source is not None
+        found = results.levels(source)
+        if found is None:
+            missing = results.why_not_trained(source.experiment, source.model)
+            rows[row] = [Cell(missing=missing)] * len(layout.columns)
+            continue
+        bits = bound(found, source.experiment.models[source.model].sigma_data)
+        numbers = {"bound": bits.bits, "diffusion": bits.diffusion, "prior": bits.prior,
+                   "reconstruction": bits.reconstruction}  # fmt: skip
+        errors = {"bound": bits.s, "diffusion": bits.s}
+        rows[row] = [Cell(f"{numbers[name]:.4g}", numbers[name], error=errors.get(name)) for name in layout.columns]
+        counts.add(found.get("samples"))
+        spans.add(f"{bits.sigma_min:.3g} to {bits.sigma_max:.3g}")
+    known = [cells[0].value for cells in rows.values() if cells[0].value is not None]
+    for cells in rows.values():
+        cells[0] = replace(cells[0], best=len(known) > 1 and cells[0].value == min(known))
+    notes = ["Bits per dimension of 8-bit training images, lower is better: an upper bound on −log₂ P in the mean, and "
+             "the three terms whose sum it is. No image is sampled."]  # fmt: skip
+    if spans:
+        images = " or ".join(f"{count:,}" for count in sorted(filter(None, counts)))
+        of = f", {images} images at each" if images else ""
+        notes.append(f"Noise levels {' or '.join(sorted(spans))}{of}. ±: at most one standard error over images, which "
+                     "are the same at all levels.")  # fmt: skip
+    return Table(layout.name, layout.title, "model", layout.columns, rows, notes)
+
+
 def _described(layout: Layout, results: Results) -> Table:
     number = lambda text: float(text) if text.replace(".", "", 1).isdigit() else None
     rows = {row: [Cell(source.text, number(source.text)) for source in cells if source is not None]
@@ -204,4 +237,4 @@ def _described(layout: Layout, results: Results) -> Table:
 
 _KINDS = {"configurations": _configurations, "samplers": _samplers, "cells": _samplers, "settings": _settings,
           "hyperparameters": _described, "networks": _described, "panel": panel,
-          "solvers": _solvers, "orders": _orders}  # fmt: skip
+          "likelihood": _likelihood, "solvers": _solvers, "orders": _orders}  # fmt: skip

@@ -56,12 +56,13 @@ def as_csv(table: Table) -> str:
     writer.writerow([*CSV_COLUMNS, *(TRAININGS if several else ()), *more])
     for row, column, cell in _each(table):
         m, paper = cell.measured, cell.paper
-        ours = repr(cell.value) if m else cell.text
+        ours = repr(cell.value) if m or cell.error is not None else cell.text
         reference = ("", "", "", "") if paper is None else (paper.text, cell.difference, str(paper.verified).lower(),
                                                             paper.nfe or "")  # fmt: skip
         origin = [""] * 10 if m is None else [m.model, m.grid, m.point, m.images, m.first_seed, m.commit, m.dirty,
                                               m.checkpoint, m.dataset, m.run]  # fmt: skip
-        spread = [""] * 10 if m is None else [cell.repeats, repr(cell.low), repr(cell.high), *_errors(cell)]
+        repeats = [""] * 3 if m is None else [cell.repeats, repr(cell.low), repr(cell.high)]
+        spread = [*repeats, *_errors(cell)]
         missing = "" if cell.text else cell.missing or "not in the paper"
         writer.writerow([row, column, ours, *reference[:3], missing, m.label if m else "",
                          (cell.nfe or m.nfe) if m else "", reference[3], *spread, *origin,
@@ -132,7 +133,9 @@ def _texts(table: Table, cell: Cell, escape: Callable[[str], str], bold: str) ->
 def _origin(cell: Cell) -> str:
     m = cell.measured
     if m is None:
-        return cell.missing or ("resolved configuration or search" if cell.text else "not in the paper")
+        return cell.missing or (
+            "resolved configuration, search or errors per noise level" if cell.text else "not in the paper"
+        )
     dirty = " with uncommitted changes" if m.dirty == "true" else ""
     mean = f"mean of {cell.trainings} training runs; the first: " if cell.trainings > 1 else ""
     return (f"{mean}model {m.model}, {m.grid} {m.point}, {m.images:,} images from seed {m.first_seed:,}, NFE {m.nfe}; "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from edm.config import MAX_SEED, TrainingConfig
 from edm.data.archive import Dataset
@@ -24,7 +25,10 @@ _SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds ne
 
 @dataclass(frozen=True)
 class Batch:
-    """images y [B, C, H, W] in [−1, 1], labels [B] or None, augment_labels [B, 9] or None, sigma [B], noise as y."""
+    """images y [B, C, H, W] in [−1, 1], labels, augment_labels [B, 9] or None, sigma [B], noise as y.
+
+    labels: class indices [B]; one-hot rows [B, classes] where some may be zeros (label dropout); or None.
+    """
 
     images: Tensor
     labels: Tensor | None
@@ -64,6 +68,9 @@ class Batches:
         rows, pixels = self._pixels(first, count) if self._ahead is None else self._ahead.take(first, count, following)
         labels = None if self.labels is None else self._on_device(self.labels[rows])
         seeds = torch.arange(first, first + count, device=self.device) + self.config.seed * _SEED_STRIDE
+        if labels is not None and self.config.label_dropout > 0:
+            kept = noise.uniform(seeds, 0, 1, noise.UNLABELLED) >= self.config.label_dropout
+            labels = one_hot(labels, self.config.classes).to(torch.float32) * kept
         images, augment_labels, quantiles, draws = self._inputs(self._on_device(pixels), seeds)
         return Batch(images, labels, augment_labels, self.loss.sigma(quantiles).to(torch.float32), draws)
 

@@ -3,6 +3,7 @@
 A finished run is not repeated, and another run does not overwrite it unless the user asks for that.
 """
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from edm.errors import UserError
 from edm.files.documents import ANY, FLAG, TEXT, DamagedError, Names, read_document
 from edm.files.writing import write_json
 from edm.models import checkpoint
-from edm.training.state import IRRELEVANT
+from edm.training.state import IRRELEVANT, LATER
 
 RECORD, FORMAT = "training.json", "edm-training/1"
 FINAL = ("model.safetensors", "levels.json")
@@ -74,7 +75,8 @@ class TrainingFolder:
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
         own = self._own()
-        fields = [name for name, value in own["config"].items() if found["config"].get(name) != value]
+        theirs = _complete(found["config"])
+        fields = [name for name, value in own["config"].items() if theirs.get(name) != value]
         return fields + [name for name in ("dataset", "made_from") if found[name] != own[name]]
 
     def _is_own(self, model: Path) -> bool:
@@ -84,8 +86,15 @@ class TrainingFolder:
         except UserError:
             return False
         about = header["about"]
-        found = (header.get("config"), about.get("dataset_sha256"), about.get("images"))
+        found = (_complete(header.get("config") or {}), about.get("dataset_sha256"), about.get("images"))
         return found == (self.config.to_dict(), self.dataset.sha256, self.config.steps * self.config.batch_size)
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration, with the defaults of the fields that its version did not have."""
+    fields = [field for field in dataclasses.fields(TrainingConfig) if field.default is not dataclasses.MISSING]
+    defaults = {field.name: field.default for field in fields if field.name in LATER}
+    return {**{name: list(one) if isinstance(one, tuple) else one for name, one in defaults.items()}, **config}
 
 
 _ADVICE = "choose another --out, or replace it with --overwrite"

@@ -4,6 +4,7 @@ import copy
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from edm.models.denoiser import Denoiser
 from edm.networks.precision import set_float32
 from edm.tracking import Run, SystemMetrics
 from edm.training import loss_levels as levels
+from edm.training.averaging import TRACKS
+from edm.training.bound import bound
 from edm.training.curves import write_curves
 from edm.training.folder import FINAL, TrainingFolder
 from edm.training.log import TrainingLog
@@ -70,18 +73,20 @@ def train(
 
     step = TrainingStep(config, dataset, world, compiled)
     if world.is_first:
-        for path in (*(final / name for name in FINAL), *(out / name for name in FILES)):
+        tracks = [f"{TRACKS}/{width:g}/*.safetensors" for width in config.ema_widths]
+        for path in (*(final / name for name in FINAL), *(out / name for name in (*FILES, *tracks))):
             remove_temporaries(path)  # left by a process killed while writing
     with Background() as background:
         state = TrainingState(out, config, dataset, step.net, step.ema, step.optimizer, world, background,
-                              made_from)  # fmt: skip
+                              made_from, step.tracks)  # fmt: skip
         seen = state.restore()
         log = TrainingLog(out / "log.jsonl", seen, world.is_first)
         folder = TrainingFolder(out, final, config, dataset, made_from)
         if world.is_first:
             folder.note(finished=False)
         if seen == 0 and world.is_first:
-            shutil.rmtree(out / "snapshots", ignore_errors=True)  # snapshots of an earlier run
+            for name in ("snapshots", TRACKS):  # of an earlier run
+                shutil.rmtree(out / name, ignore_errors=True)
 
         def measure() -> levels.Levels:
             batch = config.microbatch or 512
@@ -141,11 +146,12 @@ def train(
                     run.metrics(numbers | system.read(), step=seen)
                 progress.loss(mean)
             if seen in snapshots and world.is_first:
-                snapshot = out / "snapshots" / f"{seen:012d}.safetensors"
-                if not snapshot.exists():  # else written before an interruption
-                    taken, told = copy.deepcopy(step.ema).cpu(), {**about, "images": seen}
-                    background.do(partial(checkpoint.save, snapshot, taken, config, told))
-                    progress.tell("snapshot")
+                for folder_name, average, kind in kept_averages(step):
+                    snapshot = out / folder_name / f"{seen:012d}.safetensors"
+                    if not snapshot.exists():  # else written before an interruption
+                        taken, told = copy.deepcopy(average).cpu(), {**about, "images": seen, **kind}
+                        background.do(partial(checkpoint.save, snapshot, taken, config, told))
+                progress.tell("snapshot")
             pause = pauses.after_step(state.cost) if seen < total else None
             if pause:  # last in a step, so that the state includes the whole step
                 keep()
@@ -168,6 +174,10 @@ def train(
                     run.metrics({f"error_{name}_training": sum(level["mean"]) / len(level["mean"])}, step=total)
             write_curves(final / "levels.json", before, after, log.curve("loss"))
             if run is not None:
+                if after["sigma"]:
+                    bits = bound(after, config.sigma_data)
+                    numbers = {"bits_per_dimension_bound": bits.bits, "bits_per_dimension_bound_s": bits.s or 0.0}
+                    run.metrics(numbers, step=total)
                 run.artifact(final / "levels.json")
                 run.finish()
         world.wait()
@@ -176,6 +186,13 @@ def train(
             folder.note(finished=True)
             remove_states(out)  # last: a process killed earlier resumes from them, or finds the training run finished
         return step.ema
+
+
+def kept_averages(step: TrainingStep) -> Iterator[tuple[str, Denoiser, dict[str, Any]]]:
+    """The averages that a snapshot keeps: folder, weights, entry of the header. The EMA's comes first."""
+    yield "snapshots", step.ema, {}
+    for width, average in step.tracks.items():
+        yield f"{TRACKS}/{width:g}", average, {"ema": {"width": width}}
 
 
 def check(config: TrainingConfig, dataset: Dataset, world: World) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ STATE_FORMAT = "edm-training-state/2"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 #: Fields without effect on the weights after n images: a run may resume with other values.
 IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
+#: Fields that states of earlier versions do not have: their defaults are left out of the identity.
+LATER = {"label_dropout", "ema_widths"}
 _HEADER = {"identity", "images", "seconds", "before", "overflowing", "checksum"}
 SLOW_DISK = 50e6  # bytes per second; estimates the time to save until it is measured
 
@@ -51,12 +54,15 @@ class TrainingState:
     def __init__(
         self, out: Path, config: TrainingConfig, dataset: Dataset, net: Denoiser, ema: Denoiser,
         optimizer: torch.optim.Optimizer, world: World, background: Background, made_from: str = "",
+        tracks: Mapping[float, Denoiser] | None = None,
     ):  # fmt: skip
-        """made_from: as in :func:`edm.training.loop.train`."""
+        """made_from: as in :func:`edm.training.loop.train`. tracks: further averages, by their widths."""
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
         self.background = background
+        self._modules = {"net.": net, "ema.": ema, **{f"ema-{width:g}.": one for width, one in (tracks or {}).items()}}
         self.paths = states(out)
-        fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT}
+        old = LATER - config.changes().keys()
+        fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT | old}
         self.identity, self.made_from = digest([fields, dataset.sha256]), made_from
         self.end = config.steps * config.batch_size
         self.seen, self.seconds = 0, 0.0
@@ -66,7 +72,9 @@ class TrainingState:
         self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
         self._next = 0  # the slot to write: the one with the older state
         size = sum(tensor.nbytes for tensor in net.parameters())
-        self.cost = 4 * size / SLOW_DISK  # seconds to save: an estimate, then the longest time so far
+        self.cost = (
+            (2 + len(self._modules)) * size / SLOW_DISK
+        )  # seconds to save: an estimate, then the longest time so far
         self._longest = 0.0
 
     def restore(self) -> int:
@@ -93,7 +101,7 @@ class TrainingState:
             self.sums.copy_(sums[self.world.rank])
         elif self.world.is_first:  # the number of processes changed; the total of the log stays right
             self.sums.copy_(sums.sum(0))
-        for prefix, module in (("net.", self.net), ("ema.", self.ema)):
+        for prefix, module in self._modules.items():
             part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             checkpoint.load_weights(module, part, path)
         for index, parameter in enumerate(self.net.parameters()):
@@ -118,8 +126,9 @@ class TrainingState:
             return
         begun = time.monotonic()
         self.background.wait()
-        tensors = {f"net.{name}": t for name, t in self.net.state_dict().items()}
-        tensors |= {f"ema.{name}": t for name, t in self.ema.state_dict().items()}
+        tensors = {
+            f"{prefix}{name}": t for prefix, one in self._modules.items() for name, t in one.state_dict().items()
+        }
         for index, parameter in enumerate(self.net.parameters()):
             for name, value in self.optimizer.state[parameter].items():
                 tensors[f"adam.{index}.{name}"] = value

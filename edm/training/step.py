@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
 from edm.data.archive import Dataset
+from edm.design.averages import PowerFunction
 from edm.design.losses import weighted_error
 from edm.models import building
 from edm.models.compilation import Compiled
@@ -40,6 +41,9 @@ class TrainingStep:
         self.net = building.build(config).to(world.device).to(memory_format=torch.channels_last).train()
         self.net.precision = config.precision
         self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
+        #: Power-function averages by their relative width.
+        self.tracks = {width: copy.deepcopy(self.ema) for width in config.ema_widths}
+        self._powers = [(PowerFunction(width), list(one.parameters())) for width, one in self.tracks.items()]
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self._parameters, self._averages = list(self.net.parameters()), list(self.ema.parameters())
         self._gradients = one_vector_of_gradients(self._parameters)
@@ -86,6 +90,10 @@ class TrainingStep:
         self._gradients.zero_()
         average = get_ema_multi_avg_fn(ema_decay_at(config, seen))  # type: ignore[no-untyped-call]  # torch has no types
         average(self._averages, self._parameters, None)
+        for power, averages in self._powers:
+            decay = power.decay(seen // config.batch_size + 1)
+            average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch has no types
+            average(averages, self._parameters, None)
 
 
 def one_vector_of_gradients(parameters: list[nn.Parameter]) -> Tensor:

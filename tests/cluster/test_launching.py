@@ -118,7 +118,7 @@ def test_the_status_of_a_launched_command_is_its_own(capfd):
     assert capfd.readouterr().err.startswith("error: ")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_reaches_what_was_launched_and_its_job_is_queued_again(
     tiny, digits_archive, tmp_path, in_job, processes
 ):

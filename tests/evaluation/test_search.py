@@ -149,6 +149,7 @@ def off_diagonal(settings):
     return len(values) < 2 or values[0] <= values[1]
 
 
+@pytest.mark.slow
 def test_every_search_costs_what_was_foretold(find):
     for seed in range(200):
         over, start, value = random_search(seed)

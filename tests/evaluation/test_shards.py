@@ -136,7 +136,7 @@ def parts(place):
 # Jobs
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 3, 7))])
 def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_named(place, whole, parts, count):
     files, output = parts(count), place.folder / f"merged-{count}.json"
     random.Random(0).shuffle(files)
@@ -148,6 +148,7 @@ def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_
     assert journal.exists() and not list(place.folder.glob("part-*.jsonl"))
 
 
+@pytest.mark.slow
 def test_what_compare_says_of_rounding_of_seeds_and_of_a_solver(place, whole, tmp_path, capsys):
     """Two threads round otherwise than one: not told apart. Other seeds: as independent. More steps: paired."""
     threads, seeds, one = tmp_path / "threads.json", tmp_path / "seeds.json", place.folder / "whole.json"
@@ -401,6 +402,7 @@ def launched(folder, *commands, first=""):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_what_one_comes_to(place, whole, parts, sampled, tmp_path):
     """For every command that shares its work; only rank 0 writes and prints."""
     device = ["--device", "cpu", "--threads", "1"]
@@ -489,6 +491,7 @@ def test_the_worst_pairs_are_drawn_again_from_their_seeds_beside_their_training_
     assert f"{tmp_path / 'old.json'}: " in error and "settings" in error and error.endswith("run snakemake again")
 
 
+@pytest.mark.slow
 def test_images_that_are_not_finite_on_one_process_end_both(place, tmp_path):
     spoil = """
 if os.environ["RANK"] == "1":

@@ -201,6 +201,18 @@ def test_constructor_arguments_that_mean_nothing_to_us_are_named(tmp_path):
     imported = foreign.read(authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDMPreconditioning()), change=change))
     assert imported.about["assumed"] == {"ignored constructor arguments": ["new_option"]}
     assert imported.denoiser.sigma_max == math.inf
+    assert "label_dropout" not in imported.about["inferred"]["init_kwargs"]
+
+
+def test_the_label_dropout_of_a_published_training_is_read(tmp_path):
+    """Guidance by the null label needs a network that knows it."""
+
+    def change(content):
+        content["ema"].meta["state"]["_init_kwargs"]["label_dropout"] = 0.1
+        return content
+
+    imported = foreign.read(authors_pickle(tmp_path / "a.pkl", make("ddpmpp", EDMPreconditioning()), change=change))
+    assert imported.about["inferred"]["init_kwargs"]["label_dropout"] == 0.1 and imported.about["assumed"] == {}
 
 
 def test_half_precision_files_become_float32(tmp_path):

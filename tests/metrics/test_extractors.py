@@ -102,6 +102,7 @@ def test_pixel_features_need_neither_weights_nor_torch_fidelity(tmp_path):
 # Inception-v3
 
 
+@pytest.mark.slow
 def test_distance_equals_torch_fidelitys_from_images_to_number(inception_weights):
     first, second = smooth_images(40, seed=1, contrast=60), smooth_images(32, seed=2, contrast=30)
     features = load_features(INCEPTION, inception_weights)

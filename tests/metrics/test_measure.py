@@ -40,6 +40,7 @@ def digit_sets(digits):
 # The numbers
 
 
+@pytest.mark.slow
 def test_all_measures_of_one_pass_equal_torch_fidelitys(inception_weights, tmp_path, monkeypatch):
     """Subsets of 16 of so few images, on both sides; else torch-fidelity's defaults."""
     monkeypatch.setitem(measure.KID_SETTINGS, "kid_subset_size", 16)

@@ -63,6 +63,7 @@ def captured(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_compiled_training_step_does_the_same(tiny, digits, captured):
     config, weights = tiny(augment=0.5, dropout=0.0), {}
     for name, compiled in (("plain", None), ("compiled", {"mode": "default"})):

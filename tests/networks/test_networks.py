@@ -44,7 +44,9 @@ MODES = {"plain": 1e-5, "wide on a CPU": 1e-5, "channels_last": 1e-5, "compiled"
          "fp16": 3e-3}  # fmt: skip
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(
+    params=[pytest.param(mode, marks=[pytest.mark.slow] * (mode in ("compiled", "fp16"))) for mode in MODES]
+)
 def in_mode(request, golden, monkeypatch):
     """A golden network in a mode, and its tolerance. Of a compiler there is the front half; TF32 is float32 on CPUs."""
     net, mode = copy.deepcopy(golden[3]), request.param

@@ -67,6 +67,16 @@ def test_so_are_searches_and_sheets():
     ]
 
 
+def test_a_null_label_that_training_has_not_shown_is_named():
+    """A pretrained model does not tell; with label_dropout, all is well."""
+    grids = {"guided": {"models": ["vp-E", "vp-F"], "guide": ["null", "vp-A"], "guidance": 2}}
+    place = "experiments.mine.grids.guided: guide null"
+    why = "trained without label_dropout, so the network does not know the null label"
+    assert lines_of(grids=grids) == [f"{place}: vp-E, vp-F: {why}"]
+    assert lines_of(grids=grids, ladder={"F": {"label_dropout": 0.1}}) == [f"{place}: vp-E: {why}"]
+    assert lines_of(grids=grids, base={"label_dropout": 0.1}) == []
+
+
 def test_attention_that_no_resolution_has_is_named_with_its_models():
     found = lines_of(base={"attn_resolutions": [2]})
     names = "vp-C, vp-D, vp-E, vp-F, leak"  # A and B go down to 2

@@ -83,6 +83,7 @@ def test_the_look_is_pinned_to_the_number_of_its_rule(monkeypatch, tmp_path, rul
     assert digest(look(monkeypatch, tmp_path)) == pinned and RULES[rule].code >= since
 
 
+@pytest.mark.slow
 def test_another_colour_is_another_look(monkeypatch, tmp_path):
     before = digest(figures(monkeypatch, tmp_path))
     monkeypatch.setattr(style, "COLORS", ("#0072B3", *style.COLORS[1:]))

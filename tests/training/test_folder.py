@@ -9,11 +9,13 @@ import torch
 
 from edm.chain.rules import RULES
 from edm.cli import main
+from edm.cluster.processes import ALONE
 from edm.commands.common import MADE_FROM
 from edm.errors import UserError
+from edm.files.hashes import digest
 from edm.training.folder import TrainingFolder
 from edm.training.loop import train
-from edm.training.state import TrainingState, states
+from edm.training.state import IRRELEVANT, LATER, TrainingState, states
 
 
 class Killed(Exception):
@@ -126,6 +128,22 @@ def test_another_training_in_the_folder_of_a_finished_one_has_to_be_asked_for(
     assert command("--overwrite", *words, **changes) == 0
     assert content(tmp_path / "run") != before
     assert command(*words, **changes) == 0 and "this training run is finished" in capsys.readouterr().err
+
+
+def test_records_and_states_of_a_version_with_fewer_fields_count(tiny, digits, tmp_path):
+    """A later field at its default is no other training: nothing is trained again, and states go on."""
+    config, out = tiny(), tmp_path / "run"
+    train(config, digits, out)
+    record = json.loads((out / "training.json").read_text())
+    for name in LATER:
+        del record["config"][name]
+    (out / "training.json").write_text(json.dumps(record))
+    assert TrainingFolder(out, out, config, digits).is_finished()
+    fields = {name: value for name, value in config.to_dict().items() if name not in IRRELEVANT | LATER}
+    net = torch.nn.Linear(1, 1)
+    state = lambda one: TrainingState(out, one, digits, net, net, None, ALONE, None)
+    assert state(config).identity == digest([fields, digits.sha256])
+    assert state(config).identity != state(tiny(label_dropout=0.1)).identity
 
 
 def test_a_model_that_no_training_in_the_folder_made_is_not_written_over(command, tmp_path, capsys):

@@ -43,6 +43,26 @@ def test_one_seed_gives_identical_weights_and_another_seed_others(tiny, digits, 
     assert not same(weights(tmp_path / "first"), weights(tmp_path / "other"))
 
 
+def test_label_dropout_sets_the_label_of_a_sample_by_its_own_seed(tiny, digits):
+    """A tenth of the samples have no label, the same ones however the batches are cut; all else stays."""
+    config = tiny(label_dropout=0.1)
+    loss = building.loss_of(config)
+    plain, dropping = (Batches(digits, one, loss, torch.device("cpu")) for one in (tiny(), config))
+    whole, labelled = dropping.draw(0, 1000), plain.draw(0, 1000)
+    parts = torch.cat([dropping.draw(start, 100).labels for start in range(0, 1000, 100)])
+    assert torch.equal(whole.labels, parts) and torch.equal(whole.images, labelled.images)
+    kept = whole.labels.sum(1)
+    assert set(kept.tolist()) == {0.0, 1.0} and 0.06 < 1 - float(kept.mean()) < 0.14
+    assert torch.equal(whole.labels[kept > 0].argmax(1), labelled.labels[kept > 0])
+
+
+def test_no_label_dropout_is_the_training_of_before(tiny, digits, tmp_path):
+    for name, config in (("plain", tiny()), ("none", tiny(label_dropout=0.0)), ("some", tiny(label_dropout=0.5))):
+        train(config, digits, tmp_path / name)
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "none"))
+    assert not same(weights(tmp_path / "plain"), weights(tmp_path / "some"))
+
+
 @pytest.mark.parametrize("microbatch", [8, 20])
 def test_gradient_accumulation_changes_nothing_but_rounding(tiny, digits, tmp_path, microbatch):
     train(tiny(dropout=0.0), digits, tmp_path / "whole")
@@ -112,6 +132,7 @@ def test_a_state_of_another_configuration_is_not_continued_but_kept(tiny, digits
     assert same(weights(tmp_path / "run"), weights(tmp_path / "fresh"))
 
 
+@pytest.mark.slow
 def test_training_learns(tiny, digits, tmp_path):
     """600 steps bring the error at every noise level from that of an untrained network well below it."""
     train(tiny(duration=0.0192, lr_rampup=0.001, level_samples=256), digits, tmp_path)

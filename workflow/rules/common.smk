@@ -51,8 +51,8 @@ STEP = "exec edm launch {params.step:q} " + ("--requeue " if workflow.remote_exe
 LAUNCH = STEP + "--gpus {resources.gpu} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
 
 
-def machine(gpus, nodes=None):
-    """The resources of a step: GPUs (and nodes) from the settings of its experiment."""
+def machine(gpus, nodes=None, *options):
+    """The resources of a step: GPUs (and nodes) from the settings of its experiment; sbatch's options, the user's first."""
 
     def of(value):
         return known(lambda w: value(concerned(w)))
@@ -61,6 +61,8 @@ def machine(gpus, nodes=None):
     if nodes:  # the step itself starts one task on each of several nodes; Slurm's plugin calls this `mpi`
         several = lambda value: of(lambda e: value(e) if nodes(e) > 1 else None)
         asked |= dict(nodes=of(nodes), mpi=several(lambda e: "srun"), tasks=several(nodes))
+    if stated := " ".join(option for option in (config.get("sbatch"), *options) if option):
+        asked["slurm_extra"] = stated
     if config.get("gpu_type"):
         asked["gpu_model"] = of(lambda e: config["gpu_type"] if gpus(e) else None)
     if config.get("gpu_partition"):
@@ -78,7 +80,8 @@ def concerned(wildcards):
 
 ONE_GPU = machine(lambda e: min(e.sampling.gpus, 1))
 SAMPLING = machine(lambda e: e.sampling.gpus)
-TRAINING = machine(lambda e: e.training.gpus, lambda e: e.training.nodes)
+# Slurm sends SIGTERM 120 seconds before the time limit, even if the limit changes while the job runs.
+TRAINING = machine(lambda e: e.training.gpus, lambda e: e.training.nodes, "--signal=TERM@120")
 MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 

@@ -162,6 +162,23 @@ def loss_levels(
         _legend_below(axes.figure, handles, labels)
 
 
+def bits_per_level(curves: Mapping[str, Curve], path: Path, written: list[Path]) -> None:
+    """Bits per dimension and e-fold of noise vs. the noise level: the integrand of the bound on the likelihood.
+
+    curves: {model and its bound: {"sigma", "mean", "s"}}, s the standard error; the band is 1.96 s to either side.
+    """
+    with canvas(path, written, width=5.4, height=3.2 + 0.1 * len(curves)) as axes:
+        for (label, curve), style in zip(curves.items(), line_styles(), strict=False):
+            sigma, mean, s = (list(curve[key]) for key in ("sigma", "mean", "s"))
+            axes.plot(sigma, mean, **style, markersize=4, markerfacecolor="none", linewidth=1.3, label=label)
+            low, high = ([m + sign * 1.96 * e for m, e in zip(mean, s, strict=True)] for sign in (-1, 1))
+            axes.fill_between(sigma, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axes.set(xscale="log", xlabel=OVER["sigma"][0], ylabel=r"bits per dimension and $\Delta\ln\,\sigma = 1$")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter("{x:g}")
+        _legend_below(axes.figure)
+
+
 def listed(labels: Iterable[str]) -> str:
     """The labels of models in one line; of several only what stands before a name: "A, B" for "A: baseline" and B."""
     names = list(labels)
