@@ -292,7 +292,7 @@ def _made_from(sources: Iterable[Source]) -> list[str]:
             found[paths.levels_file(experiment, model)] = None
         elif source.kind == "dataset":
             found[paths.archive(experiment.dataset)] = None
-        elif source.kind != "model":
+        elif source.kind not in ("model", "order"):
             found[_FILES[source.kind](experiment, model, name)] = None
     return list(found)
 
