@@ -24,6 +24,7 @@ _PUBLIC = {
     "Denoiser": "edm.models.denoiser",
     "load": "edm.foreign",
     "from_published": "edm.foreign.published",
+    "register": "edm.registry",
     "UserError": "edm.errors",
 }
 __all__ = list(_PUBLIC)

@@ -13,6 +13,10 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from edm.errors import UserError
 
+#: Metadata of a field that a later version added: its default stays out of plain dictionaries.
+LATER = {"later": True}
+#: The same, of a field that :meth:`Checked.check` and the schema leave to a subclass.
+APART = {"later": True, "apart": True}
 _OF_LISTS = ("minItems", "maxItems")
 _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "minimum": (operator.ge, "at least {}"),
@@ -34,22 +38,22 @@ def require(holds: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _is_of(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value from JSON or YAML has an annotated type. A list is a valid tuple, an integer a valid number."""
     if isinstance(hint, UnionType):
-        return any(_is_of(value, option) for option in get_args(hint))
+        return any(fits(value, option) for option in get_args(hint))
     if get_origin(hint) is tuple:
-        return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
+        return isinstance(value, (list, tuple)) and all(fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         return real and bool(abs(value) <= sys.float_info.max)
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) if hint is int else type(value) is hint
 
 
-def _in_words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", NoneType: "null"}
     if isinstance(hint, UnionType):
-        return " or ".join(_in_words(option) for option in get_args(hint))
+        return " or ".join(in_words(option) for option in get_args(hint))
     if get_origin(hint) is tuple:
         return "a list of numbers" if get_args(hint)[0] is float else "a list of whole numbers"
     return words[hint]
@@ -76,7 +80,8 @@ class Checked:
     """Base of frozen dataclasses of plain values: validation, and conversion from and to plain dictionaries.
 
     limits: the limits of each field as JSON Schema keywords; for a list, the limits of its entries and of their number.
-    ``__post_init__`` of a subclass calls :meth:`check`.
+    ``__post_init__`` of a subclass calls :meth:`check`. A field with ``LATER`` as its metadata stays out of plain
+    dictionaries while it has its default, so that equal configurations of earlier versions give equal files.
     """
 
     limits: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -84,10 +89,12 @@ class Checked:
     def check(self) -> None:
         """Checks the type and the limits of each field separately. Converts lists to tuples."""
         for field in dataclasses.fields(self):
+            if "apart" in field.metadata:
+                continue
             value, hint = getattr(self, field.name), self._hints()[field.name]
             unlimited = field.default == math.inf == value  # S_max
-            right = unlimited or _is_of(value, hint)
-            require(right, f"{field.name} is {value!r}, which is not {_in_words(hint)}")
+            right = unlimited or fits(value, hint)
+            require(right, f"{field.name} is {value!r}, which is not {in_words(hint)}")
             _require_within(self.limits.get(field.name, {}), field.name, value)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
@@ -111,7 +118,8 @@ class Checked:
                 return list(value)
             return None if isinstance(value, float) and math.isinf(value) else value
 
-        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)
+                if not ("later" in field.metadata and getattr(self, field.name) == field.default)}  # fmt: skip
 
     def changes(self) -> dict[str, Any]:
         """The values that differ from the defaults: enough for ``from_dict``, stable if later versions add fields."""
@@ -126,11 +134,12 @@ class Checked:
     @classmethod
     def schema(cls) -> dict[str, dict[str, Any]]:
         """JSON Schema of every field, from its type and its limits."""
-        return {field.name: _schema(cls._hints()[field.name], cls.limits.get(field.name, {}))
-                for field in dataclasses.fields(cls)}  # fmt: skip
+        return {field.name: schema_of(cls._hints()[field.name], cls.limits.get(field.name, {}))
+                for field in dataclasses.fields(cls) if "apart" not in field.metadata}  # fmt: skip
 
 
-def _schema(hint: Any, limits: dict[str, Any]) -> dict[str, Any]:
+def schema_of(hint: Any, limits: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of a value of an annotated type within limits."""
     if "enum" in limits:
         return {"enum": list(limits["enum"])}
     own = {key: value for key, value in limits.items() if key in _OF_LISTS}

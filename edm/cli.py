@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 
-from edm import __version__
+from edm import __version__, registry
 from edm.cluster.memory import keep_freed
 from edm.commands import (
     advising,
@@ -30,8 +30,8 @@ from edm.files.outputs import check_outputs
 #: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
 _FILES = ("output", "figure", "journal", "history", "lock")
 _FOLDERS_WRITTEN = ("out", "final")
-_READ = ("checkpoint", "config", "data", "evaluations", "file", "input", "levels", "params", "parts", "ref", "samples",
-         "settings", "snapshots", "throughput", "weights")  # fmt: skip
+_READ = ("checkpoint", "config", "data", "evaluations", "file", "input", "levels", "params", "parts", "plugins", "ref",
+         "samples", "settings", "snapshots", "throughput", "weights")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_freed()
     try:
         _require_folder()
+        registry.load(args.plugins)
         check_outputs(*(_named(args, names) for names in (_FILES, _FOLDERS_WRITTEN, _READ)))
         status = args.function(args) or 0
         if sys.stdout is not None:  # it is None where the caller closed it
@@ -111,6 +112,10 @@ def parser() -> argparse.ArgumentParser:
         epilog="`snakemake` runs the whole chain; these commands are its steps. Each has its own --help.",
     )
     top.add_argument("--version", action="version", version=f"edm {__version__}")
+    top.add_argument(
+        "--plugins", action="append", default=[], metavar="FILE",
+        help="Python file, or name of a module, that adds parts to choose; before the command, once for each",
+    )  # fmt: skip
     commands = Commands(top)
     of_models = (launching, models, images, likelihood, solvers)
     for module in (data, advising, *of_models, studies, reports, tracking, watching):

@@ -4,9 +4,11 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from edm.checked import Checked, choose, require
+from edm import registry
+from edm.checked import APART, LATER, Checked, choose, require
+from edm.errors import nearest
 
 #: Settings in which the paper's three architectures differ (Table 8), apart from size.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -45,12 +47,31 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 #: for small batches and networks, where launching kernels takes longer than running them.
 COMPILE = ("auto", "yes", "graphs", "no")
 AUTO = "auto"
+#: What a solver of a plugin takes beside its own settings and the fields that it shares.
+OF_ANY_SOLVER = {"num_steps", "discretization", "sigma_min", "sigma_max", "rho", "final", "sigmas"}
 NULL = "null"  # the guide that is the same network with the null label, zeros
 RK45_NFE = 120  # estimate: an adaptive solver chooses its NFE; the paper's best results took 93 to 131 (Table 3)
 AUGMENT_DIM = 9  # Table 6
 MAX_SEED = 2**19 - 1  # of a training run: each run has its own range of 2^44 sample seeds among the 64-bit seeds
 
 MAX_SNAPSHOTS = 10_000  # of a training run
+
+for _kind, _names, _module in (
+    ("schedule", SCHEDULES, "edm.design.schedules"),
+    ("scaling", SCALINGS, "edm.design.schedules"),
+    ("discretization", DISCRETIZATIONS, "edm.design.timesteps"),
+    ("preconditioning", DESIGNS, "edm.design.preconditioning"),
+    ("loss", DESIGNS, "edm.design.losses"),
+    ("architecture", ARCHITECTURES, "edm.networks.unet"),
+    ("augmentation", ("edm",), "edm.design.augmentation"),  # of Table 6
+    ("optimizer", ("adam",), "edm.training.step"),
+    ("lr_schedule", ("ramp",), "edm.training.step"),
+    ("solver", SOLVERS, "edm.sampling.sampler"),
+    ("solver", (MULTISTEP, *MEMBERS, *SHIPPED), "edm.sampling.sampler"),
+    ("solver", (ADAPTIVE, *ORIGINAL), "edm.sampling.drawing"),
+):
+    registry.own(_kind, _names, _module)
+registry.own("preconditioning", ("iddpm-linear",), "edm.design.preconditioning", hidden=True)  # of published files
 
 _NOT_NEGATIVE, _SIGMA = {"minimum": 0}, {"exclusiveMinimum": 0, "maximum": 1e9}
 #: The allowed values of each field, as JSON Schema keywords; for a list, of its entries and its length. Every
@@ -73,9 +94,12 @@ LIMITS: dict[str, dict[str, Any]] = {
     "resample_filter": {"minItems": 2, "maxItems": 16, "minimum": 0, "maximum": 1 << 20},
     "channels_per_head": {"minimum": 1, "maximum": 1 << 20},
     "norm_groups": {"minimum": 1, "maximum": 1 << 10},
-    "architecture": {"enum": tuple(ARCHITECTURES)},
-    "preconditioning": {"enum": DESIGNS},
-    "loss": {"enum": DESIGNS},
+    "architecture": {"enum": registry.Names("architecture")},
+    "preconditioning": {"enum": registry.Names("preconditioning")},
+    "loss": {"enum": registry.Names("loss")},
+    "augmentation": {"enum": registry.Names("augmentation")},
+    "optimizer": {"enum": registry.Names("optimizer")},
+    "lr_schedule": {"enum": registry.Names("lr_schedule")},
     "P_mean": {"minimum": -100, "maximum": 100},
     "P_std": {"exclusiveMinimum": 0, "maximum": 100},
     "sigma_data": _SIGMA,
@@ -96,10 +120,10 @@ LIMITS: dict[str, dict[str, Any]] = {
     "level_samples": {"minimum": 2, "maximum": 10_000_000},  # at least 2, to have a deviation
     "seed": {"minimum": 0, "maximum": MAX_SEED},
     "num_steps": {"minimum": 1, "maximum": 100_000},
-    "solver": {"enum": (*SOLVERS, MULTISTEP, *MEMBERS, *SHIPPED, ADAPTIVE, *ORIGINAL)},
-    "discretization": {"enum": DISCRETIZATIONS},
-    "schedule": {"enum": SCHEDULES},
-    "scaling": {"enum": SCALINGS},
+    "solver": {"enum": registry.Names("solver")},
+    "discretization": {"enum": registry.Names("discretization")},
+    "schedule": {"enum": registry.Names("schedule")},
+    "scaling": {"enum": registry.Names("scaling")},
     "alpha": {"exclusiveMinimum": 0, "maximum": 100},
     "sigma_min": _SIGMA,
     "sigma_max": _SIGMA,
@@ -121,10 +145,73 @@ LIMITS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
 class _Data(Checked):
-    """Base of the three configurations, which validates them against ``LIMITS``."""
+    """Base of the three configurations, which validates them against ``LIMITS``.
+
+    chosen: the fields that name a part of :mod:`edm.registry`, whose kind has the name of the field. The settings of
+    these parts are in the field ``settings``; in plain dictionaries, as in params.yaml, they are keys such as
+    "solver.eta".
+    """
 
     limits = LIMITS
+    chosen: ClassVar[tuple[str, ...]] = ()
+
+    def parts(self) -> list[registry.Part]:
+        """The parts of plugins that it names."""
+        named = ((kind, getattr(self, kind)) for kind in self.chosen)
+        return [registry.find(kind, name) for kind, name in named if name and not registry.is_own(kind, name)]
+
+    def settings_of(self, kind: str) -> dict[str, Any]:
+        """The keyword arguments of the part of a plugin that it names."""
+        part, start = registry.find(kind, getattr(self, kind)), f"{kind}."
+        own = {key.removeprefix(start): value for key, value in self._settings() if key.startswith(start)}
+        return part.bound(own, self)
+
+    def _settings(self) -> tuple[tuple[str, Any], ...]:
+        found: tuple[tuple[str, Any], ...] = getattr(self, "settings", ())
+        return found
+
+    def _check_settings(self) -> None:
+        """Checks ``settings`` against the signatures of the parts; leaves out those that equal a default."""
+        stated = self._settings()
+        if not stated:
+            return
+        found: dict[str, Any] = {}
+        for key, _ in stated:
+            kind = key.partition(".")[0]
+            require(kind in self.chosen, f"{type(self).__name__} field {key!r} is unknown{nearest(key, self.chosen)}")
+            name = getattr(self, kind)
+            require(not registry.is_own(kind, name), f"{key}: {kind} {name} is edm's own and has no such setting")
+        for part in self.parts():
+            start = f"{part.kind}."
+            own = {key.removeprefix(start): value for key, value in stated if key.startswith(start)}
+            found |= {start + name: value for name, value in part.check_settings(own).items()}
+        object.__setattr__(self, "settings", tuple(sorted(found.items())))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        require("settings" not in values, f"{cls.__name__} field 'settings' is unknown; state keys such as solver.eta")
+        own = {key: value for key, value in values.items() if "." in str(key)}
+        if not own:
+            return super().from_dict(values)
+        rest = {key: value for key, value in values.items() if key not in own}
+        made = super().from_dict(rest)
+        return dataclasses.replace(made, settings=tuple(sorted(own.items())))  # type: ignore[call-arg]
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {key: value for key, value in super().to_dict().items() if key != "settings"}
+        return values | {key: list(value) if isinstance(value, tuple) else value for key, value in self._settings()}
+
+    def changes(self) -> dict[str, Any]:
+        values = self.to_dict()
+        stated = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name in values]
+        return {name: values[name] for name in (*stated, *dict(self._settings()))}
+
+
+def _settings_field() -> Any:
+    """The settings of the parts of plugins, by their keys, such as (("solver.eta", 0.5),)."""
+    return dataclasses.field(default=(), metadata=APART)
 
 
 @dataclass(frozen=True)
@@ -139,6 +226,7 @@ class NetworkConfig(_Data):
     style: "song" (DDPM++, NCSN++) or "adm" (Dhariwal and Nichol: adaptive group norm, no √½).
     residual_input: NCSN++'s skip from the downsampled input into every encoder level.
     norm_groups: of every group norm; None for min(32, C/4). skip_rescale: whether "song" scales its sums by √½.
+    architecture: the name of a plugin's network, which replaces the U-Net; settings: its own.
     """
 
     resolution: int
@@ -159,9 +247,20 @@ class NetworkConfig(_Data):
     channels_per_head: int | None = None
     norm_groups: int | None = None
     skip_rescale: bool = True
+    architecture: str = dataclasses.field(default="", metadata=APART)
+    settings: tuple[tuple[str, Any], ...] = _settings_field()
+
+    chosen = ("architecture",)
 
     def __post_init__(self) -> None:
         self.check()
+        if self.architecture:
+            require(isinstance(self.architecture, str), f"architecture is {self.architecture!r}, which is not text")
+            require(not registry.is_own("architecture", self.architecture), f"{self.architecture} is no plugin's name")
+            registry.find("architecture", self.architecture)
+        self._check_settings()
+        if self.architecture:
+            return
         side, levels = self.resolution, len(self.channel_mult)
         unit = 1 << (levels - 1)
         lower = max(side - side % unit, unit)
@@ -179,9 +278,14 @@ class NetworkConfig(_Data):
 
     @classmethod
     def of(cls, architecture: str, **size: Any) -> Self:
-        """The configuration of a named architecture ("ddpmpp", "ncsnpp" or "adm") at a given size."""
-        choose("architecture", architecture, ARCHITECTURES)
-        return cls(**{**ARCHITECTURES[architecture], **size})
+        """The configuration of a named architecture ("ddpmpp", "ncsnpp", "adm" or a plugin's) at a given size."""
+        if architecture in ARCHITECTURES:
+            return cls(**{**ARCHITECTURES[architecture], **size})
+        choose("architecture", architecture, registry.Names("architecture"))
+        shared = registry.find("architecture", architecture).shared
+        images = ("resolution", "channels", "classes", "augment_dim", "settings")
+        kept = {name: value for name, value in size.items() if name in (*images, *shared)}
+        return cls(architecture=architecture, **kept)
 
     @property
     def resolutions(self) -> list[int]:
@@ -203,7 +307,8 @@ class TrainingConfig(_Data):
     """One training run: a cell of Table 2 with its settings from Table 7. Durations are in millions of images (Mimg).
 
     resolution, channels, classes: of the dataset; classes are used only if ``conditional``.
-    preconditioning, loss: columns of Table 1, chosen independently. P_mean, P_std: of the EDM loss.
+    architecture, preconditioning, loss: columns of Table 1 or names of plugins, chosen independently. settings: of
+    plugins. P_mean, P_std: of the EDM loss.
     augment: A_prob of Table 6, 0 for none; x_flip: random flips of the dataset itself.
     batch_size: over all GPUs and accumulation rounds; microbatch: maximum images per GPU and round, None for no limit.
     learning_rate: after warmup; ema_rampup: cap of the EMA half-life as a fraction of the images seen, None for no cap.
@@ -246,9 +351,16 @@ class TrainingConfig(_Data):
     seed: int = 0
     label_dropout: float = 0.0
     ema_widths: tuple[float, ...] = ()
+    augmentation: str = dataclasses.field(default="edm", metadata=LATER)
+    optimizer: str = dataclasses.field(default="adam", metadata=LATER)
+    lr_schedule: str = dataclasses.field(default="ramp", metadata=LATER)
+    settings: tuple[tuple[str, Any], ...] = _settings_field()
+
+    chosen = ("architecture", "preconditioning", "loss", "augmentation", "optimizer", "lr_schedule")
 
     def __post_init__(self) -> None:
         self.check()
+        self._check_settings()
         require(not self.conditional or self.classes > 0, "conditional training needs a dataset with classes")
         dropped = self.label_dropout == 0 or self.conditional
         require(dropped, "label_dropout has no effect in unconditional training; leave it out")
@@ -262,18 +374,27 @@ class TrainingConfig(_Data):
 
     def network(self) -> NetworkConfig:
         """The network that this configuration trains."""
+        own = tuple((key, value) for key, value in self.settings if key.startswith("architecture."))
         return NetworkConfig.of(
             self.architecture,
             resolution=self.resolution,
             channels=self.channels,
             classes=self.classes if self.conditional else 0,
-            augment_dim=AUGMENT_DIM if self.augment > 0 else 0,
+            augment_dim=self._augment_dim if self.augment > 0 else 0,
             model_channels=self.model_channels,
             channel_mult=self.channel_mult,
             num_blocks=self.num_blocks,
             attn_resolutions=self.attn_resolutions,
             dropout=self.dropout,
+            **({"settings": own} if own else {}),
         )
+
+    @property
+    def _augment_dim(self) -> int:
+        if registry.is_own("augmentation", self.augmentation):
+            return AUGMENT_DIM
+        width: int = registry.find("augmentation", self.augmentation).facts["width"]
+        return width
 
     @property
     def dataset_size(self) -> tuple[int, int, int]:
@@ -304,6 +425,7 @@ class SamplerConfig(_Data):
     ``ORIGINAL`` are earlier samplers as their authors published them, whose only setting is ``num_steps``.
     "multistep" is the family of :mod:`edm.sampling.multistep`: ``predicts``, ``over``, ``order`` and ``corrector``, by
     default "data", "lambda", 3 and False, are None for all other solvers (``order`` except for "ipndm", by default 4).
+    A solver, discretization, schedule or scaling may be a plugin's, with its own ``settings``.
     :meth:`from_dict` also takes the names in ``MEMBERS``. ``SHIPPED`` are related solvers as their authors published
     them. ``final`` "zero" takes N levels and a last Euler step to σ = 0, as Algorithm 1; "sigma_min" takes N + 1 levels
     and ends at the last one. ``sigmas`` lists the levels themselves, in place of a discretisation and ``num_steps``.
@@ -337,6 +459,9 @@ class SamplerConfig(_Data):
     guidance: float = 1.0
     guidance_min: float = 0.0
     guidance_max: float | None = math.inf
+    settings: tuple[tuple[str, Any], ...] = _settings_field()
+
+    chosen = ("solver", "discretization", "schedule", "scaling")
 
     def __post_init__(self) -> None:
         most = math.inf if self.S_max is None else self.S_max
@@ -350,6 +475,7 @@ class SamplerConfig(_Data):
                 object.__setattr__(self, name, value)
         if self.solver == "ipndm" and self.order is None:
             object.__setattr__(self, "order", 4)
+        self._check_settings()
         self._refuse_choices_without_effect()
         if self.sigmas is not None:
             self._check_sigmas(self.sigmas)
@@ -386,7 +512,7 @@ class SamplerConfig(_Data):
         for name in guiding - {"guide"} if self.guide is None else ():
             stated = getattr(self, name) != getattr(type(self), name)
             require(not stated, f"{name} has no effect without a guide; name one (the null label is 'null', in quotes)")
-        fields = {field.name for field in dataclasses.fields(self)} - {"tolerance"}
+        fields = {field.name for field in dataclasses.fields(self)} - {"tolerance", "settings"}
         choices, churn = {"predicts", "over", "corrector"}, {"S_churn", "S_min", "S_max", "S_noise"}
         known = {
             **dict.fromkeys(SOLVERS, fields - choices - {"order"}),
@@ -394,10 +520,25 @@ class SamplerConfig(_Data):
             **dict.fromkeys(SHIPPED, fields - choices - churn - {"alpha", "order"}),
             "ipndm": fields - choices - churn - {"alpha"},
             ADAPTIVE: {"sigma_min", "sigma_max", "tolerance"},
-        }.get(self.solver, {"num_steps"})
+            **{name: {"num_steps"} for name in ORIGINAL},
+        }.get(self.solver)
+        if known is None:
+            known = OF_ANY_SOLVER.union(registry.find("solver", self.solver).shared)
         for field in dataclasses.fields(self):
-            idle = field.name not in {*known, *guiding, "solver"} and getattr(self, field.name) != field.default
+            apart = {*known, *guiding, "solver", "settings"}
+            idle = field.name not in apart and getattr(self, field.name) != field.default
             require(not idle, f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
+
+    @property
+    def claimed_order(self) -> int | None:
+        """The order that a solver's authors state; of the multistep family p, or p + 1 with a corrector.
+
+        None for adaptive and stochastic solvers, and for earlier samplers as their authors published them.
+        """
+        if self.S_churn > 0 or self.solver in (ADAPTIVE, *ORIGINAL):
+            return None
+        stated = {"euler": 1, "heun": 2, "dpmpp-2m": 2, "dpmpp-3m-shipped": 3}
+        return stated.get(self.solver) or (self.order or 0) + bool(self.corrector)
 
     @property
     def most_guided(self) -> float:
@@ -412,13 +553,23 @@ class SamplerConfig(_Data):
     @property
     def expected_nfe(self) -> int:
         """Evaluations of all networks per image; an estimate for an adaptive solver, the most for guided intervals."""
-        return RK45_NFE * (1 + self.guides) if self.nfe is None else self.nfe
+        if self.nfe is None:
+            own = RK45_NFE if self.solver == ADAPTIVE else self._of_plugin * self.num_steps
+            return own * (1 + self.guides)
+        return self.nfe
+
+    @property
+    def _of_plugin(self) -> int:
+        """Network evaluations per step that a plugin states for its solver."""
+        found: int = registry.find("solver", self.solver).facts["evaluations"]
+        return found
 
     @property
     def nfe(self) -> int | None:
         """Evaluations of all networks per image: those of :attr:`own_nfe`, twice if each level is guided.
 
-        None for rk45, which counts its own. With an interval, the most that can be: images count their own.
+        None for rk45, which counts its own, and for solvers of plugins, which the program counts. With an interval, the
+        most that can be: images count their own.
         """
         return None if self.own_nfe is None else self.own_nfe * (1 + self.guides)
 
@@ -426,9 +577,9 @@ class SamplerConfig(_Data):
     def own_nfe(self) -> int | None:
         """Evaluations of the network itself, without those of a guide, per image.
 
-        N for Euler and multistep; for second order 2N − 1, or 2N if it ends above 0. None for rk45.
+        N for Euler and multistep; for second order 2N − 1, or 2N if it ends above 0. None for rk45 and plugins.
         """
-        if self.solver == ADAPTIVE:
+        if self.solver == ADAPTIVE or not registry.is_own("solver", self.solver):
             return None
         if self.solver in ORIGINAL:
             return ORIGINAL[self.solver] * self.num_steps

@@ -1,5 +1,7 @@
 """Errors that a user can correct, and the exit of a job that resumes later."""
 
+import difflib
+from collections.abc import Iterable
 from importlib import import_module
 
 #: Optional package → the extra of edm-pipeline that installs it.
@@ -41,6 +43,13 @@ def _escaped(letter: str) -> str:
 def one_line(error: object) -> str:
     """The message of an error without line breaks; without a message, the error's kind."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(word: str, names: Iterable[object]) -> str:
+    """A hint for a message: the nearest name, or all names."""
+    known = [str(name) for name in names]
+    close = difflib.get_close_matches(str(word)[:100], [name[:100] for name in known], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def out_of_memory(error: Exception) -> bool:

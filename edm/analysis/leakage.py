@@ -11,16 +11,19 @@ from edm.design.augmentation import augment
 from edm.metrics.frechet import FeatureStatistics, frechet_distance
 
 Features = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor | None]]
 
 
-def augmented(images: np.ndarray | Tensor, probability: float = 1.0, first_seed: int = 0) -> Tensor:
-    """uint8 images [n, C, H, W], each under a random transform of Table 6 with A_prob = ``probability``.
+def augmented(
+    images: np.ndarray | Tensor, probability: float = 1.0, first_seed: int = 0, transform: Transform = augment
+) -> Tensor:
+    """uint8 images [n, C, H, W], each under a random transform, by default of Table 6, with A_prob = ``probability``.
 
     Image k gets the transform of seed ``first_seed + k``.
     """
     images = torch.as_tensor(images)
     seeds = torch.arange(first_seed, first_seed + len(images), device=images.device)
-    return to_uint8(augment(to_float(images), seeds, probability)[0])
+    return to_uint8(transform(to_float(images), seeds, probability)[0])
 
 
 def leakage(
@@ -31,6 +34,7 @@ def leakage(
     probability: float = 1.0,
     first_seed: int = 0,
     batch: int = 500,
+    transform: Transform = augment,
 ) -> dict[str, float]:
     """Fréchet distances between generated images, training images, and training images under augmentation.
 
@@ -46,7 +50,7 @@ def leakage(
     for start in range(0, len(training), batch):
         part = torch.as_tensor(training[start : start + batch])
         statistics["clean"].append(features(part))
-        statistics["augmented"].append(features(augmented(part, probability, first_seed + start)))
+        statistics["augmented"].append(features(augmented(part, probability, first_seed + start, transform)))
     moments = {name: (one.mean, one.covariance) for name, one in statistics.items()}
     pairs = (("generated", "clean"), ("generated", "augmented"), ("clean", "augmented"))
     return {f"{one}-{other}": frechet_distance(*moments[one], *moments[other]) for one, other in pairs}

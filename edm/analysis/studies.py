@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from edm.analysis.degradation import degrade
-from edm.analysis.leakage import augmented, leakage
+from edm.analysis.leakage import Transform, augmented, leakage
 from edm.analysis.truncation import truncation_errors
 from edm.config import SamplerConfig
 from edm.data.pixels import to_float
+from edm.design.augmentation import augment as default_transform
 from edm.design.draws import class_labels
 from edm.errors import UserError
 from edm.files.documents import AMOUNT, COUNT, NUMBER, TEXT, Names, between, require_shape
@@ -77,14 +78,25 @@ def degradation(
 
 
 def leaked(
-    denoiser: Denoiser, *, dataset: Any, augment: float, features: Any, images: int, num_steps: int = 18
+    denoiser: Denoiser,
+    *,
+    dataset: Any,
+    augment: float,
+    features: Any,
+    images: int,
+    num_steps: int = 18,
+    transform: Transform = default_transform,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Appendix F.2: distances of the model's images to clean and to augmented training images, in ``features``."""
     generated = _drawn(denoiser, images, num_steps)
     training = torch.from_numpy(dataset.images[: max(images, 2)])
-    distances = leakage(generated, training, features, probability=augment)
+    distances = leakage(generated, training, features, probability=augment, transform=transform)
     first = training[:SHOWN]
-    shown = {"dataset": first, "augmented": augmented(first, augment), "generated": generated[:SHOWN]}
+    shown = {
+        "dataset": first,
+        "augmented": augmented(first, augment, transform=transform),
+        "generated": generated[:SHOWN],
+    }
     return shown, {"distances": distances, "metric": features.label, "images": images}
 
 

@@ -8,8 +8,9 @@ same trajectories as x(t) = s(t) x(σ(t)) vs. t, with σ(t) and s(t) of each des
 import torch
 from torch import Tensor
 
-from edm.design.schedules import LinearSchedule, Scaling, Schedule, VESchedule, VPSchedule, no_scaling, vp_scaling
+from edm.design.schedules import LinearSchedule, Scaling, VESchedule, VPSchedule, no_scaling, vp_scaling
 from edm.errors import UserError
+from edm.protocols import Schedule
 
 #: σ(t) and s(t) of the panels (rows "Schedule" and "Scaling" of Table 1).
 PARAMETRISATIONS: dict[str, tuple[Schedule, Scaling]] = {

@@ -3,13 +3,12 @@
 The page "configuration" shows this text, and the text is the specification of the page's step.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edm.chain.job import Job
-from edm.config import SamplerConfig, TrainingConfig
+from edm.config import ADAPTIVE, SamplerConfig, TrainingConfig
 from edm.params import Experiment, Report
 
 if TYPE_CHECKING:
@@ -54,6 +53,8 @@ def _models(chain: "Chain", experiment: Experiment, jobs: list[Job]) -> list[dic
     sections = []
     if names:
         values = {name: _fields(experiment.models[name]) for name in names}
+        every = dict.fromkeys(choice for fields in values.values() for choice in fields)
+        values = {name: {choice: fields.get(choice) for choice in every} for name, fields in values.items()}
         differing = [choice for choice in values[names[0]] if len({str(values[name][choice]) for name in names}) > 1]
         if differing:
             rows = [("model", *differing), *((name, *(_shown(values[name][choice]) for choice in differing))
@@ -110,17 +111,19 @@ def _studies(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
 
 
 def _fields(config: TrainingConfig | SamplerConfig) -> dict[str, Any]:
-    return {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    """Its fields, and the settings of plugins by their keys."""
+    return {name: getattr(config, name, value) for name, value in config.to_dict().items()}
 
 
 def _settings(samplers: Sequence[SamplerConfig]) -> str:
     """The swept settings, then the others that differ from their defaults: "num_steps = 4, 8; S_noise = 1.007"."""
-    default, told = SamplerConfig(), {}
-    for name in _fields(default):
-        values = list(dict.fromkeys(getattr(sampler, name) for sampler in samplers))
-        if name == "num_steps" or values != [getattr(default, name)]:
+    default, told = _fields(SamplerConfig()), {}
+    stated = [_fields(sampler) for sampler in samplers]
+    for name in dict.fromkeys(name for fields in (default, *stated) for name in fields):
+        values = list(dict.fromkeys(fields.get(name) for fields in stated))
+        if name == "num_steps" or values != [default.get(name)]:
             told[name] = in_words(map(_shown, values))
-    if samplers[0].solver == "rk45":
+    if samplers[0].solver == ADAPTIVE:
         del told["num_steps"]
     return "; ".join(f"{name} = {value}" for name, value in told.items())
 
@@ -128,7 +131,7 @@ def _settings(samplers: Sequence[SamplerConfig]) -> str:
 def _nfe(samplers: Sequence[SamplerConfig]) -> str:
     counts = {sampler.nfe for sampler in samplers if sampler.nfe is not None}
     if any(sampler.nfe is None for sampler in samplers):
-        return "adaptive"
+        return "adaptive" if all(sampler.solver == ADAPTIVE for sampler in samplers) else "counted"
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
 
 

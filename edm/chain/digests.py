@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from edm.chain import plugins
 from edm.chain.jobs import Chain
 from edm.chain.provenance import Provenance, raw
 from edm.chain.rules import RULES
@@ -48,6 +49,8 @@ def write_digests(
         write_json(folder / stage / f"{name}.json", dict(sorted(steps.items())))
     fetched = {path for path, entry in chain.params.downloads.items() if entry.get("url")}
     used = {path for jobs in found.values() for job in jobs for path in raw(chain, job) if os.path.exists(path)}
+    every = [job for jobs in found.values() for job in jobs]
+    used |= {path for job in every for path in plugins.files(chain, job).values() if os.path.exists(path)}
     return sorted(used - fetched)
 
 

@@ -2,10 +2,10 @@
 
 A step is a job of the chain. Its specification contains everything that affects its result: its settings in
 params.yaml, the content of the raw data that it reads, the version number of its code in
-:data:`edm.chain.rules.RULES`, and the digests of the specifications of the steps before it. When a step ends, a sidecar
-in ``steps/`` records the specification that the step started with, the hashes of its inputs and outputs, host, date and
-commit. A step is up to date if its sidecar agrees with params.yaml and with the existing files. Missing files do not
-make a step stale: a clone may lack raw data and samples.
+:data:`edm.chain.rules.RULES`, the content of the plugins that it uses, and the digests of the specifications of the
+steps before it. When a step ends, a sidecar in ``steps/`` records the specification that the step started with, the
+hashes of its inputs and outputs, host, date and commit. A step is up to date if its sidecar agrees with params.yaml
+and with the existing files. Missing files do not make a step stale: a clone may lack raw data and samples.
 """
 
 import functools
@@ -14,10 +14,11 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from edm.chain import plugins
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.rules import RULES
@@ -136,13 +137,17 @@ def raw_labels(chain: Chain, job: Job) -> dict[str, str]:
 
 @dataclass
 class Started:
-    """A running step and the specification that it started with. ``finish`` writes its sidecar."""
+    """A running step and the specification that it started with. ``finish`` writes its sidecar.
+
+    plugins: the files of the plugins that it uses.
+    """
 
     job: Job
     path: str
     specification: dict[str, Any]
     inputs: dict[str, str | None]
     begun: float
+    plugins: dict[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -174,7 +179,8 @@ class Started:
             "specification": self.specification, "inputs": self.inputs, "outputs": outputs,
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.time() - self.begun, 1),
             "commit": tags.get("commit"), "dirty": tags.get("dirty"), "host": tags.get("host"),
-            "slurm_job": tags.get("slurm_job"), "versions": _versions(), "parts": parts or None, **more,
+            "slurm_job": tags.get("slurm_job"), "versions": _versions(), "parts": parts or None,
+            "plugins": self.plugins or None, **more,
         }  # fmt: skip
         write_json(self.path, {key: value for key, value in record.items() if value is not None})
 
@@ -196,7 +202,8 @@ def start(chain: Chain, name: str, expected: str | None = None, fetched: Iterabl
         if before is None:
             raise UserError(f"{path}: no record of how it was made; run snakemake again, or `edm adopt {path}`")
         digests[path], inputs[path] = before["digest"], before["outputs"].get(path)
-    started = Started(job, sidecar_file(job), _specification(chain, job, digests), inputs, begun)
+    used = plugins.files(chain, job)
+    started = Started(job, sidecar_file(job), _specification(chain, job, digests), inputs, begun, used)
     if expected is not None and expected != (_planned(provenance, started, fetched) if fetched else started.digest):
         raise UserError(f"{name}: params.yaml or the data changed after the plan; run snakemake again")
     return started
@@ -229,7 +236,8 @@ def adopt(chain: Chain, targets: Iterable[str]) -> list[Job]:
         if old.get("outputs") != {path: provenance.hashes.of(path) for path in job.outputs}:
             old = {}  # it describes other files: the origin of these is unknown
         origin = {key: old.get(key) for key in (*ORIGIN, "parts")}
-        started = Started(job, sidecar_file(job), provenance.specification(job), inputs, time.time())
+        started = Started(job, sidecar_file(job), provenance.specification(job), inputs, time.time(),
+                          plugins.files(chain, job))  # fmt: skip
         started.finish(adopted=datetime.now(UTC).isoformat(timespec="seconds"), **origin)
         adopted.append(job)
         provenance.sidecar.cache_clear()
@@ -257,8 +265,10 @@ def _made_by(sidecar: dict[str, Any]) -> dict[str, Any]:
 def _specification(chain: Chain, job: Job, inputs: dict[str, str | None]) -> dict[str, Any]:
     labels = raw_labels(chain, job)
     inputs = {labels.get(path, path): content for path, content in inputs.items()}
-    return {"rule": job.rule, "key": list(job.key), "code": RULES[job.rule].code, "settings": chain.specification(job),
-            "inputs": inputs}  # fmt: skip
+    specification = {"rule": job.rule, "key": list(job.key), "code": RULES[job.rule].code,
+                     "settings": chain.specification(job), "inputs": inputs}  # fmt: skip
+    used = plugins.hashes(chain, job)
+    return {**specification, "plugins": used} if used else specification
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[str]:
@@ -268,6 +278,7 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
     found = []
     for key in dict.fromkeys((*old, *new)):
         inner = key if not place or place == "settings" or place == "inputs" else f"{place}.{key}"
+        inner = f"plugin of {key}" if place == "plugins" else inner
         found += _differences(old.get(key), new.get(key), inner)
     return found
 

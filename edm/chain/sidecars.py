@@ -19,7 +19,7 @@ _ORIGIN = {"created": Maybe(_DATE), "seconds": Maybe(_SECONDS), "processes": May
 _SIDECAR = {
     "digest": TEXT, "specification": {"settings": ANY, "inputs": Names(TEXT.or_null())},
     "inputs": Names(TEXT.or_null()), "outputs": Names(TEXT), "adopted": Maybe(TEXT),
-    "parts": Maybe([{"job": TEXT, **_ORIGIN}]), **_ORIGIN,
+    "plugins": Maybe(Names(TEXT)), "parts": Maybe([{"job": TEXT, **_ORIGIN}]), **_ORIGIN,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edm import registry
 from edm.cluster.preemption import Notice
 from edm.config import COMPILE, OVER, PREDICTS
 from edm.errors import Preempted, UserError, one_line
@@ -53,14 +54,15 @@ def made_from(rule: str) -> str:
     """Digest of everything but the settings that decides a command's result; all its intermediate files contain it.
 
     For a step, `edm launch` passes a digest of the step's code number and all steps and data before it. A command that
-    was started by hand uses only the code number of its rule, and compares the content of its inputs itself.
+    was started by hand uses only the code number of its rule and the loaded plugins, and compares the content of its
+    inputs itself.
     """
     if told := os.environ.get(MADE_FROM):
         return told
     from edm.chain.rules import RULES
     from edm.files.hashes import digest
 
-    return digest([rule, RULES[rule].code])
+    return digest([rule, RULES[rule].code, *(source.sha256 for source in registry.sources())])
 
 
 def again(output: str) -> str:

@@ -94,6 +94,7 @@ def prepare(args: Namespace) -> None:
     options = (*STATABLE, "checksum", "split", "held_out")
     stated = {name: spec[name] for name in options if spec.get(name) is not None}
     stated |= {"workers": args.workers, "made_from": made_from("prepare")}
+    stated |= {"settings": {key.removeprefix("source."): spec[key] for key in spec if key.startswith("source.")}}
     result = prepare(spec["source"], args.output, spec["path"], **stated)
     say(
         f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "

@@ -90,6 +90,9 @@ def add(command: Commands) -> None:
     ):
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))  # as in params.yaml, and as here
         sub.add_argument(*spellings, dest=name, type=float, metavar="X", help=text)
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of a plugin, such as solver.eta=0.5"
+    )
     machine(sub)
 
     sub = command(
@@ -116,7 +119,7 @@ def sample(args: Namespace) -> None:
         raise UserError(f"{args.output}: choose an ending: .safetensors, .png (one sheet) or .zip (a dataset archive)")
     names = SamplerConfig().to_dict()
     choices = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    points = {"only": SamplerConfig.from_dict(choices)}
+    points = {"only": SamplerConfig.from_dict(choices | dict(map(_setting, args.set)))}
     if args.shard and not args.output.endswith(".safetensors"):
         raise UserError(f"{args.output}: a part of the seeds goes into a .safetensors file, for `edm merge`")
     with processes(args.device) as place:
@@ -146,6 +149,21 @@ def sample(args: Namespace) -> None:
         else:
             write_images(args.output, drawn)
         say(f"{args.output}: {len(seeds)} images")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Text "solver.eta=0.5" as ("solver.eta", 0.5); a value is written as in params.yaml."""
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise UserError(f"--set {text}: expected KEY=VALUE, such as solver.eta=0.5")
+    import yaml
+
+    from edm.params.strict_yaml import read_yaml
+
+    try:
+        return key, read_yaml(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: not a value as params.yaml has them") from None
 
 
 def merge(args: Namespace) -> None:

@@ -89,10 +89,11 @@ def launch(args: Namespace) -> int:
     if args.gpus is not None and args.nodes <= 1:
         owned = own(args.gpus)
     with owned as handles:
-        step = _start(args)  # only now that it has its resources
+        step, plugins = _start(args)  # only now that it has its resources
         threads = max(1, args.threads * args.nodes // args.processes)
         made_from = step.made_from if step else ""
-        status, heard = _run(_command_line(command, args), threads, handles, made_from)
+        loading = [word for plugin in plugins for word in ("--plugins", plugin)]
+        status, heard = _run(_command_line([*loading, *command], args), threads, handles, made_from)
         if status == 0 and step is not None:
             step.finish(processes=args.processes, gpu=_gpu(step))
     if status - 128 in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS):
@@ -105,14 +106,19 @@ def launch(args: Namespace) -> int:
     return status
 
 
-def _start(args: Namespace) -> "Started | None":
-    """The step that the command performs. Read before it runs, since the user may edit params.yaml during the run."""
+def _start(args: Namespace) -> "tuple[Started | None, list[str]]":
+    """The step that the command performs, and the plugins that every process of it loads.
+
+    Read before it runs, since the user may edit params.yaml during the run.
+    """
     if args.step is None:
-        return None
+        return None, args.plugins
     from edm.chain.jobs import Chain
     from edm.chain.provenance import start
 
-    return start(Chain(load_params(args)), args.step, args.digest or None, args.fetched)
+    params = load_params(args)
+    plugins = list(dict.fromkeys([*args.plugins, *params.plugin_paths]))
+    return start(Chain(params), args.step, args.digest or None, args.fetched), plugins
 
 
 def _gpu(step: "Started") -> str | None:

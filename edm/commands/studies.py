@@ -188,8 +188,11 @@ def analyse(args: Namespace) -> None:
     if spec["kind"] == "leakage":
         from edm.data.archive import read_archive
         from edm.metrics.extractors import load_features
+        from edm.models.building import augmentation_of
 
-        settings |= {"dataset": read_archive(args.data), "augment": experiment.models[args.model].augment,
+        config = experiment.models[args.model]
+        settings |= {"dataset": read_archive(args.data), "augment": config.augment,
+                     "transform": augmentation_of(config),
                      "features": load_features(experiment.features, args.weights, denoiser.device)}  # fmt: skip
     if spec["kind"] == "memorisation":
         from edm.models.compilation import prepare

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edm import registry
 from edm.design import draws as noise
 from edm.errors import UserError
 
@@ -66,6 +67,7 @@ def random_transforms(seeds: Tensor, probability: float) -> Transforms:
     )
 
 
+@registry.register("augmentation", "edm", width=len(LABELS))
 def augment(images: Tensor, seeds: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Images [B, C, H, W] under one random transform per seed, and their conditioning vectors [B, 9]."""
     transforms = random_transforms(seeds, probability)

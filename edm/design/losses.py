@@ -6,32 +6,26 @@ Each noise distribution is defined by its quantile function: one uniform draw pe
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from edm import protocols, registry
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T, VPSchedule
 from edm.design.timesteps import IDDPM_STEPS, iddpm_levels
+from edm.errors import UserError
 
 
-class Loss(Protocol):
-    """p_train(σ) as a quantile function, λ(σ), and the noise levels that training sees."""
-
-    def sigma(self, u: Tensor) -> Tensor:
-        """The noise level at quantile u in (0, 1), elementwise."""
-
-    def density(self, sigma: Tensor) -> Tensor:
-        """The density of ln σ under p_train, elementwise; 0 outside the noise levels of training."""
-
-    def weight(self, sigma: Tensor) -> Tensor:
-        """λ(σ), elementwise."""
+class Loss(protocols.Loss, Protocol):
+    """:class:`edm.protocols.Loss`, with the noise levels that training sees."""
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         """The smallest and the largest σ that a model trained with this loss supports."""
 
 
+@registry.register("loss", "vp")
 @dataclass(frozen=True)
 class VPLoss:
     """σ⁻¹(σ) ~ U(ε_t, 1); λ = 1/σ²."""
@@ -58,6 +52,7 @@ class VPLoss:
         return low, high
 
 
+@registry.register("loss", "ve")
 @dataclass(frozen=True)
 class VELoss:
     """ln σ ~ U(ln σ_min, ln σ_max); λ = 1/σ²."""
@@ -80,6 +75,7 @@ class VELoss:
         return self.sigma_min, self.sigma_max
 
 
+@registry.register("loss", "iddpm")
 @dataclass(frozen=True)
 class IDDPMLoss:
     """σ = u_j with j ~ U{0, …, M − 1}; λ = 1/σ²."""
@@ -110,6 +106,7 @@ class IDDPMLoss:
         return float(levels[self.steps - 1]), float(levels[0])
 
 
+@registry.register("loss", "edm")
 @dataclass(frozen=True)
 class EDMLoss:
     """ln σ ~ N(P_mean, P_std²); λ = (σ² + σ_data²)/(σ σ_data)²: every level starts at loss 1 (App. B.6)."""
@@ -138,7 +135,44 @@ def _inside(density: Tensor, sigma: Tensor, limits: tuple[float, float]) -> Tens
     return torch.where((sigma >= limits[0]) & (sigma <= limits[1]), density, 0)
 
 
-LOSSES = {"vp": VPLoss, "ve": VELoss, "iddpm": IDDPMLoss, "edm": EDMLoss}
+class PluginLoss:
+    """The loss of a plugin: its errors are one line, and its values have the shape and the range of the protocol."""
+
+    def __init__(self, part: registry.Part, settings: dict[str, Any]) -> None:
+        self._part, self._loss = part, part(**settings)
+        low, high = (float(level) for level in getattr(self._loss, "sigma_range", (0.0, math.inf)))
+        if not 0 <= low < high:
+            raise UserError(f"{part.where}: sigma_range is {low:g} to {high:g}; expected rising levels from 0")
+        self.sigma_range = low, high
+        quantiles = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+        levels = self.sigma(quantiles)
+        self._require(levels > 0, "sigma(u) gives levels that are not above 0")
+        self._require(levels.diff() >= 0, "sigma(u) falls; expected a quantile function, which grows with u")
+        self._require(self.density(levels) >= 0, "density(sigma) is below 0")
+        self._require(self.weight(levels) > 0, "weight(sigma) is not above 0")
+
+    def sigma(self, u: Tensor) -> Tensor:
+        return self._same(u, "sigma")
+
+    def density(self, sigma: Tensor) -> Tensor:
+        return self._same(sigma, "density")
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return self._same(sigma, "weight")
+
+    def _same(self, values: Tensor, method: str) -> Tensor:
+        with registry.guarded(self._part):
+            found: Tensor = getattr(self._loss, method)(values)
+        if not isinstance(found, Tensor) or found.shape != values.shape:
+            told = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(
+                f"{self._part.where}: {method} gave {told} for {list(values.shape)}; expected the same shape"
+            )
+        return found
+
+    def _require(self, holds: Tensor, problem: str) -> None:
+        if not bool(holds.all()):
+            raise UserError(f"{self._part.where}: {problem}")
 
 
 def weighted_error(

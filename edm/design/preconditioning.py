@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edm import registry
 from edm.design.schedules import VP_BETA_D, VP_BETA_MIN, VP_EPSILON_T, VPSchedule
 from edm.design.timesteps import IDDPM_C1, IDDPM_C2, IDDPM_STEPS, iddpm_levels, linear_levels
 from edm.errors import UserError
@@ -27,11 +28,11 @@ class Preconditioning(nn.Module):
 
     def arguments(self) -> dict[str, float | int | None]:
         """Its constructor arguments, as values that JSON can hold."""
-        raise TypeError("Preconditioning is a base class; use one of PRECONDITIONINGS")
+        raise TypeError("Preconditioning is a base class; use one that is registered")
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """(c_skip, c_out, c_in, c_noise), each shaped as the float32 tensor ``sigma``."""
-        raise TypeError("Preconditioning is a base class; use one of PRECONDITIONINGS")
+        raise TypeError("Preconditioning is a base class; use one that is registered")
 
     @property
     def sigma_min(self) -> float:
@@ -45,6 +46,7 @@ class Preconditioning(nn.Module):
         return sigma
 
 
+@registry.register("preconditioning", "vp")
 class VPPreconditioning(Preconditioning):
     """Song et al., variance preserving. The network sees the time σ⁻¹(σ), scaled to [0, M − 1]."""
 
@@ -65,6 +67,7 @@ class VPPreconditioning(Preconditioning):
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
 
 
+@registry.register("preconditioning", "ve")
 class VEPreconditioning(Preconditioning):
     """Song et al., variance exploding."""
 
@@ -82,6 +85,7 @@ class VEPreconditioning(Preconditioning):
         return one, sigma, one, (0.5 * sigma).log()
 
 
+@registry.register("preconditioning", "iddpm")
 class IDDPMPreconditioning(Preconditioning):
     """Nichol and Dhariwal: the network supports M noise levels u_j; c_noise numbers them, M − 1 for the noisiest.
 
@@ -120,6 +124,7 @@ class IDDPMPreconditioning(Preconditioning):
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
 
 
+@registry.register("preconditioning", "iddpm-linear")
 class LinearIDDPMPreconditioning(IDDPMPreconditioning):
     """iDDPM's preconditioning over the levels of Ho et al. 2020, guided-diffusion's "linear" schedule.
 
@@ -138,6 +143,7 @@ class LinearIDDPMPreconditioning(IDDPMPreconditioning):
         return {"beta_first": self.beta_first, "beta_last": self.beta_last, "steps": self.steps}
 
 
+@registry.register("preconditioning", "edm")
 class EDMPreconditioning(Preconditioning):
     """The paper's design: unit variance of network input and training target, least error amplification (App. B.6)."""
 
@@ -159,10 +165,38 @@ class EDMPreconditioning(Preconditioning):
         return c_skip, c_out, total.rsqrt(), 0.25 * sigma.log()
 
 
-_KINDS: tuple[type[Preconditioning], ...] = (
-    VPPreconditioning, VEPreconditioning, IDDPMPreconditioning, LinearIDDPMPreconditioning, EDMPreconditioning,
-)  # fmt: skip
-PRECONDITIONINGS = {kind.name: kind for kind in _KINDS}
+class PluginPreconditioning(Preconditioning):
+    """The preconditioning of a plugin, for the noise levels that both it and the training support."""
+
+    def __init__(self, part: registry.Part, settings: Mapping[str, Any], levels: tuple[float, float]) -> None:
+        super().__init__()
+        self.name, self._settings, self._part, self._own = part.name, dict(settings), part, part(**settings)
+        low, high = getattr(self._own, "sigma_min", 0.0), getattr(self._own, "sigma_max", math.inf)
+        self._range = max(float(low), levels[0]), min(float(high), levels[1])
+        if not 0 <= self._range[0] < self._range[1]:
+            raise UserError(f"{part.where}: noise levels from {low:g} to {high:g}, of which training has none")
+        self.coefficients(torch.logspace(-2, 1, 4).reshape(-1, 1, 1, 1))
+
+    def arguments(self) -> dict[str, float | int | None]:
+        return self._settings
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        with registry.guarded(self._part):
+            found = self._own.coefficients(sigma)
+        whole = isinstance(found, (tuple, list)) and len(found) == 4
+        if not whole or not all(isinstance(one, Tensor) and one.shape == sigma.shape for one in found):
+            told = ", ".join(
+                str(list(one.shape)) if isinstance(one, Tensor) else type(one).__name__
+                for one in (found if isinstance(found, (tuple, list)) else [found])
+            )
+            raise UserError(
+                f"{self._part.where}: coefficients gave {told}; expected c_skip, c_out, c_in, c_noise, each shaped "
+                f"as sigma {list(sigma.shape)}"
+            )
+        c_skip, c_out, c_in, c_noise = found
+        return c_skip, c_out, c_in, c_noise
+
+
 _MOST_STEPS = 100_000
 
 
@@ -171,7 +205,7 @@ def preconditioning_from(name: str, arguments: Mapping[str, Any]) -> Preconditio
 
     Raises UserError for an unknown name or argument, and for values that do not define noise levels.
     """
-    kind = PRECONDITIONINGS.get(name)
+    kind = registry.find("preconditioning", name).make if registry.is_own("preconditioning", name) else None
     known = () if kind is None else signature(kind).parameters
     if kind is None or not all(argument in known for argument in arguments):
         raise UserError(f"preconditioning {str(name)[:40]!r} is unknown, or has an unknown argument")
@@ -183,7 +217,7 @@ def preconditioning_from(name: str, arguments: Mapping[str, Any]) -> Preconditio
         raise UserError(f"preconditioning {name!r} has steps outside of 1 to {_MOST_STEPS}")
     try:
         floats = {key: float(value) for key, value in numbers.items() if key != "steps"}
-        made = kind(**floats, **({"steps": whole} if "steps" in numbers else {}))
+        made: Preconditioning = kind(**floats, **({"steps": whole} if "steps" in numbers else {}))
         unbounded = made.sigma_max == math.inf and kind is not EDMPreconditioning
         made_sense = (
             0 <= made.sigma_min < made.sigma_max and not unbounded and not any(map(math.isnan, floats.values()))

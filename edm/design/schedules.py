@@ -6,22 +6,18 @@ Every function takes and returns float64 tensors of any shape; the unit of t dep
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from edm import registry
+from edm.protocols import Schedule
+
 VP_BETA_D, VP_BETA_MIN = 19.9, 0.1  # Table 1, VP
 VP_EPSILON_S = 1e-3  # the smallest t of VP sampling
 VP_EPSILON_T = 1e-5  # the smallest t of VP training
-
-
-class Schedule(Protocol):
-    """σ(t), its derivative σ̇(t) and its inverse σ⁻¹."""
-
-    def sigma(self, t: Tensor) -> Tensor: ...
-    def sigma_dot(self, t: Tensor) -> Tensor: ...
-    def inverse(self, sigma: Tensor) -> Tensor: ...
 
 
 #: (s(t), ṡ(t)) of a schedule at t.
@@ -85,13 +81,18 @@ class LinearSchedule:
         return sigma
 
 
-SCHEDULES: dict[str, Callable[[float, float], Schedule]] = {
-    "vp": VPSchedule.through,
-    "ve": lambda sigma_min, sigma_max: VESchedule(),
-    "linear": lambda sigma_min, sigma_max: LinearSchedule(),
-}
+registry.register("schedule", "vp")(VPSchedule.through)
+registry.register("schedule", "ve")(lambda sigma_min, sigma_max: VESchedule())
+registry.register("schedule", "linear")(lambda sigma_min, sigma_max: LinearSchedule())
 
 
+def schedule_of(name: str, sigma_min: float, sigma_max: float, **settings: Any) -> Schedule:
+    """The schedule of that name for levels from sigma_max to sigma_min. Raises UserError for an unknown name."""
+    found: Schedule = registry.find("schedule", name)(sigma_min, sigma_max, **settings)
+    return found
+
+
+@registry.register("scaling", "vp")
 def vp_scaling(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """(s, ṡ) of s(t) = 1/√(1 + σ(t)²), which for VP is 1/√exp(½β_d t² + β_min t)."""
     sigma = schedule.sigma(t)
@@ -99,9 +100,12 @@ def vp_scaling(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return s, -sigma * schedule.sigma_dot(t) * s**3
 
 
+@registry.register("scaling", "none")
 def no_scaling(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """(s, ṡ) of s(t) = 1."""
     return torch.ones_like(t), torch.zeros_like(t)
 
 
-SCALINGS: dict[str, Scaling] = {"vp": vp_scaling, "none": no_scaling}
+def scaling_of(name: str, **settings: Any) -> Scaling:
+    """The scaling of that name. Raises UserError for an unknown name."""
+    return partial(registry.find("scaling", name), **settings)

@@ -2,12 +2,14 @@
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from edm import registry
 from edm.design.schedules import VP_EPSILON_S, VPSchedule
-from edm.errors import UserError
+from edm.errors import UserError, one_line
 
 IDDPM_STEPS = 1000  # M
 IDDPM_C1, IDDPM_C2 = 0.001, 0.008
@@ -84,17 +86,46 @@ def edm_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 
     return levels
 
 
-def noise_levels(discretization: str, num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> Tensor:
-    """σ_{i<N} of one discretisation (a key of ``DEFAULT_RANGE``), float64 of shape [num_steps], without the final 0.
+def noise_levels(
+    discretization: str, num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7, **settings: Any
+) -> Tensor:
+    """σ_{i<N} of one discretisation, by its name, float64 of shape [num_steps], without the final 0.
 
-    Raises UserError for an unknown discretisation or fewer than one step. ``rho`` affects only "edm".
+    Raises UserError for an unknown discretisation, for fewer than one step, and for a plugin's levels that do not fall
+    or are not above 0. ``rho`` affects only "edm", and plugins that take it. settings: of a plugin.
     """
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}; a sampler needs at least 1 step")
-    if discretization == "edm":
-        return edm_levels(num_steps, sigma_min, sigma_max, rho)
-    others = {"vp": vp_levels, "ve": ve_levels, "iddpm": iddpm_steps,
-              "lambda": lambda_levels, "vp-sqrt": vp_sqrt_levels}  # fmt: skip
-    if discretization not in others:
-        raise UserError(f"discretization {discretization!r} is unknown; choose one of {', '.join(DEFAULT_RANGE)}")
-    return others[discretization](num_steps, sigma_min, sigma_max)
+    part = registry.find("discretization", discretization)
+    if part.own:
+        own = {"rho": rho} if discretization == "edm" else {}
+        levels: Tensor = part(num_steps, sigma_min, sigma_max, **own)
+        return levels
+    shared = {"rho": rho} if "rho" in part.shared else {}
+    return falling(part(num_steps, sigma_min, sigma_max, **shared, **settings), num_steps, part.where)
+
+
+def falling(found: Any, number: int, where: str) -> Tensor:
+    """Noise levels as float64 [number]. Raises UserError, beginning with ``where``, if they cannot be levels."""
+    try:
+        levels = torch.as_tensor(found, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{where}: gave no noise levels ({one_line(error)})") from None
+    fits = levels.shape == (number,) and bool(levels.isfinite().all()) and bool((levels > 0).all())
+    if not fits or not bool((levels.diff() < 0).all()):
+        raise UserError(
+            f"{where}: gave {levels.tolist() if levels.numel() < 9 else list(levels.shape)}; expected "
+            f"{number} falling noise levels above 0"
+        )
+    return levels
+
+
+for _name, _levels in (
+    ("vp", vp_levels),
+    ("ve", ve_levels),
+    ("iddpm", iddpm_steps),
+    ("edm", edm_levels),
+    ("lambda", lambda_levels),
+    ("vp-sqrt", vp_sqrt_levels),
+):
+    registry.register("discretization", _name, sigma_range=DEFAULT_RANGE[_name])(_levels)

@@ -6,7 +6,7 @@ the partial measurements are merged in seed order.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from edm.sampling.sample_files import draw
 class Yardstick:
     """A feature extractor with the reference statistics of the dataset in its features.
 
-    test: statistics of images held out from training.
+    test: statistics of images held out from training. settings: of the metrics of plugins.
     """
 
     extractor: Features
@@ -40,6 +40,7 @@ class Yardstick:
     path: str
     metrics: tuple[str, ...] = ()
     test: ReferenceStatistics | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """Its description for the results file."""
@@ -57,7 +58,11 @@ class Yardstick:
 
     def _of_neighbours(self) -> dict[str, Any]:
         """The settings of the metrics that have some, and the number of reference images that they look at."""
-        settings = {name: dict(METRICS[name].settings) for name in self.metrics if METRICS[name].settings}
+        settings: dict[str, dict[str, Any]] = {}
+        for name in self.metrics:
+            own = {key: value for key, value in self.settings.get(name, {}).items() if isinstance(value, (int, float))}
+            if all_of_it := {**METRICS[name].settings, **own}:
+                settings[name] = all_of_it
         about = {"reference_features": self.reference.features_count, "reference_split": "train"}
         return {"settings": settings, **about} if settings else {}
 
@@ -86,20 +91,21 @@ class Yardstick:
 
     def begin(self, total: int = 0, start: int = 0) -> Measuring:
         """A new, empty measurement of a set of images; ``total`` and ``start`` as in ``Measuring``."""
-        return Measuring(self.extractor, self.reference, self.metrics, total, start)
+        return Measuring(self.extractor, self.reference, self.metrics, total, start, self.settings)
 
 
 def open_yardstick(
     features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = (),
-    count: int = 0, test: str | Path | None = None,
+    count: int = 0, test: str | Path | None = None, settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Yardstick:  # fmt: skip
     """count: number of images to measure, as in :func:`edm.metrics.extractors.load_features`. test: a second reference.
+    settings: of the metrics of plugins.
 
     Raises UserError if the reference has other features, or lacks what a metric needs.
     """
     extractor = load_features(features, weights, device, count)
     held_out = load_statistics(test) if test else None
-    yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics, held_out)
+    yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics, held_out, settings or {})
     yardstick.begin()  # raises an error for a mismatch before the first image is generated
     if held_out:
         Measuring(extractor, held_out, [name for name in metrics if name == "memorisation"])

@@ -304,7 +304,8 @@ def open_yardsticks(
         raise UserError(f"--ref: {len(needed)} files are needed, one for each of {', '.join(needed)}")
     test = references[len(names)] if len(needed) > len(names) else None
     metrics = experiment.metrics if more else ()
-    first = open_yardstick(names[0], known[names[0]], references[0], world.device, metrics, count, test)
+    first = open_yardstick(names[0], known[names[0]], references[0], world.device, metrics, count, test,
+                           experiment.metric_settings)  # fmt: skip
     others = zip(names[1:], references[1:], strict=False)
     return [first, *(open_yardstick(name, known[name], path, world.device, (), count) for name, path in others)]
 

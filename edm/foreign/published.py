@@ -112,16 +112,24 @@ def from_published(class_name: str, init_kwargs: Mapping[str, Any], state_dict: 
     return assemble(config, preconditioning, own, class_name)
 
 
+def _unet(denoiser: Denoiser) -> UNet:
+    if not isinstance(denoiser.network, UNet):
+        name = denoiser.network.config.architecture
+        raise UserError(f"the published classes have no architecture {name}, a plugin's; it cannot be exported")
+    return denoiser.network
+
+
 def to_published(denoiser: Denoiser) -> dict[str, Tensor]:
     """The state dict of a denoiser under the published names; the inverse of :func:`from_published`, exactly.
 
     iDDPMPrecond has outputs for a learned variance, which do not affect D. A network without them gets zeros there.
     """
-    own = denoiser.network.state_dict()
+    network = _unet(denoiser)
+    own = network.state_dict()
     if isinstance(denoiser.preconditioning, IDDPMPreconditioning) and denoiser.network.config.out_channels is None:
         own |= {name: torch.cat((own[name], torch.zeros_like(own[name]))) for name in _OUTPUTS}
-    state = {f"model.{key}": _published_order(name, own[name]) for name, key in published_names(denoiser.network)}
-    for key in _resampling_layers(denoiser.network):
+    state = {f"model.{key}": _published_order(name, own[name]) for name, key in published_names(network)}
+    for key in _resampling_layers(network):
         taps = torch.tensor(denoiser.network.config.resample_filter, dtype=torch.float32)
         state[f"model.{key}.resample_filter"] = (torch.outer(taps, taps) / taps.sum() ** 2)[None, None]
     if isinstance(denoiser.preconditioning, IDDPMPreconditioning):
@@ -136,7 +144,7 @@ def constructor_call(denoiser: Denoiser) -> tuple[str, dict[str, Any]]:
     if the network differs from the published one. Raises UserError for a network that the published classes cannot
     describe.
     """
-    config, preconditioning = denoiser.network.config, denoiser.preconditioning
+    config, preconditioning = _unet(denoiser).config, denoiser.preconditioning
     classes = {kind: (name, arguments) for name, (kind, arguments) in _PRECONDITIONING.items()}
     if type(preconditioning) not in classes:
         raise UserError(f"the published classes have no {preconditioning.name} noise levels; it cannot be exported")

@@ -4,17 +4,19 @@ This file holds the names and does not import torch.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edm import registry
 from edm.errors import UserError
 
 INCEPTION = "inception-v3-compat"  # torch-fidelity's name
 CLASSIFIER = "digits-classifier"  # trained on the dataset itself
 DINOV2 = ("dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14")  # torch-fidelity's names
 PIXELS = "pixels"  # needs no weights; for smoke tests
-EXTRACTORS = (INCEPTION, CLASSIFIER, *DINOV2, PIXELS)
+EXTRACTORS = registry.Names("features")
+registry.own("features", (INCEPTION, CLASSIFIER, *DINOV2, PIXELS), "edm.metrics.extractors")
 TO_TEST = "distance_to_test"  # in results: the distance to images held out from training
 MEMORISATION_OF_TEST = "memorisation_of_test"  # in results: of these images, against the training images
 MOST_FEATURES = 50_000  # images whose features the workflow keeps: 400 MB of Inception-v3's
@@ -50,7 +52,7 @@ class Metric:
     all_images: float = 0
 
 
-METRICS: dict[str, Metric] = {
+_OURS: dict[str, Metric] = {
     "inception_score": Metric(10, logits_of=INCEPTION, meaning="exp of the mean KL divergence of the classes"),
     "classifier_score": Metric(10, logits_of=CLASSIFIER, meaning="Inception score of another classifier"),
     "kid": Metric(2, True, higher=False, meaning="squared distance of mean embeddings, cubic kernel"),
@@ -71,6 +73,28 @@ METRICS: dict[str, Metric] = {
         all_images=100,
     ),
 }  # fmt: skip
+registry.own("metric", _OURS, "edm.metrics.measure")
+
+
+class _Metrics(Mapping[str, Metric]):
+    """What is known of each metric by its name: of ours, and of those of plugins."""
+
+    def __getitem__(self, name: str) -> Metric:
+        if name in _OURS:
+            return _OURS[name]
+        if name not in registry.Names("metric"):
+            raise KeyError(name)
+        facts = registry.find("metric", name).facts
+        return Metric(facts["fewest"], True, higher=facts["higher"], meaning=facts["meaning"] or "a plugin's metric")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registry.Names("metric"))
+
+    def __len__(self) -> int:
+        return len(registry.Names("metric"))
+
+
+METRICS = _Metrics()
 #: The metrics of nearest neighbours (:mod:`edm.metrics.sets`).
 OF_NEIGHBOURS = tuple(NEIGHBOURS)
 #: Metrics whose settings are older than the settings' place in the specification of an evaluation.
@@ -97,7 +121,7 @@ def need_reference_features(metrics: Iterable[str]) -> bool:
 
 def stated_settings(metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The settings that decide these metrics, for the specification of an evaluation."""
-    return {name: dict(METRICS[name].settings) for name in metrics if name not in UNSTATED}
+    return {name: dict(METRICS[name].settings) for name in metrics if name in _OURS and name not in UNSTATED}
 
 
 def metric_error(name: str, values: Mapping[str, float], images: int) -> float | None:

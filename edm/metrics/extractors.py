@@ -3,6 +3,7 @@
 Images are uint8 [N, C, H, W] throughout. torch-fidelity takes seconds to import, so functions import it on use.
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from edm import registry
 from edm.errors import UserError, require
 from edm.files.hashes import sha256_file
-from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
+from edm.metrics import CLASSIFIER, DINOV2, EXTRACTORS, INCEPTION, PIXELS
 from edm.metrics.frechet import FeatureStatistics
 from edm.metrics.weights import downloaded, hash_in_name, read_tensors
 from edm.networks.precision import float32_as
@@ -104,7 +106,7 @@ class Extractor:
 def load_features(
     name: str, weights: str | os.PathLike | None = None, device: torch.device | str = "cpu", count: int = 0
 ) -> Features:
-    """The feature extractor ``name`` (a key of ``EXTRACTORS``) with the weights in a file.
+    """The feature extractor ``name`` (one of ``EXTRACTORS``) with the weights in a file.
 
     Without ``weights``, Inception-v3 and DINOv2 use the published files, downloaded once into torch's cache.
     count: number of images to measure, if known. On a GPU, a large number makes it compile the network, which changes
@@ -113,8 +115,9 @@ def load_features(
     """
     if name not in EXTRACTORS:
         raise UserError(f"unknown feature extractor {name!r}; choose one of {', '.join(sorted(EXTRACTORS))}")
-    entry = EXTRACTORS[name]
-    if name != PIXELS:
+    part = registry.find("features", name)
+    entry = part.make if isinstance(part.make, Extractor) else _of_plugin(part)
+    if part.own and name != PIXELS:
         require("torch_fidelity")
     opened = entry.open(name, None if weights is None else Path(weights))
     device = torch.device(device)
@@ -220,6 +223,37 @@ class _Averages(torch.nn.Module):
         return (F.adaptive_avg_pool2d(images.to(torch.float32) / 255, (height, width)).flatten(1),)
 
 
+class _PluginFeatures(torch.nn.Module):
+    """The features of a plugin's extractor, as the only layer."""
+
+    def __init__(self, part: registry.Part, weights: Path | None):
+        super().__init__()
+        self.part, self.body = part, part(weights)
+        if not isinstance(self.body, torch.nn.Module):
+            raise UserError(f"{part.where}: {type(self.body).__name__} is no torch.nn.Module")
+        self.body.eval()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        with registry.guarded(self.part):
+            found = self.body(images)
+        fits = isinstance(found, torch.Tensor) and found.is_floating_point() and found.ndim == 2
+        if not fits or len(found) != len(images):
+            told = f"{found.dtype} {list(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+            raise UserError(f"{self.part.where}: returned {told}; expected floats [{len(images)}, F]")
+        return (found,)
+
+
+def _of_plugin(part: registry.Part) -> Extractor:
+    """The entry of a plugin's extractor. In the place of a weights file its hash is that of the plugin and the file."""
+
+    def opened(name: str, weights: Path | None) -> _Opened:
+        hashes = [part.source.sha256 if part.source else "", sha256_file(weights) if weights else ""]
+        identity = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        return _Opened(_PluginFeatures(part, weights), None, identity, distance_label(name))
+
+    return Extractor(part.facts["meaning"] or f"features {part.name} of a plugin", opened, _unchanged)
+
+
 def _label(name: str, sha256: str, published: str) -> str:
     """The label of a distance; it marks weights other than the published ones."""
     return distance_label(name) if sha256.startswith(published) else f"FD ({name}, other weights)"
@@ -236,7 +270,7 @@ def _unchanged(images: torch.Tensor) -> torch.Tensor:
     return images
 
 
-EXTRACTORS: dict[str, Extractor] = {
+_OURS: dict[str, Extractor] = {
     INCEPTION: Extractor(
         description="Inception-v3 of 2015-12-05, 2048 pooled features, as converted by torch-fidelity",
         open=_open_inception,
@@ -263,3 +297,5 @@ EXTRACTORS: dict[str, Extractor] = {
         prepare=_unchanged,
     ),
 }
+for _name, _entry in _OURS.items():
+    registry.register("features", _name)(_entry)  # type: ignore[type-var]  # opened by its own functions

@@ -5,14 +5,17 @@ al., 2018) are torch-fidelity's functions, with its published settings, on the s
 neighbours are in :mod:`edm.metrics.sets`.
 """
 
+import functools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from edm import registry
 from edm.errors import UserError, require
-from edm.metrics import METRICS, SPLITS, check_metrics, need_reference_features
+from edm.metrics import METRICS, OF_NEIGHBOURS, SPLITS, check_metrics, need_reference_features
 from edm.metrics.error_bars import Groups
 from edm.metrics.extractors import FEATURES, LOGITS, Features
 from edm.metrics.frechet import ReferenceStatistics, frechet_distance, load_reference_features
@@ -42,19 +45,20 @@ class Measuring:
 
     def __init__(
         self, extractor: Features, reference: ReferenceStatistics, metrics: Collection[str] = (), total: int = 0,
-        start: int = 0,
+        start: int = 0, settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         """``metrics`` are keys of ``edm.metrics.METRICS``, in any order.
 
         total: number of images of the whole measurement, of which these begin at the place ``start``; it gives the
-        distance an error bar. 0: no error bar.
+        distance an error bar. 0: no error bar. settings: of the metrics of plugins, by their names.
         Raises UserError if the reference has other features, or if this extractor and this reference do not support a
         metric.
         """
         check_metrics(metrics, extractor.name)
         _check_reference(extractor, reference, metrics)
-        if metrics:
+        if any(registry.is_own("metric", name) for name in metrics):
             require("torch_fidelity")
+        self.settings = settings or {}
         self.extractor = extractor
         self.reference = reference
         self.metrics = tuple(name for name in METRICS if name in metrics)
@@ -94,7 +98,7 @@ class Measuring:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The measurement as tensors: those of ``Groups.state`` and the kept outputs of each layer."""
-        return self._statistics.state() | {name: self._all(name) for name, kept in self._kept.items() if kept}
+        return self._statistics.state() | {name: self.all(name) for name, kept in self._kept.items() if kept}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Replaces the contents of this measurement by the ``state`` of another of the same kind.
@@ -122,51 +126,77 @@ class Measuring:
         found: dict[str, Any] = {"distance": self.distance_to(reference)}
         if bar := self._statistics.bar(reference, self.extractor.device):
             found["bar"] = bar
-        for name in self.metrics:
-            if METRICS[name].logits_of:
-                found |= _score(name, self._all(LOGITS))
-        if FEATURES in self._kept:
-            features = self._all(FEATURES)
-            reference_features = torch.from_numpy(load_reference_features(reference.path))
-            if "kid" in self.metrics:
-                found |= _kid(features, reference_features)
-            found |= neighbour_metrics(features, reference_features, self.metrics, self.extractor.device)
-            if "pairs" in found:
-                places = places_of_features(reference.count or len(reference_features), len(reference_features))
-                found["pairs"] = [{**pair, "training": int(places[pair["training"]])} for pair in found["pairs"]]
-        return found
+        parts = [registry.find("metric", name) for name in self.metrics]
+        for measure in dict.fromkeys(part.make for part in parts if part.own):  # some give several metrics at once
+            found |= measure(self)
+        return found | {part.name: self._of_plugin(part) for part in parts if not part.own}
+
+    def _of_plugin(self, part: registry.Part) -> float:
+        """The number that a plugin's metric gives."""
+        value = part(self.all(FEATURES), self.reference_features, **self.settings.get(part.name, {}))
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"{part.where}: returned {type(value).__name__}; expected one number") from None
+        if not math.isfinite(number):
+            raise UserError(f"{part.where}: returned {number}; expected a finite number")
+        return number
+
+    @functools.cached_property
+    def reference_features(self) -> torch.Tensor:
+        """The features of single reference images, float32 [M, F]."""
+        return torch.from_numpy(load_reference_features(self.reference.path))
 
     def distance_to(self, reference: ReferenceStatistics) -> float:
         """The Fréchet distance of the images to any reference in the same features."""
         seen = self._statistics.whole()
         return frechet_distance(seen.mean, seen.covariance, reference.mu, reference.sigma, self.extractor.device)
 
-    def _all(self, layer: str) -> torch.Tensor:
+    def all(self, layer: str) -> torch.Tensor:
         """The kept outputs of a layer, in order; concatenates them once and stores the result."""
         self._kept[layer] = [torch.cat(self._kept[layer])]
         return self._kept[layer][0]
 
 
-def _score(name: str, logits: torch.Tensor) -> dict[str, float]:
+@registry.register("metric", "inception_score")
+@registry.register("metric", "classifier_score")
+def _score(measuring: Measuring) -> dict[str, float]:
     """Inception score of the logits [N, K]; the result's name identifies the classifier."""
     from torch_fidelity import metric_isc
 
-    settings = INCEPTION_SCORE_SETTINGS
+    (name,) = (name for name in measuring.metrics if METRICS[name].logits_of)
+    logits, settings = measuring.all(LOGITS), INCEPTION_SCORE_SETTINGS
     result = metric_isc.isc_features_to_metric(
         logits, settings["isc_splits"], settings["samples_shuffle"], settings["rng_seed"]
     )
     return {name: result[metric_isc.KEY_METRIC_ISC_MEAN], f"{name}_std": result[metric_isc.KEY_METRIC_ISC_STD]}
 
 
-def _kid(features: torch.Tensor, reference: torch.Tensor) -> dict[str, float | int]:
+@registry.register("metric", "kid")
+def _kid(measuring: Measuring) -> dict[str, float | int]:
     """Kernel distance of features [N, F] to the reference's [n, F]: mean and standard deviation over subsets."""
     from torch_fidelity import metric_kid
 
+    features, reference = measuring.all(FEATURES), measuring.reference_features
     size = min(KID_SETTINGS["kid_subset_size"], len(features), len(reference))
     settings = {**KID_SETTINGS, "kid_subset_size": size}
     result = metric_kid.kid_features_to_metric(features, reference, verbose=False, **settings)
     mean, std = result[metric_kid.KEY_METRIC_KID_MEAN], result[metric_kid.KEY_METRIC_KID_STD]
     return {"kid": mean, "kid_std": std, "kid_subset_size": size}
+
+
+def _neighbours(measuring: Measuring) -> dict[str, Any]:
+    """The metrics of :mod:`edm.metrics.sets`; the training images of pairs by their places in the dataset."""
+    reference = measuring.reference_features
+    found = neighbour_metrics(measuring.all(FEATURES), reference, measuring.metrics, measuring.extractor.device)
+    if "pairs" in found:
+        places = places_of_features(measuring.reference.count or len(reference), len(reference))
+        found["pairs"] = [{**pair, "training": int(places[pair["training"]])} for pair in found["pairs"]]
+    return found
+
+
+for _name in OF_NEIGHBOURS:
+    registry.register("metric", _name)(_neighbours)
 
 
 def _check_reference(extractor: Features, reference: ReferenceStatistics, metrics: Collection[str]) -> None:

@@ -1,11 +1,13 @@
 """Checkpoints: weights as safetensors with the full configuration in the header. This module never unpickles."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edm import registry
 from edm.config import NetworkConfig, TrainingConfig
 from edm.design.preconditioning import Preconditioning, preconditioning_from
 from edm.errors import UserError
@@ -22,8 +24,11 @@ def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig | None, ab
 
     config: None for an imported denoiser; the header then describes its network and preconditioning instead.
     """
+    description: dict[str, Any]
     if config is not None:
         description = {"config": config.to_dict()}
+        if parts := config.parts():
+            description["plugins"] = [_origin(part) for part in parts]
     else:
         preconditioning = denoiser.preconditioning
         description = {
@@ -63,6 +68,7 @@ def _description(header: dict[str, Any], path: str | Path) -> tuple[NetworkConfi
              if isinstance(value := header.get(key), dict)}  # fmt: skip
     if "about" not in parts or not ("config" in parts or {"network", "preconditioning"} <= parts.keys()):
         raise UserError(f"{path}: its header has no configuration; it was not written by this program")
+    _require_plugins(header.get("plugins"), path)
     try:
         if "config" in parts:
             config = TrainingConfig.from_dict(parts["config"])
@@ -74,6 +80,34 @@ def _description(header: dict[str, Any], path: str | Path) -> tuple[NetworkConfi
         return NetworkConfig.from_dict(parts["network"]), preconditioning_from(name, arguments)
     except (UserError, ArithmeticError) as error:
         raise UserError(f"{path}: its configuration does not fit this version: {error}") from None
+
+
+def _origin(part: registry.Part) -> dict[str, str]:
+    """Where a part of a plugin comes from, for a header."""
+    source = {"file": part.source.file, "sha256": part.source.sha256} if part.source else {}
+    return {"kind": part.kind, "name": part.name, **source}
+
+
+def _require_plugins(stated: Any, path: str | Path) -> None:
+    """Raises UserError if a plugin that a header names is not loaded. The header only names it: no file is run.
+
+    Warns on stderr of a plugin whose file has changed since.
+    """
+    for one in stated if isinstance(stated, list) else ():
+        told = {key: value for key, value in one.items() if isinstance(value, str)} if isinstance(one, dict) else {}
+        kind, name = told.get("kind", ""), told.get("name", "")
+        if kind not in registry.KINDS or registry.is_own(kind, name):
+            raise UserError(f"{path}: its header names {kind[:40]!r}, no kind of part of a plugin")
+        if name not in registry.Names(kind):
+            file, sha256 = told.get("file", "unknown"), told.get("sha256", "unknown")[:12]
+            raise UserError(
+                f"{path}: needs {kind} {name} of the plugin {file} (sha256 {sha256}); name its file "
+                "under `plugins` in params.yaml, or in `edm --plugins FILE`"
+            )
+        source = registry.find(kind, name).source
+        if source is not None and source.sha256 != told.get("sha256"):
+            print(f"warning: {path}: made with another version of {kind} {name}; {source.file} has changed since",
+                  file=sys.stderr)  # fmt: skip
 
 
 def load_weights(denoiser: Denoiser, tensors: dict[str, Tensor], path: str | Path) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from edm.config import NetworkConfig
 from edm.design.preconditioning import Preconditioning
 from edm.errors import UserError
+from edm.networks.building import PluginNetwork
+from edm.networks.building import network as build_network
 from edm.networks.limits import require_plausible
 from edm.networks.precision import DTYPES
 from edm.networks.unet import UNet
@@ -28,7 +30,7 @@ class Denoiser(nn.Module):
     A call raises UserError, a ValueError, for arguments of another type or shape, and for labels out of range.
     """
 
-    def __init__(self, network: UNet, preconditioning: Preconditioning):
+    def __init__(self, network: UNet | PluginNetwork, preconditioning: Preconditioning):
         super().__init__()
         self.network, self.preconditioning = network, preconditioning
         self.precision = "fp32"
@@ -36,7 +38,7 @@ class Denoiser(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.network.out_conv.weight.device
+        return next(self.network.parameters()).device
 
     @property
     def sigma_min(self) -> float:
@@ -94,7 +96,7 @@ class Denoiser(nn.Module):
     def _require_input(self, x: Tensor) -> None:
         config = self.network.config
         require_images("x", x)
-        multiple = 1 << (len(config.channel_mult) - 1)
+        multiple = 1 if config.architecture else 1 << (len(config.channel_mult) - 1)
         if x.shape[1] != config.channels or x.shape[2] % multiple or x.shape[3] % multiple:
             raise UserError(
                 f"x of shape {list(x.shape)}: the model takes {config.channels} channels, and sides that are multiples "
@@ -151,7 +153,7 @@ def assemble(
     """
     require_plausible(config.to_dict())
     with torch.device("meta"):
-        shapes = {f"network.{name}": tensor.shape for name, tensor in UNet(config).state_dict().items()}
+        shapes = {f"network.{name}": tensor.shape for name, tensor in build_network(config).state_dict().items()}
     shapes |= {f"preconditioning.{name}": tensor.shape for name, tensor in preconditioning.state_dict().items()}
     if shapes.keys() != tensors.keys():
         odd = sorted(shapes.keys() ^ tensors.keys())
@@ -161,7 +163,7 @@ def assemble(
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
             raise UserError(f"{source}: {name!r} has non-finite values; get the file or train again")
     with torch.random.fork_rng(devices=[]):  # initialising a network must not change the caller's random state
-        denoiser = Denoiser(UNet(config).to(memory_format=torch.channels_last), preconditioning)
+        denoiser = Denoiser(build_network(config).to(memory_format=torch.channels_last), preconditioning)
     denoiser.load_state_dict(tensors)
     if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
         raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, are invalid")

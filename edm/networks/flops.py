@@ -1,4 +1,4 @@
-"""FLOPs and parameters of a network, computed from its configuration. Does not import torch.
+"""FLOPs and parameters of a network, computed from its configuration. Imports torch only for a plugin's network.
 
 The count follows :mod:`edm.networks.unet` layer by layer; tests compare it with the network itself. A FLOP is one
 multiplication or one addition in a convolution, a matrix product or attention; as in profilers, nothing else counts.
@@ -32,6 +32,10 @@ def _network(config: NetworkConfig | TrainingConfig) -> NetworkConfig:
 
 @cache
 def _counted(config: NetworkConfig) -> tuple[int, int]:
+    if config.architecture:
+        from edm.networks.building import counted
+
+        return counted(config)
     count = _Count(config)
     count.network()
     return count.flops, count.parameters

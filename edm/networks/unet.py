@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edm.config import NetworkConfig
+from edm import registry
+from edm.config import ARCHITECTURES, NetworkConfig
 from edm.networks.layers import (
     KAIMING,
     XAVIER,
@@ -193,3 +194,7 @@ class UNet(nn.Module):
             x = block(torch.cat((x, kept.pop()), dim=1) if joins else x, emb)
         out: Tensor = self.out_conv(silu(self.out_norm(x)))
         return out
+
+
+for _name in ARCHITECTURES:
+    registry.register("architecture", _name)(UNet)

@@ -52,6 +52,8 @@ def _attention(here: str, experiment: Experiment) -> Iterator[str]:
     models: dict[tuple[str, str], list[str]] = {}
     for name, config in experiment.models.items():
         there = config.network().resolutions
+        if config.network().architecture:
+            continue
         if config.attn_resolutions and not set(config.attn_resolutions) & set(there):
             key = (str(list(config.attn_resolutions)), ", ".join(map(str, there)))
             models.setdefault(key, []).append(name)

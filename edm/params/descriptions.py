@@ -39,6 +39,12 @@ def _in_decoder(network: NetworkConfig) -> int:
 
 Entries = dict[str, Callable[[TrainingConfig, Training], str]]
 
+
+def _of_unet(entry: Callable[[TrainingConfig, Training], str]) -> Callable[[TrainingConfig, Training], str]:
+    """An entry that describes the U-Net; of another network it names the plugin's part."""
+    return lambda c, training: c.network().architecture or entry(c, training)
+
+
 #: Table 7, row by row.
 HYPERPARAMETERS: Entries = {
     "GPUs": lambda _, training: str(training.gpus),
@@ -51,22 +57,24 @@ HYPERPARAMETERS: Entries = {
     "EMA half-life (Mimg)": lambda c, _: _number(c.ema_halflife),
     "EMA ramp-up ratio": lambda c, _: _number(c.ema_rampup),
     "dropout": lambda c, _: _number(c.dropout),
-    "channels": lambda c, _: f"{c.model_channels} x {_list(c.channel_mult)}",
+    "channels": _of_unet(lambda c, _: f"{c.model_channels} x {_list(c.channel_mult)}"),
     "dataset x-flips": lambda c, _: _yes(c.x_flip),
     "augmentation probability": lambda c, _: _number(c.augment),
 }
 
 #: Table 8, row by row. Only the encoder of the U-Net has skip connections.
 NETWORKS: Entries = {
-    "resampling filter": lambda c, _: _list(c.network().resample_filter),
-    "noise embedding": lambda c, _: c.network().embedding,
-    "skip connections in the encoder": lambda c, _: "residual" if c.network().residual_input else "none",
-    "skip connections in the decoder": lambda *_: "none",
-    "blocks per resolution": lambda c, _: str(c.network().num_blocks),
-    "attention at": lambda c, _: _list(c.network().attn_resolutions),
-    "attention heads": lambda c, _: _heads(c.network()),
-    "channels per head": lambda c, _: str(c.network().channels_per_head or "one head"),
-    "attention blocks in the encoder": lambda c, _: str(c.network().num_blocks * len(_with_attention(c.network()))),
-    "attention blocks in the decoder": lambda c, _: str(_in_decoder(c.network())),
+    "resampling filter": _of_unet(lambda c, _: _list(c.network().resample_filter)),
+    "noise embedding": _of_unet(lambda c, _: c.network().embedding),
+    "skip connections in the encoder": _of_unet(lambda c, _: "residual" if c.network().residual_input else "none"),
+    "skip connections in the decoder": _of_unet(lambda *_: "none"),
+    "blocks per resolution": _of_unet(lambda c, _: str(c.network().num_blocks)),
+    "attention at": _of_unet(lambda c, _: _list(c.network().attn_resolutions)),
+    "attention heads": _of_unet(lambda c, _: _heads(c.network())),
+    "channels per head": _of_unet(lambda c, _: str(c.network().channels_per_head or "one head")),
+    "attention blocks in the encoder": _of_unet(
+        lambda c, _: str(c.network().num_blocks * len(_with_attention(c.network())))
+    ),
+    "attention blocks in the decoder": _of_unet(lambda c, _: str(_in_decoder(c.network()))),
     "parameters (M)": lambda c, _: f"{parameters(c.network()) / 1e6:.1f}",
 }

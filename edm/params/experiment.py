@@ -189,6 +189,7 @@ class Experiment:
     shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
     names: what a reader calls a rung. trainings: of each model with several seeds, its training runs: itself first.
     test: the dataset of images held out from training, to which all evaluations measure the distance, too.
+    metric_settings: of the metrics of plugins, where they are no defaults.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Experiment:
     names: dict[str, str] = field(default_factory=dict)
     trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     test: str | None = None
+    metric_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def called(self, rung: str) -> str:
         """A rung with its name: "A: baseline"; the rung alone if it has none."""
@@ -330,8 +332,8 @@ class Experiment:
             **self._precision(),
         }
         optional = {"metrics": list(self.metrics), "more_features": list(self.more_features),
-                    "metric_settings": stated_settings(self.metrics), "settings_from": grid.settings_from,
-                    "test": self.test,
+                    "metric_settings": stated_settings(self.metrics) | _plain(self.metric_settings),
+                    "settings_from": grid.settings_from, "test": self.test,
                     MEMORISATION_OF_TEST: bool(self.test) and "memorisation" in self.metrics}  # fmt: skip
         return spec | {key: value for key, value in optional.items() if value}
 
@@ -385,6 +387,12 @@ class Experiment:
         analysis = self.analyses[name]
         measured = {"features": self.features} if analysis.kind == "leakage" else {}
         return {"kind": analysis.kind, **analysis.settings, **measured}
+
+
+def _plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings with tuples as lists."""
+    return {name: {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
+            for name, own in settings.items()}  # fmt: skip
 
 
 def _of(known: dict[str, Any], name: str, model: str, what: str, experiment: str) -> Any:

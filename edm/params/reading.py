@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from edm import registry
 from edm.data.prepare.expected import check_split
-from edm.errors import UserError
+from edm.errors import UserError, nearest
 from edm.files.reading import read_regular
 from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Report
 from edm.params.layouts import check_report
-from edm.params.resolving import MADE_UP, MAX_WORK, RESERVED, TARGETS, known, nearest, resolve
+from edm.params.resolving import MADE_UP, MAX_WORK, RESERVED, TARGETS, known, resolve
 from edm.params.sharing import sharing
 from edm.params.strict_yaml import MAX_VALUES, read_yaml, size
 from edm.params.validating import validate
@@ -34,6 +35,18 @@ class Params:
 
     path: str
     raw: dict[str, Any]
+
+    @property
+    def plugins(self) -> list[str]:
+        """The plugins as the file names them: paths relative to it, or names of modules."""
+        found: list[str] = self.raw.get("plugins", [])
+        return found
+
+    @property
+    def plugin_paths(self) -> list[str]:
+        """The same, with the paths relative to the working directory, for ``edm --plugins``."""
+        folder = os.path.dirname(self.path)
+        return [os.path.join(folder, one) if registry.is_path(one) else one for one in self.plugins]
 
     @property
     def run(self) -> list[str]:
@@ -163,6 +176,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
     _extend(raw, path)
+    _load_plugins(raw, path)
     validate(raw, path)
     params = Params(str(path), raw)
     for name in raw.get("reports", {}):
@@ -180,6 +194,17 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
             if name not in params.reports:
                 params.experiment(name)
     return params
+
+
+def _load_plugins(raw: Any, path: Path) -> None:
+    """Loads the plugins that the file names, before its names are checked; the schema refuses any other value."""
+    stated = raw.get("plugins") if isinstance(raw, dict) else None
+    if not isinstance(stated, list) or not all(isinstance(one, str) for one in stated):
+        return
+    try:
+        registry.load(stated, path.parent)
+    except UserError as error:
+        raise UserError(f"{path}: plugins: {error}") from None
 
 
 def _check_targets(raw: dict[str, Any], path: Path) -> None:
@@ -211,8 +236,19 @@ def _check_splits(raw: dict[str, Any], path: Path) -> None:
     for name, dataset in raw["datasets"].items():
         try:
             check_split(dataset["source"], dataset.get("split"), dataset.get("held_out"))
+            _check_source(dataset)
         except UserError as error:
             raise UserError(f"{path}: datasets.{name}.{error}") from None
+
+
+def _check_source(dataset: dict[str, Any]) -> None:
+    """Raises UserError for settings that the source of a dataset does not have."""
+    own = {key.removeprefix("source."): value for key, value in dataset.items() if key.startswith("source.")}
+    part = next((part for part in registry.plugins("source") if part.name == dataset["source"]), None)
+    if own and part is None:
+        raise UserError(f"source.{next(iter(own))}: source {dataset['source']} has no such setting")
+    if part is not None:
+        part.check_settings(own)
 
 
 def _extend(raw: Any, path: Path) -> None:

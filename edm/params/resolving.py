@@ -1,15 +1,15 @@
 """Resolves the entries of params.yaml: sums up ladders, multiplies out grids, looks up names."""
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+from edm import registry
 from edm.config import NULL, SamplerConfig, TrainingConfig
-from edm.errors import UserError
+from edm.errors import UserError, nearest
 from edm.files.writing import named
 from edm.metrics import CLASSIFIER, EXTRACTORS, METRICS, check_metrics
 from edm.networks.flops import parameters
@@ -32,9 +32,9 @@ from edm.params.experiment import (
 )
 
 #: Names of rules, targets and folders, which experiments must not have.
-RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
-            "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about", "track", "logs",
-            "made-up", "set-aside"}  # fmt: skip
+RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
+            "choose", "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about",
+            "track", "logs", "made-up", "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and similar targets: parts of an experiment or a report.
@@ -146,6 +146,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         names=dict(raw.get("names", {})),
         trainings=trainings,
         test=raw.get("test"),
+        metric_settings=_metric_settings(f"{here}.metric_settings", raw),
     )
     _check_guides(here, experiment)
     if experiment.work > MAX_WORK:
@@ -159,10 +160,17 @@ def known(here: str, kind: str, name: str, names) -> None:
         raise UserError(f"{here}: {kind} {name!r} is not defined{nearest(name, names)}")
 
 
-def nearest(word: str, names) -> str:
-    """A hint: the nearest name, or all names."""
-    close = difflib.get_close_matches(str(word)[:100], [str(k)[:100] for k in names], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(map(str, names))}"
+def _metric_settings(here: str, raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of the metrics of plugins that are no defaults."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, stated in raw.get("metric_settings", {}).items():
+        known(here, "metric", name, raw.get("metrics", ()))
+        try:
+            own = registry.find("metric", name).check_settings(stated)
+        except UserError as error:
+            raise UserError(f"{here}: {error}") from None
+        found |= {name: own} if own else {}
+    return found
 
 
 def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:
@@ -265,7 +273,8 @@ def _models(
         column, _, rung = name.partition("-")
         place = f"{here}.ladder.{rung} ({column})" if rung in raw["ladder"] else f"{here}.models.{name}"
         models[name] = _checked(place, TrainingConfig.from_dict, values)
-        if (weights := parameters(models[name])) > MAX_PARAMETERS:
+        plugin = models[name].network().architecture  # counting its parameters imports torch
+        if not plugin and (weights := parameters(models[name])) > MAX_PARAMETERS:
             raise UserError(f"{place}: a network of {weights / 1e9:,.0f} billion parameters; state fewer channels")
         if further := _further_seeds(place, models[name], seeds):
             trainings[name] = (name, *(f"{name}{AT}{seed}" for seed in further))
@@ -342,7 +351,7 @@ def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | No
         choices = {**common, **(changes or {})}
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
-        swept = [key for key, value in choices.items() if isinstance(value, list) and key != "sigmas"]
+        swept = [key for key, value in choices.items() if isinstance(value, list) and not _is_one_value(key, choices)]
         _check_product(here, (choices[key] for key in swept), MAX_POINTS)
         if "guide" in choices:
             several = choices["guide"] if isinstance(choices["guide"], list) else [choices["guide"]]
@@ -362,6 +371,16 @@ def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | No
         if sum(map(len, points.values())) > MAX_WORK:
             raise UserError(f"{here}: more than {MAX_WORK:,} points for all models")
     return points
+
+
+def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
+    """Whether the list of a setting is one value: of noise levels, or of a plugin's setting that is a list."""
+    kind, _, setting = key.partition(".")
+    if not setting:
+        return key == "sigmas"
+    name = choices.get(kind, getattr(SamplerConfig, kind, None))
+    part = next((part for part in registry.plugins(kind) if part.name == name), None)
+    return part is not None and setting in part.settings and part.settings[setting].is_list
 
 
 def _guide(value: str | dict[str, Any], scale: float) -> str:

@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from edm import registry
 from edm.config import SamplerConfig, TrainingConfig
-from edm.errors import UserError
+from edm.errors import UserError, nearest
 from edm.files.documents import read_json
-from edm.params.resolving import OF_DATASETS, nearest
+from edm.params.resolving import OF_DATASETS
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
 #: A guide: "null", a model, or a snapshot of a model.
@@ -20,29 +21,49 @@ _GUIDE: list[dict[str, Any]] = [
 LONGEST_VALUE = 100  # characters of a value in a message
 
 
-@functools.cache
 def schema() -> dict[str, Any]:
     """The JSON schema of params.yaml: the schema file with the fields of the configurations from edm.config.
 
-    Sampler settings take a number or, in a grid, a list of them.
+    Sampler settings take a number or, in a grid, a list of them. The parts and settings of loaded plugins are in it.
     """
+    return _schema(registry.version())
+
+
+@functools.lru_cache(maxsize=1)
+def _schema(version: int) -> dict[str, Any]:
     found = read_json(SCHEMA)
     defs = found["$defs"]
     training = {name: field for name, field in TrainingConfig.schema().items() if name not in OF_DATASETS}
     training["seeds"] = {"$ref": "#/$defs/seeds"}
+    training |= _of_plugins(TrainingConfig)
     defs["training"]["properties"] = training
+    defs["experiment"]["properties"]["metrics"]["items"] = {"enum": list(registry.Names("metric"))}
     defs["model"]["properties"] |= training
-    settings = {name: _swept(field) for name, field in SamplerConfig.schema().items()}
+    settings = {name: _swept(field) for name, field in (SamplerConfig.schema() | _of_plugins(SamplerConfig)).items()}
     settings["guide"] = {"anyOf": [*_GUIDE, {"type": "array", "items": {"anyOf": _GUIDE}, "minItems": 1,
                                              "uniqueItems": True}]}  # fmt: skip
+    of_sources = ((f"source.{key}", setting) for part in registry.plugins("source") for key, setting in
+                  part.settings.items())  # fmt: skip
+    defs["dataset"]["properties"] |= {key: setting.schema() for key, setting in of_sources}
     for name in ("settings", "grid", "search", "sheet"):
         own = defs[name].setdefault("properties", {})
         defs[name]["properties"] = settings | own  # a search's ``over`` is its own
     return found
 
 
+def _of_plugins(config: type[TrainingConfig] | type[SamplerConfig]) -> dict[str, dict[str, Any]]:
+    """The settings of plugins that a configuration may state, such as "solver.eta"."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for part in (part for kind in config.chosen for part in registry.plugins(kind)):
+        for name, setting in part.settings.items():
+            found.setdefault(f"{part.kind}.{name}", []).append(setting.schema())
+    return {key: one[0] if len(one) == 1 else {"anyOf": one} for key, one in found.items()}
+
+
 def _swept(field: dict[str, Any]) -> dict[str, Any]:
     """The schema of one value of a field, or of a list of values for a number; null is not allowed."""
+    if "anyOf" in field:  # of several plugins
+        return {"anyOf": [_swept(one) for one in field["anyOf"]]}
     if "enum" in field or field["type"] == "array":  # a list of levels is one value
         return field
     kind = field["type"] if isinstance(field["type"], str) else field["type"][0]
@@ -63,6 +84,8 @@ def validate(raw: Any, path: Path) -> None:
     })  # fmt: skip
     validator = extend(Draft202012Validator, {"uniqueItems": _unique}, type_checker=types)
     errors = list(validator(schema()).iter_errors(raw))
+    if errors and registry.load_installed():
+        errors = list(validator(schema()).iter_errors(raw))
     if not errors:
         return
     # Every experiment that extends a faulty one repeats its mistake: report the original place.
@@ -115,12 +138,19 @@ def _explain(error) -> str:
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         key = next(key for key in value if key not in known)
+        kind = str(key).partition(".")[0]
+        if "." in str(key) and kind in registry.KINDS and not any(name.startswith(f"{kind}.") for name in known):
+            return f"unknown key {_shown(key)}: no plugin has that setting; name its file under `plugins`"
         return f"unknown key {_shown(key)}{nearest(key, known)}"
     if error.validator == "required":
         missing = next(key for key in expected if key not in value)
         return f"key {missing!r} is missing"
     if error.validator == "enum":
-        return f"{shown} is not one of {', '.join(map(str, expected))}{nearest(str(value), [str(e) for e in expected])}"
+        names_a_part = error.absolute_path[-1] in registry.KINDS or "metrics" in error.absolute_path
+        plugin = "; a plugin's file stands under `plugins`" if names_a_part else ""
+        hint = nearest(str(value), [str(e) for e in expected])
+        hint = hint if "did you mean" in hint else ""  # all names stand there already
+        return f"{shown} is not one of {', '.join(map(str, expected))}{hint}{plugin}"
     if error.validator == "type":
         wanted = " or ".join([expected] if isinstance(expected, str) else expected)
         hint = ""

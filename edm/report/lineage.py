@@ -17,13 +17,12 @@ from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
 from edm.chain.sidecars import ORIGIN, sidecar_file
 from edm.config import SamplerConfig, TrainingConfig
-from edm.errors import UserError
+from edm.errors import UserError, nearest
 from edm.evaluation.records import read_choice, read_results, read_search
 from edm.files.hashes import LOCAL, digest
 from edm.params import Experiment, Params, Report
 from edm.params.catalogue import PUBLISHED
 from edm.params.layouts import table_layout
-from edm.params.resolving import nearest
 from edm.params.sources import Source
 from edm.report.cells import Cell, Table
 from edm.report.results import Measurement, Results
@@ -47,6 +46,8 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
     if source is None or not cell.text:
         raise UserError(f"{table}, {row}, {column}: {_why_empty(cell, source)}")
     place["shown"] = cell.ours()
+    if source.kind == "order":
+        raise UserError(f"{table}, {row}, {column}: no file is behind it; `edm orders` measures it")
     if source.kind == "model":
         return _of_configuration(params, place, source)
     if source.kind == "search":
@@ -230,6 +231,9 @@ class _Walk:
         settings = sidecar["specification"].get("settings")
         if isinstance(settings, dict):
             entry["settings"] = {key: value for key, value in settings.items() if key not in ("points", "repeats")}
+        if used := sidecar.get("plugins"):
+            hashes = sidecar["specification"].get("plugins") or {}
+            entry["plugins"] = {part: f"{file}, sha256 {hashes.get(part)}" for part, file in used.items()}
         entry |= self._details(path, job, entry, sidecar)
         stale = self.provenance.why_stale(job)
         entry["now"] = f"stale: {stale}" if stale else "fresh" if os.path.exists(path) else "fresh; not here"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edm import registry
 from edm.config import ADAPTIVE, AUTO, ORIGINAL, NetworkConfig, SamplerConfig
 from edm.design import draws as noise
 from edm.errors import UserError
@@ -19,7 +20,7 @@ from edm.networks.flops import flops
 from edm.sampling.guidance import Guided, guided
 from edm.sampling.originals import ORIGINAL_SAMPLERS
 from edm.sampling.rk45 import rk45
-from edm.sampling.sampler import Denoiser, Own, solve
+from edm.sampling.sampler import Denoiser, Ode, Own, run
 
 DEFAULT_BLOCK = 64
 BLOCK_FLOPS = 2**44  # per evaluation of an automatic block: about 512 images of configuration F at 32x32
@@ -105,23 +106,31 @@ def draw_images(
     latents: standard-normal draws [B, C, H, W]; ``noise(i, x)`` gives the i-th further draw, shaped as x.
     own: as in :func:`edm.sampling.sampler.solve`, for its solvers.
     """
-    if config.solver == ADAPTIVE:
-        return rk45(
-            net,
-            latents,
-            class_labels,
-            rtol=config.tolerance,
-            atol=config.tolerance,
-            sigma_min=config.sigma_min,
-            sigma_max=config.sigma_max,
-        )
     before = net.evaluations if isinstance(net, Guided) else 0
-    if config.solver in ORIGINAL:
-        sampler = ORIGINAL_SAMPLERS[config.solver]
-        images = sampler(net, latents, class_labels, num_steps=config.num_steps, noise=noise)
-    else:
-        images = solve(net, latents, class_labels, config, noise, own)
-    nfe = torch.full((len(images),), config.own_nfe or 0)
-    if isinstance(net, Guided):
+    images, nfe = run(net, latents, class_labels, config, noise, own)
+    if isinstance(net, Guided) and config.solver != ADAPTIVE:  # which counts all
         nfe = nfe + torch.as_tensor(net.evaluations - before).to(nfe)
     return images, nfe
+
+
+def _rk45(ode: Ode, latents: Tensor, sigmas: list[float], noise: object) -> tuple[Tensor, Tensor]:
+    config = ode.config
+    return rk45(
+        ode.net,
+        latents,
+        ode.class_labels,
+        rtol=config.tolerance,
+        atol=config.tolerance,
+        sigma_min=config.sigma_min,
+        sigma_max=config.sigma_max,
+    )
+
+
+def _original(ode: Ode, latents: Tensor, sigmas: list[float], noise: Callable[[int, Tensor], Tensor]) -> Tensor:
+    sampler = ORIGINAL_SAMPLERS[ode.config.solver]
+    return sampler(ode.net, latents, ode.class_labels, num_steps=ode.config.num_steps, noise=noise)
+
+
+registry.register("solver", ADAPTIVE, levels=False)(_rk45)
+for _name in ORIGINAL:
+    registry.register("solver", _name, levels=False)(_original)

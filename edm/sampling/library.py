@@ -1,16 +1,18 @@
 """``edm.sample``: every solver as one function, with callables and lists where a setting has no name."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edm import registry
 from edm.config import ADAPTIVE, NULL, ORIGINAL, SamplerConfig
-from edm.design.schedules import Scaling, Schedule
+from edm.design.schedules import Scaling
 from edm.errors import UserError
 from edm.models.denoiser import require_images
+from edm.protocols import Schedule
 from edm.sampling.drawing import draw_images
 from edm.sampling.guidance import guided
 from edm.sampling.sampler import Denoiser, Own
@@ -49,6 +51,7 @@ def sample(
     guidance: float = 1.0,
     guidance_min: float = 0.0,
     guidance_max: float = math.inf,
+    settings: Mapping[str, Any] | None = None,
     noise: Callable[[int, Tensor], Tensor] | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -62,15 +65,16 @@ def sample(
     scaling: a name, or a function of (schedule, t) that returns (s(t), ṡ(t)).
     discretization: a name, a function of (n, sigma_min, sigma_max) that returns n falling noise levels, or the levels
         themselves, as in ``sigmas``. sigmas: the levels, in place of ``num_steps`` and ``discretization``.
+    settings: of registered parts (:func:`edm.register`), by their keys, such as {"solver.eta": 0.5}.
     guide: "null" (the network without its label), or a denoiser D_g like ``net``, such as an earlier snapshot. With it,
         D_w = D_g + ``guidance`` (D − D_g) replaces D at noise levels in (``guidance_min``, ``guidance_max``].
         guidance = 1 is no guidance, to the bit, and evaluates no guide.
     noise: ``noise(i, x)`` gives the standard-normal draw of step i, shaped as x; used if S_churn > 0, and by the
         stochastic samplers of Song et al. By default the draws come from torch's global generator.
     callback: ``callback(i, sigma, x, denoised)`` is called once in every step, after its first network evaluation, with
-        the noise level (after churn), the unscaled x and D(x; σ), both float64 [B, C, H, W]. For "rk45" and the
-        samplers of ``ORIGINAL`` it is called after every evaluation, i counts these, x is as the network gets it, and
-        σ is a tensor if images differ in it.
+        the noise level (after churn), the unscaled x and D(x; σ), both float64 [B, C, H, W]. For "rk45", the samplers
+        of ``ORIGINAL`` and those of plugins it is called after every evaluation, i counts these, x is as the network
+        gets it, and σ is a tensor if images differ in it.
     The other arguments are the fields of :class:`SamplerConfig`, with its defaults; ``solver`` may also name a member
     of the multistep family, such as "unipc-3", with its steps unless ``discretization`` states others.
 
@@ -87,7 +91,7 @@ def sample(
         discretization=_function("discretization", discretization) if callable(discretization) else None,
         callback=None if callback is None else _function("callback", callback),
     )
-    settings: dict[str, Any] = {
+    stated: dict[str, Any] = {
         "num_steps": num_steps, "solver": solver, "alpha": alpha, "sigma_min": sigma_min, "sigma_max": sigma_max,
         "rho": rho, "S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise, "tolerance": tolerance,
         "final": final, "sigmas": None if sigmas is None else _levels(sigmas),
@@ -96,14 +100,14 @@ def sample(
     }  # fmt: skip
     choices = {"predicts": predicts, "over": over, "order": order, "corrector": corrector,
                "discretization": None if own.discretization else discretization}  # fmt: skip
-    settings |= {name: value for name, value in choices.items() if value is not None}
+    stated |= {name: value for name, value in choices.items() if value is not None}
     if guide is not None:  # an object is checked as a denoiser below
-        settings["guide"] = guide if isinstance(guide, str) else _OTHER
-    settings |= {"guidance": guidance, "guidance_min": guidance_min, "guidance_max": guidance_max}
-    config = SamplerConfig.from_dict(settings)
+        stated["guide"] = guide if isinstance(guide, str) else _OTHER
+    stated |= {"guidance": guidance, "guidance_min": guidance_min, "guidance_max": guidance_max}
+    config = SamplerConfig.from_dict({**stated, **(settings or {})})
     _require_effect(config, own)
     _require_latents(latents, net)
-    whole = config.solver == ADAPTIVE or config.solver in ORIGINAL
+    whole = config.solver == ADAPTIVE or config.solver in ORIGINAL or not registry.is_own("solver", config.solver)
     if guide == NULL and class_labels is None and config.guides:
         raise UserError("guide null: class_labels is None, so there is no label to leave out; pass class_labels")
     other = None if guide is None or isinstance(guide, str) else _Checked(guide, None, "guide")

@@ -4,38 +4,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edm.config import SOLVERS, SamplerConfig
-from edm.design.schedules import SCALINGS, SCHEDULES, Scaling, Schedule
-from edm.design.timesteps import DEFAULT_RANGE, noise_levels
-from edm.errors import UserError, one_line
+from edm import registry
+from edm.config import MULTISTEP, SHIPPED, SOLVERS, SamplerConfig
+from edm.design.schedules import Scaling, scaling_of, schedule_of
+from edm.design.timesteps import falling, noise_levels
+from edm.errors import UserError
+from edm.protocols import Schedule
 from edm.sampling.multistep import stepper
 
 Denoiser = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class _Flow:
-    """The probability-flow ODE of Eq. 4 for one schedule, scaling and denoiser."""
-
-    denoiser: Denoiser
-    class_labels: Tensor | None
-    schedule: Schedule
-    scaling: Scaling
-
-    def denoised(self, x: Tensor, sigma: float) -> Tensor:
-        """D(x; σ) of an unscaled x."""
-        level = x.new_full((), sigma)  # created on x's device: a copy from the host would wait for the GPU
-        return self.denoiser(x, level, self.class_labels).to(x.dtype)
-
-    def slope(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
-        """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D, with D = D(x/s; σ)."""
-        sigma, sigma_dot = self.schedule.sigma(t), self.schedule.sigma_dot(t)
-        s, s_dot = self.scaling(self.schedule, t)
-        return float(sigma_dot / sigma + s_dot / s) * x - float(sigma_dot * s / sigma) * denoised
 
 
 @dataclass(frozen=True)
@@ -54,22 +36,71 @@ class Own:
     def levels(self, number: int, sigma_min: float, sigma_max: float) -> Tensor:
         """The noise levels of ``discretization``, float64 [number]. Raises UserError if they cannot be levels."""
         assert self.discretization is not None
-        found = self.discretization(number, sigma_min, sigma_max)
-        try:
-            levels = torch.as_tensor(found, dtype=torch.float64, device="cpu").detach()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"discretization: gave no noise levels ({one_line(error)})") from None
-        fits = levels.shape == (number,) and bool(levels.isfinite().all()) and bool((levels > 0).all())
-        if not fits or not bool((levels.diff() < 0).all()):
-            raise UserError(
-                f"discretization: gave {levels.tolist() if levels.numel() < 9 else list(levels.shape)}; expected "
-                f"{number} falling noise levels above 0"
-            )
-        return levels
+        return falling(self.discretization(number, sigma_min, sigma_max), number, "discretization")
 
     def tell(self, i: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
         if self.callback is not None:
             self.callback(i, sigma, x, denoised)
+
+
+class Ode:
+    """The probability-flow ODE of a sampler, as every solver gets it: a call gives D(x; σ) and counts the evaluation.
+
+    schedule, scaling: of Eq. 4, for solvers that step in t. levels: the noise levels > 0, float64, before rounding to
+    those that the denoiser supports; None for a solver with levels of its own.
+    """
+
+    def __init__(self, net: Denoiser, class_labels: Tensor | None, config: SamplerConfig, own: Own, levels: bool):
+        self.net, self.class_labels, self.config, self.own = net, class_labels, config, own
+        self.evaluations = 0
+        self.levels: Tensor | None = None
+        if levels:
+            self._choose()
+
+    def _choose(self) -> None:
+        """Chooses schedule, scaling and noise levels."""
+        config, own = self.config, self.own
+        sigma_min, sigma_max = supported_range(self.net, config)
+        self.schedule: Schedule = own.schedule or schedule_of(
+            config.schedule, sigma_min, sigma_max, **settings_of(config, "schedule")
+        )
+        self.scaling: Scaling = own.scaling or scaling_of(config.scaling, **settings_of(config, "scaling"))
+        number = config.num_steps + (config.final != "zero")
+        if own.discretization is not None:
+            self.levels = own.levels(number, sigma_min, sigma_max)
+        elif config.sigmas is not None:
+            self.levels = torch.tensor(config.sigmas, dtype=torch.float64)
+        else:
+            more = settings_of(config, "discretization")
+            self.levels = noise_levels(config.discretization, number, sigma_min, sigma_max, config.rho, **more)
+
+    def sigmas(self) -> list[float]:
+        """The levels that the denoiser supports, with the final 0; empty for a solver with levels of its own."""
+        if self.levels is None:
+            return []
+        found: list[float] = self.rounded(self.levels).tolist()
+        return [*found, 0.0] if self.config.final == "zero" else found
+
+    def rounded(self, sigma: Tensor) -> Tensor:
+        """The nearest levels that the denoiser supports, float64 on the CPU."""
+        return _on_cpu(rounding_of(self.net)(sigma))
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """D(x; σ) of an unscaled x, in the type of x."""
+        self.evaluations += 1
+        level = x.new_full((), sigma)  # created on x's device: a copy from the host would wait for the GPU
+        return self.net(x, level, self.class_labels).to(x.dtype)
+
+    def slope(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
+        """dx/dt = (σ̇/σ + ṡ/s) x − (σ̇ s/σ) D, with D = D(x/s; σ) (Eq. 4)."""
+        sigma, sigma_dot = self.schedule.sigma(t), self.schedule.sigma_dot(t)
+        s, s_dot = self.scaling(self.schedule, t)
+        return float(sigma_dot / sigma + s_dot / s) * x - float(sigma_dot * s / sigma) * denoised
+
+
+def settings_of(config: SamplerConfig, kind: str) -> dict[str, Any]:
+    """The settings of a part of a plugin that the configuration names; none of our own parts has some."""
+    return {} if registry.is_own(kind, getattr(config, kind)) else config.settings_of(kind)
 
 
 @torch.no_grad()
@@ -82,23 +113,46 @@ def solve(
     own: Own | None = None,
 ) -> Tensor:
     """:func:`edm.sample` with the settings as one object; ``own`` replaces choices that have no name."""
-    own, round_sigma = own or Own(), rounding_of(net)
-    noise = noise or (lambda i, x: torch.randn_like(x))
-    sigma_min, sigma_max = supported_range(net, config)
-    schedule = own.schedule or SCHEDULES[config.schedule](sigma_min, sigma_max)
-    scaling = own.scaling or SCALINGS[config.scaling]
-    flow = _Flow(net, class_labels, schedule, scaling)
+    return run(net, latents, class_labels, config, noise or (lambda i, x: torch.randn_like(x)), own)[0]
 
-    to_zero = config.final == "zero"
-    number = config.num_steps + (not to_zero)
-    if own.discretization is not None:
-        levels = own.levels(number, sigma_min, sigma_max)
-    elif config.sigmas is not None:
-        levels = torch.tensor(config.sigmas, dtype=torch.float64)
+
+@torch.no_grad()
+def run(
+    net: Denoiser,
+    latents: Tensor,
+    class_labels: Tensor | None,
+    config: SamplerConfig,
+    noise: Callable[[int, Tensor], Tensor],
+    own: Own | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Images float64 [B, C, H, W] from the solver that the configuration names, and the NFE of each, int64 [B]."""
+    solver = registry.find("solver", config.solver)
+    ode = Ode(net, class_labels, config, own or Own(), solver.facts["levels"])
+    if solver.own:
+        found = solver(ode, latents, ode.sigmas(), noise)
     else:
-        levels = noise_levels(config.discretization, number, sigma_min, sigma_max, config.rho)
-    t_steps = schedule.inverse(_on_cpu(round_sigma(levels)))
-    multistep = None if config.solver in SOLVERS else stepper(config, float(levels[-1]), float(levels[0]))
+        draws = lambda i, x: noise(i, x).to(x)
+        found = solver(ode, latents.to(torch.float64), ode.sigmas(), draws, **config.settings_of("solver"))
+        if not isinstance(found, Tensor) or found.shape != latents.shape:
+            told = f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"{solver.where}: returned {told}; expected images {list(latents.shape)}")
+        found = found.to(torch.float64)
+    if isinstance(found, tuple):
+        return found
+    nfe = ode.evaluations if config.own_nfe is None else config.own_nfe
+    return found, torch.full((len(found),), nfe)
+
+
+def algorithms(ode: Ode, latents: Tensor, sigmas: list[float], noise: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Euler's method, the second-order family and the multistep family, with churn: Algorithms 1, 2 and 3."""
+    config, schedule, scaling = ode.config, ode.schedule, ode.scaling
+    to_zero = config.final == "zero"
+    levels = torch.tensor(sigmas[:-1] if to_zero else sigmas, dtype=torch.float64)
+    t_steps = schedule.inverse(levels)
+    assert ode.levels is not None
+    multistep = None
+    if config.solver not in SOLVERS:
+        multistep = stepper(config, float(ode.levels[-1]), float(ode.levels[0]))
     if to_zero:
         t_steps = torch.cat([t_steps, torch.zeros(1, dtype=torch.float64)])
 
@@ -113,31 +167,35 @@ def solve(
         gamma = min(config.S_churn / config.num_steps, math.sqrt(2) - 1)
         if gamma > 0 and config.S_min <= sigma <= most:
             # Algorithm 2, lines 4 to 6: raise the noise level from σ to σ̂ by fresh noise.
-            t = schedule.inverse(_on_cpu(round_sigma(torch.tensor(sigma * (1 + gamma), dtype=torch.float64))))
+            t = schedule.inverse(ode.rounded(torch.tensor(sigma * (1 + gamma), dtype=torch.float64)))
             sigma_hat, s_hat = sigma_and_s(t)
             added = math.sqrt(max(sigma_hat**2 - sigma**2, 0.0)) * config.S_noise
             x = (s_hat / s) * x + (s_hat * added) * noise(i, x).to(x)
         if multistep is not None:
             (sigma, s), (sigma_next, s_next) = sigma_and_s(t), sigma_and_s(t_next)
             x = x / s  # these solvers are exact in s(t)
-            denoised = flow.denoised(x, sigma)
-            own.tell(i, sigma, x, denoised)
+            denoised = ode(x, sigma)
+            ode.own.tell(i, sigma, x, denoised)
             x = s_next * multistep.step(x, sigma, sigma_next, denoised)
             continue
         h = float(t_next - t)
         sigma, s = sigma_and_s(t)
-        denoised = flow.denoised(x / s, sigma)
-        own.tell(i, sigma, x / s, denoised)
-        d = flow.slope(x, t, denoised)
+        denoised = ode(x / s, sigma)
+        ode.own.tell(i, sigma, x / s, denoised)
+        d = ode.slope(x, t, denoised)
         t_prime = t + config.alpha * h
         # The step to σ = 0 is Euler for every α, and so is a trial step that would overshoot below 0.
         if config.solver == "euler" or (to_zero and i == config.num_steps - 1) or t_prime <= 0:
             x = x + h * d
             continue
         trial, (sigma, s) = x + config.alpha * h * d, sigma_and_s(t_prime)
-        d_prime = flow.slope(trial, t_prime, flow.denoised(trial / s, sigma))
+        d_prime = ode.slope(trial, t_prime, ode(trial / s, sigma))
         x = x + h * ((1 - 0.5 / config.alpha) * d + (0.5 / config.alpha) * d_prime)
     return x if to_zero else x / sigma_and_s(t_steps[-1])[1]  # s(t) = 1 at σ = 0
+
+
+for _name in (*SOLVERS, MULTISTEP, *SHIPPED):
+    registry.register("solver", _name)(algorithms)
 
 
 def rounding_of(net: Denoiser) -> Callable[[Tensor], Tensor]:
@@ -159,7 +217,7 @@ def _as_it_is(sigma: Tensor) -> Tensor:
 
 def supported_range(net: Denoiser, config: SamplerConfig) -> tuple[float, float]:
     """(σ_min, σ_max) of the sampler: as configured or the discretisation's default, clamped to the range of ``net``."""
-    low, high = DEFAULT_RANGE[config.discretization]
+    low, high = registry.find("discretization", config.discretization).facts["sigma_range"]
     low = config.sigma_min if config.sigma_min is not None else low
     high = config.sigma_max if config.sigma_max is not None else high
     low, high = max(low, getattr(net, "sigma_min", 0.0)), min(high, getattr(net, "sigma_max", math.inf))

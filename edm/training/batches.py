@@ -16,8 +16,8 @@ from edm.config import MAX_SEED, TrainingConfig
 from edm.data.archive import Dataset
 from edm.data.pixels import to_float
 from edm.design import draws as noise
-from edm.design.augmentation import augment
 from edm.design.losses import Loss
+from edm.models.building import augmentation_of
 from edm.models.compilation import Compiled
 
 _SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds never share a draw
@@ -50,6 +50,7 @@ class Batches:
         compiled: Compiled | None = None,
     ):  # fmt: skip
         self.config, self.loss, self.device = config, loss, device
+        self._augment = augmentation_of(config)
         self._inputs = self._drawn if compiled is None else torch.compile(self._drawn, **compiled)
         images = torch.from_numpy(dataset.images)
         resident = _fits(images, device)
@@ -92,7 +93,7 @@ class Batches:
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
         augment_labels = None
         if self.config.augment > 0:
-            images, augment_labels = augment(images, seeds, self.config.augment)
+            images, augment_labels = self._augment(images, seeds, self.config.augment)
         draws = noise.normal(seeds, 0, images.shape[1:], noise.NOISE).to(torch.float32)
         return images, augment_labels, noise.uniform(seeds, 0, 1, noise.SIGMA)[:, 0], draws
 

@@ -21,7 +21,6 @@ from edm.models.denoiser import Denoiser
 from edm.training.loss_levels import Levels
 
 STATE_FORMAT = "edm-training-state/2"
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 #: Fields without effect on the weights after n images: a run may resume with other values.
 IRRELEVANT = {"duration", "microbatch", "snapshot_every", "level_samples"}
 #: Fields that states of earlier versions do not have: their defaults are left out of the identity.
@@ -58,7 +57,7 @@ class TrainingState:
     ):  # fmt: skip
         """made_from: as in :func:`edm.training.loop.train`. tracks: further averages, by their widths."""
         self.out, self.net, self.ema, self.optimizer, self.world = out, net, ema, optimizer, world
-        self.background = background
+        self.background, self.optimizer_name = background, config.optimizer
         self._modules = {"net.": net, "ema.": ema, **{f"ema-{width:g}.": one for width, one in (tracks or {}).items()}}
         self.paths = states(out)
         old = LATER - config.changes().keys()
@@ -104,11 +103,13 @@ class TrainingState:
         for prefix, module in self._modules.items():
             part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             checkpoint.load_weights(module, part, path)
-        for index, parameter in enumerate(self.net.parameters()):
-            # In the parameter's memory format: fused Adam reads both with the same strides.
-            moments = {k: torch.empty_like(parameter).copy_(tensors[f"adam.{index}.{k}"]) for k in MOMENTS}
-            step = tensors[f"adam.{index}.step"].to(parameter.device)
-            self.optimizer.state[parameter] = {"step": step, **moments}
+        parameters = list(self.net.parameters())
+        numbers = ((name, value) for name, value in header.get("numbers", {}).items())
+        for name, value in (*tensors.items(), *numbers):
+            if name.startswith("adam."):
+                index, key = name.removeprefix("adam.").split(".", 1)
+                parameter = parameters[int(index)]
+                self.optimizer.state[parameter][key] = self._placed(key, value, parameter)
         self.seen, self.seconds, self.before = header["images"], header["seconds"], header["before"]
         self.overflowing = header["overflowing"]
         return self.seen
@@ -129,9 +130,16 @@ class TrainingState:
         tensors = {
             f"{prefix}{name}": t for prefix, one in self._modules.items() for name, t in one.state_dict().items()
         }
+        numbers: dict[str, float] = {}  # of the optimisers of plugins; those of Adam are tensors
         for index, parameter in enumerate(self.net.parameters()):
             for name, value in self.optimizer.state[parameter].items():
-                tensors[f"adam.{index}.{name}"] = value
+                if isinstance(value, Tensor):
+                    tensors[f"adam.{index}.{name}"] = value
+                elif isinstance(value, (int, float)):
+                    numbers[f"adam.{index}.{name}"] = value
+                elif value is not None:
+                    what = f"optimizer {self.optimizer_name}: its state {name} is of type {type(value).__name__}"
+                    raise UserError(f"{what}; only tensors and numbers can be saved")
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise UserError(
                 f"{self.out}: weights are not finite after {seen:,} images; the last good state "
@@ -141,7 +149,18 @@ class TrainingState:
                 for name, tensor in (tensors | {"sums": sums}).items()}  # fmt: skip
         header: dict[str, Any] = {"format": STATE_FORMAT, "identity": self.identity, "made_from": self.made_from}
         header |= {"images": seen, "seconds": seconds, "before": self.before, "overflowing": self.overflowing}
+        header |= {"numbers": numbers} if numbers else {}
         self.background.do(lambda: self._write(host, header, begun))
+
+    def _placed(self, key: str, value: Any, parameter: torch.nn.Parameter) -> Any:
+        """A value of the optimiser's state, where and as the optimiser keeps it."""
+        if not isinstance(value, Tensor):
+            return value
+        if value.shape == parameter.shape:  # in the parameter's memory format: fused Adam reads both with one stride
+            return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        group = self.optimizer.param_groups[0]
+        on_host = key == "step" and not (group.get("fused") or group.get("capturable"))
+        return value if on_host else value.to(parameter.device)
 
     def _write(self, host: dict[str, Tensor], header: dict[str, Any], begun: float) -> None:
         header["checksum"] = checksum(host, header)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from edm import registry
 from edm.cluster.processes import ALONE, World
 from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.design.averages import PowerFunction
 from edm.design.losses import weighted_error
+from edm.errors import UserError
 from edm.models import building
 from edm.models.compilation import Compiled
 from edm.models.denoiser import Denoiser
@@ -44,7 +47,7 @@ class TrainingStep:
         #: Power-function averages by their relative width.
         self.tracks = {width: copy.deepcopy(self.ema) for width in config.ema_widths}
         self._powers = [(PowerFunction(width), list(one.parameters())) for width, one in self.tracks.items()]
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self.optimizer = optimizer_of(config, list(self.net.parameters()))
         self._parameters, self._averages = list(self.net.parameters()), list(self.ema.parameters())
         self._gradients = one_vector_of_gradients(self._parameters)
         self.loss = building.loss_of(config)
@@ -131,12 +134,38 @@ def clean(gradients: Tensor, config: TrainingConfig) -> Tensor | None:
 
 
 def learning_rate_at(config: TrainingConfig, seen: int) -> float:
-    """The learning rate of the step after ``seen`` images: a linear ramp over ``lr_rampup`` Mimg (Table 7).
+    """The learning rate of the step after ``seen`` images: by default a linear ramp over ``lr_rampup`` Mimg (Table 7).
 
-    It is 0 in the first step of a ramp, as in the authors' code: Adam's moments are updated, the weights are not.
+    A ramp is 0 in the first step of a ramp, as in the authors' code: Adam's moments are updated, the weights are not.
     """
-    ramp = config.lr_rampup * 1e6
-    return config.learning_rate * min(seen / ramp, 1.0) if ramp else config.learning_rate
+    part = registry.find("lr_schedule", config.lr_schedule)
+    settings = {"lr_rampup": config.lr_rampup} if part.own else config.settings_of("lr_schedule")
+    rate = part(config.learning_rate, seen, config.steps * config.batch_size, **settings)
+    if not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+        raise UserError(f"{part.where}: returned {rate!r} after {seen:,} images; expected a finite number from 0")
+    return rate
+
+
+@registry.register("lr_schedule", "ramp")
+def ramp(learning_rate: float, seen: int, total: int, lr_rampup: float) -> float:
+    """A linear ramp over ``lr_rampup`` Mimg, then constant."""
+    images = lr_rampup * 1e6
+    return learning_rate * min(seen / images, 1.0) if images else learning_rate
+
+
+@registry.register("optimizer", "adam")
+def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with the paper's settings."""
+    return torch.optim.Adam(parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def optimizer_of(config: TrainingConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a configuration."""
+    part = registry.find("optimizer", config.optimizer)
+    found = part(parameters, **({} if part.own else config.settings_of("optimizer")))
+    if not isinstance(found, torch.optim.Optimizer):
+        raise UserError(f"{part.where}: returned {type(found).__name__}; expected a torch.optim.Optimizer")
+    return found
 
 
 def ema_decay_at(config: TrainingConfig, seen: int) -> float:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from edm import registry
 from edm.config import NetworkConfig
 from edm.design import losses
 from edm.design.preconditioning import EDMPreconditioning
@@ -38,9 +39,9 @@ def test_iddpm_draws_each_of_its_levels_once_in_m():
     assert torch.equal(drawn, iddpm_levels()[:1000].flip(0))
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", registry.Names("loss"))
 def test_quantile_functions_grow(name):
-    assert (losses.LOSSES[name]().sigma(U).diff() >= 0).all()
+    assert (registry.find("loss", name)().sigma(U).diff() >= 0).all()
 
 
 def test_edm_weight_makes_every_level_start_at_a_loss_of_one():

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import edm
+from edm import registry
 from edm.config import NetworkConfig
-from edm.design.preconditioning import PRECONDITIONINGS, EDMPreconditioning
+from edm.design.preconditioning import EDMPreconditioning
 from edm.foreign.published import to_published
 from edm.networks import winograd
 from edm.networks.unet import UNet
@@ -112,7 +113,7 @@ def test_any_architecture_takes_any_preconditioning(architecture, preconditionin
         architecture, resolution=resolution, channels=channels, classes=4, augment_dim=9, model_channels=16,
         channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,),
     )  # fmt: skip
-    net = edm.Denoiser(UNet(config), PRECONDITIONINGS[preconditioning]())
+    net = edm.Denoiser(UNet(config), registry.find("preconditioning", preconditioning)())
     x = torch.randn(2, channels, resolution, resolution)
     out = net(x, torch.tensor([0.05, 5.0]), torch.tensor([0, 3]), torch.zeros(2, 9))
     assert out.shape == x.shape and out.dtype == torch.float32 and out.isfinite().all()

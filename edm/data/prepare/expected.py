@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
+from edm import registry
 from edm.config import LIMITS
 from edm.errors import UserError
 
@@ -57,7 +58,8 @@ PAPER: dict[str, Expected] = {
     "folder": Expected(),
     "zip": Expected(),
 }
-SOURCES: tuple[str, ...] = tuple(PAPER)
+SOURCES = registry.Names("source")
+registry.own("source", PAPER, "edm.data.prepare.sources")
 
 #: The expected properties that a dataset in params.yaml may set.
 STATABLE: tuple[str, ...] = tuple(field.name for field in fields(Expected) if field.name != "stated")
@@ -75,6 +77,8 @@ def check_split(source: str, split: str | None, held_out: float | None) -> None:
         raise UserError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
     if held_out is not None and not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}; expected a fraction between 0 and 1")
+    if split is not None and held_out is None and source in SOURCES and source not in PAPER:
+        raise UserError(f"split: a plugin's source {source} has no splits; state held_out: 0.1 to hold out a tenth")
     if split == TEST and held_out is None and source in _WITHOUT:
         raise UserError(f"split: {source} has no test images with labels; state held_out: 0.1 to hold out a tenth")
 

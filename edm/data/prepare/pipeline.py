@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import PIL
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from edm.data.forked import cores
 from edm.data.labels import count_classes, empty_classes
 from edm.data.prepare.expected import PAPER, SOURCES, Expected, check_split, expected_of_split
 from edm.data.prepare.pictures import Images
-from edm.data.prepare.sources import READERS
+from edm.data.prepare.sources import images_of
 from edm.data.prepare.splits import held_out_part
 from edm.data.prepare.workers import Work, workshop
 from edm.data.zip_writer import ArchiveWriter
@@ -36,6 +37,7 @@ def prepare(
     held_out: float | None = None,
     workers: int | None = None,
     made_from: str = "",
+    settings: dict[str, Any] | None = None,
 ) -> dict[str, object]:
     """Writes the archive of a source. Returns its images, resolution, channels, classes, classes without images, and
     SHA-256.
@@ -48,6 +50,7 @@ def prepare(
     split: "train" or "test", the part of the source; of images in folders, the folder of that name. held_out: instead,
     the fraction of the images that "test" has, and that other archives lack (:mod:`edm.data.prepare.splits`).
     workers: number of processes, by default one per core that this process may use; 1 uses this process only.
+    settings: of a plugin's source.
     made_from: identifies the code and the preceding steps; a partial archive with another value is not resumed.
 
     Equal input gives equal bytes. The next run resumes an interrupted one (:mod:`edm.files.resumable`).
@@ -59,12 +62,12 @@ def prepare(
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}; expected a whole number from 1")
     check_split(source, split, held_out)
-    expected = expected_of_split(PAPER[source], source, split, held_out).with_stated(
+    expected = expected_of_split(PAPER.get(source, Expected()), source, split, held_out).with_stated(
         images=images, resolution=resolution, channels=channels, classes=classes, source_size=source_size
     )
     paths = _paths(path)
     require_apart([output], paths if isinstance(paths, list) else [paths] if paths else [])
-    found = READERS[source](paths, expected, checksum, split if held_out is None else None)
+    found = images_of(source, paths, expected, checksum, split if held_out is None else None, settings or {})
     found = found if held_out is None else held_out_part(found, split, held_out)
     labels = _checked_labels(found, expected)
     work = Work(found, expected)

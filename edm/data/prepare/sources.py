@@ -1,12 +1,15 @@
 """The sources by name. Each is a function that returns images and labels, given its input and expected properties."""
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from edm import registry
 from edm.data.labels import LABELS_FILE, read_labels, require_distinct, shown
 from edm.data.prepare import cifar, idx
 from edm.data.prepare.expected import TRAIN, Expected
@@ -14,6 +17,7 @@ from edm.data.prepare.pictures import Images
 from edm.data.prepare.splits import subset
 from edm.data.trees import Tree, open_tree
 from edm.errors import UserError, require
+from edm.files.hashes import digest
 
 Input = Path | Sequence[Path] | None
 #: split: the part of the source, or None for all of a folder and the training images of others.
@@ -21,6 +25,7 @@ Source = Callable[[Input, Expected, str | bool, str | None], Images]
 _SYNSET = re.compile(r"n\d{8}")
 
 
+@registry.register("source", "digits")
 def digits(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """The 1,797 handwritten digits that scikit-learn ships: 8×8, grey, 10 classes (Alpaydin and Kaynak, UCI, 1998).
 
@@ -36,6 +41,7 @@ def digits(path: Input, expected: Expected, checksum: str | bool, split: str | N
     return Images("digits", len(images), images.__getitem__, bunch.target.tolist(), "digits")
 
 
+@registry.register("source", "cifar10")
 def cifar10(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """cifar-10-python.tar.gz. Checks its MD5, by default against the published one."""
     return cifar.cifar10(_one(path, "cifar-10-python.tar.gz"), _md5(checksum), split or TRAIN)
@@ -47,12 +53,14 @@ def _md5(checksum: str | bool) -> str | None:
     return cifar.MD5 if checksum is True else None
 
 
+@registry.register("source", "mnist")
 def mnist(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """The idx files of MNIST's training or test set."""
     folder = _one(path, "the folder of train-images-idx3-ubyte")
     return idx.mnist(folder, split or TRAIN, padded=expected.resolution != 28)
 
 
+@registry.register("source", "imagenet")
 def imagenet(path: Input, expected: Expected, checksum: str | bool, split: str | None) -> Images:
     """ILSVRC-2012's train folders, one per synset (n01440764, …); the class is the rank of the synset's name."""
     tree = _tree(path, "ILSVRC's train folder")
@@ -87,11 +95,31 @@ def folder(path: Input, expected: Expected, checksum: str | bool, split: str | N
     return replace(part, labels=_labels_by_folder(replace(tree, names=inside)))
 
 
-#: Every source by its name, in the order of :data:`edm.data.prepare.SOURCES`.
-READERS: dict[str, Source] = {
-    "digits": digits, "cifar10": cifar10, "mnist": mnist, "ffhq": folder, "afhqv2": folder, "imagenet": imagenet,
-    "folder": folder, "zip": folder,
-}  # fmt: skip
+for _name in ("ffhq", "afhqv2", "folder", "zip"):
+    registry.register("source", _name)(folder)
+
+
+def images_of(
+    source: str, path: Input, expected: Expected, checksum: str | bool, split: str | None, settings: dict[str, Any]
+) -> Images:
+    """The images of a source by its name; settings: of a plugin's."""
+    part = registry.find("source", source)
+    if part.own:
+        own: Source = part.make
+        return own(path, expected, checksum, split)
+    found = part(path, **part.check_settings(settings))
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise UserError(f"{part.where}: returned {type(found).__name__}; expected (images, labels)")
+    images, labels = found
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        told = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise UserError(f"{part.where}: returned images {told}; expected uint8 [n, C, H, W]")
+    if labels is not None:
+        labels = [int(label) for label in labels]
+        if len(labels) != len(images) or min(labels) < 0:
+            raise UserError(f"{part.where}: returned {len(labels)} labels for {len(images)} images, from {min(labels)}")
+    content = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+    return Images(part.label, len(images), images.__getitem__, labels, digest([content, labels]))
 
 
 def _one(path: Input, what: str) -> Path:

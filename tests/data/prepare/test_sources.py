@@ -4,6 +4,7 @@ import io
 import shutil
 import struct
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from made_up import cifar_members, labels_file, picture, write_folder, write_mnist, write_tarball, write_zip
 from PIL import Image
 
+from edm import registry
 from edm.cli import main
 from edm.data.archive import read_archive, write_archive
 from edm.data.prepare import PAPER, SOURCES, pipeline, prepare
@@ -166,7 +168,7 @@ def test_the_paper_s_numbers():
     assert numbers["cifar10"] == (50_000, 32, 3, 10) and numbers["mnist"] == (60_000, 32, 1, 10)
     assert numbers["ffhq"] == (70_000, 64, 3, 0) and numbers["afhqv2"] == (15_803, 64, 3, 0)
     assert numbers["imagenet"] == (1_281_167, 64, 3, 1000) and PAPER["ffhq"].source_size == 1024
-    assert set(PAPER) == set(SOURCES) == set(pipeline.READERS)
+    assert set(PAPER) == set(SOURCES)
 
 
 def test_cifar10_is_read_from_its_tarball_in_the_order_of_its_batches(tmp_path):
@@ -280,7 +282,8 @@ def test_memory_is_bounded_however_slow_the_disk(tmp_path, monkeypatch):
             ahead.append(max(made) - self.count)
             super().add(png)
 
-    monkeypatch.setitem(pipeline.READERS, "folder", lambda *_: Images("made up", 60, read, None, "x"))
+    part = replace(registry.find("source", "folder"), make=lambda *_: Images("made up", 60, read, None, "x"))
+    monkeypatch.setitem(registry._parts, ("source", "folder"), part)
     monkeypatch.setattr(pipeline, "ArchiveWriter", Slow)
     prepare("folder", tmp_path / "o.zip", workers=2)
     assert len(ahead) == 60 and max(ahead) <= 2 * 3
