@@ -117,19 +117,8 @@ def parser() -> argparse.ArgumentParser:
         help="Python file, or name of a module, that adds parts to choose; before the command, once for each",
     )  # fmt: skip
     commands = Commands(top)
-    for module in (
-        data,
-        advising,
-        launching,
-        models,
-        images,
-        likelihood,
-        solvers,
-        studies,
-        reports,
-        tracking,
-        watching,
-    ):
+    of_models = (launching, models, images, likelihood, solvers)
+    for module in (data, advising, *of_models, studies, reports, tracking, watching):
         module.add(commands)
     return top
 

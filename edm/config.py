@@ -530,6 +530,17 @@ class SamplerConfig(_Data):
             require(not idle, f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
 
     @property
+    def claimed_order(self) -> int | None:
+        """The order that a solver's authors state; of the multistep family p, or p + 1 with a corrector.
+
+        None for adaptive and stochastic solvers, and for earlier samplers as their authors published them.
+        """
+        if self.S_churn > 0 or self.solver in (ADAPTIVE, *ORIGINAL):
+            return None
+        stated = {"euler": 1, "heun": 2, "dpmpp-2m": 2, "dpmpp-3m-shipped": 3}
+        return stated.get(self.solver) or (self.order or 0) + bool(self.corrector)
+
+    @property
     def most_guided(self) -> float:
         """The largest guided noise level."""
         return math.inf if self.guidance_max is None else self.guidance_max

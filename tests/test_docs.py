@@ -22,7 +22,7 @@ ROOT_PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md")
 PAGES = {path.stem: path for path in (*ROOT_PAGES, *sorted((ROOT / "docs").glob("*.md")))}
 #: What takes hours, a cluster, or the published file in place of our small one, is run with this added.
 ADDED = {
-    r"snakemake( digits-(full|metrics)| paper| results/.*| --profile slurm (cluster|paper))?": "-n",
+    r"snakemake( digits-(full|metrics|solvers)| paper| results/.*| --profile slurm (cluster|paper))?": "-n",
     r"edm train .*--out .*": "--dry-run",
     r"edm import .*_diffusion.pt .*": "--resolution 16 --channels-per-head 32",
     r"edm sample .* --seeds 0-49999 .*": "--seeds 0-3",

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from edm.config import ADAPTIVE, MEMBERS, ORIGINAL, SOLVERS, SamplerConfig
+from edm.config import MEMBERS, SOLVERS, SamplerConfig
 from edm.errors import UserError
 from edm.sampling.multistep import Multistep, stepper, variable
 from edm.sampling.sampler import solve
@@ -90,18 +90,6 @@ class Order:
         return self.errors[max(self.errors)]
 
 
-def claimed_order(config: SamplerConfig) -> int:
-    """The order that a solver's authors state; of the multistep family p, or p + 1 with a corrector.
-
-    Raises UserError for a solver without one: adaptive, or an earlier sampler as its authors published it.
-    """
-    if config.solver in (ADAPTIVE, *ORIGINAL) or config.S_churn > 0:
-        what = "with churn" if config.S_churn > 0 else config.solver
-        raise UserError(f"solver {what} has no order to measure; choose one of euler, heun and the multistep solvers")
-    stated = {"euler": 1, "heun": 2, "dpmpp-2m": 2, "dpmpp-3m-shipped": 3}
-    return stated.get(config.solver) or (config.order or 0) + bool(config.corrector)
-
-
 def measure_order(config: SamplerConfig, steps: Sequence[int] = STEPS) -> Order:
     """The order of a solver on steps of its own discretisation from σ = 5 to 0.2, between the two largest numbers.
 
@@ -111,7 +99,10 @@ def measure_order(config: SamplerConfig, steps: Sequence[int] = STEPS) -> Order:
     >>> measure_order(SamplerConfig.from_dict({"solver": "dpmpp-3m"})).claimed
     3
     """
-    counts, claimed = sorted(set(steps)), claimed_order(config)
+    counts, claimed = sorted(set(steps)), config.claimed_order
+    if claimed is None:
+        what = "with churn" if config.S_churn > 0 else config.solver
+        raise UserError(f"solver {what} has no order to measure; choose one of euler, heun and the multistep solvers")
     if len(counts) < 2:
         raise UserError(f"steps are {', '.join(map(str, steps))}; an order needs two numbers of steps")
     found = [_error(replace(config, num_steps=count), count) for count in counts]
@@ -138,8 +129,8 @@ def _error(config: SamplerConfig, steps: int) -> tuple[float, int]:
     net, z = Mixture(), torch.tensor(Z, dtype=torch.float64)
     if config.solver in SOLVERS:
         sigma = levels(config, steps)
-        listed = replace(config, sigmas=tuple(sigma.tolist()), final="sigma_min",
-                         discretization="edm", sigma_min=None, sigma_max=None)  # fmt: skip
+        listed = SamplerConfig(solver=config.solver, alpha=config.alpha, schedule=config.schedule, final="sigma_min",
+                               scaling=config.scaling, sigmas=tuple(sigma.tolist()))  # fmt: skip
         exact = net.flow(SIGMA_FIRST * z, SIGMA_FIRST, sigma)
         x = solve(net, z, None, listed)
     else:

@@ -108,6 +108,11 @@ class Chain:
             return [self.pretrained(*job.key)["path"]]
         return [path for path in job.files if path not in self.makers or self.makers[path].rule == "download"]
 
+    @functools.cached_property
+    def folders(self) -> list[str]:
+        """The datasets of a user's own folders of images, for which settings are derived."""
+        return [name for name, raw in self.params.raw["datasets"].items() if raw["source"] == "folder"]
+
     def downloads_for(self, names: Iterable[str]) -> list[str]:
         """The missing downloads of some reports or experiments."""
         jobs = self.needed(path for name in names for path in self.targets(name))

@@ -24,6 +24,11 @@ def archive(dataset: str) -> str:
     return f"data/{dataset}.zip"
 
 
+def advice_file(dataset: str) -> str:
+    """Settings that fit a dataset, as ``edm advise`` finds them; beside its statistics, which are kept."""
+    return f"data/references/{dataset}/advice.json"
+
+
 def classifier(dataset: str) -> str:
     return f"data/features/{dataset}-classifier.safetensors"
 

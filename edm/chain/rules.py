@@ -12,6 +12,7 @@ made_up      the raw files of a synthetic dataset                nothing
 prepare      data/DATASET.zip                                    its raw files
 features     data/features/DATASET-classifier.safetensors        the dataset
 reference    data/references/DATASET/FEATURES.npz                the dataset, the extractor's weights
+advise       data/references/DATASET/advice.json                 the dataset, of a folder of images
 train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
 published    the same, of a pretrained model                     its published file
 choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, the reference
@@ -109,6 +110,11 @@ def _reference(chain: "Chain") -> Iterator[Job]:
         key = (dataset, file.removesuffix(".npz"))
         inputs = named(dataset=paths.archive(dataset), weights=paths.weights_of(experiment, features))
         yield Job("reference", key, inputs, (path,))
+
+
+def _advise(chain: "Chain") -> Iterator[Job]:
+    for name in chain.folders:
+        yield Job("advise", (name,), named(dataset=paths.archive(name)), (paths.advice_file(name),))
 
 
 def _of_dataset(chain: "Chain", job: Job) -> Any:
@@ -262,7 +268,9 @@ def _of_pages(chain: "Chain", job: Job) -> Any:
 
 def _about(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():  # the targets, which need every earlier step
-        inputs = named(shown=[*paths.shown_files(report), paths.metrics_files(name)[0]])
+        datasets = {experiment.dataset for experiment in report.experiments.values()}
+        inputs = named(shown=[*paths.shown_files(report), paths.metrics_files(name)[0]],
+                       advice=[paths.advice_file(one) for one in chain.folders if one in datasets])  # fmt: skip
         yield Job("about", (name,), inputs, tuple(paths.about_files(name)))
 
 
@@ -284,7 +292,7 @@ def _made_from(sources: Iterable[Source]) -> list[str]:
             found[paths.levels_file(experiment, model)] = None
         elif source.kind == "dataset":
             found[paths.archive(experiment.dataset)] = None
-        elif source.kind != "model":
+        elif source.kind not in ("model", "order"):
             found[_FILES[source.kind](experiment, model, name)] = None
     return list(found)
 
@@ -303,6 +311,7 @@ RULES: dict[str, Rule] = {
     "prepare": Rule("data", _prepare, _of_dataset, code=2),
     "features": Rule("data", _features, _no_settings),
     "reference": Rule("data", _reference, _of_reference, computes=True),
+    "advise": Rule("data", _advise, _no_settings),
     "train": Rule("train", _train, _of_experiment("training"), code=2, computes=True, cost=costs.training),
     "published": Rule("train", _published, _of_published, code=2, cost=costs.importing),
     "choose": Rule("train", _choose, _of_experiment("choice"), computes=True, cost=costs.choosing),

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from edm.analysis.advice import Advice
 
 
+FORMAT = "edm-advice/1"
+
+
 def add(command: Commands) -> None:
     sub = command(
         "advise", advise, "derive sigma_data, the range of sigma, P_mean and P_std from a dataset",
@@ -20,6 +23,7 @@ def add(command: Commands) -> None:
     sub.add_argument("data", help="dataset archive, which `edm prepare` makes")
     sub.add_argument("--levels", help="levels.json of a training run on this dataset: P_mean and P_std from its error")
     sub.add_argument("--figure", metavar="FILE", help="draw the curves: FILE.png or FILE.svg; writes both")
+    sub.add_argument("--output", metavar="FILE", help="write everything, with the curves, to a JSON file")
     sub.add_argument("--json", action="store_true", help="print everything, with the curves, as JSON")
     machine(sub, device=False)
 
@@ -41,6 +45,10 @@ def advise(args: Namespace) -> None:
         chosen = None if found.P_mean is None or found.P_std is None else (found.P_mean, found.P_std)
         advice(found.curves, chosen, figure.with_suffix(""), written, network=args.levels is not None)
         say("\n".join(map(str, written)))
+    if args.output:
+        from edm.files.writing import write_json
+
+        write_json(args.output, {"format": FORMAT, **found.to_dict()})
     print(json.dumps(found.to_dict(), indent=1) if args.json else as_text(found, args.data, args.levels))
 
 

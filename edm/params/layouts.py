@@ -55,11 +55,13 @@ def metrics_layout(report: Report) -> Metrics:
         short = all(isinstance(grid, str) for grid in stated.values()) and len(set(stated.values())) == len(stated)
         tables[name] = {
             (stated.get(row, row) if short else row): {
-                column: source for column, source in zip(shown, cells[: len(shown)], strict=True) if source is not None
+                column: source
+                for column, source in zip(shown, cells[: len(shown)], strict=True)
+                if source is not None and source.kind == "grid"
             }
             for row, cells in layout.rows.items()
         }
-        for source in (source for source in layout.sources() if source.kind == "grid"):
+        for source in (dataclasses.replace(source, nfe=None) for source in layout.sources() if source.kind == "grid"):
             role = next(role for role, one in report.experiments.items() if one.name == source.experiment.name)
             line = f"{role}/{source.model}" if role else source.model
             grids[f"{line} {source.name}"] = source
@@ -112,6 +114,8 @@ def selection(sources: Iterable[Source]) -> str:
 #: The columns of a table of likelihoods: the bound and its terms.
 LIKELIHOOD = ("bound", "diffusion", "prior", "reconstruction")
 Content = tuple[list[str], dict[str, list[Source | None]]]
+ORDERS = ("claimed order", "measured order", "error")  # the first columns of a table of orders
+BY_NFE = ("solvers", "orders")  # tables whose columns are numbers of evaluations
 
 
 def _configurations(report: Report, spec: dict[str, Any]) -> Content:
@@ -203,6 +207,35 @@ def _panel(report: Report, spec: dict[str, Any]) -> Content:
     return [*columns, "ranks"], {row: [source] * len(columns) + [None] for row, source in rows.items()}
 
 
+def _solvers(report: Report, spec: dict[str, Any]) -> Content:
+    """Samplers of one model by number of evaluations (Table S1); of the kind "orders", their orders first (S2)."""
+    model, evaluations = _model(report, spec["model"]), spec["evaluations"]
+    rows: dict[str, list[Source | None]] = {}
+    for label, grid in spec["rows"].items():
+        source = _if_there(model.experiment, model.model, grid) if isinstance(grid, str) else None
+        if source is None:
+            raise UserError(f"row {label!r}: {_nowhere(str(grid), [model.experiment])}")
+        there = [dataclasses.replace(source, nfe=nfe) for nfe in evaluations]
+        first = [_order(label, source)] * len(ORDERS) if spec["kind"] == "orders" else []
+        rows[label] = [*first, *(one if one.points else None for one in there)]
+    columns = [*(ORDERS if spec["kind"] == "orders" else ()), *(f"NFE {nfe}" for nfe in evaluations)]
+    for column, cells in zip(columns, zip(*rows.values(), strict=True), strict=True):
+        if not any(cells):
+            raise UserError(f"evaluations: no row has {column}; see num_steps of its grids")
+    return columns, rows
+
+
+def _order(label: str, source: Source) -> Source:
+    """The source of the order of a grid's solver, with its settings."""
+    found = [{key: value for key, value in point.sampler.changes().items() if key != "num_steps"}
+             for point in source.points]  # fmt: skip
+    if any(one != found[0] for one in found) or source.points[0].sampler.claimed_order is None:
+        what = f"row {label!r}: grid {source.name!r}"
+        raise UserError(f"{what} is not of one solver with an order; sweep num_steps alone")
+    told = ", ".join(f"{key}={value}" for key, value in found[0].items())
+    return dataclasses.replace(source, kind="order", text=told)
+
+
 def _likelihood(report: Report, spec: dict[str, Any]) -> Content:
     """Models by the bound on their likelihood, and the terms of it."""
     chosen = _of_levels(report, spec)
@@ -234,9 +267,8 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
 
 
 _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "panel": _panel,
-           "likelihood": _likelihood,
-           "settings": _settings, "hyperparameters": _described(HYPERPARAMETERS),
-           "networks": _described(NETWORKS)}  # fmt: skip
+           "solvers": _solvers, "orders": _solvers, "likelihood": _likelihood, "settings": _settings,
+           "hyperparameters": _described(HYPERPARAMETERS), "networks": _described(NETWORKS)}  # fmt: skip
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -245,7 +277,7 @@ _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _c
 def figure_layout(report: Report, name: str) -> Figure:
     """The layout of a figure. Raises UserError for undefined names."""
     spec = report.figures[name]
-    options = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
+    options: dict[str, Any] = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
     if spec["kind"] == "pairs":
         options.setdefault("images", WORST)
     rows = spec.get("rows", {"": _panels(report, spec.get("panels", {}))})
@@ -257,7 +289,20 @@ def figure_layout(report: Report, name: str) -> Figure:
         label: {_called(one, source): source for one, source in _figure_row(report, spec, _labels(panels)).items()}
         for label, panels in rows.items()
     }
+    if spec["kind"] == "curve" and "lines" not in spec:
+        options["published"] = _published_points(report, spec["table"])
     return Figure(name, spec["kind"], found, distances=distances, **options)
+
+
+def _published_points(report: Report, table: str) -> dict[str, list[tuple[int, float]]]:
+    """The published numbers of a table by number of evaluations, as points of a curve."""
+    spec = report.tables[table]
+    if spec["kind"] not in BY_NFE or "paper" not in spec:
+        return {}
+    found = {row: [(nfe, cell.value) for nfe, cell in zip(spec["evaluations"], cells, strict=True)
+                   if cell is not None and cell.value is not None]
+             for row, cells in table_layout(report, table).paper.items()}  # fmt: skip
+    return {row: points for row, points in found.items() if points}
 
 
 def _called(label: str, source: Source) -> str:
@@ -318,6 +363,13 @@ def curve_lines(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
     if spec["table"] not in report.tables:
         raise UserError(f"table {spec['table']!r} is not defined; known: {', '.join(report.tables)}")
     layout = table_layout(report, spec["table"])
+    if layout.kind in BY_NFE and "column" in spec:
+        raise UserError(f"table {spec['table']!r} is of one model, and a curve shows all of its rows; leave column out")
+    if layout.kind in BY_NFE:
+        return {row: dataclasses.replace(source, nfe=None) for row, cells in layout.rows.items()
+                for source in cells if source is not None and source.kind == "grid"}  # fmt: skip
+    if "column" not in spec:
+        raise UserError(f"key 'column' is missing; {spec['table']} has {', '.join(layout.columns)}")
     if spec["column"] not in layout.columns:
         raise UserError(f"column {spec['column']!r} is not in {spec['table']}; it has {', '.join(layout.columns)}")
     index = layout.columns.index(spec["column"])

@@ -32,9 +32,9 @@ from edm.params.experiment import (
 )
 
 #: Names of rules, targets and folders, which experiments must not have.
-RESERVED = {"all", "download", "prepare", "features", "reference", "references", "train", "published", "choose",
-            "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about", "track", "logs",
-            "made-up", "set-aside"}  # fmt: skip
+RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
+            "choose", "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about",
+            "track", "logs", "made-up", "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and similar targets: parts of an experiment or a report.

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edm.params.experiment import Experiment
+from edm.params.experiment import Experiment, Point
 from edm.params.paper import Published
 
 SHEET_IMAGES = 24  # images shown per sheet, unless a figure states another number
+IF_STATED = {"if stated": True}  # of a field that a specification leaves out while it is empty
 WITHIN, BEST = "within 3 %", "of the best"  # the setting whose NFE a table shows beside the lowest distance
 
 
@@ -20,8 +21,9 @@ WITHIN, BEST = "within 3 %", "of the best"  # the setting whose NFE a table show
 class Source:
     """The source of a cell, a line or an image.
 
-    kind: "grid", "search", "sheet", "analysis", "levels" (loss per noise level), "model" (its configuration) or
-    "dataset". name: of the grid, search, sheet or analysis. text: the entry itself, of "model".
+    kind: "grid", "search", "sheet", "analysis", "levels" (loss per noise level), "model" (its configuration), "order"
+    (of the solver of a grid) or "dataset". name: of the grid, search, sheet or analysis. text: of "model" the entry
+    itself, of "order" the settings of the solver. nfe: of a grid, only its points with so many evaluations.
     """
 
     kind: str
@@ -29,6 +31,13 @@ class Source:
     model: str = ""
     name: str = ""
     text: str = ""
+    nfe: int | None = None
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points of a grid that are shown."""
+        points = self.experiment.grids[self.name].points[self.model]
+        return tuple(point for point in points if self.nfe in (None, point.sampler.nfe))
 
     def trainings(self) -> list["Source"]:
         """The sources of all training runs of its model: itself first; of a grid, those that the grid evaluates."""
@@ -40,15 +49,15 @@ class Source:
 
     def plain(self) -> list[Any]:
         """The part that a reader sees or that selects the results, without the results."""
-        if self.kind == "model":
+        if self.kind in ("model", "order"):
             return [self.kind, self.text]
         if self.kind == "dataset":
             return [self.kind, self.experiment.dataset]
         where = [self.kind, self.experiment.name, self.model, self.name]
         if self.kind == "grid":
-            points = self.experiment.grids[self.name].points[self.model]
+            points = [point.id for point in self.points]
             further = [[source.model for source in self.trainings()[1:]]]
-            return [*where, [point.id for point in points], self.experiment.sampling.repeats, *filter(None, further)]
+            return [*where, points, self.experiment.sampling.repeats, *filter(None, further)]
         if self.kind == "levels":
             config = self.experiment.models[self.model]
             return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data]
@@ -85,7 +94,7 @@ class Figure:
     """A figure: its sources by label, in rows; only sheets have several rows, and those have labels.
 
     over, mark: of a curve. images: shown per sheet. distances: by row, the grid whose distance is printed below
-    each sheet with the same settings.
+    each sheet with the same settings. published: by line of a curve, published numbers (x, y).
     """
 
     name: str
@@ -95,6 +104,7 @@ class Figure:
     mark: str = ""
     images: int = SHEET_IMAGES
     distances: dict[str, Source] = field(default_factory=dict)
+    published: dict[str, list[tuple[int, float]]] = field(default_factory=dict, metadata=IF_STATED)
 
     @property
     def shown(self) -> dict[str, Source]:
@@ -128,7 +138,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Source):
         return value.plain()
     if dataclasses.is_dataclass(value):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        entries = (one for one in dataclasses.fields(value) if getattr(value, one.name) or one.metadata != IF_STATED)
+        return {entry.name: plain(getattr(value, entry.name)) for entry in entries}
     if isinstance(value, dict):
         return [[key, plain(inner)] for key, inner in value.items()]
     return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -15,9 +15,11 @@ from typing import Any
 from edm.chain.choices import choices, in_words
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
+from edm.chain.paths import advice_file
 from edm.chain.provenance import raw
 from edm.chain.rules import RULES
 from edm.chain.sidecars import read_sidecar, sidecar_file
+from edm.files.documents import NUMBER, read_document
 from edm.files.writing import write_text
 from edm.params import Report
 from edm.report.page import grid, heading, page, paragraphs
@@ -133,8 +135,24 @@ def environment(chain: Chain, report: Report, done: list[Done]) -> str:
         heading("Code"), grid(("commit", "uncommitted changes", "jobs"), code, text=2),
         heading("Software"), grid(("package", "version", "jobs"), versions, text=2),
         heading("Machines"), grid(("host", "GPU", "processes per job", "jobs"), machines, text=2),
+        *_advice(chain, report),
         heading("Data and models"), grid(("file", "origin", "SHA-256"), rows, text=3),
     )  # fmt: skip
+
+
+def _advice(chain: Chain, report: Report) -> list[str]:
+    """The settings that ``edm advise`` derives from a report's own folders of images, as far as they are there."""
+    names = ("sigma_data", "sigma_min", "sigma_max", "P_mean", "P_std", "P_mean_new", "P_std_new")
+    rows = []
+    for name in dict.fromkeys(experiment.dataset for experiment in report.experiments.values()):
+        if name in chain.folders and Path(advice_file(name)).exists():
+            shape = dict.fromkeys(names, NUMBER.or_null())
+            found = read_document(advice_file(name), None, shape, "the advice for a dataset", "run snakemake again")
+            rows.append((name, *("–" if found[one] is None else f"{found[one]:.3g}" for one in names)))
+    note = ("Settings that fit the images, from the errors of the best linear denoiser and of the ideal one. The first "
+            "P_mean and P_std count what only memorisation wins, the second what so few images show of new ones; "
+            "`edm advise --levels` derives them from a training run.")  # fmt: skip
+    return [heading("Advice for the data"), grid(("dataset", *names), rows), paragraphs(note)] if rows else []
 
 
 def _counted(done: Iterable[Done], of: Callable[[Done], tuple[str, ...]]) -> list[tuple[str, ...]]:

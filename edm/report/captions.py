@@ -11,7 +11,7 @@ from edm.chain.paths import levels_file
 from edm.errors import UserError
 from edm.metrics import INCEPTION
 from edm.params import Report
-from edm.params.layouts import figure_layout, selection, table_layout
+from edm.params.layouts import BY_NFE, figure_layout, selection, table_layout
 from edm.params.sources import Source
 from edm.report.about import done_jobs, duration
 from edm.report.results import Results, metric
@@ -34,6 +34,14 @@ _TABLES = {
     "cells": (
         "Each row is a model with a sampler; the numbers are Fréchet distances, with the "
         "network evaluations per image (NFE) in brackets. Lower is better."
+    ),
+    "solvers": (
+        "Each row is a sampler, each column a number of network evaluations per image (NFE); the numbers are Fréchet "
+        "distances of images of one model. Lower is better."
+    ),
+    "orders": (
+        "Each row is a sampler: the order that its authors claim, the order and error on data with a known solution, "
+        "and Fréchet distances of images of one model by network evaluations per image (NFE)."
     ),
     "settings": (
         "Each column is a model, each row the best value that a search found for a parameter of the stochastic "
@@ -202,7 +210,8 @@ class Captions:
     def _caption(self, report: Report, name: str, words: list[str], datasets: Iterable[str]) -> str:
         used = list(dict.fromkeys(datasets))
         spec = report.tables.get(name) or report.figures[name]
-        number = _number(spec.get("paper", name)) or (spec.get("paper") and "a table")
+        stated = None if spec["kind"] in BY_NFE else spec.get("paper")  # those are not the paper's
+        number = _number(stated or name) or (stated and "a table")
         beside = ", with the paper's numbers for comparison" if "paper" in spec else ""
         words.append(f"It corresponds to {number} of the paper{beside}." if number else "The paper has no such figure."
                      if name in report.figures else "The paper has no such table.")  # fmt: skip

@@ -72,8 +72,10 @@ def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
         if rows and mark is not None:
             marked[label] = _position(mark(rows), layout.over)
     metric(seen)  # raises if results of several kinds would share an axis
-    ylabel = f"{next((m.label for m in seen), 'distance')}, lower is better"
-    panels.curves(lines, layout.over, path, written, ylabel=ylabel, marked=marked, mark_label=mark_label)
+    label = next((m.label for m in seen), "distance")
+    published = layout.published if label in ("FID", "distance") else {}  # published numbers are FIDs
+    panels.curves(lines, layout.over, path, written, ylabel=f"{label}, lower is better", marked=marked,
+                  mark_label=mark_label, published=published)  # fmt: skip
 
 
 def _position(row: Repeats, over: str) -> float:

@@ -46,6 +46,8 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
     if source is None or not cell.text:
         raise UserError(f"{table}, {row}, {column}: {_why_empty(cell, source)}")
     place["shown"] = cell.ours()
+    if source.kind == "order":
+        raise UserError(f"{table}, {row}, {column}: no file is behind it; `edm orders` measures it")
     if source.kind == "model":
         return _of_configuration(params, place, source)
     if source.kind == "search":

@@ -104,14 +104,19 @@ class Results:
         """The points of a source, each over all training runs of its model that have been measured."""
         found: dict[str, list[Repeats]] = {}
         for one in source.trainings():
-            for repeats in self.of(one.experiment, one.model, one.name):
+            for repeats in self._shown(one):
                 found.setdefault(repeats.all[0].point, []).append(repeats)
         return [replace(first, others=tuple(others)) for first, *others in found.values()]
 
-    def complete(self, experiment: Experiment, model: str, grid: str) -> tuple[int, int]:
-        """The number of existing draws of a grid, and the required number."""
-        wanted = len(experiment.grids[grid].points[model]) * experiment.sampling.repeats
-        return sum(len(repeats.all) for repeats in self.of(experiment, model, grid)), wanted
+    def complete(self, source: Source) -> tuple[int, int]:
+        """The number of existing draws of the points of a source, and the required number."""
+        wanted = len(source.points) * source.experiment.sampling.repeats
+        return sum(len(repeats.all) for repeats in self._shown(source)), wanted
+
+    def _shown(self, source: Source) -> list[Repeats]:
+        points = {point.id for point in source.points}
+        measured = self.of(source.experiment, source.model, source.name)
+        return [repeats for repeats in measured if repeats.all[0].point in points]
 
     def levels(self, source: Source) -> dict[str, Any] | None:
         """The errors per noise level after training, of a model that the chain trains; None before."""

@@ -10,14 +10,13 @@ from edm.evaluation.records import read_search
 from edm.files.writing import write_json, write_text
 from edm.metrics import TO_TEST
 from edm.params import Report
-from edm.params.layouts import metrics_layout, table_layout
+from edm.params.layouts import BY_NFE, ORDERS, metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
 from edm.report import uncertainty
 from edm.report.cells import Cell, Table
 from edm.report.ranking import panel
 from edm.report.results import Measurement, Repeats, Results, about_metrics, metric
 from edm.report.writers import WRITERS
-from edm.training.bound import bound
 
 
 def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Path]:
@@ -71,9 +70,10 @@ def build_table(report: Report, name: str, results: Results) -> Table:
         return replace(table, notes=notes)
     rows = {row: [replace(cell, paper=paper) for cell, paper in zip(cells, layout.paper[row], strict=True)]
             for row, cells in table.rows.items()}  # fmt: skip
+    whose = "the published" if layout.kind in BY_NFE else "the paper's"
     doubtful = any(cell.paper and not cell.paper.verified for cells in rows.values() for cell in cells)
     mark = " ° marks values that no source of the paper states." if doubtful else ""
-    return replace(table, rows=rows, notes=[*notes, f"Each cell: ours / the paper's / the difference.{mark}"])
+    return replace(table, rows=rows, notes=[*notes, f"Each cell: ours / {whose} / the difference.{mark}"])
 
 
 def best(rows: list[Repeats]) -> Repeats:
@@ -96,17 +96,16 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     def cell(source: Source | None, row: str, column: str) -> Cell:
         if source is None:
             return Cell()
-        trainings = [(one.experiment, one.model, one.name) for one in source.trainings()]
         points = results.over(source)
         if not points:
-            return Cell(missing=results.why_missing(*trainings[0]))
-        there, wanted = map(sum, zip(*(results.complete(*where) for where in trainings), strict=True))
+            return Cell(missing=results.why_missing(source.experiment, source.model, source.name))
+        there, wanted = map(sum, zip(*map(results.complete, source.trainings()), strict=True))
         if there < wanted:
             partial.append(f"{row}, {column}: {there} of {wanted} measurements so far.")
         shown = best(points)
         seen.extend(m for point in points for m in point.every)
         m = shown.lowest
-        if len(source.experiment.grids[source.name].points[source.model]) > 1:
+        if len(source.points) > 1:
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
         spread = "" if shown.spread is None else f" ± {shown.spread:.2f}"
         return Cell(f"{shown.value:.2f}{spread}", shown.value, nfe(row, points), m.distance, shown.highest.distance,
@@ -142,6 +141,30 @@ def _samplers(layout: Layout, results: Results) -> Table:
     return replace(table, notes=[f"Lowest distance on each row's curve; in brackets the NFE: {rules}.", *table.notes])
 
 
+def _solvers(layout: Layout, results: Results) -> Table:
+    """Samplers by number of evaluations (Table S1)."""
+    return _measured(layout, results, lambda row, points: None)
+
+
+def _orders(layout: Layout, results: Results) -> Table:
+    """The same, after the claimed order, the measured order and the error of each solver (Table S2)."""
+    from edm.analysis.orders import SIGMA_FIRST, SIGMA_LAST, STEPS, measure_order
+
+    own, rows = len(ORDERS), {}
+    distances = {row: cells[own:] for row, cells in layout.rows.items()}
+    measured = _solvers(replace(layout, columns=layout.columns[own:], rows=distances), results)
+    for row, (source, *_) in layout.rows.items():
+        assert source is not None  # as edm.params.layouts makes it
+        found = measure_order(source.points[0].sampler)
+        texts = (str(found.claimed), f"{found.measured:.2f}", f"{found.error:.1e}")
+        rows[row] = [*map(Cell, texts), *measured.rows[row]]
+    note = (
+        f"Orders: without a network, on a mixture of two Gaussians from σ = {SIGMA_FIRST:g} to {SIGMA_LAST:g}, on each "
+        f"sampler's own steps, between {STEPS[-2]} and {STEPS[-1]} of them; error: with {STEPS[-1]}."
+    )
+    return replace(measured, columns=layout.columns, rows=rows, notes=[note, *measured.notes])
+
+
 def _settings(layout: Layout, results: Results) -> Table:
     """The outcome of a search per column (Table 5)."""
     found, notes = {}, []
@@ -173,6 +196,8 @@ def _settings(layout: Layout, results: Results) -> Table:
 
 def _likelihood(layout: Layout, results: Results) -> Table:
     """Bits per dimension: the bound of every model from its errors per noise level, and the terms of it."""
+    from edm.training.bound import bound  # loads numpy, which `edm trace` does without
+
     rows: dict[str, list[Cell]] = {}
     counts: set[int | None] = set()
     spans: set[str] = set()
@@ -213,4 +238,4 @@ def _described(layout: Layout, results: Results) -> Table:
 
 _KINDS = {"configurations": _configurations, "samplers": _samplers, "cells": _samplers, "settings": _settings,
           "hyperparameters": _described, "networks": _described, "panel": panel,
-          "likelihood": _likelihood}  # fmt: skip
+          "likelihood": _likelihood, "solvers": _solvers, "orders": _orders}  # fmt: skip

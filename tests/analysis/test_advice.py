@@ -176,7 +176,13 @@ def test_large_and_few_images_are_taken_by_frequency(rgb_images, tmp_path, digit
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_run_replaces_the_ideal_denoiser(tmp_path, digits_archive, capsys):
+@pytest.fixture
+def few(monkeypatch):
+    """A small subset for the ideal denoiser, whose curves these tests do not look at."""
+    monkeypatch.setattr(advice, "SUBSET", 50)
+
+
+def test_a_training_run_replaces_the_ideal_denoiser(tmp_path, digits_archive, capsys, few):
     """A network that wins exactly a normal distribution of ln σ gets it as advice, in the lines for params.yaml."""
     spectrum = advise(digits_archive).curves
     sigma, e0 = np.array(spectrum["sigma"]), np.array(spectrum["e0"])
@@ -189,7 +195,7 @@ def test_a_training_run_replaces_the_ideal_denoiser(tmp_path, digits_archive, ca
     assert pasted["grids"]["ladder"] == {"sigma_min": 0.0023, "sigma_max": 11.8}
 
 
-def test_text_json_and_figure(tmp_path, digits_archive, capsys):
+def test_text_json_and_figure(tmp_path, digits_archive, capsys, few):
     picture = tmp_path / "advice.png"
     assert main(["advise", str(digits_archive), "--figure", str(picture), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

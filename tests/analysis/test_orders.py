@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edm.analysis.orders import NAMED, SIGMA_FIRST, SIGMA_LAST, Mixture, Z, claimed_order, levels, measure_order
+from edm.analysis.orders import NAMED, SIGMA_FIRST, SIGMA_LAST, Mixture, Z, levels, measure_order
 from edm.cli import main
 from edm.config import OVER, PREDICTS, SamplerConfig
 from edm.errors import UserError
@@ -140,7 +140,7 @@ def test_what_has_no_order_is_refused_in_one_line(words, message, capsys):
 
 def test_churn_and_listed_levels_have_no_order():
     with pytest.raises(UserError, match="with churn has no order"):
-        claimed_order(SamplerConfig(S_churn=1.0))
+        measure_order(SamplerConfig(S_churn=1.0))
     with pytest.raises(UserError, match="sigmas: has no equal steps"):
         levels(SamplerConfig(sigmas=(2.0, 1.0)), 4)
     assert not math.isnan(measure_order(named("euler"), steps=(1, 2)).measured)

@@ -43,6 +43,7 @@ DECIDED = {
         "edm.metrics.MOST_FEATURES", "edm.metrics.NEIGHBOURS", "edm.metrics.WORST", "edm.metrics.neighbours",
     ),
     ("features",): ("edm.metrics.classifier",),
+    ("table",): ("edm.analysis.orders",),
     ("search",): ("edm.evaluation.search",),
     ("analyse",): (
         "edm.analysis.studies", "edm.analysis.leakage", "edm.analysis.truncation", "edm.analysis.degradation",
@@ -145,6 +146,7 @@ def test_no_default_changes_without_a_raised_code():
         ("edm.metrics.measure.KID_SETTINGS", "evaluate"),
         ("edm.metrics.classifier.train_classifier.epochs", "features"),
         ("edm.analysis.studies.leaked.num_steps", "analyse"),
+        ("edm.analysis.orders.SIGMA_FIRST", "table"),
     ],
 )
 def test_a_changed_value_is_told_until_every_rule_that_it_decides_is_raised(name, rule):

@@ -63,7 +63,9 @@ def test_every_file_has_one_maker_and_every_job_one_name(chain):
     assert [name for name, count in named.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("name", ["paper", "rehearsal", "digits", "digits-full", "digits-metrics"])
+@pytest.mark.parametrize(
+    "name", ["paper", "rehearsal", "solvers", "digits", "digits-full", "digits-metrics", "digits-solvers"]
+)
 def test_makers_come_before_users_and_nothing_twice(chain, name):
     jobs = needed(chain, name)
     there = set()

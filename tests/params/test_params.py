@@ -514,6 +514,13 @@ def test_the_schema_knows_every_field():
     assert known["sheet"] - {"models", "images"} == sampler
 
 
+def solvers_of(raw, **changes):
+    """Adds a table by number of evaluations to the digits; returns its name."""
+    table = {"kind": "solvers", "title": "Few", "model": "vp-A", "evaluations": [8], "rows": {"Euler": "euler"}}
+    digits_of(raw)["tables"]["few"] = {key: value for key, value in (table | changes).items() if value is not None}
+    return "few"
+
+
 MISTAKES = {
     "a wrong key": (
         lambda raw: digits_of(raw)["ladder"]["B"].update(learning_rat=1),
@@ -815,13 +822,41 @@ MISTAKES = {
         lambda raw: digits_of(raw)["figures"]["figure2"].update(column="vp-B"),
         "experiments.digits.figures.figure2: column 'vp-B' is not in table3; it has vp-A",
     ),
+    "a curve of a table without its column": (
+        lambda raw: digits_of(raw)["figures"]["figure2"].pop("column"),
+        "experiments.digits.figures.figure2: key 'column' is missing; table3 has vp-A",
+    ),
+    "a curve of a column of samplers by evaluations": (
+        lambda raw: digits_of(raw)["figures"]["figure2"].update(table=solvers_of(raw)),
+        "experiments.digits.figures.figure2: table 'few' is of one model, and a curve shows all of its rows",
+    ),
+    "samplers by evaluations that no row has": (
+        lambda raw: solvers_of(raw, evaluations=[8, 9]),
+        "experiments.digits.tables.few: evaluations: no row has NFE 9; see num_steps of its grids",
+    ),
+    "samplers by evaluations of an unknown grid": (
+        lambda raw: solvers_of(raw, rows={"Euler": "eulr"}),
+        "experiments.digits.tables.few: row 'Euler': grid 'eulr' is not defined for any of its models; did you mean",
+    ),
+    "samplers by evaluations of no model": (
+        lambda raw: solvers_of(raw, model=None),
+        "experiments.digits.tables.few: key 'model' is missing",
+    ),
+    "the order of an adaptive solver": (
+        lambda raw: solvers_of(raw, kind="orders", rows={"RK45": "rk45", "Euler": "euler"}),
+        "experiments.digits.tables.few: row 'RK45': grid 'rk45' is not of one solver with an order",
+    ),
+    "the order of several solvers": (
+        lambda raw: [digits_of(raw)["grids"]["euler"].update(rho=[5, 7]), solvers_of(raw, kind="orders")],
+        "experiments.digits.tables.few: row 'Euler': grid 'euler' is not of one solver with an order; sweep num_steps",
+    ),
     "a curve over nothing": (
         lambda raw: raw["reports"]["both"]["figures"]["rho"].pop("over"),
         "reports.both.figures.rho: key 'over' is missing",
     ),
     "a curve of a table and of lines": (
         lambda raw: raw["reports"]["both"]["figures"]["rho"].update(table="table2", column="A"),
-        "reports.both.figures.rho: 'lines', or 'table' and 'column': one of them, not both",
+        "reports.both.figures.rho: 'lines', or 'table': one of them, not both",
     ),
     "an unknown kind of table": (
         lambda raw: raw["reports"]["both"]["tables"]["table5"].update(kind="setting"),

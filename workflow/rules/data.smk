@@ -88,6 +88,24 @@ rule features:
         STEP + "-- features {input.dataset:q} {output:q} --threads {threads} > {log:q} 2>&1"
 
 
+rule advise:
+    message:
+        "Derive settings from {wildcards.dataset}"
+    input:
+        unpack(inputs_of("advise", "dataset")),
+    output:
+        "data/references/{dataset}/advice.json",
+    params:
+        step=step("advise", "dataset"),
+    log:
+        "runs/logs/advise-{dataset}.log",
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        STEP + "-- advise {input.dataset:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
+
+
 def reference(dataset, statistics):
     return f"data/references/{dataset}/{statistics}.npz"
 

@@ -35,14 +35,16 @@ def curves(
     ylabel: str = "FID, lower is better",
     marked: Mapping[str, float] | None = None,
     mark_label: str = "",
+    published: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> None:
     """A metric vs. ``over`` (a key of ``OVER``, or the text of a linear axis), one line per entry of ``lines``.
 
     lines: points (x, y, low, high) in any order, the range [low, high] shaded; or one number, drawn as a horizontal
     level for comparison. The legend lists an entry without points as not measured. marked: {line: x of its point to
-    mark with a ring}; mark_label: meaning of the rings, for the legend. Raises KeyError for a mark on a missing line
-    or point.
+    mark with a ring}; mark_label: meaning of the rings, for the legend. published: {line: points (x, y)}, in the
+    colour of the line and without a line. Raises KeyError for a mark on a missing line or point.
     """
+    published = published or {}
     xlabel, scale = OVER.get(over, (over, "linear"))
     styles = dict(zip(lines, line_styles(), strict=False))
     with canvas(path, written, width=5.4, height=3.2 + 0.1 * len(lines)) as axes:
@@ -53,13 +55,18 @@ def curves(
             color = styles[label]["color"]
             if isinstance(line, int | float):
                 axes.axhline(line, color=color, linestyle=(0, (6, 2)), linewidth=1.2, label=label)
-            elif not line:
+            elif not line and label not in published:
                 axes.plot([], [], color="0.6", linestyle="none", marker="x", label=f"{label} (not measured)")
-            else:
+            elif line:
                 _line(axes, sorted(line), styles[label], label)
+            if label in published:  # filled marks, and no line
+                named = {} if line else {"label": label}
+                axes.plot(*zip(*published[label], strict=True), **(styles[label] | {"linestyle": "none"}), markersize=4,
+                          **named)  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        if any(lines.values()):
-            _value_axis(axes, [value for line in lines.values() for value in _values(line)])
+        if any(lines.values()) or published:
+            shown = [value for line in lines.values() for value in _values(line)]
+            _value_axis(axes, shown + [y for points in published.values() for _, y in points])
         else:
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_ticks([])
@@ -69,6 +76,8 @@ def curves(
         if marked and mark_label:
             axes.plot([], [], linestyle="none", marker="o", markersize=RING, color="none", markeredgecolor="black",
                       label=mark_label)  # fmt: skip
+        if published:
+            axes.plot([], [], linestyle="none", marker="o", markersize=4, color="0.4", label="filled: published")
         _legend_below(axes.figure)
 
 

@@ -83,7 +83,7 @@ def test_the_command_writes_the_bits_of_every_image(config, untrained, dataset, 
     words = [str(tmp_path / name) for name in ("model.safetensors", "data.zip", "bits.json")]
     assert main(["likelihood", *words, "--images", "5", "--steps", "4", "--probes", "2", "--device", "cpu"]) == 0
     record = json.loads((tmp_path / "bits.json").read_text())
-    np.testing.assert_allclose(record["each"], bits_of(untrained, dataset, 5, **SETTINGS)["each"], rtol=1e-12)
+    np.testing.assert_allclose(record["each"], bits_of(untrained, dataset, 5, **SETTINGS)["each"], rtol=1e-8)
     assert record["format"] == "edm-likelihood/1" and record["dataset_sha256"] and record["checkpoint"]["sha256"]
     assert (record["num_steps"], record["probes"], record["images"]) == (4, 2, 5)
     assert f"{record['bits_per_dimension']:.4f} ± " in capsys.readouterr().err
