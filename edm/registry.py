@@ -197,6 +197,8 @@ class Names(Sequence[str]):
         return len(self._now())
 
     def __contains__(self, name: object) -> bool:
+        if name in _own[self._kind] and (self._kind, name) not in _hidden:  # of each configuration: keep it fast
+            return True
         return name in self._now() or (isinstance(name, str) and load_installed() and name in self._now())
 
 
@@ -260,7 +262,7 @@ def register(kind: str, name: str, **facts: Any) -> Callable[[_Made], _Made]:
             raise UserError(f"{kind} {name}: {fact} is {facts[fact]!r}; expected a value such as {like!r}")
 
     def add(made: _Made) -> _Made:
-        ours = getattr(made, "__module__", "").partition(".")[0] == "edm" and _own[kind].get(name) is not None
+        ours = getattr(made, "__module__", "") == _own[kind].get(name, ())
         source = None if ours else _loading or _source_of(made)
         if not ours and name in _own[kind]:
             raise UserError(f"{kind} {name} is one of edm's own; choose another name")
@@ -283,7 +285,10 @@ def _settings(kind: str, name: str, made: Any) -> dict[str, Setting]:
     """The parameters of a part beyond those that the program gives. Raises UserError if it does not fit its kind."""
     if not callable(made):
         raise UserError(f"{kind} {name}: {type(made).__name__} is neither a function nor a class")
-    given, parameters = KINDS[kind].given, list(inspect.signature(made).parameters.values())
+    try:
+        given, parameters = KINDS[kind].given, list(inspect.signature(made).parameters.values())
+    except (TypeError, ValueError):
+        raise UserError(f"{kind} {name}: {made!r} has no signature to read; wrap it in a function") from None
     takes = f"a {kind} takes {', '.join(given) or 'settings with default values only'}"
     needed = [one for one in parameters if one.default is one.empty and one.kind not in (one.VAR_KEYWORD,)]
     several = [one for one in parameters if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
@@ -330,7 +335,7 @@ def _evaluated(kind: str, name: str, parameter: inspect.Parameter, made: Any) ->
 
 def _source_of(made: Any) -> Source | None:
     """The file of what is registered without a plugin being loaded: by a script or an imported module."""
-    file = getattr(sys.modules.get(made.__module__), "__file__", None)
+    file = getattr(sys.modules.get(getattr(made, "__module__", "")), "__file__", None)
     return Source(file, _hash([Path(file)])) if file and os.path.isfile(file) else None
 
 
@@ -428,6 +433,8 @@ def _execute(source: Source, key: str, run: Callable[[], object]) -> None:
 
 
 def _forget(source: Source) -> None:
+    global _version
+    _version += 1
     for place in [place for place, part in _parts.items() if part.source == source]:
         del _parts[place]
 

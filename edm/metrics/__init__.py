@@ -82,9 +82,7 @@ class _Metrics(Mapping[str, Metric]):
     def __getitem__(self, name: str) -> Metric:
         if name in _OURS:
             return _OURS[name]
-        if name not in registry.Names("metric"):
-            raise KeyError(name)
-        facts = registry.find("metric", name).facts
+        facts = {part.name: part.facts for part in registry.plugins("metric")}[name]
         return Metric(facts["fewest"], True, higher=facts["higher"], meaning=facts["meaning"] or "a plugin's metric")
 
     def __iter__(self) -> Iterator[str]:

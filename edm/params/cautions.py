@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from edm import registry
 from edm.config import ADAPTIVE, NULL, ORIGINAL, SamplerConfig
 from edm.params.experiment import Experiment
 
@@ -52,7 +53,7 @@ def _attention(here: str, experiment: Experiment) -> Iterator[str]:
     models: dict[tuple[str, str], list[str]] = {}
     for name, config in experiment.models.items():
         there = config.network().resolutions
-        if config.network().architecture:
+        if not registry.is_own("architecture", config.architecture):
             continue
         if config.attn_resolutions and not set(config.attn_resolutions) & set(there):
             key = (str(list(config.attn_resolutions)), ", ".join(map(str, there)))

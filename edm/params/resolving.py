@@ -273,8 +273,8 @@ def _models(
         column, _, rung = name.partition("-")
         place = f"{here}.ladder.{rung} ({column})" if rung in raw["ladder"] else f"{here}.models.{name}"
         models[name] = _checked(place, TrainingConfig.from_dict, values)
-        plugin = models[name].network().architecture  # counting its parameters imports torch
-        if not plugin and (weights := parameters(models[name])) > MAX_PARAMETERS:
+        own = registry.is_own("architecture", models[name].architecture)  # counting a plugin's imports torch
+        if own and (weights := parameters(models[name])) > MAX_PARAMETERS:
             raise UserError(f"{place}: a network of {weights / 1e9:,.0f} billion parameters; state fewer channels")
         if further := _further_seeds(place, models[name], seeds):
             trainings[name] = (name, *(f"{name}{AT}{seed}" for seed in further))
