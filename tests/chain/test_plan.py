@@ -102,6 +102,7 @@ def test_a_small_experiment_is_counted_as_by_hand(tiny):
     nothing = (0, both(0), both(0), 0)
     assert work == {
         "prepare": (1, *nothing),
+        "advise": (1, *nothing),
         "reference": (1, *nothing),
         # ve-A stands in no table that measures: it is not trained. Four batches; snapshots at 300, 600 and 900, and
         # at 1,200, of which the last is the model again.
@@ -293,8 +294,8 @@ def test_the_text_says_the_numbers_the_wall_time_and_where_the_rates_are_from(ti
     table = columns(text)
     assert table["train"]["images trained"] == "1200" and table["train"]["GPU-hours"] == "33.3"
     assert table["search"]["images drawn"] == "70 to 84" and table["search"]["network evaluations"] == "210 to 252"
-    assert table["total"]["jobs"] == "36"
-    assert "tiny: 36 jobs; 0 more are up to date." in text
+    assert table["total"]["jobs"] == "37"
+    assert "tiny: 37 jobs; 0 more are up to date." in text
     low, high = (f"{hours / 4:.3g}" for hours in plan.total.hours)
     assert f"Wall time: {low if low == high else f'{low} to {high}'} hours if 4 GPUs share it evenly" in text
     assert "at least that of the longest job: 33.3 GPU-hours (train tiny vp-A)" in text

@@ -1212,7 +1212,15 @@ def test_the_settings_of_a_study_are_the_arguments_of_its_function():
     from edm.analysis.studies import degradation, leaked
     from edm.analysis.truncation import truncation_errors
 
-    given = {"dataset", "augment", "features", "block", "classes", "first_seed"}  # by the command, not by params.yaml
+    given = {
+        "dataset",
+        "augment",
+        "transform",
+        "features",
+        "block",
+        "classes",
+        "first_seed",
+    }  # by the command, not by params.yaml
     for kind, function in (("truncation", truncation_errors), ("degradation", degradation), ("leakage", leaked)):
         parameters = inspect.signature(function).parameters.values()
         stated = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
