@@ -45,7 +45,7 @@ def begin_training(attempts=STARTED, **row):
 
 def test_a_chain_that_waits_names_its_steps(changed):
     assert changed() == [
-        "tiny: 16 of 27 steps done, 11 waiting",
+        "tiny: 17 of 28 steps done, 11 waiting",
         "waiting      1 train, 1 choose, 2 shard, 1 evaluate, 1 table, 1 sample, 1 figure, 1 metrics, 1 about, 1 track",
     ]
     assert changed("tiny/table3") == ["tiny/table3: 9 of 9 steps done"]
@@ -54,7 +54,7 @@ def test_a_chain_that_waits_names_its_steps(changed):
 def test_a_running_training_shows_its_rate_its_loss_and_the_time_left(changed):
     begin_training()
     head, running, waiting = changed("tiny")
-    assert re.fullmatch(r"tiny: 16 of 27 steps done, 1 running, 10 waiting; about \d+ min left", head)
+    assert re.fullmatch(r"tiny: 17 of 28 steps done, 1 running, 10 waiting; about \d+ min left", head)
     told = "25 %, 300 of 1,200 images, 2 images/s, loss 0.25, about 8 min left, last sign"
     assert running.startswith(f"running      train tiny/vp-B: {told} ") and waiting.startswith("waiting      1 choose")
 
@@ -77,7 +77,7 @@ def test_an_old_attempt_at_a_finished_step_is_no_sign(changed):
     begin_training()
     for path in TRAINING.iterdir():
         os.utime(path, (1, 1))
-    assert changed()[0] == "tiny: 16 of 27 steps done, 11 waiting"
+    assert changed()[0] == "tiny: 17 of 28 steps done, 11 waiting"
 
 
 def test_an_evaluation_is_read_from_its_journal_and_its_log(folder, watched):
@@ -87,7 +87,7 @@ def test_an_evaluation_is_read_from_its_journal_and_its_log(folder, watched):
     (parts / "1-of-2.log").write_text("")
     (parts / "2-of-2.log").write_text("error: no space left\n")
     lines = watched()
-    assert lines[0] == "tiny: 20 of 27 steps done, 1 running, 1 failed, 5 waiting"
+    assert lines[0] == "tiny: 21 of 28 steps done, 1 running, 1 failed, 5 waiting"
     assert lines[1].startswith("running      shard tiny/vp-A/steps/1-of-2: last sign ")
     assert lines[2].startswith("failed       shard tiny/vp-A/steps/2-of-2: error: no space left, last sign ")
     for path in parts.iterdir():
@@ -101,6 +101,6 @@ def test_an_evaluation_is_read_from_its_journal_and_its_log(folder, watched):
 
 def test_watch_ends_by_itself_when_all_is_done(folder, capsys):
     assert main(["watch"]) == 0
-    assert capsys.readouterr().out == "tiny: 27 of 27 steps done\n"
+    assert capsys.readouterr().out == "tiny: 28 of 28 steps done\n"
     assert main(["watch", "tinny"]) == 1
     assert "tinny: no job makes it; choose one of tiny" in capsys.readouterr().err
