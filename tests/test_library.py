@@ -224,9 +224,13 @@ class TestDistances:
             assert edm.frechet_distance(first, side) == pytest.approx(expected, rel=1e-12)
         assert edm.frechet_distance(([0.0], [[1.0]]), ([3.0], [[4.0]])) == pytest.approx(9 + 1)  # (0−3)² + (1−2)²
 
-    @pytest.mark.parametrize("side", [3, np.zeros(4), np.zeros((2, 3, 4)), "nowhere.npz", (np.zeros(3), np.zeros(3))])
-    def test_what_has_no_distance_is_one_line(self, side):
-        refused("", lambda: edm.frechet_distance(np.random.default_rng(0).normal(size=(9, 3)), side))
+    @pytest.mark.parametrize(
+        "side, message",
+        [(3, "second is int; expected"), (np.zeros(4), "second is ndarray of shape"), ("nowhere.npz", "no such file"),
+         (np.zeros((2, 3, 4)), "second is ndarray of shape"), ((np.zeros(3), np.zeros(3)), "second is tuple; expected")],
+    )  # fmt: skip
+    def test_what_has_no_distance_is_one_line(self, side, message):
+        refused(message, lambda: edm.frechet_distance(np.random.default_rng(0).normal(size=(9, 3)), side))
 
     def test_images_are_measured_as_they_are(self, digits_arrays):
         images, _ = digits_arrays
