@@ -227,7 +227,7 @@ class TestDistances:
     @pytest.mark.parametrize(
         "side, message",
         [(3, "second is int; expected"), (np.zeros(4), "second is ndarray of shape"), ("nowhere.npz", "no such file"),
-         (np.zeros((2, 3, 4)), "second is ndarray of shape"), ((np.zeros(3), np.zeros(3)), "second is tuple; expected")],
+         (np.zeros((2, 3, 4)), "second is ndarray"), ((np.zeros(3), np.zeros(3)), "second is tuple; expected")],
     )  # fmt: skip
     def test_what_has_no_distance_is_one_line(self, side, message):
         refused(message, lambda: edm.frechet_distance(np.random.default_rng(0).normal(size=(9, 3)), side))
