@@ -63,6 +63,8 @@ experiments:
       churned: {kind: degradation, of: ["vp-A:churned"]}
       leak: {kind: leakage, of: ["vp-A:leak"], images: 4}
 """
+ADVICE = {name: 0.5 for name in ("sigma_data", "sigma_min", "sigma_max", "P_mean", "P_std")}
+ADVICE |= {"P_mean_new": None, "P_std_new": None}
 CONFIG = TrainingConfig(resolution=8, channels=1, classes=0, conditional=False)
 HISTORY, FINISHED, RUN = Path("choice.history.jsonl"), Path("ladder.finished.json"), Path("run")
 RATES, PINS, SHARD = Path("throughput.json"), Path("downloads.lock.json"), Path("1-of-2.safetensors")
@@ -174,5 +176,6 @@ def _analyse(chain: Chain, job: Job) -> None:
 WRITERS: dict[str, Callable[[Chain, Job], None]] = {
     "evaluate": _evaluate, "choose": _choose, "search": _search, "train": _train, "sample": _sample,
     "analyse": _analyse,
+    "advise": lambda chain, job: write_json(job.outputs[0], ADVICE),
     "track": lambda chain, job: write_json(job.outputs[0], {"runs": 3, "reason": "no network"}),
 }  # fmt: skip

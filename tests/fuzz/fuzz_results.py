@@ -150,7 +150,7 @@ def formats(readers: Readers) -> list[tuple[str, Path, mutations.Damage, list[Ca
     kinds: dict[str, list[Callable[[], Any]]] = {
         "evaluate": [*results, readers.figure("curve")], "search": [readers.tables, readers.trace],
         "choose": [readers.trace], "train": [readers.tables, readers.pages, readers.figure("levels")],
-        "track": [readers.delivery],
+        "track": [readers.delivery], "advise": [readers.pages],
     }  # fmt: skip
     for job in chain.needed(chain.targets("tiny")):
         for path in map(Path, job.outputs):

@@ -30,7 +30,7 @@ def project(tmp_path, digits_archive):
     (tmp_path / "workflow" / "rules" / "size.smk").write_text(pieces["snakemake"])
     (tmp_path / "edm" / "commands" / "size.py").write_text(pieces["command"])
     command_line = tmp_path / "edm" / "cli.py"
-    text = command_line.read_text().replace("import data,", "import size, data,")
+    text = command_line.read_text().replace("    data,\n", "    data,\n    size,\n", 1)
     command_line.write_text(text.replace("in (data,", "in (size, data,"))
     return tmp_path
 

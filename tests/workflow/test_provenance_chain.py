@@ -150,8 +150,9 @@ STAGE_OF = {"Prepare": "data", "Reference": "data", "Train": "train", "Choose": 
 OF_B = ["Distances of digits vp-B: ladder", "Figure digits samples", "Headline numbers and curves of digits",
         "How digits was made", "MLflow: runs of digits", "Sample digits vp-B: samples", "Table digits table2",
         "Train digits/vp-B"]  # fmt: skip
-OF_DATA = ["Distances of digits vp-A: ladder", "Prepare digits", "Reference statistics of digits (digits-classifier)",
-           "Sample digits vp-A: samples", "Train digits/vp-A", "Train the feature classifier of digits"]  # fmt: skip
+OF_DATA = ["Derive settings from digits", "Distances of digits vp-A: ladder", "Prepare digits",
+           "Reference statistics of digits (digits-classifier)", "Sample digits vp-A: samples", "Train digits/vp-A",
+           "Train the feature classifier of digits"]  # fmt: skip
 
 
 def test_intermediate_files_are_not_in_the_cache(origin, clone):
