@@ -117,7 +117,7 @@ def load_features(
         raise UserError(f"unknown feature extractor {name!r}; choose one of {', '.join(sorted(EXTRACTORS))}")
     part = registry.find("features", name)
     entry = part.make if isinstance(part.make, Extractor) else _of_plugin(part)
-    if part.own and name != PIXELS:
+    if part.own and name not in (PIXELS, CLASSIFIER):
         require("torch_fidelity")
     opened = entry.open(name, None if weights is None else Path(weights))
     device = torch.device(device)
@@ -182,16 +182,14 @@ def _open_inception(name: str, weights: Path | None) -> _Opened:
 
 
 def _open_classifier(name: str, weights: Path | None) -> _Opened:
-    from torch_fidelity.utils import create_feature_extractor
-
-    from edm.metrics import digits  # registers the extractor with torch-fidelity
+    """Without torch-fidelity, whose import takes seconds; :mod:`edm.metrics.digits` is for use within that."""
+    from edm.metrics.classifier import load_classifier
 
     if weights is None:
         raise UserError(f"{name}: has no weights of its own; train a classifier and give its file as the weights")
-    network = create_feature_extractor(
-        name, [digits.LAYER, "logits"], cuda=False, feature_extractor_weights_path=weights, verbose=False
-    )
-    return _Opened(network, network.dimension, sha256_file(weights), distance_label(name), (FEATURES, LOGITS))
+    network, _ = load_classifier(weights)
+    width = network.penultimate.out_features
+    return _Opened(network, width, sha256_file(weights), distance_label(name), (FEATURES, LOGITS))
 
 
 def _open_dinov2(name: str, weights: Path | None) -> _Opened:

@@ -56,6 +56,8 @@ def torch_fidelitys_measures(
     """torch-fidelity's metrics for the options ``asked`` (fid, isc, kid, prc, and settings), by its own names."""
     import torch_fidelity
 
+    import edm.metrics.digits  # noqa: F401  # registers the classifier
+
     return torch_fidelity.calculate_metrics(
         input1=Images(generated),
         input2=Images(real),
