@@ -7,9 +7,13 @@ every failure into exit status 1, including preemption (75), and SIGUSR1 kills i
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
 from edm.errors import PREEMPTED, UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"  # passed on; processes still running after 30 s are killed
 
@@ -33,11 +37,23 @@ def main(arguments: list[str]) -> int:
     except SignalException:
         return PREEMPTED
     except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
+        status = status_of(error.get_first_failure()[1])
         if status != PREEMPTED:
             print(error, file=sys.stderr)
-        return status if status > 0 else 128 - status
+        return status
     return 0
+
+
+def status_of(failure: "ProcessFailure") -> int:
+    """The exit status that stands for a failed process: its own, 128 + its signal, or 1 after an exception.
+
+    A process that raised an exception may still be ended by a signal while it leaves: slowly, or because a connection
+    to another process broke.
+    """
+    if failure.exitcode > 0:
+        return failure.exitcode
+    raised = isinstance(failure.error_file_data["message"], dict)  # as torchrun records an exception
+    return 1 if raised else 128 - failure.exitcode
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 import edm
 from edm.cli import main
-from edm.cluster import slurm
+from edm.cluster import launch, slurm
 from edm.commands import launching
 from edm.errors import PREEMPTED
 
@@ -173,3 +173,16 @@ def test_only_a_job_of_the_workflows_own_is_queued_again_and_never_for_ctrl_c(in
     assert process.returncode == PREEMPTED, error
     assert calls() == (["scontrol requeue 17"] if requeued else [])
     assert ("goes back to Slurm's queue" in error) == requeued
+
+
+@pytest.mark.parametrize(("exitcode", "raised", "status"), [
+    (1, True, 1), (75, False, 75), (-15, False, 143), (-6, False, 134), (-15, True, 1), (-6, True, 1),
+])  # fmt: skip
+def test_a_process_that_is_ended_while_it_leaves_failed_by_its_error(tmp_path, exitcode, raised, status):
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    file = tmp_path / "error.json"
+    if raised:
+        told = {"message": "UserError: this one had enough", "extraInfo": {"timestamp": "1"}}
+        file.write_text(json.dumps({"message": told}))
+    assert launch.status_of(ProcessFailure(1, 1234, exitcode, str(file))) == status
