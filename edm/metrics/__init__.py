@@ -77,7 +77,7 @@ registry.own("metric", _OURS, "edm.metrics.measure")
 
 
 class _Metrics(Mapping[str, Metric]):
-    """What is known of each metric by its name: of ours, and of those of plugins."""
+    """What is known of each metric by its name: our own, and those of plugins."""
 
     def __getitem__(self, name: str) -> Metric:
         if name in _OURS:
