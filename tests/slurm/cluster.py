@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -205,11 +206,13 @@ class Cluster:
 
     def _start(self, program, *words, name=None, environment=()):
         name = name or program
+        # Linux tells of the end of the thread that started a process, not of the process around it.
+        with_parent = threading.current_thread() is threading.main_thread()
         with (self.folder / f"{name}.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
                 [_program(program), *words], env={**self.environment, **dict(environment)}, cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_end_with_parent if with_parent else None,
             )  # fmt: skip
 
     def _idle(self, *nodes):

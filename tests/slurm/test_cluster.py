@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,8 +78,12 @@ def test_a_job_of_a_lost_node_runs_again_on_another(folder, tmp_path):
         assert not before & set(living(cluster.configuration))
         until(lambda: cluster.job(job)["restarts"] == "1" and cluster.job(job)["state"] == "RUNNING", 90)
         assert cluster.job(job)["node"] != lost
-        cluster.revive(lost)
+        reviving = threading.Thread(target=cluster.revive, args=[lost])  # as a test that disturbs a chain does
+        reviving.start()
+        reviving.join()
         until(lambda: cluster._idle(lost))
+        time.sleep(1)
+        assert cluster.daemons[lost].poll() is None  # the thread's end does not end the daemon
 
 
 def test_an_error_inside_takes_the_cluster_down(folder):
