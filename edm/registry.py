@@ -321,6 +321,7 @@ def _evaluated(kind: str, name: str, parameter: inspect.Parameter, made: Any) ->
     hint = parameter.annotation
     if isinstance(hint, str):
         try:
+            # Of a plugin whose code has run already: this adds nothing that it could not do.
             hint = eval(hint, vars(sys.modules[made.__module__]))
         except Exception:
             hint = parameter.empty

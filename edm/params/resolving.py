@@ -55,7 +55,7 @@ MAX_POINTS = 1000  # of a grid, per model
 MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
 MAX_WORK = 100_000  # models and measurements of all experiments
 MAX_PARAMETERS = 20e9  # of a network
-FIRST = "first"  # of the trainings of a model, in a grid
+FIRST = "first"  # of the training runs of a model, in a grid
 MAX_LABEL = 180  # characters of a point's name, which is the name of a file
 
 
@@ -239,7 +239,7 @@ def _count(images: int, scale: float) -> int:
 def _models(
     here: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float
 ) -> tuple[dict[str, TrainingConfig], dict[str, str], dict[str, tuple[str, ...]]]:
-    """The trained models by name, the published files of the pretrained ones, and the trainings of several seeds."""
+    """The trained models by name, the published files of the pretrained ones, and the training runs of several seeds."""
     size = {key: dataset[key] for key in OF_DATASETS}
     fields: dict[str, dict[str, Any]] = {}
     _check_product(f"{here}: columns and ladder", (raw["columns"], raw["ladder"]), MAX_POINTS)
