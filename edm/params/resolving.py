@@ -239,7 +239,7 @@ def _count(images: int, scale: float) -> int:
 def _models(
     here: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float
 ) -> tuple[dict[str, TrainingConfig], dict[str, str], dict[str, tuple[str, ...]]]:
-    """The trained models by name, the published files of the pretrained ones, and the training runs of several seeds."""
+    """The trained models by name, the files of the pretrained ones, and the training runs of several seeds."""
     size = {key: dataset[key] for key in OF_DATASETS}
     fields: dict[str, dict[str, Any]] = {}
     _check_product(f"{here}: columns and ladder", (raw["columns"], raw["ladder"]), MAX_POINTS)
