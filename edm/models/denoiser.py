@@ -139,6 +139,12 @@ class Denoiser(nn.Module):
             return nn.functional.one_hot(class_labels.long().to(device), classes).to(torch.float32)
         if class_labels.shape[1] != classes:
             raise UserError(f"class_labels has {class_labels.shape[1]} columns; the model has {classes} classes")
+        if (
+            class_labels.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not class_labels.isfinite().all()
+        ):
+            raise UserError("class_labels: not all finite; expected one-hot rows")
         return class_labels.to(device, torch.float32)
 
 
