@@ -178,12 +178,7 @@ def test_a_signal_sent_twice_counts_once_but_ctrl_c_pressed_again_ends_at_once(m
         monkeypatch.setattr(preemption, "INSISTING", -1.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    try:
-        os.kill(os.getpid(), signal.SIGTERM)  # one more, on the way out: the process ends as it was asked to
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), signal.SIGTERM)  # one more, on the way out: the process ends as it was asked to
 
 
 @pytest.mark.slow
