@@ -244,20 +244,20 @@ def _of_experiment(kind: str) -> Callable[["Chain", Job], Any]:
 def _table(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
         for table in report.tables:
-            inputs = named(results=_made_from(table_layout(report, table).sources()))
+            inputs = named(results=made_from(table_layout(report, table).sources()))
             yield Job("table", (name, table), inputs, tuple(paths.table_files(name, table)))
 
 
 def _figure(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
         for figure in report.figures:
-            inputs = named(results=_made_from(figure_layout(report, figure).sources()))
+            inputs = named(results=made_from(figure_layout(report, figure).sources()))
             yield Job("figure", (name, figure), inputs, tuple(paths.figure_files(name, figure)))
 
 
 def _metrics(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
-        inputs = named(results=_made_from(metrics_layout(report).sources()))
+        inputs = named(results=made_from(metrics_layout(report).sources()))
         yield Job("metrics", (name,), inputs, tuple(paths.metrics_files(name)))
 
 
@@ -282,7 +282,8 @@ def _track(chain: "Chain") -> Iterator[Job]:
 _FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file}
 
 
-def _made_from(sources: Iterable[Source]) -> list[str]:
+def made_from(sources: Iterable[Source]) -> list[str]:
+    """The files that some sources of a table or a figure are read from."""
     found: dict[str, None] = {}
     for source in sources:
         experiment, model, name = source.experiment, source.model, source.name
@@ -323,6 +324,6 @@ RULES: dict[str, Rule] = {
     "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=6),
     "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=4),
     "metrics": Rule("tables", _metrics, lambda chain, job: metrics_spec(chain.reports[job.key[0]])),
-    "about": Rule("tables", _about, _of_pages),
+    "about": Rule("tables", _about, _of_pages, code=2),
     "track": Rule("tables", _track, lambda chain, job: {"uri": chain.params.tracking_uri}),
 }  # fmt: skip

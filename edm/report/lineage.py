@@ -197,9 +197,10 @@ class _Walk:
         words = ["edm", "launch", "--", *command, "--expect", digest(expect), *_params_option(self.chain.params)]
         show = f"python -c \"import json; print(json.load(open('{AGAIN}')){place})\""
         commit, make = top.get("commit"), f"snakemake {shlex.quote(self.path)}"
-        again = [f"git checkout {commit} && {make}"] if commit else []
+        apply = f" && git apply {shlex.quote(top['changes'])}" if "changes" in top else ""
+        again = [f"git checkout {commit}{apply} && {make}"] if commit else []
         if commit and os.path.exists("dvc.lock"):
-            again.append(f"git checkout {commit} && dvc pull && {make}")
+            again.append(f"git checkout {commit} && dvc pull{apply} && {make}")
         self.provenance.hashes.save()
         return {"cell": cell, "steps": list(self.steps.values()),
                 "measure_again": [shlex.join(words), show],
@@ -323,9 +324,14 @@ class _Walk:
             found.append(f"params.yaml or the code has changed since ({top['now']})")
         if not top.get("commit"):
             found.append("the commit is not recorded, so no command can make it again")
-        dirty = [step["step"] for step in self.steps.values() if step.get("dirty") == "true"]
+        dirty = [step for step in self.steps.values() if step.get("dirty") == "true"]
         if dirty:
-            found.append(f"made with changes that were not committed: {', '.join(dirty)}")
+            found.append(f"made with changes that were not committed: {', '.join(step['step'] for step in dirty)}")
+        files = [file for file in dict.fromkeys(step.get("changes") for step in dirty) if file is not None]
+        if kept := [file for file in files if os.path.exists(file)]:
+            found.append(f"copy these changes into the clone: {', '.join(kept)}; their first lines say what they lack")
+        if lost := [file for file in files if file not in kept]:
+            found.append(f"the file of these changes is missing: {', '.join(lost)}")
         commits = dict.fromkeys(step["commit"] for step in self.steps.values() if step.get("commit"))
         if len(commits) > 1:
             found.append(f"its steps ran at {len(commits)} commits; the commands name that of the last step")
