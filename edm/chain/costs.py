@@ -13,6 +13,7 @@ from edm.evaluation.search import choice_cost, cost
 from edm.metrics import WORST
 from edm.networks.flops import parameters
 from edm.params import Experiment
+from edm.params.experiment import training_of
 
 if TYPE_CHECKING:
     from edm.chain.jobs import Chain
@@ -69,6 +70,10 @@ def training(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 
 
 def importing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    return Cost(disk=FLOAT * parameters(_config(chain, job)))
+
+
+def averaging(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     return Cost(disk=FLOAT * parameters(_config(chain, job)))
 
 
@@ -158,6 +163,7 @@ def _evaluated(chain: "Chain", job: Job) -> tuple[int, int]:
 def _config(chain: "Chain", job: Job) -> TrainingConfig:
     """The configuration of a job's model; for a pretrained model, that of its `like` in params.yaml."""
     experiment, model = _of(chain, job)
+    model, _ = training_of(model)
     if model in experiment.models:
         return experiment.models[model]
     other, _, name = chain.pretrained(experiment.name, model).get("like", "").partition("/")

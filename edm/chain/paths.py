@@ -10,7 +10,7 @@ from edm.config import SamplerConfig
 from edm.files.hashes import digest
 from edm.metrics import CLASSIFIER, need_reference_features
 from edm.params import Evaluation, Experiment, Report
-from edm.params.experiment import guiding_model
+from edm.params.experiment import guiding_model, training_of
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
@@ -77,10 +77,17 @@ def levels_file(experiment: Experiment, model: str) -> str:
 
 
 def model_file(experiment: Experiment, model: str) -> str:
-    """The evaluated model: the best snapshot if the experiment chooses one, else the final model."""
+    """The evaluated model: an average, the best snapshot if the experiment chooses one, else the final model."""
+    training, width = training_of(model)
+    if width:
+        return average_file(experiment, training, width)
     if not experiment.chosen(model):
         return final_model(experiment, model)
     return f"models/{experiment.owner('choose', model)}/{model}/best.safetensors"
+
+
+def average_file(experiment: Experiment, training: str, width: str) -> str:
+    return f"models/{experiment.owner('average', training, width)}/{training}/ema-{width}.safetensors"
 
 
 def guide_file(experiment: Experiment, guide: str, images: int | None) -> str:
@@ -162,6 +169,8 @@ def traces(rule: str, key: tuple[str, ...]) -> str:
             return f"runs/{owner}/{rest[0]}/import."
         case "choose":
             return f"runs/{owner}/{rest[0]}/cho"  # choose.log, choice.journal.jsonl
+        case "average":
+            return f"runs/{owner}/{rest[0]}/ema-{rest[1]}."
         case "shard":
             return f"runs/{owner}/{rest[0]}/distances/{'/'.join(rest[1:-1])}.shards/{rest[-1]}."
         case "table" | "figure":

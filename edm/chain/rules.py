@@ -16,6 +16,7 @@ advise       data/references/DATASET/advice.json                 the dataset, of
 train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
 published    the same, of a pretrained model                     its published file
 choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, the reference
+average      models/EXPERIMENT/MODEL/ema-WIDTH.safetensors       the training's snapshots
 search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
 shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
 evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards if there are several
@@ -40,7 +41,7 @@ from edm.chain.choices import choices
 from edm.chain.job import Job, named
 from edm.metrics import CLASSIFIER
 from edm.params import Experiment
-from edm.params.experiment import first_training
+from edm.params.experiment import first_training, training_of
 from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
 from edm.params.sources import Source
 
@@ -155,6 +156,16 @@ def _choose(chain: "Chain") -> Iterator[Job]:
                            weights=paths.weights_of(experiment))  # fmt: skip
             outputs = (paths.model_file(experiment, model), paths.choice_file(experiment.name, model))
             yield Job("choose", (experiment.name, model), inputs, outputs)
+
+
+def _average(chain: "Chain") -> Iterator[Job]:
+    """The snapshots are no inputs, since they are not kept: the final model stands for them, as in ``choose``."""
+    for experiment in chain.experiments.values():
+        for training, width in map(training_of, experiment.averages):
+            if experiment.owner("average", training, width) == experiment.name:
+                output = paths.average_file(experiment, training, width)
+                inputs = named(model=paths.final_model(experiment, training))
+                yield Job("average", (experiment.name, training, width), inputs, (output,))
 
 
 # Measurements ---------------------------------------------------------------------------------------------------------
@@ -316,6 +327,7 @@ RULES: dict[str, Rule] = {
     "train": Rule("train", _train, _of_experiment("training"), code=2, computes=True, cost=costs.training),
     "published": Rule("train", _published, _of_published, code=2, cost=costs.importing),
     "choose": Rule("train", _choose, _of_experiment("choice"), computes=True, cost=costs.choosing),
+    "average": Rule("train", _average, _of_experiment("average"), cost=costs.averaging),
     "search": Rule("evaluate", _search, _of_experiment("search"), computes=True, cost=costs.searching),
     "shard": dataclasses.replace(_EVALUATE, jobs=_shard, cost=costs.sharing, kept=False),
     "evaluate": _EVALUATE,

@@ -9,6 +9,7 @@ from typing import Any
 from edm.config import AUTO, NULL, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.hashes import digest
+from edm.files.writing import named
 from edm.metrics import MEMORISATION_OF_TEST, stated_settings
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
@@ -20,6 +21,9 @@ LADDER, ALL = "ladder", "all"
 #: Between a model and the seed of a further training run of it ("vp-A@1"); no name in params.yaml contains it.
 AT = "@"
 
+#: Between a training run and the relative width of an average of its snapshots ("vp-F@ema-0.13").
+OF_EMA = f"{AT}ema-"
+
 #: Between a guide's model and the images seen of its snapshot, in Mimg: "vp-F at 20".
 OF_SNAPSHOT = " at "
 
@@ -30,8 +34,19 @@ def guiding_model(guide: str) -> tuple[str, float | None]:
     return model, float(seen) if at else None
 
 
+def averaged(training: str, width: float) -> str:
+    """The name of the average of a training run's snapshots of a relative width: "vp-F@ema-0.13"."""
+    return f"{training}{OF_EMA}{named(width)}"
+
+
+def training_of(model: str) -> tuple[str, str]:
+    """The training run of a model, and the relative width of its average: ("vp-F", "0.13"); "" for no average."""
+    training, _, width = model.partition(OF_EMA)
+    return training, width
+
+
 def first_training(model: str) -> str:
-    """The model whose settings a training run has, apart from its seed: "vp-A" for "vp-A@1" and for itself."""
+    """The model whose settings a training run has: "vp-A" for "vp-A@1", for "vp-A@ema-0.1" and for itself."""
     return model.partition(AT)[0]
 
 
@@ -189,7 +204,7 @@ class Experiment:
     shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
     names: what a reader calls a rung. trainings: of each model with several seeds, its training runs: itself first.
     test: the dataset of images held out from training, to which all evaluations measure the distance, too.
-    metric_settings: of the metrics of plugins, where they are no defaults.
+    metric_settings: of the metrics of plugins, where they are no defaults. averages: of snapshots, that are evaluated.
     """
 
     name: str
@@ -215,6 +230,7 @@ class Experiment:
     trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     test: str | None = None
     metric_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    averages: tuple[str, ...] = ()
 
     def called(self, rung: str) -> str:
         """A rung with its name: "A: baseline"; the rung alone if it has none."""
@@ -222,7 +238,7 @@ class Experiment:
 
     @property
     def all_models(self) -> tuple[str, ...]:
-        return (*self.models, *self.pretrained)
+        return (*self.models, *self.pretrained, *self.averages)
 
     def group(self, word: str) -> list[str]:
         """The models that a word stands for: "ladder" for every rung of every column, "all" for all.
@@ -344,6 +360,13 @@ class Experiment:
             raise UserError(f"experiment {self.name}: no model {model!r} to train{hint}")
         changes = self.models[model].changes()
         return {name: value for name, value in changes.items() if name not in UNDECIDING}
+
+    def average_spec(self, training: str, width: str) -> dict[str, Any]:
+        """The settings that affect an average of a training run's snapshots."""
+        if averaged(training, float(width)) not in self.averages:
+            there = ", ".join(self.averages) or "none"
+            raise UserError(f"experiment {self.name}: no average of {training} of width {width}; it has {there}")
+        return {"width": float(width)}
 
     def choice_of(self, model: str) -> Choice:
         """How the snapshot of a model is chosen. Raises UserError for an experiment that chooses none."""

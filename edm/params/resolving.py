@@ -27,14 +27,16 @@ from edm.params.experiment import (
     Search,
     Sheet,
     Training,
+    averaged,
     first_training,
     guiding_model,
+    training_of,
 )
 
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
-            "choose", "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about",
-            "track", "logs", "made-up", "set-aside"}  # fmt: skip
+            "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics",
+            "about", "track", "logs", "made-up", "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and similar targets: parts of an experiment or a report.
@@ -124,6 +126,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         if value["kind"] == "memorisation":
             _check_pairs(f"{here}.analyses.{key}", settings["grid"], grids, studied, raw.get("metrics", ()))
         analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
+    averages, trainings = _averages(here, grids, searches, sheets, models, trainings)
     experiment = Experiment(
         name=name,
         dataset=raw["dataset"],
@@ -147,6 +150,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         trainings=trainings,
         test=raw.get("test"),
         metric_settings=_metric_settings(f"{here}.metric_settings", raw),
+        averages=averages,
     )
     _check_guides(here, experiment)
     if experiment.work > MAX_WORK:
@@ -190,6 +194,45 @@ def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[
         known(f"{here} (grid {grid})", "model", model, grids[grid].points)
     if "memorisation" not in metrics:
         raise UserError(f"{here}: memorisation is not among the metrics of this experiment; add it")
+
+
+def _averages(
+    here: str, grids: dict[str, Grid], searches: dict[str, Search], sheets: dict[str, Sheet],
+    models: dict[str, TrainingConfig], trainings: dict[str, tuple[str, ...]],
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:  # fmt: skip
+    """The averages of snapshots that are evaluated or guide; the training runs, with those that averages are of."""
+    used: dict[str, str] = {}
+    for name, grid in grids.items():
+        guides = (point.sampler.guide for points in grid.points.values() for point in points)
+        used |= dict.fromkeys((*grid.points, *filter(None, guides)), f"{here}.grids.{name}")
+    for kind, entries in (("searches", searches), ("sheets", sheets)):
+        for name, one in entries.items():
+            guides = (sampler.guide for sampler in one.samplers.values())
+            used |= dict.fromkeys(filter(None, guides), f"{here}.{kind}.{name}")
+    averages = {model: place for model, place in used.items() if training_of(model)[1]}
+    for model, place in averages.items():
+        _check_average(place, model, models)
+    widths = dict.fromkeys(float(training_of(model)[1]) for model in averages)
+    several = {averaged(first, width): tuple(made for run in runs if (made := averaged(run, width)) in averages)
+               for first, runs in trainings.items() for width in widths}  # fmt: skip
+    return tuple(averages), trainings | {name: runs for name, runs in several.items() if name in averages}
+
+
+def _check_average(place: str, model: str, models: dict[str, TrainingConfig]) -> None:
+    """Raises UserError if no average of that name can be made of snapshots."""
+    training, width = training_of(model)
+    known(f"{place}: ema {width}", "model", training, models)
+    try:
+        stated = averaged(training, float(width)) == model
+    except ValueError:
+        stated = False
+    if not stated:
+        raise UserError(f"{place}: {model} is no average; state {{model: {training}, ema: 0.1}}")
+    config = models[training]
+    if not config.snapshots:
+        raise UserError(f"{place}: ema {width}: {training} takes no snapshots; state snapshot_every")
+    if not config.ema_widths and config.ema_halflife == 0:
+        raise UserError(f"{place}: ema {width}: snapshots of {training} average nothing (ema_halflife is 0)")
 
 
 def _check_guides(here: str, experiment: Experiment) -> None:
@@ -303,7 +346,7 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale
 
 
 def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: dict[str, Search], steps) -> Grid:
-    own = ("reference", "settings_from", "seeds")
+    own = ("reference", "settings_from", "seeds", "ema")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     source = raw.get("settings_from")
     if source is not None:
@@ -317,6 +360,9 @@ def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: di
     if raw.get("seeds") != FIRST:
         further = {model: models.trainings.get(model, ())[1:] for model in points}
         points = {one: points.get(one, points[model]) for model in points for one in (model, *further[model])}
+    if (widths := raw.get("ema")) is not None:
+        several = widths if isinstance(widths, list) else [widths]
+        points = {averaged(model, width): those for model, those in points.items() for width in several}
     return Grid(name, points, raw.get("reference"), source)
 
 
@@ -384,9 +430,14 @@ def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
 
 
 def _guide(value: str | dict[str, Any], scale: float) -> str:
-    """A guide as :class:`SamplerConfig` names it: the null label, a model, or a snapshot: "vp-F at 20"."""
+    """A guide as :class:`SamplerConfig` names it: the null label, a model, or what was made of its training run.
+
+    That is a snapshot ("vp-F at 20") or an average of the snapshots ("vp-F@ema-0.05").
+    """
     if isinstance(value, str):
         return value
+    if "ema" in value:
+        return averaged(value["model"], value["ema"])
     return f"{value['model']}{OF_SNAPSHOT}{named(value['at'] * scale)}"
 
 

@@ -94,7 +94,8 @@ class Figure:
     """A figure: its sources by label, in rows; only sheets have several rows, and those have labels.
 
     over, mark: of a curve. images: shown per sheet. distances: by row, the grid whose distance is printed below
-    each sheet with the same settings. published: by line of a curve, published numbers (x, y).
+    each sheet with the same settings. published: by line of a curve, published numbers (x, y). metrics: beside the
+    distance, in a panel of a curve each. A curve over EMA widths has a row per line, with a source for each width.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Figure:
     images: int = SHEET_IMAGES
     distances: dict[str, Source] = field(default_factory=dict)
     published: dict[str, list[tuple[int, float]]] = field(default_factory=dict, metadata=IF_STATED)
+    metrics: tuple[str, ...] = field(default=(), metadata=IF_STATED)
 
     @property
     def shown(self) -> dict[str, Source]:

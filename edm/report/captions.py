@@ -8,10 +8,11 @@ from typing import Any
 from edm.chain.choices import in_words
 from edm.chain.jobs import Chain
 from edm.chain.paths import levels_file
+from edm.design.averages import CANCELS, FAR
 from edm.errors import UserError
 from edm.metrics import INCEPTION
 from edm.params import Report
-from edm.params.layouts import BY_NFE, figure_layout, selection, table_layout
+from edm.params.layouts import BY_NFE, OVER_WIDTHS, figure_layout, selection, table_layout
 from edm.params.sources import Source
 from edm.report.about import done_jobs, duration
 from edm.report.results import Results, metric
@@ -154,6 +155,8 @@ class Captions:
                                      if s.kind == "sheet"),
                    "real": ", beside real ones" if any(s.kind == "dataset" for s in sources) else ""}  # fmt: skip
         words = [_FIGURES[layout.kind][1].format(**details), *self._measured(sources)]
+        words += self._of_averages(sources) if layout.over == OVER_WIDTHS else []
+        words += [f"Beside it {in_words(layout.metrics)} of the same images."] if layout.metrics else []
         words += [text for text in [selection(sources)] if text]
         return self._caption(one, name, words, [source.experiment.dataset for source in sources])
 
@@ -207,6 +210,20 @@ class Captions:
         except UserError as error:
             return [str(error)]
 
+    def _of_averages(self, sources: Iterable[Source]) -> list[str]:
+        """How well the averages of snapshots fit."""
+        results = Results(Path("results"))
+        try:
+            seen = [m.ema for source in sources for row in results.over(source) for m in row.every if m.ema]
+        except UserError:
+            return []
+        if not seen:
+            return []
+        residual, total = (max(one[name] for one in seen) for name in ("residual", "total"))
+        return [f"Averages are made of snapshots by least squares: the residual of a profile is at "
+                f"most {residual:.2g}, the total of its weights {total:.3g}; crosses mark those that are another "
+                f"profile (above {FAR:g}) or whose weights cancel (above {CANCELS:g})."]  # fmt: skip
+
     def _caption(self, report: Report, name: str, words: list[str], datasets: Iterable[str]) -> str:
         used = list(dict.fromkeys(datasets))
         spec = report.tables.get(name) or report.figures[name]
@@ -242,7 +259,7 @@ def _number(name: str, pad: str = "") -> str | None:
 
 def _axis(spec: dict[str, Any]) -> str:
     over: str = spec.get("over", "")
-    return {"nfe": "network evaluations (NFE)"}.get(over, over)
+    return {"nfe": "network evaluations (NFE)", OVER_WIDTHS: "EMA width"}.get(over, over)
 
 
 def _level_samples(source: Source) -> int:

@@ -14,6 +14,7 @@ from edm.evaluation import records
 from edm.evaluation.records import Measurement
 from edm.metrics import MEMORISATION_OF_TEST, METRICS
 from edm.params import Evaluation, Experiment
+from edm.params.experiment import training_of
 from edm.params.sources import Source
 from edm.tracking import read_journal
 from edm.training.curves import read_curves
@@ -143,7 +144,8 @@ class Results:
         for state in ("failed", "running", "interrupted"):
             if state in states:
                 return state
-        training = self._state(f"{experiment.owner('train', model)}/{model}/journal.jsonl") or ""
+        run, _ = training_of(model)
+        training = self._state(f"{experiment.owner('train', run)}/{run}/journal.jsonl") or ""
         return {"failed": "training failed", "running": "training", "interrupted": "training interrupted"}.get(
             training, "not run"
         )
