@@ -22,6 +22,7 @@ from edm.params.experiment import (
     Choice,
     Experiment,
     Grid,
+    Minutes,
     Point,
     Sampling,
     Search,
@@ -99,7 +100,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     rungs = [f"{column}-{rung}" for column in raw["columns"] for rung in raw["ladder"]]
     firsts = [model for model in (*models, *pretrained) if first_training(model) == model]
     names = Names({ALL: firsts, LADDER: rungs}, trainings, scale)
-    sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
+    sampling = _sampling(raw["sampling"], scale)
     for metric in raw.get("metrics", ()):
         if sampling.images < METRICS[metric].fewest:
             raise UserError(f"{here}.sampling.images: {metric} needs at least {METRICS[metric].fewest} images")
@@ -266,6 +267,12 @@ def _check_guide(place: str, experiment: Experiment, model: str, guide: str) -> 
     if at is None and other == model:
         raise UserError(f"{place}: guide {guide}: is the model itself; name another one, or a snapshot of it")
     _checked(place, lambda _: experiment.guides([SamplerConfig(guide=guide)]), {})
+
+
+def _sampling(raw: dict[str, Any], scale: float) -> Sampling:
+    sampling = Sampling(**{**raw, "images": _count(raw["images"], scale)})
+    per: Any = sampling.one_job_per
+    return dataclasses.replace(sampling, one_job_per=Minutes(**per)) if isinstance(per, dict) else sampling
 
 
 def _training(here: str, raw: dict[str, Any]) -> Training:
