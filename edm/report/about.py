@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edm.chain.choices import choices, in_words
-from edm.chain.job import Job
+from edm.chain.job import SHARES, Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import advice_file
 from edm.chain.provenance import raw
@@ -83,10 +83,9 @@ def told_by(job: Job) -> list[Done]:
     sidecar = read_sidecar(sidecar_file(job))
     if sidecar is None:
         return []
-    parts = [
-        (part["job"].removesuffix(".safetensors"), part) for part in (sidecar.get("parts") or ()) if "seconds" in part
-    ]
-    return [*(_done("shard", (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
+    rule = next((shard for shard, whole in SHARES.items() if whole == job.rule), job.rule)
+    parts = [(part["job"].partition(".")[0], part) for part in (sidecar.get("parts") or ()) if "seconds" in part]
+    return [*(_done(rule, (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
 
 
 def _needed(chain: Chain, report: Report) -> list[Job]:
