@@ -124,6 +124,16 @@ def search_file(experiment: Experiment, model: str, name: str) -> str:
     return f"results/{experiment.owner('search', model, name)}/searches/{model}/{name}.json"
 
 
+def likelihood_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"results/{experiment.owner('likelihood', model, name)}/likelihoods/{model}/{name}.json"
+
+
+def likelihood_parts(experiment: Experiment, model: str, name: str) -> list[str]:
+    """The parts of a likelihood, in the order of their images; empty if one job does all of it."""
+    count, folder = experiment.sampling.shards, f"runs/{experiment.name}/{model}/likelihoods/{name}.shards"
+    return [f"{folder}/{number}-of-{count}.json" for number in range(1, count + 1)] if count > 1 else []
+
+
 def sheet_file(experiment: Experiment, model: str, name: str) -> str:
     return f"runs/{experiment.owner('sample', model, name)}/{model}/sheets/{name}.safetensors"
 
@@ -161,7 +171,13 @@ def shown_files(report: Report) -> list[str]:
 def traces(rule: str, key: tuple[str, ...]) -> str:
     """What the names of the files begin with that a running step writes besides its outputs: logs and journals."""
     owner, rest = key[0], key[1:]
-    beside = {"evaluate": "distances", "search": "searches", "sample": "sheets", "analyse": "analyses"}
+    beside = {
+        "likelihood": "likelihoods",
+        "evaluate": "distances",
+        "search": "searches",
+        "sample": "sheets",
+        "analyse": "analyses",
+    }
     match rule:
         case "train":
             return f"runs/{owner}/{rest[0]}/"
@@ -173,6 +189,8 @@ def traces(rule: str, key: tuple[str, ...]) -> str:
             return f"runs/{owner}/{rest[0]}/ema-{rest[1]}."
         case "shard":
             return f"runs/{owner}/{rest[0]}/distances/{'/'.join(rest[1:-1])}.shards/{rest[-1]}."
+        case "likelihood_shard":
+            return f"runs/{owner}/{rest[0]}/likelihoods/{rest[1]}.shards/{rest[2]}."
         case "table" | "figure":
             return f"runs/{owner}/logs/{rest[0]}."
         case "metrics" | "about":

@@ -20,6 +20,7 @@ average      models/EXPERIMENT/MODEL/ema-WIDTH.safetensors       the training's 
 search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
 shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
 evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards if there are several
+likelihood   results/EXPERIMENT/likelihoods/MODEL/NAME.json      the model, a dataset, and the parts if several
 sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
 analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model; the dataset, evaluations (some kinds)
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
@@ -219,6 +220,27 @@ def _of_evaluation(chain: "Chain", job: Job) -> Any:
     return experiment.evaluation_spec(experiment.evaluation(*job.key[1:3]))
 
 
+def _likelihood_shard(chain: "Chain") -> Iterator[Job]:
+    for likelihood in _likelihood(chain):
+        for shard in likelihood.parts:
+            part = os.path.basename(shard).removesuffix(".json")
+            yield Job("likelihood_shard", (*likelihood.key, part), likelihood.inputs, (shard,))
+
+
+def _likelihood(chain: "Chain") -> Iterator[Job]:
+    for e in chain.experiments.values():
+        for one in e.likelihoods.values():
+            for model in _own(e, "likelihood", one.models, one.name):
+                inputs = named(model=paths.model_file(e, model), dataset=paths.archive(one.dataset))
+                parts = tuple(paths.likelihood_parts(e, model, one.name))
+                outputs = (paths.likelihood_file(e, model, one.name),)
+                yield Job("likelihood", (e.name, model, one.name), inputs, outputs, parts)
+
+
+def _of_likelihood(chain: "Chain", job: Job) -> Any:
+    return chain.experiments[job.key[0]].likelihood_spec(*job.key[1:3])
+
+
 def _sample(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
         for sheet in experiment.sheets.values():
@@ -290,7 +312,8 @@ def _track(chain: "Chain") -> Iterator[Job]:
         yield Job("track", (name,), named(shown=paths.shown_files(report)), (paths.tracking_file(name),))
 
 
-_FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file}
+_FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file,
+          "likelihood": paths.likelihood_file}  # fmt: skip
 
 
 def made_from(sources: Iterable[Source]) -> list[str]:
@@ -316,6 +339,7 @@ def measuring_options(job: Job) -> list[str]:
 
 
 _EVALUATE = Rule("evaluate", _evaluate, _of_evaluation, code=2, computes=True, cost=costs.evaluating)
+_LIKELIHOOD = Rule("evaluate", _likelihood, _of_likelihood, computes=True, cost=costs.likelihood)
 
 RULES: dict[str, Rule] = {
     "download": Rule("data", _download, _no_settings, kept=False),
@@ -331,6 +355,8 @@ RULES: dict[str, Rule] = {
     "search": Rule("evaluate", _search, _of_experiment("search"), computes=True, cost=costs.searching),
     "shard": dataclasses.replace(_EVALUATE, jobs=_shard, cost=costs.sharing, kept=False),
     "evaluate": _EVALUATE,
+    "likelihood_shard": dataclasses.replace(_LIKELIHOOD, jobs=_likelihood_shard, kept=False),
+    "likelihood": _LIKELIHOOD,
     "sample": Rule("sample", _sample, _of_experiment("sheet"), computes=True, cost=costs.sampling),
     "analyse": Rule("sample", _analyse, _of_experiment("analysis"), code=2, computes=True, cost=costs.analysing),
     "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=6),

@@ -116,6 +116,20 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """Bits per dimension of the first ``images`` of a dataset under some models, with :func:`edm.log_likelihood`.
+
+    settings: num_steps, solver, trace, probes, and sigma_min and sigma_max where they are stated.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    dataset: str
+    images: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Choice:
     """The selection of the best snapshot: all are ranked with few ``images``, the ``confirm`` best again with all.
 
@@ -248,6 +262,7 @@ class Experiment:
     metric_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     averages: tuple[str, ...] = ()
     alike: dict[str, TrainingConfig] = field(default_factory=dict)
+    likelihoods: dict[str, Likelihood] = field(default_factory=dict)
 
     def called(self, rung: str) -> str:
         """A rung with its name: "A: baseline"; the rung alone if it has none."""
@@ -275,7 +290,8 @@ class Experiment:
         points = sum(len(points) for grid in self.grids.values() for points in grid.points.values())
         made: list[Sized] = [self.all_models, *(search.samplers for search in self.searches.values()),
                              *(sheet.samplers for sheet in self.sheets.values()),
-                             *(analysis.models for analysis in self.analyses.values())]  # fmt: skip
+                             *(analysis.models for analysis in self.analyses.values()),
+                             *(one.models for one in self.likelihoods.values())]  # fmt: skip
         return sum(map(len, made)) + combinations + points * self.sampling.repeats * self.sampling.shards
 
     def chosen(self, model: str) -> bool:
@@ -439,6 +455,13 @@ class Experiment:
         sheet = _of(self.sheets, name, model, "sheet", self.name)
         return {"sampler": sheet.samplers[model].changes(), "images": sheet.images,
                 "first_seed": self.sampling.first_seed, **self._precision()}  # fmt: skip
+
+    def likelihood_spec(self, model: str, name: str) -> dict[str, Any]:
+        """The settings that affect a likelihood; batches affect it by rounding alone."""
+        if name not in self.likelihoods or model not in self.likelihoods[name].models:
+            raise UserError(f"experiment {self.name}: no likelihood {name!r} of model {model!r}")
+        one = self.likelihoods[name]
+        return {"images": one.images, **one.settings, **self._precision()}
 
     def _precision(self) -> dict[str, str]:
         return {} if self.sampling.precision == "fp32" else {"precision": self.sampling.precision}

@@ -112,6 +112,7 @@ def selection(sources: Iterable[Source]) -> str:
 
 
 #: The columns of a table of likelihoods: the bound and its terms.
+EXACT = "exact"  # the likelihood itself, before them
 LIKELIHOOD = ("bound", "diffusion", "prior", "reconstruction")
 Content = tuple[list[str], dict[str, list[Source | None]]]
 ORDERS = ("claimed order", "measured order", "error")  # the first columns of a table of orders
@@ -238,12 +239,24 @@ def _order(label: str, source: Source) -> Source:
 
 
 def _likelihood(report: Report, spec: dict[str, Any]) -> Content:
-    """Models by the bound on their likelihood, and the terms of it."""
-    chosen = _of_levels(report, spec)
-    rows: dict[str, list[Source | None]] = {
-        _called(label, source): [source] * len(LIKELIHOOD) for label, source in chosen.items()
-    }
-    return list(LIKELIHOOD), rows
+    """Models by the bound on their likelihood, and the terms of it; before these, where stated, by the likelihood."""
+    rows: dict[str, list[Source | None]] = {}
+    first = [EXACT] if "likelihood" in spec else []
+    for label, source in _of_levels(report, spec).items():
+        exact = [_exact(source, spec["likelihood"])] if first else []
+        rows[_called(label, source)] = [*exact, *[source] * len(LIKELIHOOD)]
+    return [*first, *LIKELIHOOD], rows
+
+
+def _exact(source: Source, name: str) -> Source:
+    """The likelihood of a model. Raises UserError for one that the experiment does not compute."""
+    one = source.experiment.likelihoods.get(name)
+    if one is None:
+        there = ", ".join(source.experiment.likelihoods) or "none"
+        raise UserError(f"likelihood {name!r} is not defined; {source.experiment.name} has {there}")
+    if source.model not in one.models:
+        raise UserError(f"likelihood {name!r} of {source.experiment.name} is not computed for model {source.model!r}")
+    return dataclasses.replace(source, kind="likelihood", name=name)
 
 
 def _of_levels(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
@@ -278,6 +291,10 @@ _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _c
 def figure_layout(report: Report, name: str) -> Figure:
     """The layout of a figure. Raises UserError for undefined names."""
     spec = report.figures[name]
+    if spec["kind"] == "likelihood":
+        shown = {_called(label, source): source for label, source in _of_levels(report, spec).items()}
+        bits = {label: _exact(source, spec["likelihood"]) for label, source in shown.items()}
+        return Figure(name, "likelihood", {EXACT: bits, LIKELIHOOD[0]: shown})
     if spec["kind"] == "curve" and spec["over"] == OVER_WIDTHS:
         return Figure(name, "curve", _by_width(report, spec), over=OVER_WIDTHS)
     options: dict[str, Any] = {key: spec[key] for key in ("over", "mark", "images") if key in spec}

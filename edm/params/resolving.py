@@ -22,6 +22,7 @@ from edm.params.experiment import (
     Choice,
     Experiment,
     Grid,
+    Likelihood,
     Minutes,
     Point,
     Sampling,
@@ -36,8 +37,8 @@ from edm.params.experiment import (
 
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
-            "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics",
-            "about", "track", "logs", "made-up", "set-aside"}  # fmt: skip
+            "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "likelihood", "likelihood-shard",
+            "table", "figure", "metrics", "about", "track", "logs", "made-up", "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and similar targets: parts of an experiment or a report.
@@ -127,6 +128,8 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         if value["kind"] == "memorisation":
             _check_pairs(f"{here}.analyses.{key}", settings["grid"], grids, studied, raw.get("metrics", ()))
         analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
+    likelihoods = {key: _likelihood(f"{here}.likelihoods.{key}", key, value, raw.get("test"), names, scale)
+                   for key, value in raw.get("likelihoods", {}).items()}  # fmt: skip
     averages, trainings = _averages(here, grids, searches, sheets, models, trainings)
     experiment = Experiment(
         name=name,
@@ -152,6 +155,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         test=raw.get("test"),
         metric_settings=_metric_settings(f"{here}.metric_settings", raw),
         averages=averages,
+        likelihoods=likelihoods,
     )
     _check_guides(here, experiment)
     if experiment.work > MAX_WORK:
@@ -388,6 +392,22 @@ def _search(here: str, name: str, raw: dict[str, Any], models: Names, scale: flo
     over = {key: tuple(values) for key, values in raw["over"].items()}
     return Search(name, samplers, over, raw.get("method", "coordinate"), _count(raw["images"], scale),
                   raw.get("max_sweeps", 10))  # fmt: skip
+
+
+#: The settings of a likelihood that an entry leaves out; the specification states them.
+_OF_LIKELIHOODS = {"num_steps": 100, "solver": "heun", "trace": "hutchinson", "probes": 1}
+
+
+def _likelihood(here: str, name: str, raw: dict[str, Any], test: str | None, models: Names, scale: float) -> Likelihood:
+    """Bits per dimension of a dataset, by default of the held-out images."""
+    if (dataset := raw.get("dataset", test)) is None:
+        raise UserError(f"{here}: state a dataset, such as one with split: test, or `test` of the experiment")
+    chosen = tuple(_chosen(raw["models"], models))
+    for model in chosen:
+        known(here, "model", model, models.known)
+    own = ("models", "dataset", "images")
+    settings = _OF_LIKELIHOODS | {key: value for key, value in raw.items() if key not in own}
+    return Likelihood(name, chosen, dataset, _count(raw["images"], scale), settings)
 
 
 def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:

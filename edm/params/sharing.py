@@ -55,7 +55,7 @@ def _searches(a: Experiment, b: Experiment) -> Steps:
 
 
 def _measurements(a: Experiment, b: Experiment) -> Steps:
-    """Evaluations, sheets and studies."""
+    """Evaluations, sheets, studies and likelihoods."""
     alike = _reference(a) == _reference(b) and (a.more_features, a.test) == (b.more_features, b.test)
     measured = {(e.model, e.name): e for e in b.evaluations()} if alike else {}
     evaluated = set()
@@ -86,6 +86,12 @@ def _measurements(a: Experiment, b: Experiment) -> Steps:
                 alike = alike and all((one.model, one.name) in evaluated for one in measured_on)
             if alike and a.analysis_spec(model, name) == b.analysis_spec(model, name):
                 yield "analyse", model, name
+
+    for name in a.likelihoods.keys() & b.likelihoods.keys():
+        for model in set(a.likelihoods[name].models) & set(b.likelihoods[name].models):
+            alike = _same_model(a, b, model) and a.likelihoods[name].dataset == b.likelihoods[name].dataset
+            if alike and a.likelihood_spec(model, name) == b.likelihood_spec(model, name):
+                yield "likelihood", model, name
 
 
 def _same_model(a: Experiment, b: Experiment, model: str) -> bool:

@@ -21,8 +21,8 @@ WITHIN, BEST = "within 3 %", "of the best"  # the setting whose NFE a table show
 class Source:
     """The source of a cell, a line or an image.
 
-    kind: "grid", "search", "sheet", "analysis", "levels" (loss per noise level), "model" (its configuration), "order"
-    (of the solver of a grid) or "dataset". name: of the grid, search, sheet or analysis. text: of "model" the entry
+    kind: "grid", "search", "sheet", "analysis", "likelihood", "levels" (loss per noise level), "model" (its
+    configuration), "order" (of the solver of a grid) or "dataset". name: of the first five. text: of "model" the entry
     itself, of "order" the settings of the solver. nfe: of a grid, only its points with so many evaluations.
     """
 

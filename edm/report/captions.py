@@ -54,7 +54,8 @@ _TABLES = {
     ),
     "likelihood": (
         "Each row is a model; the numbers are bits per dimension: an upper bound on −log₂ of the probability of 8-bit "
-        "images, from the mean squared error at every noise level, and its three terms. Lower is better."
+        "images, from the mean squared error at every noise level, and its three terms; exact is the likelihood by the "
+        "probability-flow ODE, where computed. Lower is better."
     ),
     "hyperparameters": ("The training settings of the models. Nothing here is measured."),
     "networks": ("The architectures of the networks. Nothing here is measured."),
@@ -79,6 +80,12 @@ _FIGURES = {
         "training; the band is 1.96 standard errors. The area below a curve is the diffusion term of the bound on the "
         "likelihood, which the legend states in bits per dimension with its standard error. Measured on {levels} "
         "training images per level.",
+    ),
+    "likelihood": (
+        "Bits per dimension",
+        "Bits per dimension of 8-bit images, a line per model: the likelihood by the probability-flow ODE, of {bits}, "
+        "and the bound from the loss per noise level, of training images. The bars are 1.96 standard errors. Lower is "
+        "better.",
     ),
     "sheets": (
         "Samples",
@@ -153,6 +160,7 @@ class Captions:
                    "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
                                      if s.kind == "sheet"),
+                   "bits": in_words(dict.fromkeys(_bits_of(s) for s in sources if s.kind == "likelihood")),
                    "real": ", beside real ones" if any(s.kind == "dataset" for s in sources) else ""}  # fmt: skip
         words = [_FIGURES[layout.kind][1].format(**details), *self._measured(sources)]
         words += self._of_averages(sources) if layout.over == OVER_WIDTHS else []
@@ -267,6 +275,11 @@ def _level_samples(source: Source) -> int:
     path = Path(levels_file(source.experiment, source.model))
     asked = source.experiment.models[source.model].level_samples
     return (read_curves(path)["after"].get("samples") if path.exists() else None) or asked
+
+
+def _bits_of(source: Source) -> str:
+    one = source.experiment.likelihoods[source.name]
+    return f"{one.images:,} images of {one.dataset}"
 
 
 def _counts(numbers: Iterable[int]) -> str:

@@ -16,7 +16,7 @@ from edm.files.reading import require_regular
 from edm.files.writing import named
 from edm.metrics import lower_is_better, metric_error
 from edm.params import Report
-from edm.params.layouts import OVER_WIDTHS, figure_layout
+from edm.params.layouts import EXACT, LIKELIHOOD, OVER_WIDTHS, figure_layout
 from edm.params.sources import Figure, Source
 from edm.report import panels
 from edm.report.results import Repeats, Results, metric
@@ -165,6 +165,24 @@ def _bits(layout: Figure, places: Places, path: Path, written: list[Path]) -> No
     panels.bits_per_level(curves, path, written)
 
 
+def _likelihoods(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Bits per dimension of every model: by the ODE, and the bound."""
+    results = Results(places.results, places.runs)
+    exact, above = (layout.rows[name] for name in (EXACT, LIKELIHOOD[0]))
+    shown: dict[str, dict[str, tuple[float, float]]] = {"likelihood, by the ODE": {}, "bound, on training images": {}}
+    of_ode, of_bound = shown.values()
+    for label, source in exact.items():
+        if (bits := results.bits(source)) is not None:
+            of_ode[label] = (bits["bits_per_dimension"], 1.96 * bits["s"])
+    for label, source in above.items():
+        if (levels := results.levels(source)) is not None:
+            found = bound(levels, source.experiment.models[source.model].sigma_data)
+            of_bound[label] = (found.bits, 1.96 * (found.s or 0))
+    if not of_ode and not of_bound:
+        raise UserError(f"{path}: none of its models is trained yet; run snakemake")
+    panels.bits_of_models(shown, list(exact), path, written)
+
+
 def _sheets(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Images of several models or samplers with the same seeds, side by side (Figures 6 to 12)."""
     results, feet = Results(places.results, places.runs), {}
@@ -302,8 +320,8 @@ def _pairs(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
     panels.pairs_sheet(generated, training, numbers, path, written)
 
 
-DRAWING = {"curve": _curve, "levels": _levels, "bits": _bits, "sheets": _sheets, "noisy": _noisy,
-           "trajectories": _trajectories, "truncation": _truncation,
+DRAWING = {"curve": _curve, "levels": _levels, "bits": _bits, "likelihood": _likelihoods, "sheets": _sheets,
+           "noisy": _noisy, "trajectories": _trajectories, "truncation": _truncation,
            "degradation": _degradation, "leakage": _leakage, "pairs": _pairs}  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edm.analysis.bits import read_bits
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.paths import choice_file, evaluation_file, levels_file, search_file
+from edm.chain.paths import choice_file, evaluation_file, levels_file, likelihood_file, search_file
 from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
 from edm.chain.sidecars import ORIGIN, sidecar_file
@@ -52,6 +53,8 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
         return _of_configuration(params, place, source)
     if source.kind == "search":
         return _of_search(Chain(params), place, cell, source)
+    if source.kind == "likelihood":
+        return _of_likelihood(Chain(params), place, cell, source)
     if source.kind == "levels":
         return _of_levels(Chain(params), place, cell, source)
     return _of_measurement(Chain(params), place, cell, source)
@@ -84,6 +87,8 @@ def _why_empty(cell: Cell, source: Source | None) -> str:
         return "the table has nothing there"
     if source.kind == "search":
         makes = [search_file(source.experiment, source.model, source.name)]
+    elif source.kind == "likelihood":
+        makes = [likelihood_file(source.experiment, source.model, source.name)]
     elif source.kind == "levels":
         makes = [levels_file(source.experiment, source.model)]
     else:
@@ -115,6 +120,19 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     options = ["--search", search, *measuring_options(job)]
     again = ["search", job.one("model"), AGAIN, "--experiment", experiment, "--model", model, *options]
     return walk.finished(found, again, f"['settings']['{place['row']}']")
+
+
+def _of_likelihood(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, name = source.experiment, source.model, source.name
+    path = likelihood_file(experiment, model, name)
+    record = read_bits(path)
+    walk = _Walk(chain, path, record | {"metric": {}})
+    found = {**place, "value": cell.value, "s": record["s"], "images": record["images"], "experiment": experiment.name,
+             "model": model, "likelihood": name, **walk.run(record.get("run"))}  # fmt: skip
+    job = chain.makers[path]
+    again = ["likelihood", job.one("model"), job.one("dataset"), AGAIN, "--experiment", job.key[0], "--model", model,
+             "--likelihood", name]  # fmt: skip
+    return walk.finished(found, again, "['bits_per_dimension']")
 
 
 def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edm.chain.paths import evaluation_file, levels_file
+from edm.analysis.bits import read_bits
+from edm.chain.paths import evaluation_file, levels_file, likelihood_file
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation import records
@@ -124,6 +125,17 @@ class Results:
         path = self.runs.with_name("models") / Path(levels_file(source.experiment, source.model)).relative_to("models")
         found: dict[str, Any] | None = read_curves(path)["after"] if path.exists() else None
         return found
+
+    def bits(self, source: Source) -> dict[str, Any] | None:
+        """The likelihood of a model, as its file states it; None before."""
+        path = likelihood_file(source.experiment, source.model, source.name)
+        file = self.results / Path(path).relative_to("results")
+        return read_bits(file) if file.exists() else None
+
+    def why_no_bits(self, source: Source) -> str:
+        """Why a model has no likelihood, in the words of :meth:`why_missing`."""
+        owner = source.experiment.owner("likelihood", source.model, source.name)
+        return self._why(source.experiment, source.model, [f"{owner}/{source.model}/likelihoods/{source.name}"])
 
     def why_not_trained(self, experiment: Experiment, model: str) -> str:
         """Why a model has no errors per noise level, in the words of :meth:`why_missing`."""

@@ -197,6 +197,25 @@ def bits_per_level(curves: Mapping[str, Curve], path: Path, written: list[Path])
         _legend_below(axes.figure)
 
 
+def bits_of_models(
+    shown: Mapping[str, Mapping[str, tuple[float, float]]], models: Sequence[str], path: Path, written: list[Path]
+) -> None:
+    """Bits per dimension of models, a line of the page each, in their order from above.
+
+    shown: {what it is: {model: (bits, half the width of its bar)}}; a model that it lacks has no mark.
+    """
+    with canvas(path, written, width=5.4, height=1.2 + 0.26 * len(models)) as axes:
+        for (label, bits), style in zip(shown.items(), line_styles(), strict=False):
+            places = [models.index(model) for model in bits]
+            axes.errorbar([value for value, _ in bits.values()], places, xerr=[bar for _, bar in bits.values()],
+                          **style | {"linestyle": "none"}, markersize=5, markerfacecolor="none", capsize=2,
+                          label=label if bits else f"{label} (none yet)")  # fmt: skip
+        axes.set_yticks(range(len(models)), models)
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.set_xlabel("bits per dimension, lower is better")
+        _legend_below(axes.figure)
+
+
 def listed(labels: Iterable[str]) -> str:
     """The labels of models in one line; of several only what stands before a name: "A, B" for "A: baseline" and B."""
     names = list(labels)
