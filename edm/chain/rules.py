@@ -45,6 +45,7 @@ from edm.params import Experiment
 from edm.params.experiment import first_training, training_of
 from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
 from edm.params.sources import Source
+from edm.params.studies import STUDIES
 
 if TYPE_CHECKING:
     from edm.chain.jobs import Chain
@@ -254,13 +255,12 @@ def _sample(chain: "Chain") -> Iterator[Job]:
 def _analyse(chain: "Chain") -> Iterator[Job]:
     for e in chain.experiments.values():
         for analysis in e.analyses.values():
-            measures = analysis.kind == "leakage"  # a distance from the dataset
-            pairs = analysis.kind == "memorisation"  # of images, with those of the dataset
+            study = STUDIES[analysis.kind]
             for model in _own(e, "analyse", analysis.models, analysis.name):
-                found = e.evaluations_of(model, analysis.settings["grid"]) if pairs else ()
+                found = e.evaluations_of(model, analysis.settings["grid"]) if study.pairs else ()
                 inputs = named(model=paths.model_file(e, model),
-                               dataset=[paths.archive(e.dataset)] if measures or pairs else [],
-                               weights=paths.weights_of(e) if measures else [],
+                               dataset=[paths.archive(e.dataset)] if study.dataset else [],
+                               weights=paths.weights_of(e) if study.features else [],
                                results=[paths.evaluation_file(one) for one in found])  # fmt: skip
                 output = paths.analysis_file(e, model, analysis.name)
                 yield Job("analyse", (e.name, model, analysis.name), inputs, (output,))

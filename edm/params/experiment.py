@@ -12,6 +12,7 @@ from edm.files.hashes import digest
 from edm.files.writing import named
 from edm.metrics import MEMORISATION_OF_TEST, stated_settings
 from edm.networks.pace import evaluations_per_second
+from edm.params.studies import STUDIES
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
@@ -469,13 +470,13 @@ class Experiment:
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
         """The settings that affect an analysis: its own, and the extractor if it measures distances.
 
-        If the extractor's weights are a file, their content is among the inputs of the step, as are the results in
-        which a study of memorisation finds its pairs.
+        If the extractor's weights are a file, their content is among the inputs of the step, as are the dataset and the
+        results that a study reads.
         """
         if name not in self.analyses or model not in self.analyses[name].models:
             raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")
         analysis = self.analyses[name]
-        measured = {"features": self.features} if analysis.kind == "leakage" else {}
+        measured = {"features": self.features} if STUDIES[analysis.kind].features else {}
         return {"kind": analysis.kind, **analysis.settings, **measured}
 
 

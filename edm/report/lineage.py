@@ -13,7 +13,14 @@ from typing import Any
 from edm.analysis.bits import read_bits
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.paths import choice_file, evaluation_file, levels_file, likelihood_file, search_file
+from edm.chain.paths import (
+    analysis_file,
+    choice_file,
+    evaluation_file,
+    levels_file,
+    likelihood_file,
+    search_file,
+)
 from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
 from edm.chain.sidecars import ORIGIN, sidecar_file
@@ -57,6 +64,8 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
         return _of_likelihood(Chain(params), place, cell, source)
     if source.kind == "levels":
         return _of_levels(Chain(params), place, cell, source)
+    if source.kind == "analysis":
+        return _of_study(Chain(params), place, cell, source)
     return _of_measurement(Chain(params), place, cell, source)
 
 
@@ -91,6 +100,8 @@ def _why_empty(cell: Cell, source: Source | None) -> str:
         makes = [likelihood_file(source.experiment, source.model, source.name)]
     elif source.kind == "levels":
         makes = [levels_file(source.experiment, source.model)]
+    elif source.kind == "analysis":
+        makes = [analysis_file(source.experiment, source.model, source.name)]
     else:
         makes = [evaluation_file(e) for e in source.experiment.evaluations_of(source.model, source.name)]
     more = f" (and {len(makes) - 1} more)" if len(makes) > 1 else ""
@@ -144,6 +155,16 @@ def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     term = "bits" if place["column"] == "bound" else place["column"]
     code = ("from edm.training.bound import bound; from edm.training.curves import read_curves; "
             f"print(bound(read_curves({path!r})['after'], {experiment.models[model].sigma_data}).{term})")  # fmt: skip
+    return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
+
+
+def _of_study(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, study = source.experiment, source.model, source.name
+    path = analysis_file(experiment, model, study)
+    walk = _Walk(chain, path, {"checkpoint": {}, "metric": {}})
+    found = {**place, "value": cell.value, "experiment": experiment.name, "model": model, "study": study}
+    kind = experiment.analyses[study].kind
+    code = f"from edm.analysis.studies import read_numbers; print(read_numbers({path!r}, {kind!r})[{source.text!r}])"
     return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
 
 
@@ -265,7 +286,7 @@ class _Walk:
         state = "cannot be read" if os.path.exists(sidecar) else "is not there"
         unknown = f"no record of how it was made: {sidecar} {state}"
         inputs: dict[str, str | None] = dict.fromkeys(job.files)
-        if path != self.path or job.rule == "train":
+        if path != self.path or job.rule in ("train", "analyse"):
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
         inputs[job.one("model")] = self.record["checkpoint"]["sha256"]
         inputs[job.inputs["references"][0]] = self.record["metric"].get("reference_sha256")
