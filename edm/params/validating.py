@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from edm import registry
-from edm.config import SamplerConfig, TrainingConfig
+from edm.config import LIMITS, SamplerConfig, TrainingConfig
 from edm.errors import UserError, nearest
 from edm.files.documents import read_json
 from edm.params.resolving import OF_DATASETS
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
-#: A guide: "null", a model, or a snapshot of a model.
+#: The relative width of an average of snapshots.
+_WIDTH: dict[str, Any] = {"type": "number", **{key: LIMITS["ema_widths"][key] for key in ("minimum", "maximum")}}
+#: A guide: "null", a model, or a snapshot or an average of snapshots of a training run.
 _GUIDE: list[dict[str, Any]] = [
     {"type": "string", "minLength": 1, "maxLength": 200},
-    {"type": "object", "additionalProperties": False, "required": ["model", "at"], "properties": {
-        "model": {"type": "string"}, "at": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000}}},
+    {"type": "object", "additionalProperties": False, "required": ["model"],
+     "oneOf": [{"required": ["at"]}, {"required": ["ema"]}], "properties": {
+        "model": {"type": "string"}, "at": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000},
+        "ema": _WIDTH}},
 ]  # fmt: skip
 LONGEST_VALUE = 100  # characters of a value in a message
 
@@ -43,6 +47,9 @@ def _schema(version: int) -> dict[str, Any]:
     settings = {name: _swept(field) for name, field in sampling.items()}
     settings["guide"] = {"anyOf": [*_GUIDE, {"type": "array", "items": {"anyOf": _GUIDE}, "minItems": 1,
                                              "uniqueItems": True}]}  # fmt: skip
+    several = {"type": "array", "items": _WIDTH, "minItems": 1, "maxItems": 100, "uniqueItems": True}
+    averages = "relative widths of averages of its models' snapshots"
+    defs["grid"]["properties"]["ema"] = {"anyOf": [_WIDTH, several], "description": averages}
     defs["dataset"]["properties"] |= _of_plugins("source")
     defs["analysis"]["properties"] |= {"kind": {"enum": list(registry.Names("study"))}, **_of_plugins("study")}
     for name in ("settings", "grid", "search", "sheet"):

@@ -10,9 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edm.analysis.bits import read_bits
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.paths import analysis_file, choice_file, evaluation_file, levels_file, search_file
+from edm.chain.paths import (
+    analysis_file,
+    choice_file,
+    evaluation_file,
+    levels_file,
+    likelihood_file,
+    search_file,
+)
 from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
 from edm.chain.sidecars import ORIGIN, sidecar_file
@@ -52,6 +60,8 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
         return _of_configuration(params, place, source)
     if source.kind == "search":
         return _of_search(Chain(params), place, cell, source)
+    if source.kind == "likelihood":
+        return _of_likelihood(Chain(params), place, cell, source)
     if source.kind == "levels":
         return _of_levels(Chain(params), place, cell, source)
     if source.kind == "analysis":
@@ -86,6 +96,8 @@ def _why_empty(cell: Cell, source: Source | None) -> str:
         return "the table has nothing there"
     if source.kind == "search":
         makes = [search_file(source.experiment, source.model, source.name)]
+    elif source.kind == "likelihood":
+        makes = [likelihood_file(source.experiment, source.model, source.name)]
     elif source.kind == "levels":
         makes = [levels_file(source.experiment, source.model)]
     elif source.kind == "analysis":
@@ -119,6 +131,19 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     options = ["--search", search, *measuring_options(job)]
     again = ["search", job.one("model"), AGAIN, "--experiment", experiment, "--model", model, *options]
     return walk.finished(found, again, f"['settings']['{place['row']}']")
+
+
+def _of_likelihood(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, name = source.experiment, source.model, source.name
+    path = likelihood_file(experiment, model, name)
+    record = read_bits(path)
+    walk = _Walk(chain, path, record | {"metric": {}})
+    found = {**place, "value": cell.value, "s": record["s"], "images": record["images"], "experiment": experiment.name,
+             "model": model, "likelihood": name, **walk.run(record.get("run"))}  # fmt: skip
+    job = chain.makers[path]
+    again = ["likelihood", job.one("model"), job.one("dataset"), AGAIN, "--experiment", job.key[0], "--model", model,
+             "--likelihood", name]  # fmt: skip
+    return walk.finished(found, again, "['bits_per_dimension']")
 
 
 def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
@@ -211,9 +236,10 @@ class _Walk:
         words = ["edm", "launch", "--", *command, "--expect", digest(expect), *_params_option(self.chain.params)]
         show = f"python -c \"import json; print(json.load(open('{AGAIN}')){place})\""
         commit, make = top.get("commit"), f"snakemake {shlex.quote(self.path)}"
-        again = [f"git checkout {commit} && {make}"] if commit else []
+        apply = f" && git apply {shlex.quote(top['changes'])}" if "changes" in top else ""
+        again = [f"git checkout {commit}{apply} && {make}"] if commit else []
         if commit and os.path.exists("dvc.lock"):
-            again.append(f"git checkout {commit} && dvc pull && {make}")
+            again.append(f"git checkout {commit} && dvc pull{apply} && {make}")
         self.provenance.hashes.save()
         return {"cell": cell, "steps": list(self.steps.values()),
                 "measure_again": [shlex.join(words), show],
@@ -337,9 +363,14 @@ class _Walk:
             found.append(f"params.yaml or the code has changed since ({top['now']})")
         if not top.get("commit"):
             found.append("the commit is not recorded, so no command can make it again")
-        dirty = [step["step"] for step in self.steps.values() if step.get("dirty") == "true"]
+        dirty = [step for step in self.steps.values() if step.get("dirty") == "true"]
         if dirty:
-            found.append(f"made with changes that were not committed: {', '.join(dirty)}")
+            found.append(f"made with changes that were not committed: {', '.join(step['step'] for step in dirty)}")
+        files = [file for file in dict.fromkeys(step.get("changes") for step in dirty) if file is not None]
+        if kept := [file for file in files if os.path.exists(file)]:
+            found.append(f"copy these changes into the clone: {', '.join(kept)}; their first lines say what they lack")
+        if lost := [file for file in files if file not in kept]:
+            found.append(f"the file of these changes is missing: {', '.join(lost)}")
         commits = dict.fromkeys(step["commit"] for step in self.steps.values() if step.get("commit"))
         if len(commits) > 1:
             found.append(f"its steps ran at {len(commits)} commits; the commands name that of the last step")

@@ -510,7 +510,7 @@ def test_the_schema_knows_every_field():
     assert known["training"] == training
     assert known["model"] - {"from", "pretrained"} == training
     assert known["settings"] == sampler
-    assert known["grid"] - {"models", "reference", "settings_from", "seeds"} == sampler
+    assert known["grid"] - {"models", "reference", "settings_from", "seeds", "ema"} == sampler
     assert known["search"] - {"models", "method", "images", "max_sweeps"} == sampler  # ``over`` is its own
     assert known["sheet"] - {"models", "images"} == sampler
 
