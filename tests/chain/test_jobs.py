@@ -64,7 +64,19 @@ def test_every_file_has_one_maker_and_every_job_one_name(chain):
 
 
 @pytest.mark.parametrize(
-    "name", ["paper", "rehearsal", "solvers", "digits", "digits-full", "digits-metrics", "digits-solvers"]
+    "name",
+    [
+        "paper",
+        "rehearsal",
+        "solvers",
+        "digits",
+        "digits-full",
+        "digits-metrics",
+        "digits-solvers",
+        "digits-beyond",
+        "cifar10-beyond",
+        "rehearsal-beyond",
+    ],
 )
 def test_makers_come_before_users_and_nothing_twice(chain, name):
     jobs = needed(chain, name)
