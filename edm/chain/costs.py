@@ -155,9 +155,11 @@ def analysing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
         points = chain.experiments[job.key[0]].grids[s["grid"]].points[job.key[1]]
         drawn = s.get("images", WORST)
         evaluations = drawn * max(point.sampler.expected_nfe for point in points)
-    else:
+    elif analysis.kind == "leakage":
         drawn = s["images"]
         evaluations = drawn * nfe
+    else:  # only a plugin's author knows
+        drawn = evaluations = 0
     return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
 
 

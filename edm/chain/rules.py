@@ -45,6 +45,7 @@ from edm.params import Experiment
 from edm.params.experiment import first_training, training_of
 from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
 from edm.params.sources import Source
+from edm.params.studies import STUDIES
 
 if TYPE_CHECKING:
     from edm.chain.jobs import Chain
@@ -254,13 +255,12 @@ def _sample(chain: "Chain") -> Iterator[Job]:
 def _analyse(chain: "Chain") -> Iterator[Job]:
     for e in chain.experiments.values():
         for analysis in e.analyses.values():
-            measures = analysis.kind == "leakage"  # a distance from the dataset
-            pairs = analysis.kind == "memorisation"  # of images, with those of the dataset
+            study = STUDIES[analysis.kind]
             for model in _own(e, "analyse", analysis.models, analysis.name):
-                found = e.evaluations_of(model, analysis.settings["grid"]) if pairs else ()
+                found = e.evaluations_of(model, analysis.settings["grid"]) if study.pairs else ()
                 inputs = named(model=paths.model_file(e, model),
-                               dataset=[paths.archive(e.dataset)] if measures or pairs else [],
-                               weights=paths.weights_of(e) if measures else [],
+                               dataset=[paths.archive(e.dataset)] if study.dataset else [],
+                               weights=paths.weights_of(e) if study.features else [],
                                results=[paths.evaluation_file(one) for one in found])  # fmt: skip
                 output = paths.analysis_file(e, model, analysis.name)
                 yield Job("analyse", (e.name, model, analysis.name), inputs, (output,))
@@ -277,20 +277,20 @@ def _of_experiment(kind: str) -> Callable[["Chain", Job], Any]:
 def _table(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
         for table in report.tables:
-            inputs = named(results=_made_from(table_layout(report, table).sources()))
+            inputs = named(results=made_from(table_layout(report, table).sources()))
             yield Job("table", (name, table), inputs, tuple(paths.table_files(name, table)))
 
 
 def _figure(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
         for figure in report.figures:
-            inputs = named(results=_made_from(figure_layout(report, figure).sources()))
+            inputs = named(results=made_from(figure_layout(report, figure).sources()))
             yield Job("figure", (name, figure), inputs, tuple(paths.figure_files(name, figure)))
 
 
 def _metrics(chain: "Chain") -> Iterator[Job]:
     for name, report in chain.reports.items():
-        inputs = named(results=_made_from(metrics_layout(report).sources()))
+        inputs = named(results=made_from(metrics_layout(report).sources()))
         yield Job("metrics", (name,), inputs, tuple(paths.metrics_files(name)))
 
 
@@ -316,7 +316,8 @@ _FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": pa
           "likelihood": paths.likelihood_file}  # fmt: skip
 
 
-def _made_from(sources: Iterable[Source]) -> list[str]:
+def made_from(sources: Iterable[Source]) -> list[str]:
+    """The files that some sources of a table or a figure are read from."""
     found: dict[str, None] = {}
     for source in sources:
         experiment, model, name = source.experiment, source.model, source.name
@@ -361,6 +362,6 @@ RULES: dict[str, Rule] = {
     "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=6),
     "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=4),
     "metrics": Rule("tables", _metrics, lambda chain, job: metrics_spec(chain.reports[job.key[0]])),
-    "about": Rule("tables", _about, _of_pages),
+    "about": Rule("tables", _about, _of_pages, code=2),
     "track": Rule("tables", _track, lambda chain, job: {"uri": chain.params.tracking_uri}),
 }  # fmt: skip

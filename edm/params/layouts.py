@@ -265,6 +265,19 @@ def _of_levels(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
             for label, ref in _models(report, spec.get("models", ALL)).items()}  # fmt: skip
 
 
+def _study(report: Report, spec: dict[str, Any]) -> Content:
+    """Studies by the numbers that they give."""
+    columns = _labels(spec["columns"])
+    rows: dict[str, list[Source | None]] = {}
+    for label, source in _studied(report, spec["of"]).items():
+        rows[label] = [dataclasses.replace(source, text=number) for number in columns.values()]
+    return list(columns), rows
+
+
+def _studied(report: Report, references: list[str] | dict[str, str]) -> dict[str, Source]:
+    return {label: _named(report, reference, "analysis") for label, reference in _labels(references).items()}
+
+
 def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
     """Resolved configurations (Tables 7 and 8): no result is needed."""
 
@@ -282,6 +295,7 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
 
 _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "panel": _panel,
            "solvers": _solvers, "orders": _solvers, "likelihood": _likelihood, "settings": _settings,
+           "study": _study,
            "hyperparameters": _described(HYPERPARAMETERS), "networks": _described(NETWORKS)}  # fmt: skip
 
 
@@ -297,7 +311,7 @@ def figure_layout(report: Report, name: str) -> Figure:
         return Figure(name, "likelihood", {EXACT: bits, LIKELIHOOD[0]: shown})
     if spec["kind"] == "curve" and spec["over"] == OVER_WIDTHS:
         return Figure(name, "curve", _by_width(report, spec), over=OVER_WIDTHS)
-    options: dict[str, Any] = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
+    options: dict[str, Any] = {key: spec[key] for key in ("over", "mark", "images", "x", "y") if key in spec}
     if "metrics" in spec:
         options["metrics"] = tuple(spec["metrics"])
     if spec["kind"] == "pairs":
@@ -394,8 +408,8 @@ def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) ->
         return _of_levels(report, spec)
     if kind == "sheets":
         return shown | {label: _named(report, reference, "sheet") for label, reference in panels.items()}
-    if kind in ("truncation", "degradation", "leakage", "pairs"):
-        return {label: _named(report, reference, "analysis") for label, reference in _labels(spec["of"]).items()}
+    if kind in ("truncation", "degradation", "leakage", "pairs", "study"):
+        return _studied(report, spec["of"])
     return shown
 
 

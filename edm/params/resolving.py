@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 from edm import registry
@@ -23,6 +24,7 @@ from edm.params.experiment import (
     Experiment,
     Grid,
     Likelihood,
+    Minutes,
     Point,
     Sampling,
     Search,
@@ -33,6 +35,7 @@ from edm.params.experiment import (
     guiding_model,
     training_of,
 )
+from edm.params.studies import STUDIES, check_settings
 
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
@@ -46,13 +49,6 @@ TARGETS = ("train", "sample", "evaluate", "download")
 OF_DATASETS = ("resolution", "channels", "classes")
 #: The fields that ``scale`` multiplies: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
-#: The settings of each kind of analysis: those that it needs, and those with a default.
-STUDIES = {
-    "truncation": ((), ("num_steps", "rhos", "substeps", "samples", "sigma_min", "sigma_max")),
-    "degradation": (("sigmas", "repetitions"), ("S_noise", "images", "num_steps")),
-    "leakage": (("images",), ("num_steps",)),
-    "memorisation": (("grid",), ("images",)),
-}
 #: What no laboratory runs, and what would take hours or all memory before the first job starts.
 MAX_POINTS = 1000  # of a grid, per model
 MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
@@ -100,7 +96,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     rungs = [f"{column}-{rung}" for column in raw["columns"] for rung in raw["ladder"]]
     firsts = [model for model in (*models, *pretrained) if first_training(model) == model]
     names = Names({ALL: firsts, LADDER: rungs}, trainings, scale)
-    sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
+    sampling = _sampling(raw["sampling"], scale)
     for metric in raw.get("metrics", ()):
         if sampling.images < METRICS[metric].fewest:
             raise UserError(f"{here}.sampling.images: {metric} needs at least {METRICS[metric].fewest} images")
@@ -117,15 +113,16 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
                             value["images"])  # fmt: skip
     analyses = {}
     for key, value in raw.get("analyses", {}).items():
-        settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
-        _check_study(f"{here}.analyses.{key}", value["kind"], settings)
-        if value["kind"] == "leakage" and "images" in settings:  # the images of a distance
+        place, study = f"{here}.analyses.{key}", STUDIES[value["kind"]]
+        stated = {k: v for k, v in value.items() if k not in ("kind", "models")}
+        settings = _checked(place, partial(check_settings, value["kind"]), stated)
+        if study.features and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
         studied = _chosen(value["models"], names)
-        for model in studied:  # a study of leakage needs the training's augmentation
-            known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names.known)
-        if value["kind"] == "memorisation":
-            _check_pairs(f"{here}.analyses.{key}", settings["grid"], grids, studied, raw.get("metrics", ()))
+        for model in studied:
+            known(place, "model", model, models if study.trained else names.known)
+        if study.pairs:
+            _check_pairs(place, settings["grid"], grids, studied, raw.get("metrics", ()))
         analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
     likelihoods = {key: _likelihood(f"{here}.likelihoods.{key}", key, value, raw.get("test"), names, scale)
                    for key, value in raw.get("likelihoods", {}).items()}  # fmt: skip
@@ -179,16 +176,6 @@ def _metric_settings(here: str, raw: dict[str, Any]) -> dict[str, dict[str, Any]
             raise UserError(f"{here}: {error}") from None
         found |= {name: own} if own else {}
     return found
-
-
-def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:
-    needed, optional = STUDIES[kind]
-    for key in settings:
-        if key not in (*needed, *optional):
-            raise UserError(f"{here}: {kind} has no {key}; it takes {', '.join((*needed, *optional))}")
-    for key in needed:
-        if key not in settings:
-            raise UserError(f"{here}: key {key!r} is missing; {kind} needs it")
 
 
 def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[str], metrics: Iterable[str]) -> None:
@@ -253,7 +240,7 @@ def _check_guides(here: str, experiment: Experiment) -> None:
                 _check_guide(place, experiment, model, guide)
     alone = {f"{here}.choose": experiment.choice.grid} if experiment.choice else {}
     for key, study in experiment.analyses.items():
-        if study.kind == "memorisation":
+        if STUDIES[study.kind].pairs:
             alone[f"{here}.analyses.{key}"] = study.settings["grid"]
     for place, name in alone.items():
         if any(one.guide for model in experiment.grids[name].points for one in experiment.samplers_of(model, name)):
@@ -270,6 +257,12 @@ def _check_guide(place: str, experiment: Experiment, model: str, guide: str) -> 
     if at is None and other == model:
         raise UserError(f"{place}: guide {guide}: is the model itself; name another one, or a snapshot of it")
     _checked(place, lambda _: experiment.guides([SamplerConfig(guide=guide)]), {})
+
+
+def _sampling(raw: dict[str, Any], scale: float) -> Sampling:
+    sampling = Sampling(**{**raw, "images": _count(raw["images"], scale)})
+    per: Any = sampling.one_job_per
+    return dataclasses.replace(sampling, one_job_per=Minutes(**per)) if isinstance(per, dict) else sampling
 
 
 def _training(here: str, raw: dict[str, Any]) -> Training:

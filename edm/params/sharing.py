@@ -10,6 +10,7 @@ from typing import Any
 from edm.config import SamplerConfig
 from edm.metrics import need_reference_features
 from edm.params.experiment import Experiment, first_training, guiding_model, training_of
+from edm.params.studies import STUDIES
 
 
 def sharing(experiment: Experiment, base: Experiment) -> Experiment:
@@ -78,11 +79,13 @@ def _measurements(a: Experiment, b: Experiment) -> Steps:
                 yield "sample", model, name
     for name in a.analyses.keys() & b.analyses.keys():
         for model in set(a.analyses[name].models) & set(b.analyses[name].models):
-            alike, study = _same_model(a, b, model), a.analyses[name]
-            if study.kind == "leakage":
+            alike, study = _same_model(a, b, model), STUDIES[a.analyses[name].kind]
+            if study.dataset:
+                alike = alike and a.dataset == b.dataset
+            if study.features:
                 alike = alike and _extractor(a) == _extractor(b)
-            if study.kind == "memorisation":  # of the pairs that evaluations have found
-                measured_on = a.evaluations_of(model, study.settings["grid"])
+            if study.pairs:  # that evaluations have found
+                measured_on = a.evaluations_of(model, a.analyses[name].settings["grid"])
                 alike = alike and all((one.model, one.name) in evaluated for one in measured_on)
             if alike and a.analysis_spec(model, name) == b.analysis_spec(model, name):
                 yield "analyse", model, name

@@ -23,7 +23,8 @@ class Source:
 
     kind: "grid", "search", "sheet", "analysis", "likelihood", "levels" (loss per noise level), "model" (its
     configuration), "order" (of the solver of a grid) or "dataset". name: of the first five. text: of "model" the entry
-    itself, of "order" the settings of the solver. nfe: of a grid, only its points with so many evaluations.
+    itself, of "order" the settings of the solver, of "analysis" in a table the name of a number. nfe: of a grid, only
+    its points with so many evaluations.
     """
 
     kind: str
@@ -61,7 +62,7 @@ class Source:
         if self.kind == "levels":
             config = self.experiment.models[self.model]
             return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data]
-        return where
+        return [*where, self.text] if self.text else where
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Figure:
     over, mark: of a curve. images: shown per sheet. distances: by row, the grid whose distance is printed below
     each sheet with the same settings. published: by line of a curve, published numbers (x, y). metrics: beside the
     distance, in a panel of a curve each. A curve over EMA widths has a row per line, with a source for each width.
+    x, y: of studies, the names of the lists of numbers on the axes.
     """
 
     name: str
@@ -107,6 +109,8 @@ class Figure:
     distances: dict[str, Source] = field(default_factory=dict)
     published: dict[str, list[tuple[int, float]]] = field(default_factory=dict, metadata=IF_STATED)
     metrics: tuple[str, ...] = field(default=(), metadata=IF_STATED)
+    x: str = field(default="", metadata=IF_STATED)
+    y: str = field(default="", metadata=IF_STATED)
 
     @property
     def shown(self) -> dict[str, Source]:

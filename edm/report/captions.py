@@ -57,6 +57,7 @@ _TABLES = {
         "images, from the mean squared error at every noise level, and its three terms; exact is the likelihood by the "
         "probability-flow ODE, where computed. Lower is better."
     ),
+    "study": ("Each row is a study of a model, each column a number that it gives."),
     "hyperparameters": ("The training settings of the models. Nothing here is measured."),
     "networks": ("The architectures of the networks. Nothing here is measured."),
 }
@@ -122,6 +123,7 @@ _FIGURES = {
         "The generated images that lie nearest to one training image, relative to their other neighbours, each beside "
         "that training image. A copy has the ratio 0.",
     ),
+    "study": ("{y} vs. {x}", "{y} vs. {x}: one line per study of a model."),
 }
 
 
@@ -155,7 +157,7 @@ class Captions:
         one = self.chain.reports[report]
         layout = figure_layout(one, name)
         sources = list(layout.sources())
-        details = {"over": _axis(one.figures[name]), "mark": _MARKS.get(layout.mark, ""),
+        details = {"over": _axis(one.figures[name]), "x": layout.x, "y": layout.y, "mark": _MARKS.get(layout.mark, ""),
                    "range": _shaded(sources),
                    "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
@@ -201,7 +203,7 @@ class Captions:
         features = {experiment.features for experiment in report.experiments.values()}
         metric = "FID" if features == {INCEPTION} else "FD"
         title = _FIGURES[spec["kind"]][0].format(
-            over="NFE" if spec.get("over") == "nfe" else _axis(spec), metric=metric
+            over="NFE" if spec.get("over") == "nfe" else _axis(spec), metric=metric, x=spec.get("x"), y=spec.get("y")
         )
         column = f"; {spec['column']}" if "column" in spec and len(report.experiments) > 1 else ""
         return f"{title} ({report.tables[spec['table']]['title']}{column})" if "table" in spec else title

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from edm.chain import paths
+from edm.checked import fits
 from edm.config import SamplerConfig
 from edm.design.averages import doubts
-from edm.errors import UserError
+from edm.errors import UserError, nearest
 from edm.files.reading import require_regular
 from edm.files.writing import named
 from edm.metrics import lower_is_better, metric_error
@@ -320,9 +321,34 @@ def _pairs(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
     panels.pairs_sheet(generated, training, numbers, path, written)
 
 
+def _study(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Two lists of numbers of each study, one over the other."""
+    from edm.analysis.studies import read_numbers
+
+    lines: dict[str, list[tuple[float, float, float, float]] | float] = {}
+    for label, source in layout.shown.items():
+        file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
+        if not file.exists():
+            lines[label] = []
+            continue
+        numbers = read_numbers(file, source.experiment.analyses[source.name].kind)
+        lists = {name: values for name, values in numbers.items() if fits(values, tuple[float, ...])}
+        for name in (layout.x, layout.y):
+            if name not in lists:
+                raise UserError(f"{path}: {source.name} gives no list of numbers {name!r}{nearest(name, lists)}")
+        x, y = lists[layout.x], lists[layout.y]
+        if len(x) != len(y):
+            raise UserError(f"{path}: {source.name} gives {len(x)} numbers {layout.x!r} and {len(y)} {layout.y!r}")
+        lines[label] = [(at, value, value, value) for at, value in zip(x, y, strict=True)]
+    if not any(lines.values()):
+        raise UserError(f"{path}: none of its studies is there yet; run snakemake")
+    panels.curves(lines, layout.x, path, written, ylabel=layout.y)
+
+
 DRAWING = {"curve": _curve, "levels": _levels, "bits": _bits, "likelihood": _likelihoods, "sheets": _sheets,
            "noisy": _noisy, "trajectories": _trajectories, "truncation": _truncation,
-           "degradation": _degradation, "leakage": _leakage, "pairs": _pairs}  # fmt: skip
+           "degradation": _degradation, "leakage": _leakage, "pairs": _pairs,
+           "study": _study}  # fmt: skip
 
 
 def _analysis(layout: Figure, places: Places, kind: str = "") -> tuple[Path, dict[str, Any]]:

@@ -138,7 +138,7 @@ class Results:
         return self._why(source.experiment, source.model, [f"{owner}/{source.model}/likelihoods/{source.name}"])
 
     def why_not_trained(self, experiment: Experiment, model: str) -> str:
-        """Why a model has no errors per noise level, in the words of :meth:`why_missing`."""
+        """Why a model has no errors per noise level and no studies, in the words of :meth:`why_missing`."""
         return self._why(experiment, model, [])
 
     def why_missing(self, experiment: Experiment, model: str, grid: str) -> str:

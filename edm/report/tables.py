@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from edm.chain.paths import TABLE_FORMATS, search_file
-from edm.errors import UserError
+from edm.chain.paths import TABLE_FORMATS, analysis_file, search_file
+from edm.checked import fits
+from edm.errors import UserError, nearest
 from edm.evaluation.records import read_search
 from edm.files.writing import write_json, write_text
 from edm.metrics import TO_TEST
@@ -269,6 +270,28 @@ def _notes_of_exact(rows: dict[str, list[Cell]], exact: dict[str, dict[str, Any]
             f"lowest, and what cannot be told from it (|z| below {TELLING}, image by image).{over}"]  # fmt: skip
 
 
+def _study(layout: Layout, results: Results) -> Table:
+    """The numbers of studies."""
+    from edm.analysis.studies import read_numbers  # loads torch
+
+    rows: dict[str, list[Cell]] = {}
+    for row, sources in layout.rows.items():
+        rows[row] = []
+        for source in filter(None, sources):
+            path = Path(analysis_file(source.experiment, source.model, source.name))
+            file = results.runs / path.relative_to("runs")
+            if not file.exists():
+                rows[row].append(Cell(missing=results.why_not_trained(source.experiment, source.model)))
+                continue
+            found = read_numbers(file, source.experiment.analyses[source.name].kind)
+            value = found.get(source.text)
+            if not fits(value, float):
+                there = [name for name, one in found.items() if fits(one, float)]
+                raise UserError(f"{row}: {source.name} gives no number {source.text!r}{nearest(source.text, there)}")
+            rows[row].append(Cell(f"{value:.4g}", value))
+    return Table(layout.name, layout.title, "study", layout.columns, rows, [])
+
+
 def _described(layout: Layout, results: Results) -> Table:
     number = lambda text: float(text) if text.replace(".", "", 1).isdigit() else None
     rows = {row: [Cell(source.text, number(source.text)) for source in cells if source is not None]
@@ -279,4 +302,4 @@ def _described(layout: Layout, results: Results) -> Table:
 
 _KINDS = {"configurations": _configurations, "samplers": _samplers, "cells": _samplers, "settings": _settings,
           "hyperparameters": _described, "networks": _described, "panel": panel,
-          "likelihood": _likelihood, "solvers": _solvers, "orders": _orders}  # fmt: skip
+          "likelihood": _likelihood, "solvers": _solvers, "orders": _orders, "study": _study}  # fmt: skip

@@ -78,6 +78,8 @@ def curves(
                 axes.plot(*zip(*published[label], strict=True), **(styles[label] | {"linestyle": "none"}), markersize=4,
                           **named)  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
+        if scale == "log" and any(lines.values()):
+            log_ticks(axes.xaxis)
         if any(lines.values()) or published:
             shown = [value for line in lines.values() for value in _values(line)]
             _value_axis(axes, shown + [y for points in published.values() for _, y in points])
