@@ -15,10 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import edm
 from edm.cli import main, parser
+from edm.commands.common import counted
 from edm.data.archive import write_archive
 from edm.files.tensors import save_tensors
 from edm.metrics import metric_error
@@ -433,15 +435,63 @@ def test_export_and_import_are_an_exact_round_trip(tmp_path):
         (["sample", "m", "o", "--stepz", "3"], "unknown: --stepz 3; did you mean --steps?"),
         (["sample", "m", "o", "--S_chrun=3"], "unknown: --S_chrun=3; did you mean --S_churn?"),
         (["fid-ref", "d", "o", "--weigths", "w"], "unknown: --weigths w; did you mean --weights?"),
-        (["check", "more"], "unknown: more"),
+        (["features", "d", "o", "more"], "unknown: more"),
+        (["plan", "digits", "--gpu", "h10"], "argument --gpu: 'h10' is unknown; did you mean 'h100'?"),
+        (["sample"], "the following arguments are required: checkpoint, output"),
     ],
 )
-def test_an_unknown_option_shows_the_usage_of_its_command_and_the_nearest_name(words, says, capsys):
+def test_an_error_shows_two_lines_one_of_them_the_usage_and_the_nearest_name(words, says, capsys):
     with pytest.raises(SystemExit) as ended:
         main(words)
-    usage, _, error = capsys.readouterr().err.strip().rpartition("\n")
-    assert ended.value.code == 2 and usage.startswith(f"usage: edm {words[0]} ")
+    usage, error = capsys.readouterr().err.strip().split("\n")
+    assert ended.value.code == 2 and usage.startswith(f"usage: edm {words[0]} [OPTION ...]")
     assert error == f"edm {words[0]}: error: {says}"
+
+
+def test_an_error_names_the_options_that_must_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["fid", "samples"])
+    assert capsys.readouterr().err.startswith("usage: edm fid [OPTION ...] --ref REF samples\n")
+
+
+@pytest.mark.parametrize("given", ["sampel", "0815"])
+def test_an_unknown_command_gets_the_nearest_name_and_only_without_one_all_names(given, capsys):
+    with pytest.raises(SystemExit):
+        main([given])
+    error = capsys.readouterr().err.strip().rpartition("\n")[2]
+    said = f"edm: error: argument COMMAND: {given!r} is unknown; "
+    if given == "sampel":
+        assert error == f"{said}did you mean 'sample'?"
+    else:
+        assert error.startswith(f"{said}known: prepare, ") and "fid-ref" in error
+
+
+def test_check_counts_what_is_asked_for_and_names_what_is_not_in_run(tmp_path, capsys):
+    params = ["--params", str(tmp_path / "params.yaml")]
+    mine = {"mine": {"extends": "cluster"}, "flowers": {"extends": "cluster"}}
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["experiments"] |= mine
+    Path(params[1]).write_text(yaml.safe_dump(raw | {"run": ["cluster"]}, sort_keys=False))
+    assert main(["check", *params]) == 0
+    counted, others = capsys.readouterr().out.splitlines()
+    rest = len(raw["experiments"]) - 3
+    assert counted.startswith("cluster: ") and " training run" in counted
+    assert others == f"valid, not in `run`: flowers, digits and {rest} more; `edm check NAME` counts one"
+    assert main(["check", "mine", "paper", *params]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["mine", "paper"]
+    assert lines[0].startswith("mine: 0 training runs (") and "of cluster)" in lines[0]
+    assert main(["check", "paper", "flower", *params]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.endswith("no experiment or report 'flower'; did you mean 'flowers'?\n")
+    Path(params[1]).write_text(yaml.safe_dump(raw | {"run": list(raw["experiments"])[:-1]}, sort_keys=False))
+    assert main(["check", *params]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "valid, not in `run`: flowers; `edm check NAME` counts one"
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 images"), (1, "1 image"), (50_000, "50,000 images")])
+def test_one_image_is_singular(number, said):
+    assert counted(number, "image") == said
 
 
 def test_settings_of_a_sampler_are_spelt_as_in_params_yaml_and_as_options():

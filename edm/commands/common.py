@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edm import registry
 from edm.cluster.preemption import Notice
 from edm.config import COMPILE, OVER, PREDICTS
-from edm.errors import Preempted, UserError, one_line
+from edm.errors import Preempted, UserError, nearest, one_line
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
@@ -26,6 +26,11 @@ def say(text: str) -> None:
     """Prints a line for the user on stderr, if that can be written: work does not fail for it."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def counted(number: int, what: str) -> str:
+    """Such as "1 image" and "1,000 images"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def threads(count: int | None) -> None:
@@ -106,6 +111,17 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1)
             self.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
         return found, unknown
+
+    def format_usage(self) -> str:
+        """The usage that stands before an error: without the options that may be left out, which --help lists."""
+        formatter = self._get_formatter()
+        formatter.add_usage(None, [one for one in self._actions if one.required or not one.option_strings], [])
+        return formatter.format_help().replace(self.prog, f"{self.prog} [OPTION ...]", 1)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does it, with the nearest of the choices, which may be commands, in place of all."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value!r} is unknown{nearest(str(value), action.choices)}")
 
     def error(self, message: str) -> NoReturn:
         super().error(str(UserError(one_line(message))))

@@ -6,6 +6,7 @@ from edm.commands.common import (
     Commands,
     check_planned,
     count,
+    counted,
     features_options,
     from_params,
     load_params,
@@ -97,7 +98,7 @@ def prepare(args: Namespace) -> None:
     stated |= {"settings": {key.removeprefix("source."): spec[key] for key in spec if key.startswith("source.")}}
     result = prepare(spec["source"], args.output, spec["path"], **stated)
     say(
-        f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "
+        f"{args.output}: {counted(result['images'], 'image')} of {result['resolution']}x{result['resolution']}, "
         f"{described(result['classes'], result['empty_classes'])}, sha256 {result['sha256'][:12]}"
     )
 
@@ -111,7 +112,8 @@ def features(args: Namespace) -> None:
         raise UserError(f"{args.data}: has no labels to train a classifier with")
     threads(args.threads)
     record = train_classifier(dataset.images, dataset.labels, args.output, seed=args.seed)
-    say(f"{args.output}: held-out accuracy {record['held_out_accuracy']:.3f} on {record['held_out_images']} images")
+    images = counted(record["held_out_images"], "image")
+    say(f"{args.output}: held-out accuracy {record['held_out_accuracy']:.3f} on {images}")
 
 
 def fid_ref(args: Namespace) -> None:
@@ -132,7 +134,7 @@ def fid_ref(args: Namespace) -> None:
         statistics, kept = reference_statistics(extractor, batches, args.keep_features, own.start, place)
         if place.is_first:
             save_reference(args.output, extractor, statistics, sha256_file(args.data), kept)
-            say(f"{args.output}: {extractor.name} statistics of {statistics.count} images")
+            say(f"{args.output}: {extractor.name} statistics of {counted(statistics.count, 'image')}")
 
 
 def download(args: Namespace) -> None:
@@ -163,4 +165,4 @@ def made_up(args: Namespace) -> None:
     size = {"side": spec["source_size"]} if "source_size" in spec else {}
     size |= {"classes": spec["classes"]} if spec["source"] in ("imagenet", "folder") else {}
     made_up(spec["source"], args.place, spec["made_up"], **size)
-    say(f"{args.place}: {spec['made_up']} made-up images")
+    say(f"{args.place}: {counted(spec['made_up'], 'made-up image')}")

@@ -8,6 +8,7 @@ from edm.commands.common import (
     Commands,
     compile_option,
     count,
+    counted,
     features_options,
     machine,
     multistep_options,
@@ -148,7 +149,7 @@ def sample(args: Namespace) -> None:
             write_samples(args.output, args.checkpoint, points, drawn, about)
         else:
             write_images(args.output, drawn)
-        say(f"{args.output}: {len(seeds)} images")
+        say(f"{args.output}: {counted(len(seeds), 'image')}")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -169,7 +170,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def merge(args: Namespace) -> None:
     from edm.sampling.sample_files import merge_samples
 
-    say(f"{args.output}: {merge_samples(args.output, args.parts)} images")
+    say(f"{args.output}: {counted(merge_samples(args.output, args.parts), 'image')}")
 
 
 def write_images(output: str, drawn: "Drawn") -> None:
@@ -216,7 +217,7 @@ def fid(args: Namespace) -> None:
         bar = results.get("bar", {})
         why = "" if "s" in bar else f"; no error bar: {_no_bar(bar)}"
         say(f"{args.samples if name == 'only' else name}: {yardstick.extractor.label} {results['distance']:.4g}"
-            f"{_error(bar.get('s'))} ({nfe}{measuring.count} images{why}){numbers}")  # fmt: skip
+            f"{_error(bar.get('s'))} ({nfe}{counted(measuring.count, 'image')}{why}){numbers}")  # fmt: skip
     if args.output:
         of = {"pictures": args.samples}
         if samples:

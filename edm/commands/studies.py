@@ -9,6 +9,7 @@ from edm.commands.common import (
     Commands,
     again,
     check_planned,
+    counted,
     from_params,
     load_params,
     machine,
@@ -164,10 +165,11 @@ def sheet(args: Namespace) -> None:
     picture = str(Path(args.output).with_suffix(".png"))
     write_images(picture, drawn)
     details = {**points["only"].to_dict(), "model": args.model, "images": len(seeds), "first_seed": seeds.start}
+    images = counted(len(seeds), "image")
     run = run_below(Journal(f"{args.output}.journal.jsonl"), experiment.name, args.model, f"sheet/{args.sheet}",
                     f"{args.model} {args.sheet}", "sheet", details,
                     about_checkpoint(args.checkpoint)["checkpoint"], made_from("sample"),
-                    description(f"{len(seeds):,} images of {args.model}.", again(args.output)), began)  # fmt: skip
+                    description(f"{images} of {args.model}.", again(args.output)), began)  # fmt: skip
     with run:
         run.artifact(picture, "samples")
 
