@@ -13,6 +13,7 @@ from edm import registry
 from edm.cluster.preemption import Notice
 from edm.config import COMPILE, OVER, PREDICTS
 from edm.errors import Preempted, UserError, nearest, one_line
+from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
@@ -147,11 +148,14 @@ def from_params(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--expect", help=argparse.SUPPRESS)  # digest of the settings at the time of the workflow's plan
 
 
-def features_options(sub: argparse.ArgumentParser) -> None:
+def features_options(sub: argparse.ArgumentParser, default: str | None, otherwise: str) -> None:
+    """``otherwise``: the default in words."""
     sub.add_argument(
-        "--features", default="inception-v3-compat", help="feature extractor (default inception-v3-compat)"
-    )
-    sub.add_argument("--weights", help="file with the extractor's weights (Inception-v3: downloaded once by default)")
+        "--features", default=default, metavar="NAME",
+        help=f"feature extractor: {INCEPTION} (for FID), {', '.join(DINOV2)}, whose weights are downloaded once; "
+        f"{CLASSIFIER}, whose weights `edm features` makes; {PIXELS}, without weights (default: {otherwise})",
+    )  # fmt: skip
+    sub.add_argument("--weights", metavar="FILE", help="the extractor's weights, instead of a download")
     machine(sub)
 
 

@@ -20,6 +20,8 @@ from edm.commands.common import (
 from edm.data.prepare import SOURCES
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
+from edm.metrics import INCEPTION
+from edm.tracking.counting import counted_batches
 
 
 def add(command: Commands) -> None:
@@ -74,7 +76,7 @@ def add(command: Commands) -> None:
         metavar="N",
         help="also store the features of at most N images, which KID and precision need",
     )
-    features_options(sub)
+    features_options(sub, INCEPTION, INCEPTION)
 
 
 def prepare(args: Namespace) -> None:
@@ -112,7 +114,7 @@ def features(args: Namespace) -> None:
         raise UserError(f"{args.data}: has no labels to train a classifier with")
     threads(args.threads)
     record = train_classifier(dataset.images, dataset.labels, args.output, seed=args.seed)
-    images = counted(record["held_out_images"], "image")
+    images = counted(int(record["held_out_images"]), "image")
     say(f"{args.output}: held-out accuracy {record['held_out_accuracy']:.3f} on {images}")
 
 
@@ -130,6 +132,7 @@ def fid_ref(args: Namespace) -> None:
         images = count_images(args.data)
         own = part_of(range(images), 256, place.rank, place.size)
         batches = in_batches(from_numpy(some_images(args.data, own))) if own else ()
+        batches = counted_batches(batches, args.output, len(own), place.is_first)
         extractor = load_features(args.features, args.weights, place.device, images)
         statistics, kept = reference_statistics(extractor, batches, args.keep_features, own.start, place)
         if place.is_first:

@@ -23,6 +23,7 @@ from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.metrics import WORST
 from edm.tracking import Journal, description, origin
+from edm.tracking.counting import Counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -159,7 +160,8 @@ def sheet(args: Namespace) -> None:
     evaluations = spec["images"] * points["only"].expected_nfe
     prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)
     seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
-    drawn = sample_points(denoiser, points, seeds, block=min(64, spec["images"]))
+    with Counting(args.output, len(seeds)) as counting:
+        drawn = sample_points(denoiser, points, seeds, block=min(64, spec["images"]), advance=counting.advance)
     about = {"experiment": experiment.name, "model": args.model, "sheet": args.sheet, **about_guides(guides)}
     write_samples(args.output, args.checkpoint, points, drawn, {**about, **origin()})
     picture = str(Path(args.output).with_suffix(".png"))
