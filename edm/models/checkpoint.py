@@ -20,7 +20,6 @@ from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible
 
 FORMAT = "edm-checkpoint/1"
-_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))  # the first instruction states the protocol
 _START = 1024  # bytes of a file that tell its kind
 
 
@@ -70,13 +69,13 @@ def network_of(path: str | Path) -> NetworkConfig:
 
 
 def _refuse_foreign(path: str | Path) -> None:
-    """Raises UserError, which names the remedy, for a pickle and for a file of torch.save, by the first bytes."""
+    """Raises UserError, which names the remedy, for a file that `edm import` may know, by its first bytes."""
     with open_regular(path, repr(FORMAT)) as file:
         start = file.read(_START)
     if (start.startswith(b"PK") and b"/data.pkl" in start) or start.startswith(LEGACY_START):
         kind = "a file of torch.save"
-    elif start.startswith(_PICKLES):
-        kind = "a pickle of the EDM authors' program" if b"torch_utils" in start else "a pickle"
+    elif start.startswith(b"\x80") and b"torch_utils.persistence" in start:
+        kind = "a pickle of the EDM authors' program"
     else:
         return
     raise UserError(
