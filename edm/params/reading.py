@@ -302,7 +302,16 @@ def _extended(place: str, entries: dict[str, Any], path: Path, below: tuple[str,
         raise UserError(f"{path}: {place}.extends: {base!r} extends itself in the end")
     if len(below) == MAX_BASES:
         raise UserError(f"{path}: {place}.extends: more than {MAX_BASES} entries extend each other in a row")
-    return _merged(_without_null(_extended(f"{section}.{base}", entries, path, (*below, name))), own)
+    return _merged(_without_notes(_without_null(_extended(f"{section}.{base}", entries, path, (*below, name)))), own)
+
+
+def _without_notes(base: dict[str, Any]) -> dict[str, Any]:
+    """An experiment or a report without the notes of its tables: they speak of its own results."""
+    if not isinstance(base, dict) or not isinstance(base.get("tables"), dict):
+        return base
+    tables = {name: {key: value for key, value in table.items() if key != "note"} if isinstance(table, dict) else table
+              for name, table in base["tables"].items()}  # fmt: skip
+    return {**base, "tables": tables}
 
 
 def _without_null(value: Any, place: tuple[str, ...] = ()) -> Any:

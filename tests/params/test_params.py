@@ -174,6 +174,16 @@ def test_extending_an_experiment_changes_what_it_states(tmp_path):
     assert (short.grids, short.sheets, short.analyses) == (long.grids, long.sheets, long.analyses)
 
 
+def test_a_note_on_results_is_not_taken_over_by_other_results(tmp_path):
+    def change(raw):
+        digits_of(raw)["tables"]["table2"]["note"] = "F is the best here."
+        raw["experiments"]["mine"] = {"extends": "digits"}
+
+    loaded = load_changed(tmp_path, change)
+    assert loaded.report("digits").tables["table2"]["note"] == "F is the best here."
+    assert "note" not in loaded.report("mine").tables["table2"]
+
+
 def test_null_takes_away_what_the_extended_experiment_has(tmp_path):
     def change(raw):
         gone = {"models": {"leak": None}, "grids": {"rk45": None}, "sheets": {"samples": None}, "choose": None,
