@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edm.chain.jobs import Chain
 from edm.chain.paths import traces
 from edm.chain.rules import RULES
-from edm.chain.sidecars import read_sidecar, sidecar_file
+from edm.chain.sidecars import CHANGES, read_sidecar, sidecar_file
 from edm.errors import UserError
 from edm.files.hashes import Hashes
 
@@ -59,7 +60,9 @@ def leftovers(chain: Chain) -> Iterator[Leftover]:
         same = [path for path, known in outputs.items() if hashes.of(path) == known]
         changed = [path for path in outputs if path not in same and os.path.lexists(path)]
         beside = [path for path in _beginning_with(traces(rule, key)) if not _is_traced(path, traced)]
-        files = [path for path in dict.fromkeys((*same, *beside)) if path not in (*changed, *claimed, *chain.makers)]
+        own = () if changed else _changes(record, found, present)
+        kept = {*changed, *claimed, *chain.makers}
+        files = [path for path in dict.fromkeys((*same, *beside, *own)) if path not in kept]
         claimed.update(files)
         yield Leftover(f"{rule} {'/'.join(key)}", record, tuple(files), tuple(changed))
     hashes.save()
@@ -71,6 +74,21 @@ def require_idle() -> None:
         raise UserError(
             "Snakemake runs in this folder; wait until it is done, or `snakemake --unlock` if it was killed"
         )
+
+
+def _changes(record: str, found: dict[str, Any], present: set[str]) -> Iterator[str]:
+    """The files of uncommitted changes that a record names and no present record does."""
+    named = _named(found)
+    if any(map(os.path.exists, named)):
+        beside = map(str, Path(*Path(record).parts[:3]).rglob("*.json"))  # steps/STAGE/OWNER
+        named -= {path for other in beside if other in present for path in _named(read_sidecar(other) or {})}
+        yield from filter(os.path.exists, sorted(named))
+
+
+def _named(found: dict[str, Any]) -> set[str]:
+    """The files of changes in a record; those of other places are not ours."""
+    every = {entry.get("changes") for entry in (found, *found.get("parts", ()))}
+    return {path for path in every if path is not None and Path(path).parts[0::3] == (str(RECORDS), CHANGES)}
 
 
 def _beginning_with(start: str) -> Iterator[str]:

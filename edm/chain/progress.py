@@ -14,12 +14,16 @@ SHORT = 5.0  # seconds of a step without GPU work, before one has finished
 
 @dataclass(frozen=True)
 class Row:
-    """The last row of a training run's log.jsonl; ``written``: the time of the file."""
+    """The last row of a training run's log.jsonl; ``written``: the time of the file.
+
+    seconds: of training, with the time before interruptions.
+    """
 
     images: int
     loss: float
     rate: float
     written: float
+    seconds: float = 0.0
 
     def left(self, total: int) -> float:
         """Seconds until ``total`` images at the present rate."""
@@ -37,10 +41,11 @@ def last_row(path: str | os.PathLike[str]) -> Row | None:
         try:
             row = json.loads(line)
             numbers = float(row["images"]), float(row["loss"]), float(row["images_per_second"])
+            seconds = float(row.get("seconds", 0))
         except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a row that is being written
-        if all(map(math.isfinite, numbers)) and numbers[0] >= 0 and numbers[2] > 0:
-            return Row(int(numbers[0]), numbers[1], numbers[2], changed(path))
+        if all(map(math.isfinite, (*numbers, seconds))) and numbers[0] >= 0 and numbers[2] > 0:
+            return Row(int(numbers[0]), numbers[1], numbers[2], changed(path), seconds)
     return None
 
 

@@ -22,12 +22,12 @@ from edm.chain import plugins
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.rules import RULES
-from edm.chain.sidecars import FORMAT, ORIGIN, read_sidecar, sidecar_file
+from edm.chain.sidecars import FORMAT, ORIGIN, changes_file, read_sidecar, sidecar_file
 from edm.errors import UserError
 from edm.files.documents import ANY, DamagedError, Maybe, read_document
 from edm.files.hashes import Hashes, digest
-from edm.files.writing import write_json
-from edm.tracking import environment_tags
+from edm.files.writing import atomic_write, write_json
+from edm.tracking import environment_tags, origin, uncommitted
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torch-fidelity")
 
@@ -139,7 +139,8 @@ def raw_labels(chain: Chain, job: Job) -> dict[str, str]:
 class Started:
     """A running step and the specification that it started with. ``finish`` writes its sidecar.
 
-    plugins: the files of the plugins that it uses.
+    plugins: the files of the plugins that it uses. changes: the uncommitted changes of the code, as ``git apply``
+    takes them.
     """
 
     job: Job
@@ -148,6 +149,7 @@ class Started:
     inputs: dict[str, str | None]
     begun: float
     plugins: dict[str, str] = field(default_factory=dict)
+    changes: bytes | None = None
 
     @property
     def digest(self) -> str:
@@ -178,11 +180,22 @@ class Started:
             "format": FORMAT, "rule": self.job.rule, "key": list(self.job.key), "digest": self.digest,
             "specification": self.specification, "inputs": self.inputs, "outputs": outputs,
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.time() - self.begun, 1),
-            "commit": tags.get("commit"), "dirty": tags.get("dirty"), "host": tags.get("host"),
+            "commit": tags.get("commit"), "dirty": tags.get("dirty"), "changes": self._keep_changes(),
+            "host": tags.get("host"),
             "slurm_job": tags.get("slurm_job"), "versions": _versions(), "parts": parts or None,
             "plugins": self.plugins or None, **more,
         }  # fmt: skip
         write_json(self.path, {key: value for key, value in record.items() if value is not None})
+
+    def _keep_changes(self) -> str | None:
+        """Writes the uncommitted changes, if there are any, and returns the path."""
+        if self.changes is None:
+            return None
+        path = changes_file(self.job, self.changes)
+        if not os.path.exists(path):
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(self.changes)
+        return path
 
 
 def start(chain: Chain, name: str, expected: str | None = None, fetched: Iterable[str] = ()) -> Started:
@@ -203,7 +216,9 @@ def start(chain: Chain, name: str, expected: str | None = None, fetched: Iterabl
             raise UserError(f"{path}: no record of how it was made; run snakemake again, or `edm adopt {path}`")
         digests[path], inputs[path] = before["digest"], before["outputs"].get(path)
     used = plugins.files(chain, job)
-    started = Started(job, sidecar_file(job), _specification(chain, job, digests), inputs, begun, used)
+    # Now, and not when the step ends: the user may commit or edit the code while it runs.
+    changes = uncommitted() if origin()["dirty"] == "true" else None
+    started = Started(job, sidecar_file(job), _specification(chain, job, digests), inputs, begun, used, changes)
     if expected is not None and expected != (_planned(provenance, started, fetched) if fetched else started.digest):
         raise UserError(f"{name}: params.yaml or the data changed after the plan; run snakemake again")
     return started

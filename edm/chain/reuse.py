@@ -1,18 +1,22 @@
-"""Reuse of points evaluated by jobs of the other layout: `one_job_per` splits the work and changes no result."""
+"""Reuse of points evaluated by jobs of another layout: `one_job_per` splits the work and changes no result."""
 
-import dataclasses
+import os
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.paths import evaluation_file
 from edm.chain.provenance import Provenance
 from edm.evaluation.records import read_results
 from edm.files.documents import ANY, Names, misfit
 from edm.files.hashes import canonical_json
+from edm.params import Evaluation, Experiment
+from edm.params.experiment import AND_MORE
 
 _OF_POINTS = {"settings": {"points": Names(ANY)}}  # shape of the specification of an evaluation
 _OF_THE_JOB = ("id", "repeat", "first_seed", "sampler", "run", "from")  # fields of a row that are not results
+_SEVERAL = re.compile(rf"{AND_MORE}\d+-[0-9a-f]{{6}}\.json$")
 
 
 def measured_before(chain: Chain, job: Job) -> dict[tuple[str, int], dict[str, Any]]:
@@ -23,12 +27,10 @@ def measured_before(chain: Chain, job: Job) -> dict[tuple[str, int], dict[str, A
     name, model, evaluation = job.key[0], job.key[1], "/".join(job.key[2:])
     experiment, provenance = chain.experiments[name], Provenance(chain)
     wanted = experiment.evaluation(model, evaluation)
-    per = "point" if experiment.sampling.one_job_per == "grid" else "grid"
-    sampling = dataclasses.replace(experiment.sampling, one_job_per=per)
     present, found = provenance.specification(job), {}
-    for other in dataclasses.replace(experiment, sampling=sampling).evaluations_of(model, wanted.grid):
-        maker = Job("evaluate", (name, model, other.name), job.inputs, (evaluation_file(other),))
-        told, path = provenance.sidecar(maker), maker.outputs[0]
+    for other in _others(experiment, wanted):
+        path = f"results/{name}/distances/{model}/{other}.json"
+        told = provenance.sidecar(Job("evaluate", (name, model, other), job.inputs, (path,)))
         if (
             told is None
             or misfit(told["specification"], _OF_POINTS)
@@ -47,7 +49,18 @@ def measured_before(chain: Chain, job: Job) -> dict[tuple[str, int], dict[str, A
     return {draw: results for draw, results in found.items() if draw in draws}
 
 
+def _others(experiment: Experiment, wanted: Evaluation) -> Iterator[str]:
+    """The evaluations of other layouts that may hold a draw: the grid's, those of several points, the draw's own."""
+    grid, names = wanted.grid, dict.fromkeys([wanted.grid])
+    folder = f"results/{experiment.name}/distances/{wanted.model}/{grid}"
+    if os.path.isdir(folder):
+        several = sorted(file for file in os.listdir(folder) if _SEVERAL.search(file))
+        names |= dict.fromkeys(f"{grid}/{file.removesuffix('.json')}" for file in several)
+    names |= dict.fromkeys(f"{grid}/{experiment.of_draws([draw])}" for draw in wanted.draws)
+    yield from (name for name in names if name != wanted.name)
+
+
 def _shared(specification: dict[str, Any]) -> str:
-    """The specification that jobs of both layouts share: everything except the points that they evaluate."""
+    """The specification that jobs of all layouts share: everything except the points that they evaluate."""
     settings = {key: value for key, value in specification["settings"].items() if key not in ("points", "repeats")}
     return canonical_json({**specification, "key": None, "settings": settings})

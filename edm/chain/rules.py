@@ -16,9 +16,11 @@ advise       data/references/DATASET/advice.json                 the dataset, of
 train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
 published    the same, of a pretrained model                     its published file
 choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, the reference
+average      models/EXPERIMENT/MODEL/ema-WIDTH.safetensors       the training's snapshots
 search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
 shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
 evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards if there are several
+likelihood   results/EXPERIMENT/likelihoods/MODEL/NAME.json      the model, a dataset, and the parts if several
 sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
 analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model; the dataset, evaluations (some kinds)
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
@@ -42,9 +44,10 @@ from edm.chain.choices import choices
 from edm.chain.job import Job, Only, named
 from edm.metrics import CLASSIFIER
 from edm.params import Experiment
-from edm.params.experiment import first_training
+from edm.params.experiment import first_training, training_of
 from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
 from edm.params.sources import Source
+from edm.params.studies import STUDIES
 
 if TYPE_CHECKING:
     from edm.chain.jobs import Chain
@@ -186,6 +189,17 @@ def _choose(chain: "Chain", only: Only) -> Iterator[Job]:
             yield Job("choose", (experiment.name, model), inputs, outputs)
 
 
+def _average(chain: "Chain", only: Only) -> Iterator[Job]:
+    """The snapshots are no inputs, since they are not kept: the final model stands for them, as in ``choose``."""
+    for experiment in _experiments(chain, only):
+        stated = [pair for pair in map(training_of, experiment.averages) if only.key[1:] in ((), pair)]
+        for training, width in stated:
+            if experiment.owner("average", training, width) == experiment.name:
+                output = paths.average_file(experiment, training, width)
+                inputs = named(model=paths.final_model(experiment, training))
+                yield Job("average", (experiment.name, training, width), inputs, (output,))
+
+
 # Measurements ---------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +252,27 @@ def _of_evaluation(chain: "Chain", job: Job) -> Any:
     return experiment.evaluation_spec(experiment.evaluation(*job.key[1:3]))
 
 
+def _likelihood_shard(chain: "Chain", only: Only) -> Iterator[Job]:
+    for likelihood in _likelihood(chain, Only(only.key[:3])):
+        for shard in likelihood.parts:
+            part = os.path.basename(shard).removesuffix(".json")
+            yield Job("likelihood_shard", (*likelihood.key, part), likelihood.inputs, (shard,))
+
+
+def _likelihood(chain: "Chain", only: Only) -> Iterator[Job]:
+    for e in _experiments(chain, only):
+        for one in map(e.likelihoods.__getitem__, only(2, e.likelihoods)):
+            for model in _own(e, "likelihood", only(1, one.models), one.name):
+                inputs = named(model=paths.model_file(e, model), dataset=paths.archive(one.dataset))
+                parts = tuple(paths.likelihood_parts(e, model, one.name))
+                outputs = (paths.likelihood_file(e, model, one.name),)
+                yield Job("likelihood", (e.name, model, one.name), inputs, outputs, parts)
+
+
+def _of_likelihood(chain: "Chain", job: Job) -> Any:
+    return chain.experiments[job.key[0]].likelihood_spec(*job.key[1:3])
+
+
 def _sample(chain: "Chain", only: Only) -> Iterator[Job]:
     for experiment in _experiments(chain, only):
         for sheet in map(experiment.sheets.__getitem__, only(2, experiment.sheets)):
@@ -251,13 +286,12 @@ def _sample(chain: "Chain", only: Only) -> Iterator[Job]:
 def _analyse(chain: "Chain", only: Only) -> Iterator[Job]:
     for e in _experiments(chain, only):
         for analysis in map(e.analyses.__getitem__, only(2, e.analyses)):
-            measures = analysis.kind == "leakage"  # a distance from the dataset
-            pairs = analysis.kind == "memorisation"  # of images, with those of the dataset
+            study = STUDIES[analysis.kind]
             for model in _own(e, "analyse", only(1, analysis.models), analysis.name):
-                found = e.evaluations_of(model, analysis.settings["grid"]) if pairs else ()
+                found = e.evaluations_of(model, analysis.settings["grid"]) if study.pairs else ()
                 inputs = named(model=paths.model_file(e, model),
-                               dataset=[paths.archive(e.dataset)] if measures or pairs else [],
-                               weights=paths.weights_of(e) if measures else [],
+                               dataset=[paths.archive(e.dataset)] if study.dataset else [],
+                               weights=paths.weights_of(e) if study.features else [],
                                results=[paths.evaluation_file(one) for one in found])  # fmt: skip
                 output = paths.analysis_file(e, model, analysis.name)
                 yield Job("analyse", (e.name, model, analysis.name), inputs, (output,))
@@ -275,7 +309,7 @@ def _table(chain: "Chain", only: Only) -> Iterator[Job]:
     for name in only(0, chain.reports):
         report = chain.reports[name]
         for table in only(1, report.tables):
-            inputs = named(results=_made_from(table_layout(report, table).sources()))
+            inputs = named(results=made_from(table_layout(report, table).sources()))
             yield Job("table", (name, table), inputs, tuple(paths.table_files(name, table)))
 
 
@@ -283,13 +317,13 @@ def _figure(chain: "Chain", only: Only) -> Iterator[Job]:
     for name in only(0, chain.reports):
         report = chain.reports[name]
         for figure in only(1, report.figures):
-            inputs = named(results=_made_from(figure_layout(report, figure).sources()))
+            inputs = named(results=made_from(figure_layout(report, figure).sources()))
             yield Job("figure", (name, figure), inputs, tuple(paths.figure_files(name, figure)))
 
 
 def _metrics(chain: "Chain", only: Only) -> Iterator[Job]:
     for name in only(0, chain.reports):
-        inputs = named(results=_made_from(metrics_layout(chain.reports[name]).sources()))
+        inputs = named(results=made_from(metrics_layout(chain.reports[name]).sources()))
         yield Job("metrics", (name,), inputs, tuple(paths.metrics_files(name)))
 
 
@@ -313,10 +347,12 @@ def _track(chain: "Chain", only: Only) -> Iterator[Job]:
         yield Job("track", (name,), named(shown=shown), (paths.tracking_file(name),))
 
 
-_FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file}
+_FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file,
+          "likelihood": paths.likelihood_file}  # fmt: skip
 
 
-def _made_from(sources: Iterable[Source]) -> list[str]:
+def made_from(sources: Iterable[Source]) -> list[str]:
+    """The files that some sources of a table or a figure are read from."""
     found: dict[str, None] = {}
     for source in sources:
         experiment, model, name = source.experiment, source.model, source.name
@@ -341,6 +377,8 @@ _ABOUT = tuple(paths.about_files("{}"))
 _MEASURED = ("results/{}/distances/{}/{}.json",)
 _SHARDS = ("runs/{}/{}/distances/{}.shards/{}.safetensors",)
 _EVALUATE = Rule("evaluate", _evaluate, _of_evaluation, code=2, computes=True, cost=costs.evaluating, files=_MEASURED)
+_LIKELIHOOD = Rule("evaluate", _likelihood, _of_likelihood, computes=True, cost=costs.likelihood,
+                   files=("results/{}/likelihoods/{}/{}.json",))  # fmt: skip
 
 RULES: dict[str, Rule] = {
     "download": Rule("data", _download, _no_settings, kept=False),
@@ -355,10 +393,15 @@ RULES: dict[str, Rule] = {
                       files=("models/{}/{}/model.safetensors",)),
     "choose": Rule("train", _choose, _of_experiment("choice"), computes=True, cost=costs.choosing,
                    files=("models/{}/{}/best.safetensors", paths.choice_file("{}", "{}"))),
+    "average": Rule("train", _average, _of_experiment("average"), cost=costs.averaging,
+                    files=("models/{}/{}/ema-{}.safetensors",)),
     "search": Rule("evaluate", _search, _of_experiment("search"), computes=True, cost=costs.searching,
                    files=("results/{}/searches/{}/{}.json",)),
     "shard": dataclasses.replace(_EVALUATE, jobs=_shard, cost=costs.sharing, kept=False, files=_SHARDS),
     "evaluate": _EVALUATE,
+    "likelihood_shard": dataclasses.replace(_LIKELIHOOD, jobs=_likelihood_shard, kept=False,
+                                            files=("runs/{}/{}/likelihoods/{}.shards/{}.json",)),
+    "likelihood": _LIKELIHOOD,
     "sample": Rule("sample", _sample, _of_experiment("sheet"), computes=True, cost=costs.sampling,
                    files=("runs/{}/{}/sheets/{}.safetensors",)),
     "analyse": Rule("sample", _analyse, _of_experiment("analysis"), code=2, computes=True, cost=costs.analysing,
@@ -369,7 +412,7 @@ RULES: dict[str, Rule] = {
                    files=tuple(paths.figure_files("{}", "{}"))),
     "metrics": Rule("tables", _metrics, lambda chain, job: metrics_spec(chain.reports[job.key[0]]),
                     files=tuple(paths.metrics_files("{}"))),
-    "about": Rule("tables", _about, _of_pages, files=_ABOUT),
+    "about": Rule("tables", _about, _of_pages, code=2, files=_ABOUT),
     "track": Rule("tables", _track, lambda chain, job: {"uri": chain.params.tracking_uri},
                   files=(paths.tracking_file("{}"),)),
 }  # fmt: skip

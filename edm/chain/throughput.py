@@ -19,6 +19,7 @@ from edm.files.documents import TEXT, between, read_document, whole
 from edm.files.hashes import digest
 from edm.files.writing import write_json
 from edm.networks.flops import flops
+from edm.networks.pace import ANCHOR, ANCHOR_EVALUATIONS, ANCHOR_TRAINING, PEAKS
 
 if TYPE_CHECKING:
     import torch
@@ -32,13 +33,7 @@ _SHAPE = {"measurements": [{
     "training": _RATE, "evaluations": _RATE, "time": TEXT, "about": TEXT,
 }]}  # fmt: skip
 
-#: Configuration F on CIFAR-10: 200 Mimg in two days on eight V100s, and 26 images per second of 35 evaluations on one.
-ANCHOR = TrainingConfig(resolution=32, channels=3, classes=10, augment=0.12)
-ANCHOR_TRAINING = 145.0  # images per second and GPU
-ANCHOR_EVALUATIONS = 26.0 * 35
 ANCHOR_LABEL = "estimate: V100 anchor of the paper scaled by FLOPs"
-#: Dense TFLOPS of NVIDIA's data sheets (SXM modules): of fp32 without tensor cores, and of fp16 on tensor cores.
-PEAKS = {"v100": (15.7, 125.0), "a100": (19.5, 312.0), "h100": (67.0, 989.0)}
 
 DEFAULT_BATCH = 64  # images per GPU and step: configuration F's on eight GPUs
 WARM_UP, FEWEST = 3, 3  # steps before the clock starts, and steps that a median needs

@@ -1,15 +1,19 @@
 """The resolved params.yaml: models, grids, searches, sheets, analyses and reports as data."""
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 from edm.config import AUTO, NULL, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.hashes import digest
+from edm.files.writing import named
 from edm.metrics import MEMORISATION_OF_TEST, stated_settings
+from edm.networks.pace import evaluations_per_second
 from edm.params.points import Point, Points
+from edm.params.studies import STUDIES
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
@@ -19,6 +23,12 @@ UNDECIDING = ("microbatch", "level_samples")
 LADDER, ALL = "ladder", "all"
 #: Between a model and the seed of a further training run of it ("vp-A@1"); no name in params.yaml contains it.
 AT = "@"
+
+#: Between a training run and the relative width of an average of its snapshots ("vp-F@ema-0.13").
+OF_EMA = f"{AT}ema-"
+
+#: In the name of a job of several points, after the first of them.
+AND_MORE = "-and-"
 
 #: Between a guide's model and the images seen of its snapshot, in Mimg: "vp-F at 20".
 OF_SNAPSHOT = " at "
@@ -30,8 +40,19 @@ def guiding_model(guide: str) -> tuple[str, float | None]:
     return model, float(seen) if at else None
 
 
+def averaged(training: str, width: float) -> str:
+    """The name of the average of a training run's snapshots of a relative width: "vp-F@ema-0.13"."""
+    return f"{training}{OF_EMA}{named(width)}"
+
+
+def training_of(model: str) -> tuple[str, str]:
+    """The training run of a model, and the relative width of its average: ("vp-F", "0.13"); "" for no average."""
+    training, _, width = model.partition(OF_EMA)
+    return training, width
+
+
 def first_training(model: str) -> str:
-    """The model whose settings a training run has, apart from its seed: "vp-A" for "vp-A@1" and for itself."""
+    """The model whose settings a training run has: "vp-A" for "vp-A@1", for "vp-A@ema-0.1" and for itself."""
     return model.partition(AT)[0]
 
 
@@ -89,6 +110,20 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """Bits per dimension of the first ``images`` of a dataset under some models, with :func:`edm.log_likelihood`.
+
+    settings: num_steps, solver, trace, probes, and sigma_min and sigma_max where they are stated.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    dataset: str
+    images: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Choice:
     """The selection of the best snapshot: all are ranked with few ``images``, the ``confirm`` best again with all.
 
@@ -128,13 +163,24 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Minutes:
+    """The work of a job: minutes of one GPU (of :data:`edm.networks.pace.PEAKS`), estimated from published speeds.
+
+    No measurement counts, so that the jobs are the same on every machine.
+    """
+
+    minutes: float
+    gpu: str = "v100"
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How an evaluation samples images (Section 6): ``images`` per repeat, from consecutive seeds.
 
     block: images per batch; "auto" for as many as keep a large GPU busy. precision: of the network. one_job_per: a job
-    evaluates one "grid" or one "point". shards: jobs that share the images of each of these. gpus: processes, one per
-    GPU, that share a job; 0 for one process on a CPU. compile: a choice of :data:`edm.config.COMPILE`. The last four
-    do not affect results, except for rounding in compiled networks.
+    evaluates one "grid", one "point", or as many points as its ``Minutes`` hold. shards: jobs that share the images of
+    each of these. gpus: processes, one per GPU, that share a job; 0 for one process on a CPU. compile: a choice of
+    :data:`edm.config.COMPILE`. The last four do not affect results, except for rounding in compiled networks.
     """
 
     images: int
@@ -142,7 +188,7 @@ class Sampling:
     block: int | str = 64
     repeats: int = 1
     precision: str = "fp32"
-    one_job_per: str = "grid"
+    one_job_per: "str | Minutes" = "grid"
     shards: int = 1
     gpus: int = 1
     compile: str = AUTO
@@ -181,7 +227,8 @@ class Experiment:
     shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
     names: what a reader calls a rung. trainings: of each model with several seeds, its training runs: itself first.
     test: the dataset of images held out from training, to which all evaluations measure the distance, too.
-    metric_settings: of the metrics of plugins, where they are no defaults.
+    metric_settings: of the metrics of plugins, where they are no defaults. averages: of snapshots, that are evaluated.
+    alike: of pretrained models, a configuration of the same network; only for ``Minutes``.
     """
 
     name: str
@@ -207,6 +254,9 @@ class Experiment:
     trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     test: str | None = None
     metric_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    averages: tuple[str, ...] = ()
+    alike: Mapping[str, TrainingConfig] = field(default_factory=dict)
+    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)
 
     def called(self, rung: str) -> str:
         """A rung with its name: "A: baseline"; the rung alone if it has none."""
@@ -214,7 +264,7 @@ class Experiment:
 
     @property
     def all_models(self) -> tuple[str, ...]:
-        return (*self.models, *self.pretrained)
+        return (*self.models, *self.pretrained, *self.averages)
 
     def group(self, word: str) -> list[str]:
         """The models that a word stands for: "ladder" for every rung of every column, "all" for all.
@@ -234,7 +284,8 @@ class Experiment:
         points = sum(len(points) for grid in self.grids.values() for points in grid.points.values())
         made: list[Sized] = [self.all_models, *(search.samplers for search in self.searches.values()),
                              *(sheet.samplers for sheet in self.sheets.values()),
-                             *(analysis.models for analysis in self.analyses.values())]  # fmt: skip
+                             *(analysis.models for analysis in self.analyses.values()),
+                             *(one.models for one in self.likelihoods.values())]  # fmt: skip
         return sum(map(len, made)) + combinations + points * self.sampling.repeats * self.sampling.shards
 
     def chosen(self, model: str) -> bool:
@@ -297,11 +348,39 @@ class Experiment:
             draws = tuple((p, r) for p in points for r in repeats)
             yield Evaluation(self.owner("evaluate", model, grid), model, grid, grid, draws)
             return
-        for point in points:
-            for repeat in repeats:
-                mark = f"@{repeat}" if len(repeats) > 1 else ""
-                name = f"{grid}/{point.id}{mark}"
-                yield Evaluation(self.owner("evaluate", model, name), model, grid, name, ((point, repeat),))
+        for draws in self._jobs(model, [(p, r) for p in points for r in repeats]):
+            name = f"{grid}/{self.of_draws(draws)}"
+            yield Evaluation(self.owner("evaluate", model, name), model, grid, name, draws)
+
+    def _jobs(self, model: str, draws: Sequence[tuple[Point, int]]) -> Iterator[tuple[tuple[Point, int], ...]]:
+        """The draws of a grid by job, in their order: each alone, or as many as the minutes of a job hold."""
+        per = self.sampling.one_job_per
+        if not isinstance(per, Minutes):
+            yield from ((draw,) for draw in draws)
+            return
+        training, _ = training_of(model)
+        config = self.models[training] if training in self.models else self.alike[training]
+        left = whole = per.minutes * 60 * evaluations_per_second(config.network(), per.gpu) / self.sampling.images
+        job: list[tuple[Point, int]] = []
+        for draw in draws:
+            cost = draw[0].sampler.expected_nfe  # evaluations of the network per image
+            if job and cost > left:
+                yield tuple(job)
+                job, left = [], whole
+            job.append(draw)
+            left -= cost
+        if job:
+            yield tuple(job)
+
+    def of_draws(self, draws: Sequence[tuple[Point, int]]) -> str:
+        """The name of a job below its grid, if a job is not a whole grid; a digest names several draws.
+
+        So a point that is added moves no draw into another job's file, and reuse finds each where it was measured.
+        """
+        point, repeat = draws[0]
+        name = f"{point.id}@{repeat}" if self.sampling.repeats > 1 else point.id
+        together = digest([[point.id, repeat] for point, repeat in draws])[:6]
+        return name if len(draws) == 1 else f"{name}{AND_MORE}{len(draws) - 1}-{together}"
 
     def evaluation(self, model: str, name: str) -> Evaluation:
         """The evaluation job of that name. Raises UserError."""
@@ -317,12 +396,20 @@ class Experiment:
             return None
         if self.sampling.one_job_per == "grid":
             return None if slash else next(self.evaluations_of(model, grid))
+        if isinstance(self.sampling.one_job_per, Minutes):  # which points share a job, all of the grid decide
+            if (model, grid) not in self._packed:
+                self._packed[model, grid] = {one.name: one for one in self.evaluations_of(model, grid)}
+            return self._packed[model, grid].get(name)
         id, _, mark = rest.rpartition("@") if self.sampling.repeats > 1 else (rest, "", "0")
         repeat = {str(repeat): repeat for repeat in range(self.sampling.repeats)}.get(mark)
         point = self.grids[grid].points[model].find(id)
         if point is None or repeat is None:
             return None
         return Evaluation(self.owner("evaluate", model, name), model, grid, name, ((point, repeat),))
+
+    @functools.cached_property
+    def _packed(self) -> dict[tuple[str, str], dict[str, Evaluation]]:
+        return {}
 
     def evaluation_spec(self, evaluation: Evaluation) -> dict[str, Any]:
         """The settings that affect the numbers of an evaluation, as plain data: those that differ from the defaults."""
@@ -349,6 +436,13 @@ class Experiment:
             raise UserError(f"experiment {self.name}: no model {model!r} to train{hint}")
         changes = self.models[model].changes()
         return {name: value for name, value in changes.items() if name not in UNDECIDING}
+
+    def average_spec(self, training: str, width: str) -> dict[str, Any]:
+        """The settings that affect an average of a training run's snapshots."""
+        if averaged(training, float(width)) not in self.averages:
+            there = ", ".join(self.averages) or "none"
+            raise UserError(f"experiment {self.name}: no average of {training} of width {width}; it has {there}")
+        return {"width": float(width)}
 
     def choice_of(self, model: str) -> Choice:
         """How the snapshot of a model is chosen. Raises UserError for an experiment that chooses none."""
@@ -378,19 +472,26 @@ class Experiment:
         return {"sampler": sheet.samplers[model].changes(), "images": sheet.images,
                 "first_seed": self.sampling.first_seed, **self._precision()}  # fmt: skip
 
+    def likelihood_spec(self, model: str, name: str) -> dict[str, Any]:
+        """The settings that affect a likelihood; batches affect it by rounding alone."""
+        if name not in self.likelihoods or model not in self.likelihoods[name].models:
+            raise UserError(f"experiment {self.name}: no likelihood {name!r} of model {model!r}")
+        one = self.likelihoods[name]
+        return {"images": one.images, **one.settings, **self._precision()}
+
     def _precision(self) -> dict[str, str]:
         return {} if self.sampling.precision == "fp32" else {"precision": self.sampling.precision}
 
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
         """The settings that affect an analysis: its own, and the extractor if it measures distances.
 
-        If the extractor's weights are a file, their content is among the inputs of the step, as are the results in
-        which a study of memorisation finds its pairs.
+        If the extractor's weights are a file, their content is among the inputs of the step, as are the dataset and the
+        results that a study reads.
         """
         if name not in self.analyses or model not in self.analyses[name].models:
             raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")
         analysis = self.analyses[name]
-        measured = {"features": self.features} if analysis.kind == "leakage" else {}
+        measured = {"features": self.features} if STUDIES[analysis.kind].features else {}
         return {"kind": analysis.kind, **analysis.settings, **measured}
 
 

@@ -2,20 +2,23 @@
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from edm import registry
+from edm.config import TrainingConfig
 from edm.data.prepare.expected import check_split
 from edm.errors import UserError, nearest
 from edm.files.reading import read_regular
 from edm.params.catalogue import PUBLISHED, kept_at
-from edm.params.experiment import Experiment, Report
+from edm.params.experiment import Experiment, Minutes, Report
 from edm.params.layouts import check_report
+from edm.params.lazy import Lazy
 from edm.params.resolving import MADE_UP, MAX_WORK, RESERVED, TARGETS, check, known, resolve
 from edm.params.sharing import sharing
 from edm.params.strict_yaml import MAX_VALUES, read_yaml, size
@@ -108,10 +111,15 @@ class Params:
             try:
                 self._check_test(name, raw)
                 resolved = resolve(name, raw, self.dataset(raw["dataset"]), self._scale(name))
+                for one in resolved.likelihoods.values():
+                    self._check_alike(f"experiments.{name}.likelihoods.{one.name}", one.dataset, raw["dataset"])
                 for file in resolved.pretrained.values():
                     known(f"experiments.{name}.models", "pretrained file", file, self.pretrained)
                     if "path" not in self.pretrained[file]:
                         raise UserError(f"pretrained.{file}: key 'path' is missing; it is not a file of the catalogue")
+                if isinstance(resolved.sampling.one_job_per, Minutes):
+                    alike = Lazy(resolved.pretrained, partial(self._alike, resolved))
+                    resolved = replace(resolved, alike=alike)
                 if not self.planned:
                     check(resolved)
             except UserError as error:
@@ -121,14 +129,32 @@ class Params:
                 raise UserError(f"{self.path}: its experiments have more than {MAX_WORK:,} models and measurements")
         return self._resolved[name]
 
+    def _alike(self, experiment: Experiment, model: str) -> TrainingConfig:
+        """The configuration that the entry `like` of a pretrained model names."""
+        file = experiment.pretrained[model]
+        other, _, name = self.pretrained[file].get("like", "").partition("/")
+        if other in self.raw["experiments"]:
+            raw = self.raw["experiments"][other]  # resolved alone: its own pretrained models may name this experiment
+            models = resolve(other, raw, self.dataset(raw["dataset"]), self._scale(other)).models
+            if name in models:
+                return models[name]
+        raise UserError(
+            f"pretrained.{file}: state `like: EXPERIMENT/MODEL`, a trained model of the same network, for jobs of so "
+            f"many minutes in experiments.{experiment.name}.sampling"
+        )
+
     def _check_test(self, name: str, raw: dict[str, Any]) -> None:
         """Raises UserError if the held-out images of an experiment are not comparable with its dataset."""
         test, dataset, here = raw.get("test"), raw["dataset"], f"experiments.{name}.test"
         if test is None:
             return
-        known(here, "dataset", test, self.raw["datasets"])
         if test == dataset:
             raise UserError(f"{here}: {test!r} is what the models learn from; name a dataset with split: test")
+        self._check_alike(here, test, dataset)
+
+    def _check_alike(self, here: str, test: str, dataset: str) -> None:
+        """Raises UserError if the images of two datasets are not comparable."""
+        known(here, "dataset", test, self.raw["datasets"])
         for key in ("resolution", "channels"):
             ours, theirs = self.dataset(dataset)[key], self.dataset(test)[key]
             if ours != theirs:

@@ -6,7 +6,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from edm import registry
@@ -19,25 +20,31 @@ from edm.params.experiment import (
     ALL,
     AT,
     LADDER,
+    OF_EMA,
     OF_SNAPSHOT,
     Analysis,
     Choice,
     Experiment,
     Grid,
+    Likelihood,
+    Minutes,
     Sampling,
     Search,
     Sheet,
     Training,
+    averaged,
     first_training,
     guiding_model,
+    training_of,
 )
 from edm.params.lazy import Lazy
 from edm.params.points import Points, checked
+from edm.params.studies import STUDIES, check_settings
 
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
-            "choose", "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about",
-            "track", "logs", "made-up", "set-aside"}  # fmt: skip
+            "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "likelihood", "likelihood-shard",
+            "table", "figure", "metrics", "about", "track", "logs", "made-up", "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and similar targets: parts of an experiment or a report.
@@ -46,13 +53,6 @@ TARGETS = ("train", "sample", "evaluate", "download")
 OF_DATASETS = ("resolution", "channels", "classes")
 #: The fields that ``scale`` multiplies: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
-#: The settings of each kind of analysis: those that it needs, and those with a default.
-STUDIES = {
-    "truncation": ((), ("num_steps", "rhos", "substeps", "samples", "sigma_min", "sigma_max")),
-    "degradation": (("sigmas", "repetitions"), ("S_noise", "images", "num_steps")),
-    "leakage": (("images",), ("num_steps",)),
-    "memorisation": (("grid",), ("images",)),
-}
 #: What no laboratory runs, and what would take hours or all memory before the first job starts.
 MAX_POINTS = 1000  # of a grid, per model
 MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
@@ -100,7 +100,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     rungs = [f"{column}-{rung}" for column in raw["columns"] for rung in raw["ladder"]]
     firsts = [model for model in (*models, *pretrained) if first_training(model) == model]
     names = Names({ALL: firsts, LADDER: rungs}, trainings, scale)
-    sampling = Sampling(**{**raw["sampling"], "images": _count(raw["sampling"]["images"], scale)})
+    sampling = _sampling(raw["sampling"], scale)
     for metric in raw.get("metrics", ()):
         if sampling.images < METRICS[metric].fewest:
             raise UserError(f"{here}.sampling.images: {metric} needs at least {METRICS[metric].fewest} images")
@@ -113,17 +113,22 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
 
     def study(key: str) -> Analysis:
         value, place = raw["analyses"][key], f"{here}.analyses.{key}"
-        settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
-        _check_study(place, value["kind"], settings)
-        if value["kind"] == "leakage" and "images" in settings:  # the images of a distance
+        known_of, stated = STUDIES[value["kind"]], {k: v for k, v in value.items() if k not in ("kind", "models")}
+        settings = checked(place, partial(check_settings, value["kind"]), stated)
+        if known_of.features and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
         studied = _chosen(value["models"], names)
-        for model in studied:  # a study of leakage needs the training's augmentation
-            known(place, "model", model, models if value["kind"] == "leakage" else names.known)
-        if value["kind"] == "memorisation":
+        for model in studied:
+            known(place, "model", model, models if known_of.trained else names.known)
+        if known_of.pairs:
             _check_pairs(place, settings["grid"], grids, studied, raw.get("metrics", ()))
         return Analysis(key, value["kind"], tuple(studied), settings)
 
+    likelihoods = Lazy(raw.get("likelihoods", {}), lambda key: _likelihood(
+        f"{here}.likelihoods.{key}", key, raw["likelihoods"][key], raw.get("test"), names, scale))  # fmt: skip
+    averages: tuple[str, ...] = ()
+    if _names_averages(raw):
+        averages, trainings = _averages(here, grids, searches, sheets, models, trainings)
     return Experiment(
         name=name,
         dataset=raw["dataset"],
@@ -147,6 +152,8 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         trainings=trainings,
         test=raw.get("test"),
         metric_settings=_metric_settings(f"{here}.metric_settings", raw),
+        averages=averages,
+        likelihoods=likelihoods,
     )
 
 
@@ -161,9 +168,11 @@ def check(experiment: Experiment) -> None:
         raise UserError(f"{here}: more than {MAX_WORK:,} models and measurements (points x repeats x shards)")
     points = [points for grid in experiment.grids.values() for points in grid.points.values()]
     samplers = [sheet.samplers for sheet in experiment.sheets.values()]
-    for part in (*points, *(one.values() for one in samplers), experiment.analyses.values()):
+    lazy = (experiment.analyses, experiment.likelihoods, experiment.alike, *samplers)
+    for part in (*points, *(one.values() for one in lazy)):
         for _ in part:
             pass
+    _check_averages(here, experiment)
     _check_guides(here, experiment)
 
 
@@ -186,16 +195,6 @@ def _metric_settings(here: str, raw: dict[str, Any]) -> dict[str, dict[str, Any]
     return found
 
 
-def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:
-    needed, optional = STUDIES[kind]
-    for key in settings:
-        if key not in (*needed, *optional):
-            raise UserError(f"{here}: {kind} has no {key}; it takes {', '.join((*needed, *optional))}")
-    for key in needed:
-        if key not in settings:
-            raise UserError(f"{here}: key {key!r} is missing; {kind} needs it")
-
-
 def _check_pairs(
     here: str, grid: str, grids: Mapping[str, Grid], models: Iterable[str], metrics: Iterable[str]
 ) -> None:
@@ -205,6 +204,75 @@ def _check_pairs(
         known(f"{here} (grid {grid})", "model", model, grids[grid].points)
     if "memorisation" not in metrics:
         raise UserError(f"{here}: memorisation is not among the metrics of this experiment; add it")
+
+
+def _names_averages(raw: dict[str, Any]) -> bool:
+    """Whether an experiment evaluates averages of snapshots, or names one as a guide."""
+
+    def guides(entry: dict[str, Any]) -> Iterator[Any]:
+        by_model = entry["models"].values() if isinstance(entry["models"], dict) else ()
+        for settings in (entry, *by_model):
+            stated = (settings or {}).get("guide")
+            yield from stated if isinstance(stated, list) else [stated]
+
+    entries = [entry for section in ("grids", "searches", "sheets") for entry in raw.get(section, {}).values()]
+    of_average = ((isinstance(one, dict) and "ema" in one) or OF_EMA in str(one) for e in entries for one in guides(e))
+    return any("ema" in entry for entry in entries) or any(of_average)
+
+
+Places = Iterator[tuple[str, str]]  # a model, and the place that names it
+
+
+def _evaluated(
+    here: str, grids: Mapping[str, Grid], searches: Mapping[str, Search], sheets: Mapping[str, Sheet]
+) -> Places:
+    """The models that are evaluated or guide, in the order of the file."""
+    for name, grid in grids.items():
+        guides = (guide for points in grid.points.values() for guide in points.guides)
+        yield from ((model, f"{here}.grids.{name}") for model in (*grid.points, *guides))
+    for kind, entries in (("searches", searches), ("sheets", sheets)):
+        for name, one in entries.items():
+            guides = (sampler.guide for sampler in one.samplers.values() if sampler.guide)
+            yield from ((guide, f"{here}.{kind}.{name}") for guide in guides)
+
+
+def _averages(
+    here: str, grids: Mapping[str, Grid], searches: Mapping[str, Search], sheets: Mapping[str, Sheet],
+    models: Mapping[str, TrainingConfig], trainings: dict[str, tuple[str, ...]],
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:  # fmt: skip
+    """The averages of snapshots that are evaluated or guide; the training runs, with those that averages are of."""
+    used = dict(_evaluated(here, grids, searches, sheets))
+    averages = {model: place for model, place in used.items() if training_of(model)[1]}
+    for model, place in averages.items():
+        _check_name(place, model, models)
+    widths = dict.fromkeys(float(training_of(model)[1]) for model in averages)
+    several = {averaged(first, width): tuple(made for run in runs if (made := averaged(run, width)) in averages)
+               for first, runs in trainings.items() for width in widths}  # fmt: skip
+    return tuple(averages), trainings | {name: runs for name, runs in several.items() if name in averages}
+
+
+def _check_name(place: str, model: str, models: Mapping[str, TrainingConfig]) -> None:
+    """Raises UserError if no average has that name."""
+    training, width = training_of(model)
+    known(f"{place}: ema {width}", "model", training, models)
+    try:
+        stated = averaged(training, float(width)) == model
+    except ValueError:
+        stated = False
+    if not stated:
+        raise UserError(f"{place}: {model} is no average; state {{model: {training}, ema: 0.1}}")
+
+
+def _check_averages(here: str, e: Experiment) -> None:
+    """Raises UserError if an average cannot be made of snapshots."""
+    used = dict(_evaluated(here, e.grids, e.searches, e.sheets)) if e.averages else {}
+    for model in e.averages:
+        (training, width), place = training_of(model), used[model]
+        config = e.models[training]
+        if not config.snapshots:
+            raise UserError(f"{place}: ema {width}: {training} takes no snapshots; state snapshot_every")
+        if not config.ema_widths and config.ema_halflife == 0:
+            raise UserError(f"{place}: ema {width}: snapshots of {training} average nothing (ema_halflife is 0)")
 
 
 def _check_guides(here: str, experiment: Experiment) -> None:
@@ -222,7 +290,7 @@ def _check_guides(here: str, experiment: Experiment) -> None:
                 _check_guide(place, experiment, model, guide)
     alone = {f"{here}.choose": experiment.choice.grid} if experiment.choice else {}
     for key, study in experiment.analyses.items():
-        if study.kind == "memorisation":
+        if STUDIES[study.kind].pairs:
             alone[f"{here}.analyses.{key}"] = study.settings["grid"]
     for place, name in alone.items():
         if any(points.guides for points in experiment.grids[name].points.values()):
@@ -239,6 +307,12 @@ def _check_guide(place: str, experiment: Experiment, model: str, guide: str) -> 
     if at is None and other == model:
         raise UserError(f"{place}: guide {guide}: is the model itself; name another one, or a snapshot of it")
     checked(place, lambda _: experiment.guides([guide]), {})
+
+
+def _sampling(raw: dict[str, Any], scale: float) -> Sampling:
+    sampling = Sampling(**{**raw, "images": _count(raw["images"], scale)})
+    per: Any = sampling.one_job_per
+    return dataclasses.replace(sampling, one_job_per=Minutes(**per)) if isinstance(per, dict) else sampling
 
 
 def _training(here: str, raw: dict[str, Any]) -> Training:
@@ -334,7 +408,7 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: Mapping[str, Grid], sc
 
 
 def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: Mapping[str, Search], steps) -> Grid:
-    own = ("reference", "settings_from", "seeds")
+    own = ("reference", "settings_from", "seeds", "ema")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     source = raw.get("settings_from")
     if source is not None:
@@ -345,12 +419,19 @@ def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: Ma
         stated = {key for values in (raw, *by_model) for key in values or ()}
         if both := [key for key in searches[source].over if key in stated]:
             raise UserError(f"{here}: {both[0]} is stated here and found by search {source}; leave it out of one")
+    like = {model: model for model in points}  # the entry whose points each model has
     if raw.get("seeds") != FIRST:
-        given = points
-        further = {model: models.trainings.get(model, ())[1:] for model in given}
-        like = {one: one if one in given else model for model in given for one in (model, *further[model])}
-        points = Lazy(like, lambda one: given[like[one]])
+        further = {model: models.trainings.get(model, ())[1:] for model in points}
+        like = {one: one if one in points else model for model in points for one in (model, *further[model])}
+    if (widths := raw.get("ema")) is not None:
+        several = widths if isinstance(widths, list) else [widths]
+        like = {averaged(model, width): given for model, given in like.items() for width in several}
+    points = Lazy(like, partial(_at, points, like))
     return Grid(name, points, raw.get("reference"), source)
+
+
+def _at(points: Mapping[str, Points], like: dict[str, str], model: str) -> Points:
+    return points[like[model]]
 
 
 def _search(here: str, name: str, raw: dict[str, Any], models: Names, scale: float, steps) -> Search:
@@ -377,6 +458,22 @@ def _check_values(here: str, search: Search) -> None:
 def _sheet(here: str, name: str, raw: dict[str, Any], models: Names, steps) -> Sheet:
     points = _points(here, {key: value for key, value in raw.items() if key != "images"}, models, steps)
     return Sheet(name, Lazy(points, lambda model: _single(here, points[model])), raw["images"])
+
+
+#: The settings of a likelihood that an entry leaves out; the specification states them.
+_OF_LIKELIHOODS = {"num_steps": 100, "solver": "heun", "trace": "hutchinson", "probes": 1}
+
+
+def _likelihood(here: str, name: str, raw: dict[str, Any], test: str | None, models: Names, scale: float) -> Likelihood:
+    """Bits per dimension of a dataset, by default of the held-out images."""
+    if (dataset := raw.get("dataset", test)) is None:
+        raise UserError(f"{here}: state a dataset, such as one with split: test, or `test` of the experiment")
+    chosen = tuple(_chosen(raw["models"], models))
+    for model in chosen:
+        known(here, "model", model, models.known)
+    own = ("models", "dataset", "images")
+    settings = _OF_LIKELIHOODS | {key: value for key, value in raw.items() if key not in own}
+    return Likelihood(name, chosen, dataset, _count(raw["images"], scale), settings)
 
 
 def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | None) -> Mapping[str, Points]:
@@ -416,9 +513,14 @@ def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
 
 
 def _guide(value: str | dict[str, Any], scale: float) -> str:
-    """A guide as :class:`SamplerConfig` names it: the null label, a model, or a snapshot: "vp-F at 20"."""
+    """A guide as :class:`SamplerConfig` names it: the null label, a model, or what was made of its training run.
+
+    That is a snapshot ("vp-F at 20") or an average of the snapshots ("vp-F@ema-0.05").
+    """
     if isinstance(value, str):
         return value
+    if "ema" in value:
+        return averaged(value["model"], value["ema"])
     return f"{value['model']}{OF_SNAPSHOT}{named(value['at'] * scale)}"
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from edm.metrics import need_reference_features
-from edm.params.experiment import Experiment, first_training, guiding_model
+from edm.params.experiment import OF_EMA, Experiment, first_training, guiding_model, training_of
+from edm.params.studies import STUDIES
 
 Key = tuple[str, ...]  # rule, model, and the name of the search, evaluation, sheet or study
 
@@ -31,8 +32,9 @@ class Shared(Mapping[Key, str]):
         if key not in self._known:
             rule, *rest = key
             alike: dict[str, Callable[..., bool]] = {
-                "train": self._training, "published": self._import, "choose": self._choice, "search": self._search,
-                "evaluate": self._evaluation, "sample": self._sheet, "analyse": self._study,
+                "train": self._training, "published": self._import, "choose": self._choice, "average": self._average,
+                "search": self._search, "evaluate": self._evaluation, "likelihood": self._likelihood,
+                "sample": self._sheet, "analyse": self._study,
             }  # fmt: skip
             self._known[key] = rule in alike and alike[rule](*rest)
         return self._known[key]
@@ -54,8 +56,10 @@ class Shared(Mapping[Key, str]):
         yield from (("train", model) for model in a.models)
         yield from (("published", model) for model in a.pretrained)
         yield from (("choose", model) for model in a.models)
+        yield from (("average", *training_of(model)) for model in a.averages)
         yield from (("search", model, one.name) for one in a.searches.values() for model in one.samplers)
         yield from (("evaluate", one.model, one.name) for one in a.evaluations())
+        yield from (("likelihood", model, one.name) for one in a.likelihoods.values() for model in one.models)
         yield from (("sample", model, one.name) for one in a.sheets.values() for model in one.samplers)
         yield from (("analyse", model, one.name) for one in a.analyses.values() for model in one.models)
 
@@ -72,6 +76,10 @@ class Shared(Mapping[Key, str]):
         a, b = self._a, self._b
         alike = self._same_reference and ("train", model) in self and a.chosen(model) and b.chosen(model)
         return alike and a.choice_spec(model) == b.choice_spec(model)
+
+    def _average(self, training: str, width: str) -> bool:
+        both = all(f"{training}{OF_EMA}{width}" in e.averages for e in (self._a, self._b))
+        return both and ("train", training) in self
 
     def _search(self, model: str, name: str) -> bool:
         a, b = self._a, self._b
@@ -97,6 +105,13 @@ class Shared(Mapping[Key, str]):
             and (not grid.settings_from or ("search", first_training(model), grid.settings_from) in self)
         )
 
+    def _likelihood(self, model: str, name: str) -> bool:
+        a, b = self._a, self._b
+        if not all(name in e.likelihoods and model in e.likelihoods[name].models for e in (a, b)):
+            return False
+        alike = self._same_model(model) and a.likelihoods[name].dataset == b.likelihoods[name].dataset
+        return alike and a.likelihood_spec(model, name) == b.likelihood_spec(model, name)
+
     def _sheet(self, model: str, name: str) -> bool:
         a, b = self._a, self._b
         if not all(name in e.sheets and model in e.sheets[name].samplers for e in (a, b)):
@@ -108,11 +123,13 @@ class Shared(Mapping[Key, str]):
         a, b = self._a, self._b
         if not all(name in e.analyses and model in e.analyses[name].models for e in (a, b)):
             return False
-        alike, study = self._same_model(model), a.analyses[name]
-        if study.kind == "leakage":
+        alike, study = self._same_model(model), STUDIES[a.analyses[name].kind]
+        if study.dataset:
+            alike = alike and a.dataset == b.dataset
+        if study.features:
             alike = alike and _extractor(a) == _extractor(b)
-        if study.kind == "memorisation":  # of the pairs that evaluations have found
-            measured_on = a.evaluations_of(model, study.settings["grid"])
+        if study.pairs:  # that evaluations have found
+            measured_on = a.evaluations_of(model, a.analyses[name].settings["grid"])
             alike = alike and all(("evaluate", model, one.name) in self for one in measured_on)
         return alike and a.analysis_spec(model, name) == b.analysis_spec(model, name)
 
@@ -121,7 +138,9 @@ class Shared(Mapping[Key, str]):
         return _reference(self._a) == _reference(self._b)
 
     def _same_model(self, model: str) -> bool:
-        """Whether both evaluate the same file: the shared final model, or its shared best snapshot."""
+        """Whether both evaluate the same file: a shared final model, best snapshot or average."""
+        if training_of(model)[1]:
+            return ("average", *training_of(model)) in self
         if self._a.chosen(model) or self._b.chosen(model):
             return ("choose", model) in self
         return ("train", model) in self or ("published", model) in self

@@ -3,100 +3,38 @@
 Their sources are params.yaml and the sidecars of the steps.
 """
 
-import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from edm.chain.choices import choices, in_words
-from edm.chain.job import Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import advice_file
 from edm.chain.provenance import raw
 from edm.chain.rules import RULES
 from edm.chain.sidecars import read_sidecar, sidecar_file
+from edm.chain.throughput import Throughput
 from edm.files.documents import NUMBER, read_document
 from edm.files.writing import write_text
 from edm.params import Report
+from edm.report.done import Done, done_jobs, kept_jobs
 from edm.report.page import grid, heading, page, paragraphs
+from edm.report.spending import Spending, spending
 
 LONGEST = 20  # number of jobs that the runtime page lists
 
 
-@dataclass(frozen=True)
-class Done:
-    """A completed job, from its sidecar. processes: in parallel, one per GPU if the job used GPUs.
-
-    seconds: None if unknown, as for adopted files.
-    """
-
-    rule: str
-    key: tuple[str, ...]
-    seconds: float | None = None
-    created: str = ""
-    host: str = "unknown"
-    processes: int = 1
-    gpu: str | None = None
-    commit: str | None = None
-    dirty: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    inputs: dict[str, str | None] = field(default_factory=dict)
-    outputs: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"{self.rule} {'/'.join(self.key)}"
-
-    @property
-    def ended(self) -> float:
-        """In seconds since 1970."""
-        return datetime.fromisoformat(self.created).timestamp()
-
-    @property
-    def gpu_hours(self) -> float:
-        return self.processes * (self.seconds or 0.0) / 3600 if self.gpu else 0.0
-
-
 def write_about(chain: Chain, report: Report, results: Path) -> list[Path]:
     """Writes the pages under ``results/REPORT/about``; returns the files."""
-    done = done_jobs(chain, report)
+    done, rates = done_jobs(chain, report), Throughput.load("throughput.json")
     pages = {"configuration": configuration(chain, report), "environment": environment(chain, report, done),
-             "runtime": runtime(report, done)}  # fmt: skip
+             "runtime": runtime(report, done, spending(chain, report, rates))}  # fmt: skip
     written = []
     for name, text in pages.items():
         written.append(results / report.name / "about" / f"{name}.html")
         write_text(written[-1], text)
     return written
-
-
-def done_jobs(chain: Chain, report: Report) -> list[Done]:
-    """The completed jobs of a report, in the order of the chain; each shard of an evaluation is a separate job."""
-    return [one for job in _needed(chain, report) for one in told_by(job)]
-
-
-def told_by(job: Job) -> list[Done]:
-    """A job from its sidecar, after the shards that it merged; nothing without a sidecar."""
-    sidecar = read_sidecar(sidecar_file(job))
-    if sidecar is None:
-        return []
-    parts = [
-        (part["job"].removesuffix(".safetensors"), part) for part in (sidecar.get("parts") or ()) if "seconds" in part
-    ]
-    return [*(_done("shard", (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
-
-
-def _needed(chain: Chain, report: Report) -> list[Job]:
-    needed = chain.needed(chain.by_name[f"about {report.name}"].files)
-    return [job for job in needed if RULES[job.rule].kept]
-
-
-def _done(rule: str, key: tuple[str, ...], sidecar: dict[str, Any]) -> Done:
-    known = {entry.name for entry in dataclasses.fields(Done)} - {"rule", "key"}
-    return Done(rule, key, **{name: value for name, value in sidecar.items() if name in known and value is not None})
 
 
 def configuration(chain: Chain, report: Report) -> str:
@@ -119,7 +57,7 @@ def environment(chain: Chain, report: Report, done: list[Done]) -> str:
     machines = _counted(done, lambda one: (one.host, one.gpu or "–", str(one.processes)))
     software = Counter((name, version) for one in done for name, version in one.versions.items())
     data: dict[str, tuple[str, str | None]] = {}
-    for job in _needed(chain, report):
+    for job in kept_jobs(chain, report):
         sidecar = read_sidecar(sidecar_file(job)) or {"inputs": {}, "outputs": {}}
         data |= {path: ("as given", sidecar["inputs"].get(path)) for path in raw(chain, job)}
         if RULES[job.rule].stage == "data":
@@ -162,8 +100,8 @@ def _counted(done: Iterable[Done], of: Callable[[Done], tuple[str, ...]]) -> lis
 # Runtime --------------------------------------------------------------------------------------------------------------
 
 
-def runtime(report: Report, done: list[Done]) -> str:
-    """The duration of the jobs of each rule, and the longest jobs."""
+def runtime(report: Report, done: list[Done], spent: dict[tuple[str, str, str], Spending] | None = None) -> str:
+    """The duration of the jobs of each rule, the longest jobs, and planned and used GPU-hours per cell."""
     rules: dict[str, list[Done]] = {}
     unknown = [one.name for one in done if one.seconds is None]
     done = [one for one in done if one.seconds is not None]
@@ -180,7 +118,36 @@ def runtime(report: Report, done: list[Done]) -> str:
     hours = "GPU-hours: wall time times GPUs." if on_gpus else "No job recorded a GPU."
     missing = f"Not counted, since their files were adopted: {in_words(unknown)}." if unknown else ""
     return page(f"Runtime: {report.title}", grid(head, rows, total=True), paragraphs(notes, hours, missing),
-                heading("The longest jobs"), grid(("job", "on", "processes", "wall time"), listed, text=2))  # fmt: skip
+                heading("The longest jobs"), grid(("job", "on", "processes", "wall time"), listed, text=2),
+                *_planned_and_used(spent or {}))  # fmt: skip
+
+
+def _planned_and_used(spent: dict[tuple[str, str, str], Spending]) -> list[str]:
+    """The table of planned and used GPU-hours per cell, with what it can and cannot say."""
+    if not spent:
+        return []
+    head = ("table", "row", "columns", "planned GPU-hours", "used GPU-hours", "used CPU-hours", "steps with a record")
+    rows = [(*cell, _planned(one), _hours(one.on_gpus), _hours(one.on_cpus), f"{one.recorded} of {one.steps}")
+            for cell, one in spent.items()]  # fmt: skip
+    notes = ["Of each cell all trainings, choices, searches, evaluations and reference statistics behind it; what "
+             "several cells share counts in each, and once in the last row. Used: wall time times processes, "
+             "one per GPU; time that a killed job lost is not recorded.",
+             "Planned: as by `edm plan`, of networks alone, for the GPU whose throughput it knows; for two numbers the "
+             "outcome of a search decides."]  # fmt: skip
+    if any(one.on_cpus for one in spent.values()):
+        notes.append("Hours on CPUs are those of processes without a GPU. They cannot be compared with the plan.")
+    return [heading("Planned and used GPU-hours"), grid(head, rows, text=3, total=True), paragraphs(*notes)]
+
+
+def _planned(one: Spending) -> str:
+    if one.planned is None:
+        return "unknown"
+    low, high = map(_hours, one.planned)
+    return low if low == high else f"{low} to {high}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}" if hours else "–"
 
 
 def _row(rule: str, jobs: list[Done], on_gpus: bool) -> tuple[str, ...]:

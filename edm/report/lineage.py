@@ -10,9 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edm.analysis.bits import read_bits
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.paths import choice_file, evaluation_file, levels_file, search_file
+from edm.chain.paths import (
+    analysis_file,
+    choice_file,
+    evaluation_file,
+    levels_file,
+    likelihood_file,
+    search_file,
+)
 from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
 from edm.chain.sidecars import ORIGIN, sidecar_file
@@ -52,8 +60,12 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
         return _of_configuration(params, place, source)
     if source.kind == "search":
         return _of_search(Chain(params), place, cell, source)
+    if source.kind == "likelihood":
+        return _of_likelihood(Chain(params), place, cell, source)
     if source.kind == "levels":
         return _of_levels(Chain(params), place, cell, source)
+    if source.kind == "analysis":
+        return _of_study(Chain(params), place, cell, source)
     return _of_measurement(Chain(params), place, cell, source)
 
 
@@ -84,8 +96,12 @@ def _why_empty(cell: Cell, source: Source | None) -> str:
         return "the table has nothing there"
     if source.kind == "search":
         makes = [search_file(source.experiment, source.model, source.name)]
+    elif source.kind == "likelihood":
+        makes = [likelihood_file(source.experiment, source.model, source.name)]
     elif source.kind == "levels":
         makes = [levels_file(source.experiment, source.model)]
+    elif source.kind == "analysis":
+        makes = [analysis_file(source.experiment, source.model, source.name)]
     else:
         makes = [evaluation_file(e) for e in source.experiment.evaluations_of(source.model, source.name)]
     more = f" (and {len(makes) - 1} more)" if len(makes) > 1 else ""
@@ -117,6 +133,19 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     return walk.finished(found, again, f"['settings']['{place['row']}']")
 
 
+def _of_likelihood(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, name = source.experiment, source.model, source.name
+    path = likelihood_file(experiment, model, name)
+    record = read_bits(path)
+    walk = _Walk(chain, path, record | {"metric": {}})
+    found = {**place, "value": cell.value, "s": record["s"], "images": record["images"], "experiment": experiment.name,
+             "model": model, "likelihood": name, **walk.run(record.get("run"))}  # fmt: skip
+    job = chain.makers[path]
+    again = ["likelihood", job.one("model"), job.one("dataset"), AGAIN, "--experiment", job.key[0], "--model", model,
+             "--likelihood", name]  # fmt: skip
+    return walk.finished(found, again, "['bits_per_dimension']")
+
+
 def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
     """A number that is computed from the errors per noise level, which a training run measures at its end."""
     experiment, model = source.experiment, source.model
@@ -126,6 +155,16 @@ def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     term = "bits" if place["column"] == "bound" else place["column"]
     code = ("from edm.training.bound import bound; from edm.training.curves import read_curves; "
             f"print(bound(read_curves({path!r})['after'], {experiment.models[model].sigma_data}).{term})")  # fmt: skip
+    return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
+
+
+def _of_study(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, study = source.experiment, source.model, source.name
+    path = analysis_file(experiment, model, study)
+    walk = _Walk(chain, path, {"checkpoint": {}, "metric": {}})
+    found = {**place, "value": cell.value, "experiment": experiment.name, "model": model, "study": study}
+    kind = experiment.analyses[study].kind
+    code = f"from edm.analysis.studies import read_numbers; print(read_numbers({path!r}, {kind!r})[{source.text!r}])"
     return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
 
 
@@ -197,9 +236,10 @@ class _Walk:
         words = ["edm", "launch", "--", *command, "--expect", digest(expect), *_params_option(self.chain.params)]
         show = f"python -c \"import json; print(json.load(open('{AGAIN}')){place})\""
         commit, make = top.get("commit"), f"snakemake {shlex.quote(self.path)}"
-        again = [f"git checkout {commit} && {make}"] if commit else []
+        apply = f" && git apply {shlex.quote(top['changes'])}" if "changes" in top else ""
+        again = [f"git checkout {commit}{apply} && {make}"] if commit else []
         if commit and os.path.exists("dvc.lock"):
-            again.append(f"git checkout {commit} && dvc pull && {make}")
+            again.append(f"git checkout {commit} && dvc pull{apply} && {make}")
         self.provenance.hashes.save()
         return {"cell": cell, "steps": list(self.steps.values()),
                 "measure_again": [shlex.join(words), show],
@@ -246,7 +286,7 @@ class _Walk:
         state = "cannot be read" if os.path.exists(sidecar) else "is not there"
         unknown = f"no record of how it was made: {sidecar} {state}"
         inputs: dict[str, str | None] = dict.fromkeys(job.files)
-        if path != self.path or job.rule == "train":
+        if path != self.path or job.rule in ("train", "analyse"):
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
         inputs[job.one("model")] = self.record["checkpoint"]["sha256"]
         inputs[job.inputs["references"][0]] = self.record["metric"].get("reference_sha256")
@@ -323,9 +363,14 @@ class _Walk:
             found.append(f"params.yaml or the code has changed since ({top['now']})")
         if not top.get("commit"):
             found.append("the commit is not recorded, so no command can make it again")
-        dirty = [step["step"] for step in self.steps.values() if step.get("dirty") == "true"]
+        dirty = [step for step in self.steps.values() if step.get("dirty") == "true"]
         if dirty:
-            found.append(f"made with changes that were not committed: {', '.join(dirty)}")
+            found.append(f"made with changes that were not committed: {', '.join(step['step'] for step in dirty)}")
+        files = [file for file in dict.fromkeys(step.get("changes") for step in dirty) if file is not None]
+        if kept := [file for file in files if os.path.exists(file)]:
+            found.append(f"copy these changes into the clone: {', '.join(kept)}; their first lines say what they lack")
+        if lost := [file for file in files if file not in kept]:
+            found.append(f"the file of these changes is missing: {', '.join(lost)}")
         commits = dict.fromkeys(step["commit"] for step in self.steps.values() if step.get("commit"))
         if len(commits) > 1:
             found.append(f"its steps ran at {len(commits)} commits; the commands name that of the last step")

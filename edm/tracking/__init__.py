@@ -4,6 +4,7 @@ A job appends to its own JSONL journal (``Journal``) and imports no tracking lib
 journals to MLflow later, in one process; it is not imported here, because importing MLflow takes seconds.
 """
 
+from edm.tracking.changes import uncommitted
 from edm.tracking.environment import description, environment_tags, origin
 from edm.tracking.journal import Artifact, Journal, Point, Run, RunRecord, read_journal
 from edm.tracking.system import SystemMetrics
@@ -22,4 +23,5 @@ __all__ = [
     "environment_tags",
     "origin",
     "read_journal",
+    "uncommitted",
 ]

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from edm import params
+from edm.chain import provenance
 from edm.chain.jobs import Chain
 from edm.chain.provenance import start
-from edm.chain.sidecars import sidecar_file
+from edm.chain.sidecars import changes_file, sidecar_file
 from edm.cli import main
 
 PARAMS = yaml.safe_load("""
@@ -91,6 +92,18 @@ def test_what_params_yaml_no_longer_names_goes_and_nothing_else(made, capsys, ti
     capsys.readouterr()
     assert main(["clean"]) == 0
     assert capsys.readouterr() == ("", "nothing to remove: params.yaml names every step that left files\n")
+
+
+def test_uncommitted_changes_go_with_the_last_record_that_names_them(made, monkeypatch):
+    shared, own = b"# of all\n", b"# of vp-B alone\n"
+    for name, content in (("train tiny/vp-A", shared), ("train tiny/vp-B", shared), ("train tiny/vp-B", own)):
+        monkeypatch.setattr(provenance, "origin", lambda: {"dirty": "true"})
+        monkeypatch.setattr(provenance, "uncommitted", lambda content=content: content)
+        start(made, name).finish()
+    write({**PARAMS, "experiments": {"tiny": WITHOUT_B}})
+    assert main(["clean", "--remove"]) == 0
+    train = made.by_name["train tiny/vp-A"]
+    assert Path(changes_file(train, shared)).exists() and not Path(changes_file(train, own)).exists()
 
 
 def test_a_file_that_the_user_changed_stays_with_its_record(made, capsys):

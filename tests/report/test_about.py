@@ -8,8 +8,13 @@ import yaml
 
 from edm import params
 from edm.chain.jobs import Chain
-from edm.report.about import Done, configuration, done_jobs, duration, environment, runtime, told_by
+from edm.chain.rules import RULES
+from edm.chain.sidecars import sidecar_file
+from edm.chain.throughput import Throughput
+from edm.report.about import configuration, duration, environment, runtime
 from edm.report.captions import Captions
+from edm.report.done import Done, done_jobs, told_by
+from edm.report.spending import spending
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,6 +72,41 @@ def test_gpu_hours_are_wall_time_times_gpus(chain):
     assert "<td>2</td><td>2 h 00 min</td><td>1 h 00 min</td><td>1 h 30 min</td><td>10.00</td>" in page
     assert "GPU-hours" not in runtime(chain.reports["digits"], jobs[2:])
     assert [duration(s) for s in (0.04, 59.94, 60, 3599.6)] == ["0.0 s", "59.9 s", "1 min 00 s", "1 h 00 min"]
+
+
+def test_planned_and_used_hours_of_a_cell_are_those_of_its_steps(chain, tmp_path, monkeypatch):
+    """Two GPUs for half an hour, and the time before an interruption; an evaluation in two shards on CPUs."""
+    monkeypatch.chdir(tmp_path)
+    report = chain.reports["cluster"]
+    training = chain.by_name["train cluster/vp-A"]
+    config = chain.experiments["cluster"].models["vp-A"]
+    part = {"job": "1-of-2.safetensors", "seconds": 360.0}
+    points = [job for job in chain.by_name.values() if job.name.startswith("evaluate cluster/vp-A/ladder/")]
+    for job, more in [
+        (training, {"seconds": 1800.0, "processes": 2, "gpu": "H100"}),
+        *((job, {"seconds": 720.0, "parts": [part, part]}) for job in points),
+    ]:
+        nothing = {"specification": {"settings": None, "inputs": {}}, "inputs": {}, "outputs": {}}
+        place = Path(sidecar_file(job))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps({"format": "edm-step/1", "digest": "0", **nothing, **more}))
+    rates = Throughput()
+    found = spending(chain, report, rates)
+    of_a = [one for (_, _, columns), one in found.items() if columns == "vp-A"]
+    jobs = [training, *points, *(chain.makers[part] for job in points for part in job.parts)]
+    planned = sum(RULES[job.rule].cost(chain, job, rates).hours[0] for job in jobs)
+    assert of_a and planned > 0 and all(one.planned == pytest.approx((planned, planned)) for one in of_a)
+    assert [(one.on_gpus, one.on_cpus) for one in of_a] == [(1.0, pytest.approx(len(points) * 0.4))] * len(of_a)
+    assert found["all", "", ""].recorded == 1 + len(points) < found["all", "", ""].steps
+    page = runtime(report, done_jobs(chain, report), found)
+    assert "Planned and used GPU-hours" in page and "They cannot be compared with the plan." in page
+    log = Path("runs/cluster/vp-A/log.jsonl")
+    row = {"images": config.steps * config.batch_size, "loss": 1.0, "images_per_second": 9.0, "seconds": 3600.0}
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({**row, "images": 5}) + "\n")
+    assert spending(chain, report, rates) == found  # of another training run: not the whole one
+    log.write_text(json.dumps(row) + "\n")
+    assert {one.on_gpus for cell, one in spending(chain, report, rates).items() if cell[2] == "vp-A"} == {2.0}
 
 
 def test_the_shards_of_an_evaluation_are_jobs_of_their_own(chain, tmp_path, monkeypatch):

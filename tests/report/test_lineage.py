@@ -277,6 +277,26 @@ def test_uncommitted_changes_are_named(finished, monkeypatch):
     assert "with changes that were not committed" in as_text(found)
 
 
+def test_the_file_of_uncommitted_changes_is_kept_named_and_makes_nothing_stale(finished, monkeypatch):
+    tags = {"commit": "d" * 40, "dirty": "true"}
+    monkeypatch.setattr(provenance, "environment_tags", lambda: tags)
+    monkeypatch.setattr(provenance, "origin", lambda: tags)
+    monkeypatch.setattr(provenance, "uncommitted", lambda: b"# uncommitted changes\n")
+    step = start(finished, "evaluate tiny/vp-B/ladder")
+    monkeypatch.setattr(provenance, "uncommitted", lambda: b"# an edit while the step runs\n")
+    step.finish()
+    found, steps = traced("tiny/table2", "B", "vp")
+    file = steps["results/tiny/distances/vp-B/ladder.json"]["changes"]
+    assert Path(file).read_bytes() == b"# uncommitted changes\n" and file.startswith("steps/evaluate/tiny/changes/")
+    assert steps["results/tiny/distances/vp-B/ladder.json"]["now"] == "fresh"
+    assert f"git checkout {'d' * 40} && git apply {file} && snakemake" in found["make_again"][0]
+    assert f"changes           {file}" in as_text(found)
+    Path(file).unlink()
+    found, steps = traced("tiny/table2", "B", "vp")
+    assert f"the file of these changes is missing: {file}" in found["cautions"]
+    assert steps["results/tiny/distances/vp-B/ladder.json"]["now"] == "fresh"
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 
