@@ -289,7 +289,8 @@ class _Walk:
         if path != self.path or job.rule in ("train", "analyse"):
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
         inputs[job.one("model")] = self.record["checkpoint"]["sha256"]
-        inputs[job.inputs["references"][0]] = self.record["metric"].get("reference_sha256")
+        for reference in job.inputs.get("references", ())[:1]:
+            inputs[reference] = self.record["metric"].get("reference_sha256")
         own = {key: self.record[key] for key in ("commit", "dirty") if self.record.get(key)}
         return {"unknown": f"{unknown}; commit and hashes are those that the file itself names", **own,
                 "from": [{"file": name, "sha256": content} for name, content in inputs.items()]}  # fmt: skip
