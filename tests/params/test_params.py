@@ -369,7 +369,7 @@ def test_a_guide_is_the_null_label_a_model_or_a_snapshot(tmp_path):
     ]
     batch = digits.models["vp-F"].batch_size
     snapshot = -(-50_000 // batch) * batch
-    assert digits.guides(digits.samplers_of("vp-F", "guided")) == {"vp-A": None, "vp-F at 0.05": snapshot}
+    assert digits.guides(digits.grids["guided"].points["vp-F"].guides) == {"vp-A": None, "vp-F at 0.05": snapshot}
     assert snapshot in digits.models["vp-F"].snapshots
 
 
@@ -380,7 +380,7 @@ def test_scale_moves_the_snapshot_of_a_guide_with_those_of_its_model(tmp_path):
         raw["reports"]["both"]["scale"] = 0.01
 
     cond = load_changed(tmp_path, change).experiment("cifar10-cond")
-    (images,) = cond.guides(cond.samplers_of("vp-F", "guided")).values()
+    (images,) = cond.guides(cond.grids["guided"].points["vp-F"].guides).values()
     assert images in cond.models["vp-F"].snapshots and images == pytest.approx(100_000, abs=512)
 
 
