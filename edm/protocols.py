@@ -92,8 +92,9 @@ class Architecture(Protocol):
 
     Made of (resolution, channels, classes, augment_dim): the side and the channels of the images, and the widths of the
     two label vectors, 0 for none; torch's global generator gives its initial weights.
-    ``forward`` gets x: float32 [B, C, H, W]; c_noise: [B]; class_labels: one-hot rows [B, classes], or None for an
-    unconditional model; augment_labels: [B, augment_dim], or None. It returns a tensor shaped as x.
+    ``forward`` gets x: float32 [B, C, H, W]; c_noise: [B]; class_labels: one-hot rows [B, classes], zeros without a
+    class; augment_labels: [B, augment_dim], zeros for images that are not augmented. Labels of width 0 are None. It
+    returns a tensor shaped as x.
     A setting with the name of a size in TrainingConfig (model_channels, channel_mult, num_blocks, attn_resolutions,
     dropout) is that field.
     """
@@ -167,3 +168,18 @@ class Metric(Protocol):
     """
 
     def __call__(self, features: "Tensor", reference: "Tensor") -> float: ...
+
+
+class Study(Protocol):
+    """Numbers that a trained model gives, and images to show.
+
+    denoiser: the model, as :class:`edm.Denoiser`, which :func:`edm.sample` takes. dataset: the training images, as
+    :class:`edm.Dataset`, with ``dataset=True`` in ``register``; else None. features: the extractor of the experiment, a
+    function from uint8 images [N, C, H, W] to features float32 [N, F], with ``features=True``; else None.
+    Returns (images, numbers), both by name: uint8 tensors [n, C, H, W], or none; and finite numbers, which a table of
+    the kind "study" shows, or lists of them, of which a figure of that kind draws one vs. another.
+    """
+
+    def __call__(
+        self, denoiser: Any, dataset: Any, features: Any
+    ) -> "tuple[dict[str, Tensor], dict[str, float | Sequence[float]]]": ...

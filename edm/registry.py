@@ -60,7 +60,8 @@ class Kind:
         return tuple(name for name in vars(self.protocol) if not name.startswith("_"))
 
 
-#: By the key of params.yaml that names a part, but "metric" for an entry of ``metrics``.
+#: By the key of params.yaml that names a part; "metric" is for an entry of ``metrics``, "study" for the ``kind`` of an
+#: entry of ``analyses``.
 KINDS: dict[str, Kind] = {
     "schedule": Kind(protocols.Schedule, made_of=("sigma_min", "sigma_max")),
     "scaling": Kind(protocols.Scaling),
@@ -75,6 +76,7 @@ KINDS: dict[str, Kind] = {
     "source": Kind(protocols.Source),
     "features": Kind(protocols.Features, facts={"meaning": ""}, made_of=("weights",), settable=False),
     "metric": Kind(protocols.Metric, (), {"higher": True, "fewest": 2, "meaning": ""}),
+    "study": Kind(protocols.Study, (), {"dataset": False, "features": False}),
 }
 
 
@@ -242,9 +244,9 @@ def register(kind: str, name: str, **facts: Any) -> Callable[[_Made], _Made]:
     """Registers a function or a class as a part of the design space; a decorator.
 
     kind: "schedule", "scaling", "discretization", "solver", "preconditioning", "loss", "architecture", "augmentation",
-    "optimizer", "lr_schedule", "source", "features" or "metric"; :mod:`edm.protocols` says what a part of each kind
-    gets and gives. name: by which params.yaml chooses it. facts: what else is known of it, such as ``evaluations`` of a
-    solver. Parameters with a default value are its settings: annotate them with int, float, bool, str, a tuple of
+    "optimizer", "lr_schedule", "source", "features", "metric" or "study"; :mod:`edm.protocols` says what a part of each
+    kind gets and gives. name: by which params.yaml chooses it. facts: what else is known of it, such as ``evaluations``
+    of a solver. Parameters with a default value are its settings: annotate them with int, float, bool, str, a tuple of
     numbers such as ``tuple[float, ...]``, or one of these or None.
     Raises UserError, in one line, for an unknown kind or fact, for a name that is taken, and for a part that does not
     fit the protocol of its kind.

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: small, real data."""
 
 import os
+import signal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -13,6 +14,19 @@ from edm.data.archive import read_archive
 from edm.data.prepare import prepare
 
 torch.set_num_threads(1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job; commands under test inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def same_process():
+    """No test leaves a signal ignored, or another working directory: the commands of later tests inherit both."""
+    folder, before = os.getcwd(), {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    os.chdir(folder)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

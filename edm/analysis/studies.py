@@ -1,21 +1,23 @@
-"""The analyses of params.yaml: each takes a trained model and returns tensors to plot and numbers."""
+"""The studies of params.yaml (``analyses``): each takes a trained model and returns tensors to plot and numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edm import registry
 from edm.analysis.degradation import degrade
 from edm.analysis.leakage import Transform, augmented, leakage
 from edm.analysis.truncation import truncation_errors
+from edm.checked import fits
 from edm.config import SamplerConfig
 from edm.data.pixels import to_float
 from edm.design.augmentation import augment as default_transform
 from edm.design.draws import class_labels
 from edm.errors import UserError
-from edm.files.documents import AMOUNT, COUNT, NUMBER, TEXT, Names, between, require_shape
+from edm.files.documents import AMOUNT, COUNT, NUMBER, TEXT, Kind, Names, between, require_shape
 from edm.files.tensors import read_header, save_tensors
 from edm.files.writing import named
 from edm.models.denoiser import Denoiser
@@ -41,11 +43,16 @@ _NUMBERS: dict[str, Any] = {
         "description": TEXT,
     },
 }
+_OF_PLUGINS = Names(Kind("a number, or a list of numbers", lambda value: fits(value, float)
+                         or fits(value, tuple[float, ...])))  # fmt: skip
 SHOWN = 64  # images of each kind stored for display
 BLOCK = 64
 
 
-def truncation(denoiser: Denoiser, **settings: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@registry.register("study", "truncation")
+def truncation(
+    denoiser: Denoiser, dataset: None = None, features: None = None, **settings: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Figure 13a, b; settings are those of :func:`edm.analysis.truncation.truncation_errors`."""
     config = denoiser.network.config
     shape = (config.channels, config.resolution, config.resolution)
@@ -53,8 +60,11 @@ def truncation(denoiser: Denoiser, **settings: Any) -> tuple[dict[str, Tensor], 
         return {}, truncation_errors(denoiser, shape, classes=config.classes, **settings)
 
 
+@registry.register("study", "degradation")
 def degradation(
     denoiser: Denoiser,
+    dataset: None = None,
+    features: None = None,
     *,
     sigmas: Sequence[float | str],
     repetitions: Sequence[int],
@@ -77,12 +87,13 @@ def degradation(
     return shown, {"sigmas": levels, "repetitions": list(repetitions), "S_noise": list(S_noise)}
 
 
+@registry.register("study", "leakage")
 def leaked(
     denoiser: Denoiser,
-    *,
     dataset: Any,
-    augment: float,
     features: Any,
+    *,
+    augment: float,
     images: int,
     num_steps: int = 18,
     transform: Transform = default_transform,
@@ -100,8 +111,15 @@ def leaked(
     return shown, {"distances": distances, "metric": features.label, "images": images}
 
 
+@registry.register("study", "memorisation")
 def memorised(
-    denoiser: Denoiser, *, draws: Sequence[tuple[SamplerConfig, int, int]], training: Tensor, numbers: dict[str, Any]
+    denoiser: Denoiser,
+    dataset: None = None,
+    features: None = None,
+    *,
+    draws: Sequence[tuple[SamplerConfig, int, int]],
+    training: Tensor,
+    numbers: dict[str, Any],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The images that lie suspiciously near to one training image, drawn again, beside that image.
 
@@ -114,13 +132,34 @@ def memorised(
     return {"generated": torch.cat(drawn), "training": training}, numbers
 
 
-Study = Callable[..., tuple[dict[str, Tensor], dict[str, Any]]]
-STUDIES: dict[str, Study] = {
-    "truncation": truncation,
-    "degradation": degradation,
-    "leakage": leaked,
-    "memorisation": memorised,
-}
+def study(
+    kind: str, denoiser: Denoiser, dataset: Any = None, features: Any = None, **settings: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, numbers) of a registered study. Raises UserError if a plugin's returns anything else."""
+    part = registry.find("study", kind)
+    found = part(denoiser, dataset, features, **settings)
+    return found if part.own else _checked(part.where, found)
+
+
+def _checked(where: str, found: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, dict) for one in found)):
+        raise UserError(f"{where}: returned {type(found).__name__}; expected two dictionaries, (images, numbers)")
+    images, numbers = found[0], {str(name): _plain(one) for name, one in found[1].items()}
+    for name, one in images.items():
+        if not isinstance(one, Tensor) or one.dtype != torch.uint8 or one.ndim != 4 or one.shape[1] not in (1, 3):
+            told = f"{one.dtype} {list(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
+            raise UserError(f"{where}: returned images {name!r} {told}; expected uint8 [n, C, H, W]")
+    for name, one in numbers.items():
+        if not (fits(one, float) or fits(one, tuple[float, ...])):
+            raise UserError(f"{where}: returned {name!r} {one!r:.60}; expected a finite number, or a list of them")
+    return {str(name): one.cpu().contiguous() for name, one in images.items()}, numbers
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as those of Python."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _drawn(denoiser: Denoiser, images: int, num_steps: int) -> Tensor:
@@ -140,7 +179,7 @@ def save_study(
 def read_numbers(path: str | Path, kind: str) -> dict[str, Any]:
     """The numbers in a file of :func:`save_study`, of a kind of study. Raises UserError for any other file."""
     header = read_header(path, FORMAT)
-    require_shape(header, {"numbers": _NUMBERS[kind]}, path, _ADVICE)
+    require_shape(header, {"numbers": _NUMBERS.get(kind, _OF_PLUGINS)}, path, _ADVICE)
     numbers: dict[str, Any] = header["numbers"]
     for number, curve in enumerate(numbers.get("curves", ()), 1):
         values = [curve["sigma"], *(curve[method][name] for method in ("euler", "heun") for name in ("mean", "std"))]

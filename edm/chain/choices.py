@@ -102,6 +102,10 @@ def _studies(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
             search = experiment.searches[job.key[2]]
             over = "; ".join(f"{name} = {in_words(map(_shown, values))}" for name, values in search.over.items())
             rows.append((f"search {search.name}", job.key[1], f"{search.method}, {search.images:,} images, {over}"))
+        elif job.rule == "likelihood":
+            one = experiment.likelihoods[job.key[2]]
+            told = ", ".join(f"{name} = {_shown(value)}" for name, value in one.settings.items())
+            rows.append((f"likelihood {one.name}", job.key[1], f"{one.images:,} images of {one.dataset}, {told}"))
         elif job.rule == "analyse":
             study = experiment.analyses[job.key[2]]
             told = ", ".join(f"{name} = {_shown(value)}" for name, value in study.settings.items())

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from edm.chain.job import Job
+from edm.chain.job import SHARES, Job
 from edm.chain.throughput import Throughput
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.evaluation.search import choice_cost, cost
 from edm.metrics import WORST
-from edm.networks.flops import parameters
+from edm.networks.flops import BACKWARD, parameters
 from edm.params import Experiment
+from edm.params.experiment import training_of
 
 if TYPE_CHECKING:
     from edm.chain.jobs import Chain
@@ -72,6 +73,10 @@ def importing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     return Cost(disk=FLOAT * parameters(_config(chain, job)))
 
 
+def averaging(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    return Cost(disk=FLOAT * parameters(_config(chain, job)))
+
+
 def choosing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     experiment, model = _of(chain, job)
     choice = experiment.choice_of(model)
@@ -108,6 +113,24 @@ def sharing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
 
 
+def likelihood(chain: "Chain", job: Job, rates: Throughput) -> Cost:
+    """Evaluations of a likelihood or of a part of one, a backward pass per probe counted as ``BACKWARD`` of them.
+
+    With parts, the job only merges them. Without probes there is a backward pass for every pixel.
+    """
+    experiment = chain.experiments[job.key[0]]
+    one = experiment.likelihoods[job.key[2]]
+    config, steps = _config(chain, job), one.settings["num_steps"] * (1 + (one.settings["solver"] == "heun"))
+    exact = one.settings["trace"] == "exact"
+    probes = config.channels * config.resolution**2 if exact else one.settings["probes"]
+    images = 0 if job.parts else one.images
+    if job.rule in SHARES:
+        number, _, count = job.key[3].partition("-of-")
+        images = one.images * int(number) // int(count) - one.images * (int(number) - 1) // int(count)
+    evaluations = images * steps * (1 + BACKWARD * probes)
+    return _sampled(chain, job, rates, (0, 0), (evaluations, evaluations))
+
+
 def sampling(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     experiment, model = _of(chain, job)
     sheet, config = experiment.sheets[job.key[2]], _config(chain, job)
@@ -132,9 +155,11 @@ def analysing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
         points = chain.experiments[job.key[0]].grids[s["grid"]].points[job.key[1]]
         drawn = s.get("images", WORST)
         evaluations = drawn * max(point.sampler.expected_nfe for point in points)
-    else:
+    elif analysis.kind == "leakage":
         drawn = s["images"]
         evaluations = drawn * nfe
+    else:  # only a plugin's author knows
+        drawn = evaluations = 0
     return _sampled(chain, job, rates, (drawn, drawn), (evaluations, evaluations))
 
 
@@ -158,6 +183,7 @@ def _evaluated(chain: "Chain", job: Job) -> tuple[int, int]:
 def _config(chain: "Chain", job: Job) -> TrainingConfig:
     """The configuration of a job's model; for a pretrained model, that of its `like` in params.yaml."""
     experiment, model = _of(chain, job)
+    model, _ = training_of(model)
     if model in experiment.models:
         return experiment.models[model]
     other, _, name = chain.pretrained(experiment.name, model).get("like", "").partition("/")

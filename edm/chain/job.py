@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+#: Rules whose jobs share the work of a job of another rule, which merges their files and deletes them.
+SHARES = {"shard": "evaluate", "likelihood_shard": "likelihood"}
+
 
 @dataclass(frozen=True)
 class Job:

@@ -28,7 +28,10 @@ class Chain:
             figures = [file for figure in report.figures for file in paths.figure_files(name, figure)]
             return [*tables, *figures, *paths.metrics_files(name), *paths.about_files(name), paths.tracking_file(name)]
         if name in self.experiments:
-            return [paths.evaluation_file(evaluation) for evaluation in self.experiments[name].evaluations()]
+            one = self.experiments[name]
+            bits = [paths.likelihood_file(one, model, kind) for kind in one.likelihoods
+                    for model in one.likelihoods[kind].models]  # fmt: skip
+            return [paths.evaluation_file(evaluation) for evaluation in one.evaluations()] + bits
         owner, _, part = name.partition("/")
         if owner in self.reports and part in self.reports[owner].tables:
             return paths.table_files(owner, part)

@@ -10,7 +10,7 @@ from edm.config import SamplerConfig
 from edm.files.hashes import digest
 from edm.metrics import CLASSIFIER, need_reference_features
 from edm.params import Evaluation, Experiment, Report
-from edm.params.experiment import guiding_model
+from edm.params.experiment import guiding_model, training_of
 
 TABLE_FORMATS = (".md", ".csv", ".tex", ".html")
 FIGURE_FORMATS = (".png", ".svg")
@@ -77,10 +77,17 @@ def levels_file(experiment: Experiment, model: str) -> str:
 
 
 def model_file(experiment: Experiment, model: str) -> str:
-    """The evaluated model: the best snapshot if the experiment chooses one, else the final model."""
+    """The evaluated model: an average, the best snapshot if the experiment chooses one, else the final model."""
+    training, width = training_of(model)
+    if width:
+        return average_file(experiment, training, width)
     if not experiment.chosen(model):
         return final_model(experiment, model)
     return f"models/{experiment.owner('choose', model)}/{model}/best.safetensors"
+
+
+def average_file(experiment: Experiment, training: str, width: str) -> str:
+    return f"models/{experiment.owner('average', training, width)}/{training}/ema-{width}.safetensors"
 
 
 def guide_file(experiment: Experiment, guide: str, images: int | None) -> str:
@@ -115,6 +122,16 @@ def shard_files(experiment: Experiment, model: str, name: str) -> list[str]:
 
 def search_file(experiment: Experiment, model: str, name: str) -> str:
     return f"results/{experiment.owner('search', model, name)}/searches/{model}/{name}.json"
+
+
+def likelihood_file(experiment: Experiment, model: str, name: str) -> str:
+    return f"results/{experiment.owner('likelihood', model, name)}/likelihoods/{model}/{name}.json"
+
+
+def likelihood_parts(experiment: Experiment, model: str, name: str) -> list[str]:
+    """The parts of a likelihood, in the order of their images; empty if one job does all of it."""
+    count, folder = experiment.sampling.shards, f"runs/{experiment.name}/{model}/likelihoods/{name}.shards"
+    return [f"{folder}/{number}-of-{count}.json" for number in range(1, count + 1)] if count > 1 else []
 
 
 def sheet_file(experiment: Experiment, model: str, name: str) -> str:
@@ -154,7 +171,13 @@ def shown_files(report: Report) -> list[str]:
 def traces(rule: str, key: tuple[str, ...]) -> str:
     """What the names of the files begin with that a running step writes besides its outputs: logs and journals."""
     owner, rest = key[0], key[1:]
-    beside = {"evaluate": "distances", "search": "searches", "sample": "sheets", "analyse": "analyses"}
+    beside = {
+        "likelihood": "likelihoods",
+        "evaluate": "distances",
+        "search": "searches",
+        "sample": "sheets",
+        "analyse": "analyses",
+    }
     match rule:
         case "train":
             return f"runs/{owner}/{rest[0]}/"
@@ -162,8 +185,12 @@ def traces(rule: str, key: tuple[str, ...]) -> str:
             return f"runs/{owner}/{rest[0]}/import."
         case "choose":
             return f"runs/{owner}/{rest[0]}/cho"  # choose.log, choice.journal.jsonl
+        case "average":
+            return f"runs/{owner}/{rest[0]}/ema-{rest[1]}."
         case "shard":
             return f"runs/{owner}/{rest[0]}/distances/{'/'.join(rest[1:-1])}.shards/{rest[-1]}."
+        case "likelihood_shard":
+            return f"runs/{owner}/{rest[0]}/likelihoods/{rest[1]}.shards/{rest[2]}."
         case "table" | "figure":
             return f"runs/{owner}/logs/{rest[0]}."
         case "metrics" | "about":

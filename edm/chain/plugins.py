@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from edm import registry
 from edm.chain.job import Job
+from edm.params.studies import STUDIES
 from edm.registry import Part
 
 if TYPE_CHECKING:
@@ -49,9 +50,12 @@ def _named(chain: "Chain", job: Job) -> Iterator[Part]:
         yield from experiment.searches[job.key[2]].samplers[job.key[1]].parts()
     elif job.rule == "sample":
         yield from experiment.sheets[job.key[2]].samplers[job.key[1]].parts()
-    elif job.rule == "analyse" and experiment.analyses[job.key[2]].kind == "leakage":
-        yield from (part for part in experiment.models[job.key[1]].parts() if part.kind == "augmentation")
-        yield from _extractors([experiment.features])
+    elif job.rule == "analyse":
+        kind = experiment.analyses[job.key[2]].kind
+        yield from (part for part in registry.plugins("study") if part.name == kind)
+        if STUDIES[kind].trained:
+            yield from (part for part in experiment.models[job.key[1]].parts() if part.kind == "augmentation")
+        yield from _extractors([experiment.features] if STUDIES[kind].features else [])
     elif job.rule in ("evaluate", "shard"):
         for point, _ in experiment.evaluation(*job.key[1:3]).draws:
             yield from point.sampler.parts()

@@ -16,9 +16,11 @@ advise       data/references/DATASET/advice.json                 the dataset, of
 train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
 published    the same, of a pretrained model                     its published file
 choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, the reference
+average      models/EXPERIMENT/MODEL/ema-WIDTH.safetensors       the training's snapshots
 search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
 shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
 evaluate     results/EXPERIMENT/distances/MODEL/EVALUATION.json  the same, and the shards if there are several
+likelihood   results/EXPERIMENT/likelihoods/MODEL/NAME.json      the model, a dataset, and the parts if several
 sample       runs/EXPERIMENT/MODEL/sheets/SHEET.safetensors      the model
 analyse      runs/EXPERIMENT/MODEL/analyses/NAME.safetensors     the model; the dataset, evaluations (some kinds)
 table        results/REPORT/tables/TABLE.md, .csv, .tex, .html   evaluations, searches
@@ -40,9 +42,10 @@ from edm.chain.choices import choices
 from edm.chain.job import Job, named
 from edm.metrics import CLASSIFIER
 from edm.params import Experiment
-from edm.params.experiment import first_training
+from edm.params.experiment import first_training, training_of
 from edm.params.layouts import figure_layout, figure_spec, metrics_layout, metrics_spec, table_layout, table_spec
 from edm.params.sources import Source
+from edm.params.studies import STUDIES
 
 if TYPE_CHECKING:
     from edm.chain.jobs import Chain
@@ -157,6 +160,16 @@ def _choose(chain: "Chain") -> Iterator[Job]:
             yield Job("choose", (experiment.name, model), inputs, outputs)
 
 
+def _average(chain: "Chain") -> Iterator[Job]:
+    """The snapshots are no inputs, since they are not kept: the final model stands for them, as in ``choose``."""
+    for experiment in chain.experiments.values():
+        for training, width in map(training_of, experiment.averages):
+            if experiment.owner("average", training, width) == experiment.name:
+                output = paths.average_file(experiment, training, width)
+                inputs = named(model=paths.final_model(experiment, training))
+                yield Job("average", (experiment.name, training, width), inputs, (output,))
+
+
 # Measurements ---------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +221,27 @@ def _of_evaluation(chain: "Chain", job: Job) -> Any:
     return experiment.evaluation_spec(experiment.evaluation(*job.key[1:3]))
 
 
+def _likelihood_shard(chain: "Chain") -> Iterator[Job]:
+    for likelihood in _likelihood(chain):
+        for shard in likelihood.parts:
+            part = os.path.basename(shard).removesuffix(".json")
+            yield Job("likelihood_shard", (*likelihood.key, part), likelihood.inputs, (shard,))
+
+
+def _likelihood(chain: "Chain") -> Iterator[Job]:
+    for e in chain.experiments.values():
+        for one in e.likelihoods.values():
+            for model in _own(e, "likelihood", one.models, one.name):
+                inputs = named(model=paths.model_file(e, model), dataset=paths.archive(one.dataset))
+                parts = tuple(paths.likelihood_parts(e, model, one.name))
+                outputs = (paths.likelihood_file(e, model, one.name),)
+                yield Job("likelihood", (e.name, model, one.name), inputs, outputs, parts)
+
+
+def _of_likelihood(chain: "Chain", job: Job) -> Any:
+    return chain.experiments[job.key[0]].likelihood_spec(*job.key[1:3])
+
+
 def _sample(chain: "Chain") -> Iterator[Job]:
     for experiment in chain.experiments.values():
         for sheet in experiment.sheets.values():
@@ -221,13 +255,12 @@ def _sample(chain: "Chain") -> Iterator[Job]:
 def _analyse(chain: "Chain") -> Iterator[Job]:
     for e in chain.experiments.values():
         for analysis in e.analyses.values():
-            measures = analysis.kind == "leakage"  # a distance from the dataset
-            pairs = analysis.kind == "memorisation"  # of images, with those of the dataset
+            study = STUDIES[analysis.kind]
             for model in _own(e, "analyse", analysis.models, analysis.name):
-                found = e.evaluations_of(model, analysis.settings["grid"]) if pairs else ()
+                found = e.evaluations_of(model, analysis.settings["grid"]) if study.pairs else ()
                 inputs = named(model=paths.model_file(e, model),
-                               dataset=[paths.archive(e.dataset)] if measures or pairs else [],
-                               weights=paths.weights_of(e) if measures else [],
+                               dataset=[paths.archive(e.dataset)] if study.dataset else [],
+                               weights=paths.weights_of(e) if study.features else [],
                                results=[paths.evaluation_file(one) for one in found])  # fmt: skip
                 output = paths.analysis_file(e, model, analysis.name)
                 yield Job("analyse", (e.name, model, analysis.name), inputs, (output,))
@@ -279,7 +312,8 @@ def _track(chain: "Chain") -> Iterator[Job]:
         yield Job("track", (name,), named(shown=paths.shown_files(report)), (paths.tracking_file(name),))
 
 
-_FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file}
+_FILES = {"search": paths.search_file, "sheet": paths.sheet_file, "analysis": paths.analysis_file,
+          "likelihood": paths.likelihood_file}  # fmt: skip
 
 
 def made_from(sources: Iterable[Source]) -> list[str]:
@@ -305,6 +339,7 @@ def measuring_options(job: Job) -> list[str]:
 
 
 _EVALUATE = Rule("evaluate", _evaluate, _of_evaluation, code=2, computes=True, cost=costs.evaluating)
+_LIKELIHOOD = Rule("evaluate", _likelihood, _of_likelihood, computes=True, cost=costs.likelihood)
 
 RULES: dict[str, Rule] = {
     "download": Rule("data", _download, _no_settings, kept=False),
@@ -316,9 +351,12 @@ RULES: dict[str, Rule] = {
     "train": Rule("train", _train, _of_experiment("training"), code=2, computes=True, cost=costs.training),
     "published": Rule("train", _published, _of_published, code=2, cost=costs.importing),
     "choose": Rule("train", _choose, _of_experiment("choice"), computes=True, cost=costs.choosing),
+    "average": Rule("train", _average, _of_experiment("average"), cost=costs.averaging),
     "search": Rule("evaluate", _search, _of_experiment("search"), computes=True, cost=costs.searching),
     "shard": dataclasses.replace(_EVALUATE, jobs=_shard, cost=costs.sharing, kept=False),
     "evaluate": _EVALUATE,
+    "likelihood_shard": dataclasses.replace(_LIKELIHOOD, jobs=_likelihood_shard, kept=False),
+    "likelihood": _LIKELIHOOD,
     "sample": Rule("sample", _sample, _of_experiment("sheet"), computes=True, cost=costs.sampling),
     "analyse": Rule("sample", _analyse, _of_experiment("analysis"), code=2, computes=True, cost=costs.analysing),
     "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=6),

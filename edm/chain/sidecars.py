@@ -5,7 +5,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from edm.chain.job import Job
+from edm.chain.job import SHARES, Job
 from edm.chain.rules import RULES
 from edm.files.documents import ANY, TEXT, DamagedError, Kind, Maybe, Names, between, read_document, whole
 
@@ -27,7 +27,7 @@ _SIDECAR = {
 
 def sidecar_file(job: Job) -> str:
     """The path of a step's sidecar: below its stage and its dataset, experiment or report."""
-    if job.rule == "shard":  # deleted together with the shard
+    if job.rule in SHARES:  # deleted together with the shard
         return f"{job.outputs[0]}.json"
     owner, *rest = job.key
     return f"{'/'.join(('steps', RULES[job.rule].stage, owner, job.rule, *rest))}.json"

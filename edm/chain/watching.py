@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edm.chain.job import Job
+from edm.chain.job import SHARES, Job
 from edm.chain.jobs import Chain
 from edm.chain.paths import traces
 from edm.chain.plan import weights
@@ -92,7 +92,7 @@ def _sight(chain: Chain, job: Job, images: int, unfinished: set[Job]) -> Sight:
         return Sight(job, WAITING)  # for the steps before it
     files = [path for path in glob.glob(f"{glob.escape(traces(job.rule, job.key))}*")
              if path.endswith((".log", ".jsonl")) and os.path.isfile(path)]  # fmt: skip
-    step = job if job.rule != "shard" else chain.by_name[f"evaluate {'/'.join(job.key[:-1])}"]
+    step = chain.by_name[f"{SHARES[job.rule]} {'/'.join(job.key[:-1])}"] if job.rule in SHARES else job
     sign = max(map(changed, files), default=0.0)
     if sign <= changed(sidecar_file(step)):  # nothing has been tried since the step was last done
         return Sight(job, WAITING)

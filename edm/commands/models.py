@@ -32,6 +32,7 @@ from edm.commands.common import (
 from edm.config import AUTO, TrainingConfig
 from edm.errors import Preempted, UserError
 from edm.files.documents import read_json
+from edm.files.writing import named
 from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
 from edm.tracking import Journal, description, environment_tags
@@ -105,6 +106,9 @@ def add(command: Commands) -> None:
     sub.add_argument("--width", nargs="+", type=float, required=True, metavar="S", help="relative widths, such as 0.13")
     sub.add_argument("--at", type=float, metavar="MIMG", help="images seen, in millions (default: the last snapshot)")
     sub.add_argument("--out", help="folder for ema-WIDTH.safetensors (default: that of the training run)")
+    sub.add_argument("--experiment", help="experiment in params.yaml, which states the snapshots that must be there")
+    sub.add_argument("--model", help="model of the experiment, such as vp-F")
+    from_params(sub)
 
     sub = command("export", export, "write a checkpoint with the parameter names of the published files")
     sub.add_argument("checkpoint", help="model.safetensors of a training run or an import")
@@ -248,8 +252,16 @@ def import_published(args: Namespace) -> None:
 
 
 def average(args: Namespace) -> None:
-    from edm.training.averaging import average, snapshots_of
+    from edm.training.averaging import average, require_whole, snapshots_of
 
+    if (args.experiment is None) != (args.model is None):
+        raise UserError("average: --experiment and --model belong together")
+    if args.experiment:
+        experiment = load_params(args).experiment(args.experiment)
+        for width in args.width:
+            spec = experiment.average_spec(args.model, named(width))
+            check_planned(args, spec, f"{args.experiment}/{args.model}: average {width:g}")
+        require_whole(args.run, experiment.models[args.model])
     images = None if args.at is None else round(args.at * 1e6)
     for one in average(snapshots_of(args.run), args.width, args.out or args.run, images):
         found = one.found

@@ -177,34 +177,40 @@ def analyse(args: Namespace) -> None:
     experiment = load_params(args).experiment(args.experiment)
     spec = experiment.analysis_spec(args.model, args.analysis)
     check_planned(args, spec, f"{args.experiment}/{args.model}: {args.analysis}")
-    from edm.analysis.studies import STUDIES, save_study
+    from edm.analysis.studies import save_study, study
     from edm.cluster.processes import pick_device
     from edm.evaluation.jobs import about_checkpoint
     from edm.models import checkpoint
+    from edm.params.studies import STUDIES, arguments
 
     threads(args.threads)
     denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
-    settings = {key: value for key, value in spec.items() if key != "kind"}
-    if spec["kind"] == "leakage":
-        from edm.data.archive import read_archive
-        from edm.metrics.extractors import load_features
+    kind, dataset, features = spec["kind"], None, None
+    needs, settings = STUDIES[kind], arguments(experiment.analyses[args.analysis].settings)
+    if needs.trained:
         from edm.models.building import augmentation_of
 
         config = experiment.models[args.model]
-        settings |= {"dataset": read_archive(args.data), "augment": config.augment,
-                     "transform": augmentation_of(config),
-                     "features": load_features(experiment.features, args.weights, denoiser.device)}  # fmt: skip
-    if spec["kind"] == "memorisation":
+        settings |= {"augment": config.augment, "transform": augmentation_of(config)}
+    if needs.dataset and not needs.pairs:
+        from edm.data.archive import read_archive
+
+        dataset = read_archive(args.data)
+    if needs.features:
+        from edm.metrics.extractors import load_features
+
+        features = load_features(experiment.features, args.weights, denoiser.device)
+    if needs.pairs:
         from edm.models.compilation import prepare
         from edm.sampling.drawing import block_of
 
         block = block_of(experiment.sampling.block, denoiser.network.config)
         settings = _worst_pairs(args, settings.get("images", WORST), block)
         prepare(denoiser, experiment.sampling.precision, "no", 0)
-    tensors, numbers = STUDIES[spec["kind"]](denoiser, **settings)
+    tensors, numbers = study(kind, denoiser, dataset, features, **settings)
     about = {"experiment": args.experiment, "model": args.model, "analysis": args.analysis, "spec": spec}
     save_study(args.output, tensors, numbers, {**about, **about_checkpoint(args.checkpoint), **origin()})
-    say(f"{args.output}: {spec['kind']} of {args.model}")
+    say(f"{args.output}: {kind} of {args.model}")
 
 
 def _worst_pairs(args: Namespace, count: int, block: int) -> dict[str, Any]:

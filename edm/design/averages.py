@@ -81,6 +81,20 @@ class HalfLife:
         return () if self.rampup is None else (self.halflife / self.rampup,)
 
 
+CANCELS = 10.0  # total of the weights beyond which errors of single snapshots show
+FAR = 0.1  # residual beyond which the profile is another one
+
+
+def doubts(residual: float, total: float) -> list[str]:
+    """What speaks against a recombination of snapshots, in words. Arguments as in :class:`Recombination`."""
+    said = []
+    if total > CANCELS:
+        said.append(f"weights cancel (total {total:.3g}): errors of snapshots are as many times larger")
+    if residual > FAR:
+        said.append(f"another profile (residual {residual:.2g}): take more snapshots, or another width")
+    return said
+
+
 Profile = PowerFunction | HalfLife
 Snapshot = tuple[Profile, float]  # a profile and the images seen, t
 

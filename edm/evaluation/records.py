@@ -38,7 +38,8 @@ _METRIC = {"label": TEXT, "description": TEXT, "dataset_sha256": Maybe(TEXT), "w
            "reference_sha256": Maybe(TEXT), "reference_images": Maybe(COUNT), "settings": Maybe(Names(Names(NUMBER))),
            "reference_features": Maybe(COUNT), "reference_split": Maybe(TEXT)}  # fmt: skip
 _CHECKPOINT = {"sha256": TEXT, "dataset_sha256": Maybe(TEXT), "images": Maybe(COUNT), "source": Maybe(TEXT),
-               "source_sha256": Maybe(TEXT), "licence": Maybe(TEXT)}  # fmt: skip
+               "source_sha256": Maybe(TEXT), "licence": Maybe(TEXT),
+               "ema": Maybe({"width": AMOUNT, "residual": AMOUNT, "total": AMOUNT})}  # fmt: skip
 _PAIR = {"image": COUNT, "training": COUNT, "distance": AMOUNT, "ratio": AMOUNT}
 #: The results of one draw, as :func:`edm.evaluation.evaluate.evaluate` returns them; other fields are other metrics.
 _OF_A_BAR = {"s": AMOUNT, "corrected": NUMBER, "limit": NUMBER, "without": [NUMBER], "prefixes": [[NUMBER]]}
@@ -76,6 +77,7 @@ class Measurement:
     as k, the number of neighbours. reference_features: the number of reference images whose neighbours they are.
     bar: None of too few images (``few``), and in files of versions that measured none. reference: SHA-256 of the
     reference. more_bars: the error bars of distances in other features, by the names that these have in ``more``.
+    ema: of an average of snapshots its relative width, the residual of its profile, and the total of its weights.
     """
 
     model: str
@@ -101,6 +103,7 @@ class Measurement:
     few: bool = False
     reference: str | None = None
     more_bars: dict[str, Bar] = field(default_factory=dict)
+    ema: dict[str, float] | None = None
 
     @property
     def s(self) -> float | None:
@@ -138,6 +141,7 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         few=(row.get("bar") or {}).keys() == {"features"},
         reference=record["metric"].get("reference_sha256"),
         more_bars=bars,
+        ema=record["checkpoint"].get("ema"),
     )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ class PluginNetwork(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, class_labels: Tensor | None = None,
                 augment_labels: Tensor | None = None) -> Tensor:  # fmt: skip
         half = x.dtype != torch.float32
+        if augment_labels is None and self.config.augment_dim:  # not augmented
+            augment_labels = torch.zeros(len(x), self.config.augment_dim, device=x.device)
         with registry.guarded(self._part), torch.autocast(x.device.type, x.dtype) if half else nullcontext():
             out: Any = self.body(x.to(torch.float32), c_noise, class_labels, augment_labels)
         if not isinstance(out, Tensor) or out.shape != x.shape:

@@ -6,6 +6,7 @@ strict_yaml.py   YAML as plain data of bounded size
 validating.py    the schema, and its errors as readable messages
 resolving.py     entries of the file → experiments
 experiment.py    experiments: models, grids, searches, sheets, analyses, reports
+studies.py       what is known of each study before it runs
 layouts.py       entries of the file → layouts of tables and figures
 sources.py       layouts: labels, published numbers, sources
 descriptions.py  configurations as the rows of Tables 7 and 8

@@ -9,8 +9,10 @@ from typing import Any
 from edm.config import AUTO, NULL, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.files.hashes import digest
+from edm.files.writing import named
 from edm.metrics import MEMORISATION_OF_TEST, stated_settings
 from edm.networks.pace import evaluations_per_second
+from edm.params.studies import STUDIES
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
 #: training run writes at its end: a changed number applies to the next run and does not cause one.
@@ -20,6 +22,9 @@ UNDECIDING = ("microbatch", "level_samples")
 LADDER, ALL = "ladder", "all"
 #: Between a model and the seed of a further training run of it ("vp-A@1"); no name in params.yaml contains it.
 AT = "@"
+
+#: Between a training run and the relative width of an average of its snapshots ("vp-F@ema-0.13").
+OF_EMA = f"{AT}ema-"
 
 #: In the name of a job of several points, after the first of them.
 AND_MORE = "-and-"
@@ -34,8 +39,19 @@ def guiding_model(guide: str) -> tuple[str, float | None]:
     return model, float(seen) if at else None
 
 
+def averaged(training: str, width: float) -> str:
+    """The name of the average of a training run's snapshots of a relative width: "vp-F@ema-0.13"."""
+    return f"{training}{OF_EMA}{named(width)}"
+
+
+def training_of(model: str) -> tuple[str, str]:
+    """The training run of a model, and the relative width of its average: ("vp-F", "0.13"); "" for no average."""
+    training, _, width = model.partition(OF_EMA)
+    return training, width
+
+
 def first_training(model: str) -> str:
-    """The model whose settings a training run has, apart from its seed: "vp-A" for "vp-A@1" and for itself."""
+    """The model whose settings a training run has: "vp-A" for "vp-A@1", for "vp-A@ema-0.1" and for itself."""
     return model.partition(AT)[0]
 
 
@@ -97,6 +113,20 @@ class Analysis:
     name: str
     kind: str
     models: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Bits per dimension of the first ``images`` of a dataset under some models, with :func:`edm.log_likelihood`.
+
+    settings: num_steps, solver, trace, probes, and sigma_min and sigma_max where they are stated.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    dataset: str
+    images: int
     settings: dict[str, Any]
 
 
@@ -204,8 +234,8 @@ class Experiment:
     shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
     names: what a reader calls a rung. trainings: of each model with several seeds, its training runs: itself first.
     test: the dataset of images held out from training, to which all evaluations measure the distance, too.
-    metric_settings: of the metrics of plugins, where they are no defaults. alike: of pretrained models, a configuration
-    of the same network; only for ``Minutes``.
+    metric_settings: of the metrics of plugins, where they are no defaults. averages: of snapshots, that are evaluated.
+    alike: of pretrained models, a configuration of the same network; only for ``Minutes``.
     """
 
     name: str
@@ -231,7 +261,9 @@ class Experiment:
     trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     test: str | None = None
     metric_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    averages: tuple[str, ...] = ()
     alike: dict[str, TrainingConfig] = field(default_factory=dict)
+    likelihoods: dict[str, Likelihood] = field(default_factory=dict)
 
     def called(self, rung: str) -> str:
         """A rung with its name: "A: baseline"; the rung alone if it has none."""
@@ -239,7 +271,7 @@ class Experiment:
 
     @property
     def all_models(self) -> tuple[str, ...]:
-        return (*self.models, *self.pretrained)
+        return (*self.models, *self.pretrained, *self.averages)
 
     def group(self, word: str) -> list[str]:
         """The models that a word stands for: "ladder" for every rung of every column, "all" for all.
@@ -259,7 +291,8 @@ class Experiment:
         points = sum(len(points) for grid in self.grids.values() for points in grid.points.values())
         made: list[Sized] = [self.all_models, *(search.samplers for search in self.searches.values()),
                              *(sheet.samplers for sheet in self.sheets.values()),
-                             *(analysis.models for analysis in self.analyses.values())]  # fmt: skip
+                             *(analysis.models for analysis in self.analyses.values()),
+                             *(one.models for one in self.likelihoods.values())]  # fmt: skip
         return sum(map(len, made)) + combinations + points * self.sampling.repeats * self.sampling.shards
 
     def chosen(self, model: str) -> bool:
@@ -389,6 +422,13 @@ class Experiment:
         changes = self.models[model].changes()
         return {name: value for name, value in changes.items() if name not in UNDECIDING}
 
+    def average_spec(self, training: str, width: str) -> dict[str, Any]:
+        """The settings that affect an average of a training run's snapshots."""
+        if averaged(training, float(width)) not in self.averages:
+            there = ", ".join(self.averages) or "none"
+            raise UserError(f"experiment {self.name}: no average of {training} of width {width}; it has {there}")
+        return {"width": float(width)}
+
     def choice_of(self, model: str) -> Choice:
         """How the snapshot of a model is chosen. Raises UserError for an experiment that chooses none."""
         if self.choice is None:
@@ -417,19 +457,26 @@ class Experiment:
         return {"sampler": sheet.samplers[model].changes(), "images": sheet.images,
                 "first_seed": self.sampling.first_seed, **self._precision()}  # fmt: skip
 
+    def likelihood_spec(self, model: str, name: str) -> dict[str, Any]:
+        """The settings that affect a likelihood; batches affect it by rounding alone."""
+        if name not in self.likelihoods or model not in self.likelihoods[name].models:
+            raise UserError(f"experiment {self.name}: no likelihood {name!r} of model {model!r}")
+        one = self.likelihoods[name]
+        return {"images": one.images, **one.settings, **self._precision()}
+
     def _precision(self) -> dict[str, str]:
         return {} if self.sampling.precision == "fp32" else {"precision": self.sampling.precision}
 
     def analysis_spec(self, model: str, name: str) -> dict[str, Any]:
         """The settings that affect an analysis: its own, and the extractor if it measures distances.
 
-        If the extractor's weights are a file, their content is among the inputs of the step, as are the results in
-        which a study of memorisation finds its pairs.
+        If the extractor's weights are a file, their content is among the inputs of the step, as are the dataset and the
+        results that a study reads.
         """
         if name not in self.analyses or model not in self.analyses[name].models:
             raise UserError(f"experiment {self.name}: no analysis {name!r} of model {model!r}")
         analysis = self.analyses[name]
-        measured = {"features": self.features} if analysis.kind == "leakage" else {}
+        measured = {"features": self.features} if STUDIES[analysis.kind].features else {}
         return {"kind": analysis.kind, **analysis.settings, **measured}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from edm.errors import UserError
 from edm.metrics import WORST
 from edm.params.descriptions import HYPERPARAMETERS, NETWORKS, Entries
-from edm.params.experiment import ALL, Experiment, Report
+from edm.params.experiment import ALL, Experiment, Report, training_of
 from edm.params.paper import published
 from edm.params.resolving import nearest
 from edm.params.sources import Figure, Layout, Metrics, Source, plain
@@ -102,7 +102,7 @@ def selection(sources: Iterable[Source]) -> str:
         one, model = source.experiment, source.model
         if source.kind != "grid" or model in one.pretrained:
             continue
-        told = ""
+        told = "an average of its snapshots, of the width named" if training_of(model)[1] else ""
         if one.choice is not None and one.chosen(model):
             told = one.choice.told(len(one.models[model].snapshots), one.sampling.images)
         found.setdefault(told, {})[f"{one.name}/{model}"] = None
@@ -112,9 +112,11 @@ def selection(sources: Iterable[Source]) -> str:
 
 
 #: The columns of a table of likelihoods: the bound and its terms.
+EXACT = "exact"  # the likelihood itself, before them
 LIKELIHOOD = ("bound", "diffusion", "prior", "reconstruction")
 Content = tuple[list[str], dict[str, list[Source | None]]]
 ORDERS = ("claimed order", "measured order", "error")  # the first columns of a table of orders
+OVER_WIDTHS = "ema"  # the axis of a curve of averages of snapshots: their relative widths
 BY_NFE = ("solvers", "orders")  # tables whose columns are numbers of evaluations
 
 
@@ -237,18 +239,43 @@ def _order(label: str, source: Source) -> Source:
 
 
 def _likelihood(report: Report, spec: dict[str, Any]) -> Content:
-    """Models by the bound on their likelihood, and the terms of it."""
-    chosen = _of_levels(report, spec)
-    rows: dict[str, list[Source | None]] = {
-        _called(label, source): [source] * len(LIKELIHOOD) for label, source in chosen.items()
-    }
-    return list(LIKELIHOOD), rows
+    """Models by the bound on their likelihood, and the terms of it; before these, where stated, by the likelihood."""
+    rows: dict[str, list[Source | None]] = {}
+    first = [EXACT] if "likelihood" in spec else []
+    for label, source in _of_levels(report, spec).items():
+        exact = [_exact(source, spec["likelihood"])] if first else []
+        rows[_called(label, source)] = [*exact, *[source] * len(LIKELIHOOD)]
+    return [*first, *LIKELIHOOD], rows
+
+
+def _exact(source: Source, name: str) -> Source:
+    """The likelihood of a model. Raises UserError for one that the experiment does not compute."""
+    one = source.experiment.likelihoods.get(name)
+    if one is None:
+        there = ", ".join(source.experiment.likelihoods) or "none"
+        raise UserError(f"likelihood {name!r} is not defined; {source.experiment.name} has {there}")
+    if source.model not in one.models:
+        raise UserError(f"likelihood {name!r} of {source.experiment.name} is not computed for model {source.model!r}")
+    return dataclasses.replace(source, kind="likelihood", name=name)
 
 
 def _of_levels(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
     """The errors per noise level of models that the chain trains."""
     return {label: dataclasses.replace(_trained(report, ref, f"model {label!r}"), kind="levels")
             for label, ref in _models(report, spec.get("models", ALL)).items()}  # fmt: skip
+
+
+def _study(report: Report, spec: dict[str, Any]) -> Content:
+    """Studies by the numbers that they give."""
+    columns = _labels(spec["columns"])
+    rows: dict[str, list[Source | None]] = {}
+    for label, source in _studied(report, spec["of"]).items():
+        rows[label] = [dataclasses.replace(source, text=number) for number in columns.values()]
+    return list(columns), rows
+
+
+def _studied(report: Report, references: list[str] | dict[str, str]) -> dict[str, Source]:
+    return {label: _named(report, reference, "analysis") for label, reference in _labels(references).items()}
 
 
 def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
@@ -268,6 +295,7 @@ def _described(entries: Entries) -> Callable[[Report, dict[str, Any]], Content]:
 
 _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _cells, "panel": _panel,
            "solvers": _solvers, "orders": _solvers, "likelihood": _likelihood, "settings": _settings,
+           "study": _study,
            "hyperparameters": _described(HYPERPARAMETERS), "networks": _described(NETWORKS)}  # fmt: skip
 
 
@@ -277,7 +305,15 @@ _TABLES = {"configurations": _configurations, "samplers": _samplers, "cells": _c
 def figure_layout(report: Report, name: str) -> Figure:
     """The layout of a figure. Raises UserError for undefined names."""
     spec = report.figures[name]
-    options: dict[str, Any] = {key: spec[key] for key in ("over", "mark", "images") if key in spec}
+    if spec["kind"] == "likelihood":
+        shown = {_called(label, source): source for label, source in _of_levels(report, spec).items()}
+        bits = {label: _exact(source, spec["likelihood"]) for label, source in shown.items()}
+        return Figure(name, "likelihood", {EXACT: bits, LIKELIHOOD[0]: shown})
+    if spec["kind"] == "curve" and spec["over"] == OVER_WIDTHS:
+        return Figure(name, "curve", _by_width(report, spec), over=OVER_WIDTHS)
+    options: dict[str, Any] = {key: spec[key] for key in ("over", "mark", "images", "x", "y") if key in spec}
+    if "metrics" in spec:
+        options["metrics"] = tuple(spec["metrics"])
     if spec["kind"] == "pairs":
         options.setdefault("images", WORST)
     rows = spec.get("rows", {"": _panels(report, spec.get("panels", {}))})
@@ -289,6 +325,8 @@ def figure_layout(report: Report, name: str) -> Figure:
         label: {_called(one, source): source for one, source in _figure_row(report, spec, _labels(panels)).items()}
         for label, panels in rows.items()
     }
+    for metric in options.get("metrics", ()):
+        _check_measured(spec["kind"], metric, found[""].values())
     if spec["kind"] == "curve" and "lines" not in spec:
         options["published"] = _published_points(report, spec["table"])
     return Figure(name, spec["kind"], found, distances=distances, **options)
@@ -303,6 +341,35 @@ def _published_points(report: Report, table: str) -> dict[str, list[tuple[int, f
                    if cell is not None and cell.value is not None]
              for row, cells in table_layout(report, table).paper.items()}  # fmt: skip
     return {row: points for row, points in found.items() if points}
+
+
+def _check_measured(kind: str, metric: str, sources: Iterable[Source]) -> None:
+    """Raises UserError unless a curve shows models for which a metric is measured."""
+    if kind != "curve":
+        raise UserError("metrics belong to a curve, which shows a panel of each")
+    for experiment in (source.experiment for source in sources):
+        if metric not in experiment.metrics:
+            there = ", ".join(experiment.metrics) or "none"
+            raise UserError(f"metric {metric!r} is not measured in {experiment.name}; it has {there}")
+
+
+def _by_width(report: Report, spec: dict[str, Any]) -> dict[str, dict[str, Source]]:
+    """The averages of each line of a curve over their widths: a row each, labelled by the width (Figure E1)."""
+    if "lines" not in spec or "mark" in spec or "metrics" in spec:
+        raise UserError(f"a curve over {OVER_WIDTHS} takes lines, MODEL:GRID each, and no table, mark or metrics")
+    found = {}
+    for label, reference in spec["lines"].items():
+        experiment, model, name = report.refer_to_grid(reference)
+        grid = experiment.grids.get(name)
+        there = {width: one for one in (grid.points if grid else ()) for run, width in [training_of(one)]
+                 if run == model and width}  # fmt: skip
+        if grid is None or not there:
+            raise UserError(f"{reference!r}: no grid of {experiment.name} evaluates averages of {model} by that name")
+        if any(len(grid.points[one]) > 1 for one in there.values()):
+            raise UserError(f"{reference!r}: grid {name!r} has several points of each width; a curve takes one")
+        line = {width: Source("grid", experiment, one, name) for width, one in there.items()}
+        found[_called(label, Source("model", experiment, model))] = line
+    return found
 
 
 def _called(label: str, source: Source) -> str:
@@ -341,8 +408,8 @@ def _figure_row(report: Report, spec: dict[str, Any], panels: dict[str, str]) ->
         return _of_levels(report, spec)
     if kind == "sheets":
         return shown | {label: _named(report, reference, "sheet") for label, reference in panels.items()}
-    if kind in ("truncation", "degradation", "leakage", "pairs"):
-        return {label: _named(report, reference, "analysis") for label, reference in _labels(spec["of"]).items()}
+    if kind in ("truncation", "degradation", "leakage", "pairs", "study"):
+        return _studied(report, spec["of"])
     return shown
 
 

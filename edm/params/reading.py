@@ -104,6 +104,8 @@ class Params:
             try:
                 self._check_test(name, raw)
                 resolved = resolve(name, raw, self.dataset(raw["dataset"]), self._scale(name))
+                for one in resolved.likelihoods.values():
+                    self._check_alike(f"experiments.{name}.likelihoods.{one.name}", one.dataset, raw["dataset"])
                 for file in resolved.pretrained.values():
                     known(f"experiments.{name}.models", "pretrained file", file, self.pretrained)
                     if "path" not in self.pretrained[file]:
@@ -137,9 +139,13 @@ class Params:
         test, dataset, here = raw.get("test"), raw["dataset"], f"experiments.{name}.test"
         if test is None:
             return
-        known(here, "dataset", test, self.raw["datasets"])
         if test == dataset:
             raise UserError(f"{here}: {test!r} is what the models learn from; name a dataset with split: test")
+        self._check_alike(here, test, dataset)
+
+    def _check_alike(self, here: str, test: str, dataset: str) -> None:
+        """Raises UserError if the images of two datasets are not comparable."""
+        known(here, "dataset", test, self.raw["datasets"])
         for key in ("resolution", "channels"):
             ours, theirs = self.dataset(dataset)[key], self.dataset(test)[key]
             if ours != theirs:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 from edm import registry
@@ -22,20 +23,24 @@ from edm.params.experiment import (
     Choice,
     Experiment,
     Grid,
+    Likelihood,
     Minutes,
     Point,
     Sampling,
     Search,
     Sheet,
     Training,
+    averaged,
     first_training,
     guiding_model,
+    training_of,
 )
+from edm.params.studies import STUDIES, check_settings
 
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
-            "choose", "sample", "analyse", "shard", "evaluate", "search", "table", "figure", "metrics", "about",
-            "track", "logs", "made-up", "set-aside"}  # fmt: skip
+            "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "likelihood", "likelihood-shard",
+            "table", "figure", "metrics", "about", "track", "logs", "made-up", "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and similar targets: parts of an experiment or a report.
@@ -44,13 +49,6 @@ TARGETS = ("train", "sample", "evaluate", "download")
 OF_DATASETS = ("resolution", "channels", "classes")
 #: The fields that ``scale`` multiplies: durations in Mimg.
 SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
-#: The settings of each kind of analysis: those that it needs, and those with a default.
-STUDIES = {
-    "truncation": ((), ("num_steps", "rhos", "substeps", "samples", "sigma_min", "sigma_max")),
-    "degradation": (("sigmas", "repetitions"), ("S_noise", "images", "num_steps")),
-    "leakage": (("images",), ("num_steps",)),
-    "memorisation": (("grid",), ("images",)),
-}
 #: What no laboratory runs, and what would take hours or all memory before the first job starts.
 MAX_POINTS = 1000  # of a grid, per model
 MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
@@ -115,16 +113,20 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
                             value["images"])  # fmt: skip
     analyses = {}
     for key, value in raw.get("analyses", {}).items():
-        settings = {k: v for k, v in value.items() if k not in ("kind", "models")}
-        _check_study(f"{here}.analyses.{key}", value["kind"], settings)
-        if value["kind"] == "leakage" and "images" in settings:  # the images of a distance
+        place, study = f"{here}.analyses.{key}", STUDIES[value["kind"]]
+        stated = {k: v for k, v in value.items() if k not in ("kind", "models")}
+        settings = _checked(place, partial(check_settings, value["kind"]), stated)
+        if study.features and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
         studied = _chosen(value["models"], names)
-        for model in studied:  # a study of leakage needs the training's augmentation
-            known(f"{here}.analyses.{key}", "model", model, models if value["kind"] == "leakage" else names.known)
-        if value["kind"] == "memorisation":
-            _check_pairs(f"{here}.analyses.{key}", settings["grid"], grids, studied, raw.get("metrics", ()))
+        for model in studied:
+            known(place, "model", model, models if study.trained else names.known)
+        if study.pairs:
+            _check_pairs(place, settings["grid"], grids, studied, raw.get("metrics", ()))
         analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
+    likelihoods = {key: _likelihood(f"{here}.likelihoods.{key}", key, value, raw.get("test"), names, scale)
+                   for key, value in raw.get("likelihoods", {}).items()}  # fmt: skip
+    averages, trainings = _averages(here, grids, searches, sheets, models, trainings)
     experiment = Experiment(
         name=name,
         dataset=raw["dataset"],
@@ -148,6 +150,8 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         trainings=trainings,
         test=raw.get("test"),
         metric_settings=_metric_settings(f"{here}.metric_settings", raw),
+        averages=averages,
+        likelihoods=likelihoods,
     )
     _check_guides(here, experiment)
     if experiment.work > MAX_WORK:
@@ -174,16 +178,6 @@ def _metric_settings(here: str, raw: dict[str, Any]) -> dict[str, dict[str, Any]
     return found
 
 
-def _check_study(here: str, kind: str, settings: dict[str, Any]) -> None:
-    needed, optional = STUDIES[kind]
-    for key in settings:
-        if key not in (*needed, *optional):
-            raise UserError(f"{here}: {kind} has no {key}; it takes {', '.join((*needed, *optional))}")
-    for key in needed:
-        if key not in settings:
-            raise UserError(f"{here}: key {key!r} is missing; {kind} needs it")
-
-
 def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[str], metrics: Iterable[str]) -> None:
     """A study of memorisation shows pairs that evaluations have found."""
     known(here, "grid", grid, grids)
@@ -191,6 +185,45 @@ def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[
         known(f"{here} (grid {grid})", "model", model, grids[grid].points)
     if "memorisation" not in metrics:
         raise UserError(f"{here}: memorisation is not among the metrics of this experiment; add it")
+
+
+def _averages(
+    here: str, grids: dict[str, Grid], searches: dict[str, Search], sheets: dict[str, Sheet],
+    models: dict[str, TrainingConfig], trainings: dict[str, tuple[str, ...]],
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:  # fmt: skip
+    """The averages of snapshots that are evaluated or guide; the training runs, with those that averages are of."""
+    used: dict[str, str] = {}
+    for name, grid in grids.items():
+        guides = (point.sampler.guide for points in grid.points.values() for point in points)
+        used |= dict.fromkeys((*grid.points, *filter(None, guides)), f"{here}.grids.{name}")
+    for kind, entries in (("searches", searches), ("sheets", sheets)):
+        for name, one in entries.items():
+            guides = (sampler.guide for sampler in one.samplers.values())
+            used |= dict.fromkeys(filter(None, guides), f"{here}.{kind}.{name}")
+    averages = {model: place for model, place in used.items() if training_of(model)[1]}
+    for model, place in averages.items():
+        _check_average(place, model, models)
+    widths = dict.fromkeys(float(training_of(model)[1]) for model in averages)
+    several = {averaged(first, width): tuple(made for run in runs if (made := averaged(run, width)) in averages)
+               for first, runs in trainings.items() for width in widths}  # fmt: skip
+    return tuple(averages), trainings | {name: runs for name, runs in several.items() if name in averages}
+
+
+def _check_average(place: str, model: str, models: dict[str, TrainingConfig]) -> None:
+    """Raises UserError if no average of that name can be made of snapshots."""
+    training, width = training_of(model)
+    known(f"{place}: ema {width}", "model", training, models)
+    try:
+        stated = averaged(training, float(width)) == model
+    except ValueError:
+        stated = False
+    if not stated:
+        raise UserError(f"{place}: {model} is no average; state {{model: {training}, ema: 0.1}}")
+    config = models[training]
+    if not config.snapshots:
+        raise UserError(f"{place}: ema {width}: {training} takes no snapshots; state snapshot_every")
+    if not config.ema_widths and config.ema_halflife == 0:
+        raise UserError(f"{place}: ema {width}: snapshots of {training} average nothing (ema_halflife is 0)")
 
 
 def _check_guides(here: str, experiment: Experiment) -> None:
@@ -207,7 +240,7 @@ def _check_guides(here: str, experiment: Experiment) -> None:
                 _check_guide(place, experiment, model, guide)
     alone = {f"{here}.choose": experiment.choice.grid} if experiment.choice else {}
     for key, study in experiment.analyses.items():
-        if study.kind == "memorisation":
+        if STUDIES[study.kind].pairs:
             alone[f"{here}.analyses.{key}"] = study.settings["grid"]
     for place, name in alone.items():
         if any(one.guide for model in experiment.grids[name].points for one in experiment.samplers_of(model, name)):
@@ -310,7 +343,7 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale
 
 
 def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: dict[str, Search], steps) -> Grid:
-    own = ("reference", "settings_from", "seeds")
+    own = ("reference", "settings_from", "seeds", "ema")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     source = raw.get("settings_from")
     if source is not None:
@@ -324,6 +357,9 @@ def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: di
     if raw.get("seeds") != FIRST:
         further = {model: models.trainings.get(model, ())[1:] for model in points}
         points = {one: points.get(one, points[model]) for model in points for one in (model, *further[model])}
+    if (widths := raw.get("ema")) is not None:
+        several = widths if isinstance(widths, list) else [widths]
+        points = {averaged(model, width): those for model, those in points.items() for width in several}
     return Grid(name, points, raw.get("reference"), source)
 
 
@@ -342,6 +378,22 @@ def _search(here: str, name: str, raw: dict[str, Any], models: Names, scale: flo
     over = {key: tuple(values) for key, values in raw["over"].items()}
     return Search(name, samplers, over, raw.get("method", "coordinate"), _count(raw["images"], scale),
                   raw.get("max_sweeps", 10))  # fmt: skip
+
+
+#: The settings of a likelihood that an entry leaves out; the specification states them.
+_OF_LIKELIHOODS = {"num_steps": 100, "solver": "heun", "trace": "hutchinson", "probes": 1}
+
+
+def _likelihood(here: str, name: str, raw: dict[str, Any], test: str | None, models: Names, scale: float) -> Likelihood:
+    """Bits per dimension of a dataset, by default of the held-out images."""
+    if (dataset := raw.get("dataset", test)) is None:
+        raise UserError(f"{here}: state a dataset, such as one with split: test, or `test` of the experiment")
+    chosen = tuple(_chosen(raw["models"], models))
+    for model in chosen:
+        known(here, "model", model, models.known)
+    own = ("models", "dataset", "images")
+    settings = _OF_LIKELIHOODS | {key: value for key, value in raw.items() if key not in own}
+    return Likelihood(name, chosen, dataset, _count(raw["images"], scale), settings)
 
 
 def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
@@ -391,9 +443,14 @@ def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
 
 
 def _guide(value: str | dict[str, Any], scale: float) -> str:
-    """A guide as :class:`SamplerConfig` names it: the null label, a model, or a snapshot: "vp-F at 20"."""
+    """A guide as :class:`SamplerConfig` names it: the null label, a model, or what was made of its training run.
+
+    That is a snapshot ("vp-F at 20") or an average of the snapshots ("vp-F@ema-0.05").
+    """
     if isinstance(value, str):
         return value
+    if "ema" in value:
+        return averaged(value["model"], value["ema"])
     return f"{value['model']}{OF_SNAPSHOT}{named(value['at'] * scale)}"
 
 

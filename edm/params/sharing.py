@@ -9,12 +9,13 @@ from typing import Any
 
 from edm.config import SamplerConfig
 from edm.metrics import need_reference_features
-from edm.params.experiment import Experiment, first_training, guiding_model
+from edm.params.experiment import Experiment, first_training, guiding_model, training_of
+from edm.params.studies import STUDIES
 
 
 def sharing(experiment: Experiment, base: Experiment) -> Experiment:
     """The experiment, with the names of the owners of all steps that it shares with ``base``."""
-    for shared in (_models, _choices, _searches, _measurements):  # each needs the steps before it
+    for shared in (_models, _averages, _choices, _searches, _measurements):  # each needs the steps before it
         found = {key: base.owner(*key) for key in shared(experiment, base)}
         experiment = replace(experiment, shared={**experiment.shared, **found})
     return experiment
@@ -30,6 +31,12 @@ def _models(a: Experiment, b: Experiment) -> Steps:
     for model in a.pretrained.keys() & b.pretrained.keys():
         if a.pretrained[model] == b.pretrained[model]:
             yield "published", model
+
+
+def _averages(a: Experiment, b: Experiment) -> Steps:
+    for training, width in map(training_of, set(a.averages) & set(b.averages)):
+        if ("train", training) in a.shared:
+            yield "average", training, width
 
 
 def _choices(a: Experiment, b: Experiment) -> Steps:
@@ -49,7 +56,7 @@ def _searches(a: Experiment, b: Experiment) -> Steps:
 
 
 def _measurements(a: Experiment, b: Experiment) -> Steps:
-    """Evaluations, sheets and studies."""
+    """Evaluations, sheets, studies and likelihoods."""
     alike = _reference(a) == _reference(b) and (a.more_features, a.test) == (b.more_features, b.test)
     measured = {(e.model, e.name): e for e in b.evaluations()} if alike else {}
     evaluated = set()
@@ -72,18 +79,28 @@ def _measurements(a: Experiment, b: Experiment) -> Steps:
                 yield "sample", model, name
     for name in a.analyses.keys() & b.analyses.keys():
         for model in set(a.analyses[name].models) & set(b.analyses[name].models):
-            alike, study = _same_model(a, b, model), a.analyses[name]
-            if study.kind == "leakage":
+            alike, study = _same_model(a, b, model), STUDIES[a.analyses[name].kind]
+            if study.dataset:
+                alike = alike and a.dataset == b.dataset
+            if study.features:
                 alike = alike and _extractor(a) == _extractor(b)
-            if study.kind == "memorisation":  # of the pairs that evaluations have found
-                measured_on = a.evaluations_of(model, study.settings["grid"])
+            if study.pairs:  # that evaluations have found
+                measured_on = a.evaluations_of(model, a.analyses[name].settings["grid"])
                 alike = alike and all((one.model, one.name) in evaluated for one in measured_on)
             if alike and a.analysis_spec(model, name) == b.analysis_spec(model, name):
                 yield "analyse", model, name
 
+    for name in a.likelihoods.keys() & b.likelihoods.keys():
+        for model in set(a.likelihoods[name].models) & set(b.likelihoods[name].models):
+            alike = _same_model(a, b, model) and a.likelihoods[name].dataset == b.likelihoods[name].dataset
+            if alike and a.likelihood_spec(model, name) == b.likelihood_spec(model, name):
+                yield "likelihood", model, name
+
 
 def _same_model(a: Experiment, b: Experiment, model: str) -> bool:
-    """Whether both evaluate the same file: the shared final model, or its shared best snapshot."""
+    """Whether both evaluate the same file: the shared final model, its shared best snapshot, or a shared average."""
+    if training_of(model)[1]:
+        return ("average", *training_of(model)) in a.shared
     if a.chosen(model) or b.chosen(model):
         return ("choose", model) in a.shared
     return ("train", model) in a.shared or ("published", model) in a.shared

@@ -21,9 +21,10 @@ WITHIN, BEST = "within 3 %", "of the best"  # the setting whose NFE a table show
 class Source:
     """The source of a cell, a line or an image.
 
-    kind: "grid", "search", "sheet", "analysis", "levels" (loss per noise level), "model" (its configuration), "order"
-    (of the solver of a grid) or "dataset". name: of the grid, search, sheet or analysis. text: of "model" the entry
-    itself, of "order" the settings of the solver. nfe: of a grid, only its points with so many evaluations.
+    kind: "grid", "search", "sheet", "analysis", "likelihood", "levels" (loss per noise level), "model" (its
+    configuration), "order" (of the solver of a grid) or "dataset". name: of the first five. text: of "model" the entry
+    itself, of "order" the settings of the solver, of "analysis" in a table the name of a number. nfe: of a grid, only
+    its points with so many evaluations.
     """
 
     kind: str
@@ -61,7 +62,7 @@ class Source:
         if self.kind == "levels":
             config = self.experiment.models[self.model]
             return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data]
-        return where
+        return [*where, self.text] if self.text else where
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ class Figure:
     """A figure: its sources by label, in rows; only sheets have several rows, and those have labels.
 
     over, mark: of a curve. images: shown per sheet. distances: by row, the grid whose distance is printed below
-    each sheet with the same settings. published: by line of a curve, published numbers (x, y).
+    each sheet with the same settings. published: by line of a curve, published numbers (x, y). metrics: beside the
+    distance, in a panel of a curve each. A curve over EMA widths has a row per line, with a source for each width.
+    x, y: of studies, the names of the lists of numbers on the axes.
     """
 
     name: str
@@ -105,6 +108,9 @@ class Figure:
     images: int = SHEET_IMAGES
     distances: dict[str, Source] = field(default_factory=dict)
     published: dict[str, list[tuple[int, float]]] = field(default_factory=dict, metadata=IF_STATED)
+    metrics: tuple[str, ...] = field(default=(), metadata=IF_STATED)
+    x: str = field(default="", metadata=IF_STATED)
+    y: str = field(default="", metadata=IF_STATED)
 
     @property
     def shown(self) -> dict[str, Source]:

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from edm import registry
-from edm.config import SamplerConfig, TrainingConfig
+from edm.config import LIMITS, SamplerConfig, TrainingConfig
 from edm.errors import UserError, nearest
 from edm.files.documents import read_json
 from edm.params.resolving import OF_DATASETS
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
-#: A guide: "null", a model, or a snapshot of a model.
+#: The relative width of an average of snapshots.
+_WIDTH: dict[str, Any] = {"type": "number", **{key: LIMITS["ema_widths"][key] for key in ("minimum", "maximum")}}
+#: A guide: "null", a model, or a snapshot or an average of snapshots of a training run.
 _GUIDE: list[dict[str, Any]] = [
     {"type": "string", "minLength": 1, "maxLength": 200},
-    {"type": "object", "additionalProperties": False, "required": ["model", "at"], "properties": {
-        "model": {"type": "string"}, "at": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000}}},
+    {"type": "object", "additionalProperties": False, "required": ["model"],
+     "oneOf": [{"required": ["at"]}, {"required": ["ema"]}], "properties": {
+        "model": {"type": "string"}, "at": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000},
+        "ema": _WIDTH}},
 ]  # fmt: skip
 LONGEST_VALUE = 100  # characters of a value in a message
 
@@ -35,26 +39,29 @@ def _schema(version: int) -> dict[str, Any]:
     defs = found["$defs"]
     training = {name: field for name, field in TrainingConfig.schema().items() if name not in OF_DATASETS}
     training["seeds"] = {"$ref": "#/$defs/seeds"}
-    training |= _of_plugins(TrainingConfig)
+    training |= _of_plugins(*TrainingConfig.chosen)
     defs["training"]["properties"] = training
     defs["experiment"]["properties"]["metrics"]["items"] = {"enum": list(registry.Names("metric"))}
     defs["model"]["properties"] |= training
-    settings = {name: _swept(field) for name, field in (SamplerConfig.schema() | _of_plugins(SamplerConfig)).items()}
+    sampling = SamplerConfig.schema() | _of_plugins(*SamplerConfig.chosen)
+    settings = {name: _swept(field) for name, field in sampling.items()}
     settings["guide"] = {"anyOf": [*_GUIDE, {"type": "array", "items": {"anyOf": _GUIDE}, "minItems": 1,
                                              "uniqueItems": True}]}  # fmt: skip
-    of_sources = ((f"source.{key}", setting) for part in registry.plugins("source") for key, setting in
-                  part.settings.items())  # fmt: skip
-    defs["dataset"]["properties"] |= {key: setting.schema() for key, setting in of_sources}
+    several = {"type": "array", "items": _WIDTH, "minItems": 1, "maxItems": 100, "uniqueItems": True}
+    averages = "relative widths of averages of its models' snapshots"
+    defs["grid"]["properties"]["ema"] = {"anyOf": [_WIDTH, several], "description": averages}
+    defs["dataset"]["properties"] |= _of_plugins("source")
+    defs["analysis"]["properties"] |= {"kind": {"enum": list(registry.Names("study"))}, **_of_plugins("study")}
     for name in ("settings", "grid", "search", "sheet"):
         own = defs[name].setdefault("properties", {})
         defs[name]["properties"] = settings | own  # a search's ``over`` is its own
     return found
 
 
-def _of_plugins(config: type[TrainingConfig] | type[SamplerConfig]) -> dict[str, dict[str, Any]]:
-    """The settings of plugins that a configuration may state, such as "solver.eta"."""
+def _of_plugins(*kinds: str) -> dict[str, dict[str, Any]]:
+    """The settings of plugins of some kinds, such as "solver.eta"."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for part in (part for kind in config.chosen for part in registry.plugins(kind)):
+    for part in (part for kind in kinds for part in registry.plugins(kind)):
         for name, setting in part.settings.items():
             found.setdefault(f"{part.kind}.{name}", []).append(setting.schema())
     return {key: one[0] if len(one) == 1 else {"anyOf": one} for key, one in found.items()}
@@ -146,7 +153,9 @@ def _explain(error) -> str:
         missing = next(key for key in expected if key not in value)
         return f"key {missing!r} is missing"
     if error.validator == "enum":
-        names_a_part = error.absolute_path[-1] in registry.KINDS or "metrics" in error.absolute_path
+        place = list(error.absolute_path)
+        of_study = "analyses" in place and place[-1] == "kind"
+        names_a_part = of_study or place[-1] in registry.KINDS or "metrics" in place
         plugin = "; a plugin's file stands under `plugins`" if names_a_part else ""
         hint = nearest(str(value), [str(e) for e in expected])
         hint = hint if "did you mean" in hint else ""  # all names stand there already

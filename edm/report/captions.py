@@ -8,10 +8,11 @@ from typing import Any
 from edm.chain.choices import in_words
 from edm.chain.jobs import Chain
 from edm.chain.paths import levels_file
+from edm.design.averages import CANCELS, FAR
 from edm.errors import UserError
 from edm.metrics import INCEPTION
 from edm.params import Report
-from edm.params.layouts import BY_NFE, figure_layout, selection, table_layout
+from edm.params.layouts import BY_NFE, OVER_WIDTHS, figure_layout, selection, table_layout
 from edm.params.sources import Source
 from edm.report.about import done_jobs, duration
 from edm.report.results import Results, metric
@@ -53,8 +54,10 @@ _TABLES = {
     ),
     "likelihood": (
         "Each row is a model; the numbers are bits per dimension: an upper bound on −log₂ of the probability of 8-bit "
-        "images, from the mean squared error at every noise level, and its three terms. Lower is better."
+        "images, from the mean squared error at every noise level, and its three terms; exact is the likelihood by the "
+        "probability-flow ODE, where computed. Lower is better."
     ),
+    "study": ("Each row is a study of a model, each column a number that it gives."),
     "hyperparameters": ("The training settings of the models. Nothing here is measured."),
     "networks": ("The architectures of the networks. Nothing here is measured."),
 }
@@ -78,6 +81,12 @@ _FIGURES = {
         "training; the band is 1.96 standard errors. The area below a curve is the diffusion term of the bound on the "
         "likelihood, which the legend states in bits per dimension with its standard error. Measured on {levels} "
         "training images per level.",
+    ),
+    "likelihood": (
+        "Bits per dimension",
+        "Bits per dimension of 8-bit images, a line per model: the likelihood by the probability-flow ODE, of {bits}, "
+        "and the bound from the loss per noise level, of training images. The bars are 1.96 standard errors. Lower is "
+        "better.",
     ),
     "sheets": (
         "Samples",
@@ -114,6 +123,7 @@ _FIGURES = {
         "The generated images that lie nearest to one training image, relative to their other neighbours, each beside "
         "that training image. A copy has the ratio 0.",
     ),
+    "study": ("{y} vs. {x}", "{y} vs. {x}: one line per study of a model."),
 }
 
 
@@ -147,13 +157,16 @@ class Captions:
         one = self.chain.reports[report]
         layout = figure_layout(one, name)
         sources = list(layout.sources())
-        details = {"over": _axis(one.figures[name]), "mark": _MARKS.get(layout.mark, ""),
+        details = {"over": _axis(one.figures[name]), "x": layout.x, "y": layout.y, "mark": _MARKS.get(layout.mark, ""),
                    "range": _shaded(sources),
                    "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
                                      if s.kind == "sheet"),
+                   "bits": in_words(dict.fromkeys(_bits_of(s) for s in sources if s.kind == "likelihood")),
                    "real": ", beside real ones" if any(s.kind == "dataset" for s in sources) else ""}  # fmt: skip
         words = [_FIGURES[layout.kind][1].format(**details), *self._measured(sources)]
+        words += self._of_averages(sources) if layout.over == OVER_WIDTHS else []
+        words += [f"Beside it {in_words(layout.metrics)} of the same images."] if layout.metrics else []
         words += [text for text in [selection(sources)] if text]
         return self._caption(one, name, words, [source.experiment.dataset for source in sources])
 
@@ -190,7 +203,7 @@ class Captions:
         features = {experiment.features for experiment in report.experiments.values()}
         metric = "FID" if features == {INCEPTION} else "FD"
         title = _FIGURES[spec["kind"]][0].format(
-            over="NFE" if spec.get("over") == "nfe" else _axis(spec), metric=metric
+            over="NFE" if spec.get("over") == "nfe" else _axis(spec), metric=metric, x=spec.get("x"), y=spec.get("y")
         )
         column = f"; {spec['column']}" if "column" in spec and len(report.experiments) > 1 else ""
         return f"{title} ({report.tables[spec['table']]['title']}{column})" if "table" in spec else title
@@ -206,6 +219,20 @@ class Captions:
             return [metric(seen)] if seen else []
         except UserError as error:
             return [str(error)]
+
+    def _of_averages(self, sources: Iterable[Source]) -> list[str]:
+        """How well the averages of snapshots fit."""
+        results = Results(Path("results"))
+        try:
+            seen = [m.ema for source in sources for row in results.over(source) for m in row.every if m.ema]
+        except UserError:
+            return []
+        if not seen:
+            return []
+        residual, total = (max(one[name] for one in seen) for name in ("residual", "total"))
+        return [f"Averages are made of snapshots by least squares: the residual of a profile is at "
+                f"most {residual:.2g}, the total of its weights {total:.3g}; crosses mark those that are another "
+                f"profile (above {FAR:g}) or whose weights cancel (above {CANCELS:g})."]  # fmt: skip
 
     def _caption(self, report: Report, name: str, words: list[str], datasets: Iterable[str]) -> str:
         used = list(dict.fromkeys(datasets))
@@ -242,7 +269,7 @@ def _number(name: str, pad: str = "") -> str | None:
 
 def _axis(spec: dict[str, Any]) -> str:
     over: str = spec.get("over", "")
-    return {"nfe": "network evaluations (NFE)"}.get(over, over)
+    return {"nfe": "network evaluations (NFE)", OVER_WIDTHS: "EMA width"}.get(over, over)
 
 
 def _level_samples(source: Source) -> int:
@@ -250,6 +277,11 @@ def _level_samples(source: Source) -> int:
     path = Path(levels_file(source.experiment, source.model))
     asked = source.experiment.models[source.model].level_samples
     return (read_curves(path)["after"].get("samples") if path.exists() else None) or asked
+
+
+def _bits_of(source: Source) -> str:
+    one = source.experiment.likelihoods[source.name]
+    return f"{one.images:,} images of {one.dataset}"
 
 
 def _counts(numbers: Iterable[int]) -> str:

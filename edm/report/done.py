@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from edm.chain.job import Job
+from edm.chain.job import SHARES, Job
 from edm.chain.jobs import Chain
 from edm.chain.rules import RULES
 from edm.chain.sidecars import read_sidecar, sidecar_file
@@ -56,10 +56,9 @@ def told_by(job: Job) -> list[Done]:
     sidecar = read_sidecar(sidecar_file(job))
     if sidecar is None:
         return []
-    parts = [
-        (part["job"].removesuffix(".safetensors"), part) for part in (sidecar.get("parts") or ()) if "seconds" in part
-    ]
-    return [*(_done("shard", (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
+    rule = next((shard for shard, whole in SHARES.items() if whole == job.rule), job.rule)
+    parts = [(part["job"].partition(".")[0], part) for part in (sidecar.get("parts") or ()) if "seconds" in part]
+    return [*(_done(rule, (*job.key, name), part) for name, part in parts), _done(job.rule, job.key, sidecar)]
 
 
 def kept_jobs(chain: Chain, report: Report) -> list[Job]:

@@ -3,17 +3,21 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
 
 from edm.chain import paths
+from edm.checked import fits
 from edm.config import SamplerConfig
-from edm.errors import UserError
+from edm.design.averages import doubts
+from edm.errors import UserError, nearest
 from edm.files.reading import require_regular
 from edm.files.writing import named
+from edm.metrics import lower_is_better, metric_error
 from edm.params import Report
-from edm.params.layouts import figure_layout
+from edm.params.layouts import EXACT, LIKELIHOOD, OVER_WIDTHS, figure_layout
 from edm.params.sources import Figure, Source
 from edm.report import panels
 from edm.report.results import Repeats, Results, metric
@@ -57,7 +61,12 @@ def write_figure(report: Report, name: str, places: Places) -> list[Path]:
 
 def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
     """Distance vs. a quantity, one line per source (Figures 2, 4, 5b, 5c, 12, 13c, 15)."""
+    if layout.over == OVER_WIDTHS:
+        _curve_of_averages(layout, places, path, written)
+        return
     results = Results(places.results, places.runs)
+    beside: dict[str, dict[str, list[tuple[float, float, float, float]]]]
+    beside = {_axis_of(name): {} for name in layout.metrics}
     lines: dict[str, list[tuple[float, float, float, float]] | float] = {}
     marked, seen = {}, []
     mark, mark_label = MARKS.get(layout.mark, (None, ""))
@@ -65,6 +74,9 @@ def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
         rows = results.over(source)
         seen += [m for row in rows for m in row.every]
         x = [_position(row, layout.over) for row in rows]
+        for name in layout.metrics:
+            beside[_axis_of(name)][label] = [(at, *_of_metric(row, name)) for at, row in zip(x, rows, strict=True)
+                                             if name in row.more]  # fmt: skip
         if rows and layout.over != "nfe" and len(set(x)) == 1 and len(rows) > 1:
             lines[label] = best(rows).value  # not swept over this axis: a horizontal level for comparison
             continue
@@ -75,7 +87,39 @@ def _curve(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
     label = next((m.label for m in seen), "distance")
     published = layout.published if label in ("FID", "distance") else {}  # published numbers are FIDs
     panels.curves(lines, layout.over, path, written, ylabel=f"{label}, lower is better", marked=marked,
-                  mark_label=mark_label, published=published)  # fmt: skip
+                  mark_label=mark_label, published=published, beside=beside)  # fmt: skip
+
+
+def _curve_of_averages(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Distance vs. the relative width of averages of snapshots; averages of doubtful weights are crossed out."""
+    results, seen = Results(places.results, places.runs), []
+    lines: dict[str, list[tuple[float, float, float, float]]] = {}
+    crossed: dict[str, list[float]] = {}
+    for label, sources in layout.rows.items():
+        lines[label], crossed[label] = [], []
+        for width, source in sources.items():
+            for row in results.over(source):
+                seen += row.every
+                lines[label].append((float(width), row.value, *row.band))
+                if any(m.ema and doubts(m.ema["residual"], m.ema["total"]) for m in row.every):
+                    crossed[label].append(float(width))
+    metric(seen)  # raises if results of several kinds would share an axis
+    label = next((m.label for m in seen), "distance")
+    panels.curves(lines, layout.over, path, written, ylabel=f"{label}, lower is better", crossed=crossed,
+                  cross_label="crossed: another profile, or weights that cancel")  # fmt: skip
+
+
+def _axis_of(name: str) -> str:
+    return f"{name.replace('_', ' ')}, {'lower' if lower_is_better(name) else 'higher'} is better"
+
+
+def _of_metric(row: Repeats, name: str) -> tuple[float, float, float]:
+    """A metric of a point, and its range: one deviation over training runs, or 1.96 standard errors if it has any."""
+    value = row.more[name]
+    each = [m.more[name] for m in row.of_each]
+    one = row.lowest
+    error = stdev(each) if len(each) > 1 else 1.96 * (metric_error(name, one.more, one.images) or 0)
+    return value, value - error, value + error
 
 
 def _position(row: Repeats, over: str) -> float:
@@ -120,6 +164,24 @@ def _bits(layout: Figure, places: Places, path: Path, written: list[Path]) -> No
     if not curves:
         raise UserError(f"{path}: none of its models is trained yet; run snakemake")
     panels.bits_per_level(curves, path, written)
+
+
+def _likelihoods(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Bits per dimension of every model: by the ODE, and the bound."""
+    results = Results(places.results, places.runs)
+    exact, above = (layout.rows[name] for name in (EXACT, LIKELIHOOD[0]))
+    shown: dict[str, dict[str, tuple[float, float]]] = {"likelihood, by the ODE": {}, "bound, on training images": {}}
+    of_ode, of_bound = shown.values()
+    for label, source in exact.items():
+        if (bits := results.bits(source)) is not None:
+            of_ode[label] = (bits["bits_per_dimension"], 1.96 * bits["s"])
+    for label, source in above.items():
+        if (levels := results.levels(source)) is not None:
+            found = bound(levels, source.experiment.models[source.model].sigma_data)
+            of_bound[label] = (found.bits, 1.96 * (found.s or 0))
+    if not of_ode and not of_bound:
+        raise UserError(f"{path}: none of its models is trained yet; run snakemake")
+    panels.bits_of_models(shown, list(exact), path, written)
 
 
 def _sheets(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
@@ -259,9 +321,34 @@ def _pairs(layout: Figure, places: Places, path: Path, written: list[Path]) -> N
     panels.pairs_sheet(generated, training, numbers, path, written)
 
 
-DRAWING = {"curve": _curve, "levels": _levels, "bits": _bits, "sheets": _sheets, "noisy": _noisy,
-           "trajectories": _trajectories, "truncation": _truncation,
-           "degradation": _degradation, "leakage": _leakage, "pairs": _pairs}  # fmt: skip
+def _study(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:
+    """Two lists of numbers of each study, one over the other."""
+    from edm.analysis.studies import read_numbers
+
+    lines: dict[str, list[tuple[float, float, float, float]] | float] = {}
+    for label, source in layout.shown.items():
+        file = places.run_file(paths.analysis_file(source.experiment, source.model, source.name))
+        if not file.exists():
+            lines[label] = []
+            continue
+        numbers = read_numbers(file, source.experiment.analyses[source.name].kind)
+        lists = {name: values for name, values in numbers.items() if fits(values, tuple[float, ...])}
+        for name in (layout.x, layout.y):
+            if name not in lists:
+                raise UserError(f"{path}: {source.name} gives no list of numbers {name!r}{nearest(name, lists)}")
+        x, y = lists[layout.x], lists[layout.y]
+        if len(x) != len(y):
+            raise UserError(f"{path}: {source.name} gives {len(x)} numbers {layout.x!r} and {len(y)} {layout.y!r}")
+        lines[label] = [(at, value, value, value) for at, value in zip(x, y, strict=True)]
+    if not any(lines.values()):
+        raise UserError(f"{path}: none of its studies is there yet; run snakemake")
+    panels.curves(lines, layout.x, path, written, ylabel=layout.y)
+
+
+DRAWING = {"curve": _curve, "levels": _levels, "bits": _bits, "likelihood": _likelihoods, "sheets": _sheets,
+           "noisy": _noisy, "trajectories": _trajectories, "truncation": _truncation,
+           "degradation": _degradation, "leakage": _leakage, "pairs": _pairs,
+           "study": _study}  # fmt: skip
 
 
 def _analysis(layout: Figure, places: Places, kind: str = "") -> tuple[Path, dict[str, Any]]:

@@ -10,9 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edm.analysis.bits import read_bits
 from edm.chain.job import Job
 from edm.chain.jobs import Chain
-from edm.chain.paths import choice_file, evaluation_file, levels_file, search_file
+from edm.chain.paths import (
+    analysis_file,
+    choice_file,
+    evaluation_file,
+    levels_file,
+    likelihood_file,
+    search_file,
+)
 from edm.chain.provenance import Provenance
 from edm.chain.rules import measuring_options
 from edm.chain.sidecars import ORIGIN, sidecar_file
@@ -52,8 +60,12 @@ def trace(params: Params, table: str, row: str, column: str | None = None) -> di
         return _of_configuration(params, place, source)
     if source.kind == "search":
         return _of_search(Chain(params), place, cell, source)
+    if source.kind == "likelihood":
+        return _of_likelihood(Chain(params), place, cell, source)
     if source.kind == "levels":
         return _of_levels(Chain(params), place, cell, source)
+    if source.kind == "analysis":
+        return _of_study(Chain(params), place, cell, source)
     return _of_measurement(Chain(params), place, cell, source)
 
 
@@ -84,8 +96,12 @@ def _why_empty(cell: Cell, source: Source | None) -> str:
         return "the table has nothing there"
     if source.kind == "search":
         makes = [search_file(source.experiment, source.model, source.name)]
+    elif source.kind == "likelihood":
+        makes = [likelihood_file(source.experiment, source.model, source.name)]
     elif source.kind == "levels":
         makes = [levels_file(source.experiment, source.model)]
+    elif source.kind == "analysis":
+        makes = [analysis_file(source.experiment, source.model, source.name)]
     else:
         makes = [evaluation_file(e) for e in source.experiment.evaluations_of(source.model, source.name)]
     more = f" (and {len(makes) - 1} more)" if len(makes) > 1 else ""
@@ -117,6 +133,19 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     return walk.finished(found, again, f"['settings']['{place['row']}']")
 
 
+def _of_likelihood(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, name = source.experiment, source.model, source.name
+    path = likelihood_file(experiment, model, name)
+    record = read_bits(path)
+    walk = _Walk(chain, path, record | {"metric": {}})
+    found = {**place, "value": cell.value, "s": record["s"], "images": record["images"], "experiment": experiment.name,
+             "model": model, "likelihood": name, **walk.run(record.get("run"))}  # fmt: skip
+    job = chain.makers[path]
+    again = ["likelihood", job.one("model"), job.one("dataset"), AGAIN, "--experiment", job.key[0], "--model", model,
+             "--likelihood", name]  # fmt: skip
+    return walk.finished(found, again, "['bits_per_dimension']")
+
+
 def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
     """A number that is computed from the errors per noise level, which a training run measures at its end."""
     experiment, model = source.experiment, source.model
@@ -126,6 +155,16 @@ def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     term = "bits" if place["column"] == "bound" else place["column"]
     code = ("from edm.training.bound import bound; from edm.training.curves import read_curves; "
             f"print(bound(read_curves({path!r})['after'], {experiment.models[model].sigma_data}).{term})")  # fmt: skip
+    return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
+
+
+def _of_study(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
+    experiment, model, study = source.experiment, source.model, source.name
+    path = analysis_file(experiment, model, study)
+    walk = _Walk(chain, path, {"checkpoint": {}, "metric": {}})
+    found = {**place, "value": cell.value, "experiment": experiment.name, "model": model, "study": study}
+    kind = experiment.analyses[study].kind
+    code = f"from edm.analysis.studies import read_numbers; print(read_numbers({path!r}, {kind!r})[{source.text!r}])"
     return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
 
 
@@ -247,10 +286,11 @@ class _Walk:
         state = "cannot be read" if os.path.exists(sidecar) else "is not there"
         unknown = f"no record of how it was made: {sidecar} {state}"
         inputs: dict[str, str | None] = dict.fromkeys(job.files)
-        if path != self.path or job.rule == "train":
+        if path != self.path or job.rule in ("train", "analyse"):
             return {"unknown": unknown, "from": [{"file": name, "sha256": None} for name in inputs]}
         inputs[job.one("model")] = self.record["checkpoint"]["sha256"]
-        inputs[job.inputs["references"][0]] = self.record["metric"].get("reference_sha256")
+        for reference in job.inputs.get("references", ())[:1]:
+            inputs[reference] = self.record["metric"].get("reference_sha256")
         own = {key: self.record[key] for key in ("commit", "dirty") if self.record.get(key)}
         return {"unknown": f"{unknown}; commit and hashes are those that the file itself names", **own,
                 "from": [{"file": name, "sha256": content} for name, content in inputs.items()]}  # fmt: skip

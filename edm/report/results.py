@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edm.chain.paths import evaluation_file, levels_file
+from edm.analysis.bits import read_bits
+from edm.chain.paths import evaluation_file, levels_file, likelihood_file
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.evaluation import records
 from edm.evaluation.records import Measurement
 from edm.metrics import MEMORISATION_OF_TEST, METRICS
 from edm.params import Evaluation, Experiment
+from edm.params.experiment import training_of
 from edm.params.sources import Source
 from edm.tracking import read_journal
 from edm.training.curves import read_curves
@@ -124,8 +126,19 @@ class Results:
         found: dict[str, Any] | None = read_curves(path)["after"] if path.exists() else None
         return found
 
+    def bits(self, source: Source) -> dict[str, Any] | None:
+        """The likelihood of a model, as its file states it; None before."""
+        path = likelihood_file(source.experiment, source.model, source.name)
+        file = self.results / Path(path).relative_to("results")
+        return read_bits(file) if file.exists() else None
+
+    def why_no_bits(self, source: Source) -> str:
+        """Why a model has no likelihood, in the words of :meth:`why_missing`."""
+        owner = source.experiment.owner("likelihood", source.model, source.name)
+        return self._why(source.experiment, source.model, [f"{owner}/{source.model}/likelihoods/{source.name}"])
+
     def why_not_trained(self, experiment: Experiment, model: str) -> str:
-        """Why a model has no errors per noise level, in the words of :meth:`why_missing`."""
+        """Why a model has no errors per noise level and no studies, in the words of :meth:`why_missing`."""
         return self._why(experiment, model, [])
 
     def why_missing(self, experiment: Experiment, model: str, grid: str) -> str:
@@ -143,7 +156,8 @@ class Results:
         for state in ("failed", "running", "interrupted"):
             if state in states:
                 return state
-        training = self._state(f"{experiment.owner('train', model)}/{model}/journal.jsonl") or ""
+        run, _ = training_of(model)
+        training = self._state(f"{experiment.owner('train', run)}/{run}/journal.jsonl") or ""
         return {"failed": "training failed", "running": "training", "interrupted": "training interrupted"}.get(
             training, "not run"
         )

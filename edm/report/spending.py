@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from edm.chain import paths
-from edm.chain.job import Job
+from edm.chain.job import SHARES, Job
 from edm.chain.jobs import Chain
 from edm.chain.progress import last_row
 from edm.chain.rules import RULES, made_from
@@ -55,7 +55,7 @@ def _sum(chain: Chain, jobs: tuple[Job, ...], rates: Throughput, memory: dict[Jo
     low, high, known = 0.0, 0.0, True
     gpus, cpus, recorded, steps = 0.0, 0.0, 0, 0
     for job in jobs:
-        if job.rule == "shard":  # the evaluation that merges the shards records them
+        if job.rule in SHARES:  # the evaluation that merges the shards records them
             planned = _planned(chain, job, rates)
         else:
             if job not in memory:

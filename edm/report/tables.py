@@ -1,16 +1,21 @@
 """Tables in the paper's layout: the content of each cell, from the existing results."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
-from edm.chain.paths import TABLE_FORMATS, search_file
-from edm.errors import UserError
+from edm.chain.paths import TABLE_FORMATS, analysis_file, search_file
+from edm.checked import fits
+from edm.errors import UserError, nearest
 from edm.evaluation.records import read_search
 from edm.files.writing import write_json, write_text
 from edm.metrics import TO_TEST
+from edm.metrics.jackknife import TELLING
 from edm.params import Report
-from edm.params.layouts import BY_NFE, ORDERS, metrics_layout, table_layout
+from edm.params.layouts import BY_NFE, EXACT, LIKELIHOOD, ORDERS, metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
 from edm.report import uncertainty
 from edm.report.cells import Cell, Table
@@ -195,37 +200,96 @@ def _settings(layout: Layout, results: Results) -> Table:
 
 
 def _likelihood(layout: Layout, results: Results) -> Table:
-    """Bits per dimension: the bound of every model from its errors per noise level, and the terms of it."""
+    """Bits per dimension: the likelihood where stated, the bound from the errors per noise level, and its terms."""
     from edm.training.bound import bound  # loads numpy, which `edm trace` does without
 
     rows: dict[str, list[Cell]] = {}
     counts: set[int | None] = set()
     spans: set[str] = set()
-    for row, (source, *_) in layout.rows.items():
+    exact: dict[str, dict[str, Any]] = {}
+    for row, sources in layout.rows.items():
+        source, rows[row] = sources[-1], []
         assert source is not None
+        if layout.columns[0] == EXACT and (first := sources[0]) is not None:
+            if (there := results.bits(first)) is None:
+                rows[row].append(Cell(missing=results.why_no_bits(first)))
+            else:
+                exact[row], value = there, there["bits_per_dimension"]
+                rows[row].append(Cell(f"{value:.4g}", value, error=there["s"]))
         found = results.levels(source)
         if found is None:
             missing = results.why_not_trained(source.experiment, source.model)
-            rows[row] = [Cell(missing=missing)] * len(layout.columns)
+            rows[row] += [Cell(missing=missing)] * len(LIKELIHOOD)
             continue
         bits = bound(found, source.experiment.models[source.model].sigma_data)
         numbers = {"bound": bits.bits, "diffusion": bits.diffusion, "prior": bits.prior,
                    "reconstruction": bits.reconstruction}  # fmt: skip
         errors = {"bound": bits.s, "diffusion": bits.s}
-        rows[row] = [Cell(f"{numbers[name]:.4g}", numbers[name], error=errors.get(name)) for name in layout.columns]
+        rows[row] += [Cell(f"{numbers[name]:.4g}", numbers[name], error=errors.get(name)) for name in LIKELIHOOD]
         counts.add(found.get("samples"))
         spans.add(f"{bits.sigma_min:.3g} to {bits.sigma_max:.3g}")
-    known = [cells[0].value for cells in rows.values() if cells[0].value is not None]
-    for cells in rows.values():
-        cells[0] = replace(cells[0], best=len(known) > 1 and cells[0].value == min(known))
-    notes = ["Bits per dimension of 8-bit training images, lower is better: an upper bound on −log₂ P in the mean, and "
-             "the three terms whose sum it is. No image is sampled."]  # fmt: skip
+    place = layout.columns.index("bound")
+    for at in {0, place}:
+        known = [value for cells in rows.values() if (value := cells[at].value) is not None]
+        for cells in rows.values():
+            cells[at] = replace(cells[at], best=len(known) > 1 and cells[at].value == min(known))
+    notes = _notes_of_exact(rows, exact)
+    notes += ["Bound: bits per dimension of 8-bit training images, lower is better: an upper bound on −log₂ P in the "
+              "mean, and the three terms whose sum it is. No image is sampled."]  # fmt: skip
     if spans:
         images = " or ".join(f"{count:,}" for count in sorted(filter(None, counts)))
         of = f", {images} images at each" if images else ""
         notes.append(f"Noise levels {' or '.join(sorted(spans))}{of}. ±: at most one standard error over images, which "
                      "are the same at all levels.")  # fmt: skip
     return Table(layout.name, layout.title, "model", layout.columns, rows, notes)
+
+
+def _notes_of_exact(rows: dict[str, list[Cell]], exact: dict[str, dict[str, Any]]) -> list[str]:
+    """The notes on likelihoods; in ``rows``, marks those that cannot be told from the best, image by image."""
+    if not exact:
+        return []
+    best = min(exact, key=lambda row: exact[row]["bits_per_dimension"])
+    comparable = {
+        row: one
+        for row, one in exact.items()
+        if (one["images"], one["dataset_sha256"]) == (exact[best]["images"], exact[best]["dataset_sha256"])
+    }
+    for row, one in comparable.items():
+        apart = [a - b for a, b in zip(one["each"], exact[best]["each"], strict=True)]
+        tied = row != best and fmean(apart) < TELLING * stdev(apart) / math.sqrt(len(apart))
+        rows[row][0] = replace(rows[row][0], tied=tied)
+    told = {
+        f"{one['images']:,} images, {one['num_steps']} steps, "
+        + ("exact trace" if one["trace"] == "exact" else f"probes: {one['probes']}")
+        for one in exact.values()
+    }
+    spread = max((one["spread"] for one in exact.values() if one["spread"] is not None), default=None)
+    over = "" if spread is None else f" Of a single image, the standard error over its probes is at most {spread:.2g}."
+    return [f"{EXACT.capitalize()}: bits per dimension by the ODE, with uniform dequantisation, of the images that the "
+            f"likelihood names ({'; '.join(sorted(told))}). ±: one standard error over images. Bold: the "
+            f"lowest, and what cannot be told from it (|z| below {TELLING}, image by image).{over}"]  # fmt: skip
+
+
+def _study(layout: Layout, results: Results) -> Table:
+    """The numbers of studies."""
+    from edm.analysis.studies import read_numbers  # loads torch
+
+    rows: dict[str, list[Cell]] = {}
+    for row, sources in layout.rows.items():
+        rows[row] = []
+        for source in filter(None, sources):
+            path = Path(analysis_file(source.experiment, source.model, source.name))
+            file = results.runs / path.relative_to("runs")
+            if not file.exists():
+                rows[row].append(Cell(missing=results.why_not_trained(source.experiment, source.model)))
+                continue
+            found = read_numbers(file, source.experiment.analyses[source.name].kind)
+            value = found.get(source.text)
+            if not fits(value, float):
+                there = [name for name, one in found.items() if fits(one, float)]
+                raise UserError(f"{row}: {source.name} gives no number {source.text!r}{nearest(source.text, there)}")
+            rows[row].append(Cell(f"{value:.4g}", value))
+    return Table(layout.name, layout.title, "study", layout.columns, rows, [])
 
 
 def _described(layout: Layout, results: Results) -> Table:
@@ -238,4 +302,4 @@ def _described(layout: Layout, results: Results) -> Table:
 
 _KINDS = {"configurations": _configurations, "samplers": _samplers, "cells": _samplers, "settings": _settings,
           "hyperparameters": _described, "networks": _described, "panel": panel,
-          "likelihood": _likelihood, "solvers": _solvers, "orders": _orders}  # fmt: skip
+          "likelihood": _likelihood, "solvers": _solvers, "orders": _orders, "study": _study}  # fmt: skip

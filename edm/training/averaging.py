@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from edm.config import TrainingConfig
-from edm.design.averages import HalfLife, PowerFunction, Profile, Recombination, recombine
+from edm.design.averages import HalfLife, PowerFunction, Profile, Recombination, doubts, recombine
 from edm.errors import UserError
 from edm.files.tensors import load_tensors, save_tensors
+from edm.files.writing import named
 from edm.models import checkpoint
 
-CANCELS = 10.0  # total of the weights beyond which errors of single snapshots show
-FAR = 0.1  # residual beyond which the profile is another one
 TRACKS = "averages"  # folder of a training run with the snapshots of its power-function averages
 
 
@@ -31,12 +30,7 @@ class Average:
     @property
     def doubts(self) -> list[str]:
         """What speaks against the average, in words."""
-        said = []
-        if self.found.total > CANCELS:
-            said.append(f"weights cancel (total {self.found.total:.3g}): errors of snapshots are as many times larger")
-        if self.found.residual > FAR:
-            said.append(f"another profile (residual {self.found.residual:.2g}): take more snapshots, or another width")
-        return said
+        return doubts(self.found.residual, self.found.total)
 
 
 def snapshots_of(run: str | Path) -> list[Path]:
@@ -49,6 +43,15 @@ def snapshots_of(run: str | Path) -> list[Path]:
     if not found:
         raise UserError(f"{folder}: has no snapshots; state snapshot_every, and train again")
     return found
+
+
+def require_whole(run: str | Path, config: TrainingConfig) -> None:
+    """Raises UserError unless a training run's folder has the snapshots of its configuration, and no others."""
+    root, tracks = Path(run), [f"{TRACKS}/{width:g}" for width in config.ema_widths] or ["snapshots"]
+    found = {str(path.relative_to(root)) for path in snapshots_of(root)}
+    wanted = {f"{track}/{images:012d}.safetensors" for track in tracks for images in config.snapshots}
+    if found != wanted:
+        raise UserError(f"{root}: {len(found)} snapshots, {len(wanted)} expected; train again to have them all")
 
 
 def average(
@@ -77,7 +80,7 @@ def average(
     sums = _summed(list(profiles), [one.weights for one in recombined])
     written = []
     for width, one, tensors in zip(widths, recombined, sums, strict=True):
-        path = Path(out) / f"ema-{width:g}.safetensors"
+        path = Path(out) / f"ema-{named(width)}.safetensors"
         ema = {"width": width, "residual": one.residual, "total": one.total, "snapshots": len(profiles)}
         about = {**headers[first]["about"], "images": at, "ema": ema}
         save_tensors(path, tensors, {**headers[first], "about": about})

@@ -37,6 +37,7 @@ def dataset():
     return edm.Dataset.from_arrays(random.integers(0, 256, (10, 1, 8, 8)).astype(np.uint8), np.arange(10) % 3)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_the_gaussian_of_its_preconditioning(untrained, dataset):
     """So bits per dimension have a closed form: those of N(0, σ_data² + σ_min²) at the dequantised pixels."""
     found = bits_of(untrained, dataset, 10, block=4, trace="exact", num_steps=8)

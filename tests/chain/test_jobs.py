@@ -64,7 +64,19 @@ def test_every_file_has_one_maker_and_every_job_one_name(chain):
 
 
 @pytest.mark.parametrize(
-    "name", ["paper", "rehearsal", "solvers", "digits", "digits-full", "digits-metrics", "digits-solvers"]
+    "name",
+    [
+        "paper",
+        "rehearsal",
+        "solvers",
+        "digits",
+        "digits-full",
+        "digits-metrics",
+        "digits-solvers",
+        "digits-beyond",
+        "cifar10-beyond",
+        "rehearsal-beyond",
+    ],
 )
 def test_makers_come_before_users_and_nothing_twice(chain, name):
     jobs = needed(chain, name)
@@ -100,6 +112,16 @@ def test_the_paper_and_its_rehearsal_are_the_same_jobs(chain):
             draws[name] += len(chain.experiments[experiment].evaluation(model, evaluation).draws)
     assert paper["evaluate"] == draws["paper"]  # on a cluster one evaluation is one job
     assert rehearsal["evaluate"] < draws["rehearsal"]  # on two cores a grid is
+
+
+def test_what_goes_beyond_the_paper_is_rehearsed(chain):
+    """Averages alone are fewer: at two widths instead of eight; and only one training is not the paper's."""
+    jobs, rehearsal = (needed(chain, name) for name in ("cifar10-beyond", "rehearsal-beyond"))
+    for rule in ("train", "search", "likelihood", "table", "figure", "reference", "prepare"):
+        assert len(of_rule(jobs, rule)) == len(of_rule(rehearsal, rule)), rule
+    assert {key[0] for key in of_rule(jobs, "train")} == {"cifar10-cond", "cifar10-beyond"}
+    assert [key for key in of_rule(jobs, "train") if key[0] == "cifar10-beyond"] == [("cifar10-beyond", "guided")]
+    assert len(of_rule(jobs, "average")) == 12 * 8 + 1 and len(of_rule(rehearsal, "average")) == 12 * 2 + 1
 
 
 def test_tables_of_configurations_need_nothing(chain):

@@ -11,7 +11,7 @@ import pytest
 
 import edm
 from edm import params
-from edm.analysis.studies import STUDIES
+from edm.analysis.studies import study
 from edm.chain.costs import NOTHING, Cost
 from edm.chain.jobs import Chain
 from edm.chain.paths import table_files
@@ -161,7 +161,7 @@ def test_analyses_evaluate_the_network_as_often_as_planned(tiny):
     total = 0
     for name, analysis in experiment.analyses.items():
         if analysis.kind != "leakage":  # an evaluation like any other
-            STUDIES[analysis.kind](denoiser, **analysis.settings)
+            study(analysis.kind, denoiser, **analysis.settings)
             total += make_plan(tiny, f"tiny/{name}").by_rule["analyse"].evaluations[1]
     assert sum(counted) == total > 0
 

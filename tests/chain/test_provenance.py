@@ -164,6 +164,7 @@ def test_where_published_statistics_lie_decides_nothing(tmp_path, monkeypatch):
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.slow
 def test_what_only_the_plan_reads_and_where_a_published_file_lies_decide_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digests = []

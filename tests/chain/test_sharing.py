@@ -91,7 +91,7 @@ def test_dvc_has_to_keep_the_owner_as_well(capsys):
     assert "train digits/vp-F" in Path("steps/digests/train/mine.json").read_text()
 
 
-STEPS = ("train", "published", "choose", "search", "evaluate", "sample", "analyse")
+STEPS = ("train", "published", "average", "choose", "search", "evaluate", "sample", "analyse")
 
 CHANGES = {
     "nothing": ("digits", {}),

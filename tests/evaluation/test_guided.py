@@ -13,7 +13,9 @@ from edm.chain.provenance import Provenance
 from edm.cli import main
 from edm.networks.flops import flops
 
-GUIDES = {"null": "null", "other": "vp-B", "snapshot": {"model": "vp-A", "at": 64e-6}}
+GUIDES = {"null": "null", "other": "vp-B", "snapshot": {"model": "vp-A", "at": 64e-6},
+          "average": {"model": "vp-A", "ema": 0.2}}  # fmt: skip
+NAMED = {"other": "vp-B", "snapshot": "vp-A at 6.4e-05", "average": "vp-A@ema-0.2"}
 GUIDED = {"models": ["vp-A"], "num_steps": 2, "guidance": [1, 2]}
 
 
@@ -41,6 +43,8 @@ def project(tmp_path_factory, digits_archive):
             names = ["--experiment", "tiny", "--model", model, "--device", "cpu"]
             folders = ["--out", f"runs/tiny/{model}", "--final", f"models/tiny/{model}"]
             assert main(["train", *names, "--data", str(digits_archive), *folders]) == 0
+        words = ["--width", "0.2", "--out", "models/tiny/vp-A", "--experiment", "tiny", "--model", "vp-A"]
+        assert main(["average", "runs/tiny/vp-A", *words]) == 0
         final = "models/tiny/vp-A"  # the model that evaluations use: a snapshot
         Path(final, "best.safetensors").write_bytes(Path(final, "model.safetensors").read_bytes())
         assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
@@ -74,8 +78,7 @@ def test_a_guided_grid_differs_from_the_same_without_guidance_only_above_1(insid
     nets = {name: params.load("params.yaml").experiment("tiny").models[name].network() for name in ("vp-A", "vp-B")}
     other = nets["vp-B"] if grid == "other" else nets["vp-A"]
     assert two["gflops"] == pytest.approx(3 * (flops(nets["vp-A"]) + flops(other)) / 1e9)
-    told = {} if grid == "null" else {"vp-B" if grid == "other" else "vp-A at 6.4e-05"}
-    assert set(record.get("guides", {})) == set(told)
+    assert list(record.get("guides", {})) == ([NAMED[grid]] if grid in NAMED else [])
 
 
 def test_parts_of_a_guided_grid_merge_into_the_whole(inside):
@@ -114,11 +117,16 @@ def test_a_guide_is_an_input_of_the_steps_that_use_it(inside):
     loaded = params.load("params.yaml", whole=True)
     chain = Chain(loaded)
     guided = {name: job for name, job in chain.by_name.items() if "guides" in job.inputs}
-    models = {"vp-A": ("models/tiny/vp-A/model.safetensors",), "vp-B": ("models/tiny/vp-B/model.safetensors",)}
-    shards = {f"shard tiny/vp-A/{grid}/{part}-of-2": models[model]
-              for grid, model in (("other", "vp-B"), ("snapshot", "vp-A")) for part in (1, 2)}  # fmt: skip
+    models = {name: (f"models/tiny/{path}.safetensors",) for name, path in (
+        ("vp-A", "vp-A/model"), ("vp-B", "vp-B/model"), ("average", "vp-A/ema-0.2"))}  # fmt: skip
+    shards = {
+        f"shard tiny/vp-A/{grid}/{part}-of-2": models[model]
+        for grid, model in (("other", "vp-B"), ("snapshot", "vp-A"), ("average", "average"))
+        for part in (1, 2)
+    }
     assert {name: job.inputs["guides"] for name, job in guided.items()} == {
         "evaluate tiny/vp-A/other": models["vp-B"], "evaluate tiny/vp-A/snapshot": models["vp-A"],
+        "evaluate tiny/vp-A/average": models["average"],
         "sample tiny/vp-A/guided": models["vp-B"], "search tiny/vp-A/weight": models["vp-B"], **shards,
     }  # fmt: skip
     raw = guided_chain()

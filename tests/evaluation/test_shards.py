@@ -183,6 +183,7 @@ def test_a_lost_part_measured_again_alone_is_the_same_file(place, parts):
     assert parts(3)[1].read_bytes() == before
 
 
+@pytest.mark.slow
 def test_more_parts_than_blocks_leave_some_empty(place, whole, tmp_path):
     """21 blocks in 24 parts: empty parts merge like the others."""
     files = [tmp_path / f"{index}.safetensors" for index in range(1, 25)]

@@ -68,6 +68,7 @@ def test_all_measures_of_one_pass_equal_torch_fidelitys(inception_weights, tmp_p
     assert 0 < ours["recall"] < 1
 
 
+@pytest.mark.slow
 def test_the_classifiers_measures_equal_torch_fidelitys(digit_sets, classifier, tmp_path):
     (real, generated), (weights, _) = digit_sets, classifier
     extractor = load_features(CLASSIFIER, weights)

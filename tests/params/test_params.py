@@ -21,7 +21,8 @@ from edm import params
 from edm.config import SamplerConfig, TrainingConfig
 from edm.files.hashes import canonical_json, digest
 from edm.params.layouts import figure_layout, figure_spec, table_layout, table_spec
-from edm.params.resolving import RESERVED, STUDIES, TARGETS
+from edm.params.resolving import RESERVED, TARGETS
+from edm.params.studies import STUDIES
 
 ROOT = Path(__file__).parents[2]
 RAW = miniature.raw()
@@ -509,7 +510,7 @@ def test_the_schema_knows_every_field():
     assert known["training"] == training
     assert known["model"] - {"from", "pretrained"} == training
     assert known["settings"] == sampler
-    assert known["grid"] - {"models", "reference", "settings_from", "seeds"} == sampler
+    assert known["grid"] - {"models", "reference", "settings_from", "seeds", "ema"} == sampler
     assert known["search"] - {"models", "method", "images", "max_sweeps"} == sampler  # ``over`` is its own
     assert known["sheet"] - {"models", "images"} == sampler
 
@@ -1224,9 +1225,9 @@ def test_the_settings_of_a_study_are_the_arguments_of_its_function():
     for kind, function in (("truncation", truncation_errors), ("degradation", degradation), ("leakage", leaked)):
         parameters = inspect.signature(function).parameters.values()
         stated = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
-        needed, optional = STUDIES[kind]
-        assert stated == dict.fromkeys(needed, True) | dict.fromkeys(optional, False)
-        assert {*needed, *optional} <= params.schema()["$defs"]["analysis"]["properties"].keys()
+        study = STUDIES[kind]
+        assert stated == dict.fromkeys(study.needed, True) | dict.fromkeys(study.optional, False)
+        assert {*study.needed, *study.optional} <= params.schema()["$defs"]["analysis"]["properties"].keys()
 
 
 @pytest.mark.parametrize("make, message", [

@@ -72,7 +72,7 @@ def test_parts_in_order_are_the_seeds_cut_between_blocks(seeds, block):
         assert parts == [part_of(part_of(seeds, block, index, count), block, 0, 1) for index in range(count)]
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 100])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 100])
 def test_other_block_sizes_agree_to_rounding(net, block):
     images, labels, _ = draw(net, range(64))
     others, other_labels, _ = draw(net, range(64), block=block)

@@ -103,6 +103,46 @@ def test_samplers_of_earlier_papers_are_guided(solver, steps):
     assert narrow / plain == pytest.approx(0.5, abs=0.03)
 
 
+class Mixed(Normal):
+    """D_g + w (D − D_g) of N(0, 0.5²) and a guide N(0, 1), in one denoiser, at noise levels in (low, high]."""
+
+    def __init__(self, w, low=0.0, high=math.inf):
+        super().__init__(0.5)
+        self.guide, self.w, self.low, self.high = Normal(1.0), w, low, high
+
+    def __call__(self, x, sigma, class_labels=None):
+        own, other = super().__call__(x, sigma), self.guide(x, sigma)
+        level = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1, 1, 1)
+        return torch.where((level > self.low) & (level <= self.high), other + self.w * (own - other), own)
+
+    def variance(self, x, sigma, labels):
+        return torch.full_like(x, -0.3)
+
+
+class WithVariance(Normal):
+    """iddpm asks the network for its variance, which has no guide."""
+
+    variance = Mixed.variance
+
+
+@pytest.mark.parametrize("interval", [{}, {"guidance_min": 0.3, "guidance_max": 3.0}], ids=["all", "interval"])
+@pytest.mark.parametrize(("solver", "settings"), [
+    ("vp-ode", {}), ("vp-sde", {}), ("ve-ode", {}), ("ve-pc", {}), ("ddim", {}), ("iddpm", {}),
+    ("heun", {"S_churn": 20.0, "S_noise": 1.007}), ("euler", {"S_churn": 20.0}),
+])  # fmt: skip
+def test_a_sampler_with_a_guide_draws_what_it_draws_of_the_guided_denoiser(solver, settings, interval):
+    """So the stochastic ones too, from the same noise: whatever a sampler does, it sees D_w in place of D."""
+    latents = torch.randn(4, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    noise = lambda i, x: torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
+    more = {"solver": solver, "num_steps": 20, "noise": noise, **settings}
+    net, guide = WithVariance(0.5), Normal(1.0)
+    found = edm.sample(net, latents, guide=guide, guidance=2.0, **interval, **more)
+    low, high = interval.get("guidance_min", 0.0), interval.get("guidance_max", math.inf)
+    assert torch.allclose(found, edm.sample(Mixed(2.0, low, high), latents, **more), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(found, edm.sample(WithVariance(0.5), latents, **more), rtol=1e-3)
+    assert (guide.images < net.images) == bool(interval) and guide.images > 0
+
+
 def test_weight_1_is_no_guidance_to_the_bit_and_evaluates_no_guide():
     for solver in ("heun", "euler", "rk45", "unipc-3", "vp-ode"):
         net, guide, alone = Normal(0.5), Normal(1.0), Normal(0.5)

@@ -87,6 +87,7 @@ def test_a_mixture_has_its_density_at_200_heun_steps(images):
     assert (found - MIXTURE.log_density(images, 0.002)).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("solver", "order"), [("heun", 2), ("euler", 1)])
 def test_the_order_of_convergence_is_that_of_the_solver(images, solver, order):
     settings = {"solver": solver, "trace": "exact", "sigma_min": 0.05, "sigma_max": 5.0, "data_std": 0.25}

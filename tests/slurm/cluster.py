@@ -124,6 +124,8 @@ class Cluster:
         return self
 
     def __exit__(self, *_):
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` and others send it twice: the end ends
         # The controller first, lest it start again what is lost; munged last: the others cannot end without it.
         for name in sorted(self.daemons, key=["slurmctld", *NODES, "munged"].index):
             if name == "munged":
@@ -288,10 +290,15 @@ def _free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
+def _end(number, frame):
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main(words):
     if not words:
         raise UserError("no command given: python tests/slurm/cluster.py COMMAND...")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
     with tempfile.TemporaryDirectory() as scratch, Cluster(Path(scratch) / "slurm") as cluster:
         try:
             command = subprocess.Popen(words, env=cluster.environment)
@@ -299,7 +306,10 @@ def main(words):
             raise UserError(f"{words[0]}: {error.strerror}") from None
         # Ctrl-C reaches the command as well: the cluster stays until that has ended, and is then taken down in peace.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        command.wait()
+        try:
+            command.wait()
+        finally:
+            command.terminate()
         return command.returncode if command.returncode >= 0 else 128 - command.returncode
 
 

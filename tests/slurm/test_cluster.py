@@ -93,17 +93,24 @@ def test_an_error_inside_takes_the_cluster_down(folder):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_command_line_ends_its_cluster_when_it_is_ended(ending, status):
+ALONE = lambda pid, number: os.kill(pid, number)
+TWICE = lambda pid, number: [os.killpg(pid, number), time.sleep(0.02), os.killpg(pid, number)]  # as `timeout` does
+
+
+@pytest.mark.parametrize(
+    ("send", "ending", "status"),
+    [(os.killpg, signal.SIGINT, 130), (ALONE, signal.SIGTERM, 143), (TWICE, signal.SIGTERM, 143)],
+)
+def test_the_command_line_ends_its_cluster_when_it_is_ended(send, ending, status):
     program = [sys.executable, Path(__file__).parent / "cluster.py"]
     cluster = subprocess.Popen(
-        [*program, "sh", "-c", "srun true && echo $SLURM_CONF && exec sleep 1000"],
+        [*program, "sh", "-c", "srun sleep 1000 & srun true && echo $SLURM_CONF && exec sleep 1000"],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     configuration = Path(cluster.stdout.readline().strip())
     assert configuration.is_file()
-    os.killpg(cluster.pid, ending)
+    send(cluster.pid, ending)
     assert cluster.wait(30) == status
     assert living(configuration) == []
     assert not configuration.parent.parent.exists()

@@ -36,6 +36,7 @@ def largest_difference(a, b):
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_identical_weights_and_another_seed_others(tiny, digits, tmp_path):
     for name, seed in (("first", 0), ("second", 0), ("other", 1)):
         train(tiny(seed=seed), digits, tmp_path / name)

@@ -124,7 +124,10 @@ def undisturbed(tmp_path_factory, digits):
 # Stops
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+OTHERS = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGINT)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
 def test_a_signal_ends_the_run_after_its_step_and_it_continues_to_the_same(
     short, digits, tmp_path, monkeypatch, undisturbed, number
 ):
@@ -178,12 +181,7 @@ def test_a_signal_sent_twice_counts_once_but_ctrl_c_pressed_again_ends_at_once(m
         monkeypatch.setattr(preemption, "INSISTING", -1.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    try:
-        os.kill(os.getpid(), signal.SIGTERM)  # one more, on the way out: the process ends as it was asked to
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), signal.SIGTERM)  # one more, on the way out: the process ends as it was asked to
 
 
 @pytest.mark.slow
@@ -482,6 +480,7 @@ def test_a_state_whose_header_claims_too_much_is_not_taken_for_the_newest(short,
     assert states(tmp_path) == {"0": 640}
 
 
+@pytest.mark.slow
 def test_two_damaged_states_are_named_and_the_run_starts_from_the_beginning(
     short, digits, tmp_path, monkeypatch, capsys, undisturbed
 ):
@@ -496,6 +495,7 @@ def test_two_damaged_states_are_named_and_the_run_starts_from_the_beginning(
     assert_same_but_for(run, undisturbed(short()), "other-state-0.safetensors", "other-state-1.safetensors")
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_state_counts(short, digits, tmp_path, monkeypatch, capsys):
     """One flipped bit anywhere, in the length, the header, the padding or a tensor: the other state is used."""
     interrupted(short(), digits, tmp_path / "whole", monkeypatch, 320, 640)

@@ -45,7 +45,9 @@ def jobs_by_rule(text):
     return counts
 
 
-@pytest.mark.parametrize(("report", "evaluations"), [("paper", 1500), ("rehearsal", 50), ("solvers", 213)])
+@pytest.mark.parametrize(
+    ("report", "evaluations"), [("paper", 1500), ("rehearsal", 50), ("solvers", 213), ("rehearsal-beyond", 28)]
+)
 def test_the_plan_counts_the_jobs_that_snakemake_would_run(report, evaluations, folder, monkeypatch):
     """Without any dataset present: what is missing is said when a job needs it, not when the DAG is built."""
     done = snakemake(folder, report, "-n", "--quiet", "rules")
@@ -77,13 +79,17 @@ def test_a_part_of_the_rehearsal_runs_through_every_kind_of_rule(folder):
         "results/rehearsal-ffhq/distances/ve-F/nfe.json",
         "results/rehearsal-solvers/tables/tableS1c.html",
         "results/rehearsal-solvers/figures/figureS1c.svg",
+        "results/rehearsal-beyond/figures/figureG1.svg",
+        "results/rehearsal-beyond/tables/tableG1.html",
+        "results/rehearsal-beyond/distances/vp-F@ema-0.1/widths.json",
+        "results/rehearsal-beyond/likelihoods/vp-F/test.json",
     ]
     done = snakemake(folder, *targets)
     assert done.returncode == 0, done.stderr[-4000:]
     logs = "".join(log.read_text() for log in (folder / ".snakemake" / "log").glob("*.log"))
     ran = {re.sub("(_rehearsal|--).*", "", rule) for rule in re.findall(r"\(Rule: ([\w-]+)\)", logs)}
-    assert ran >= {"made-up", "prepare", "reference", "train", "choose", "published", "evaluate", "search", "sample",
-                   "analyse", "table", "figure"}  # fmt: skip
+    assert ran >= {"made-up", "prepare", "reference", "train", "choose", "average", "published", "evaluate", "search",
+                   "likelihood", "sample", "analyse", "table", "figure"}  # fmt: skip
     assert all((folder / target).stat().st_size > 0 for target in targets)
 
 

@@ -1,4 +1,4 @@
-# Dataset archive → trained model; published file → the same; snapshots → the best of them.
+# Dataset archive → trained model; published file → the same; snapshots → the best of them, or an average of them.
 
 
 # An interrupted training run resumes from its last state. The state is not an output, because Snakemake removes the
@@ -80,4 +80,32 @@ rule choose:
         launched(
             "choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
             " {params.options:q} >> {log:q} 2>&1"
+        )
+
+
+# One job per width: Snakemake must know the files of a rule by their names.
+rule average:
+    message:
+        "Average the snapshots of {wildcards.trained}, width {wildcards.width}"
+    input:
+        unpack(inputs_of("average", "trained", "width")),
+    output:
+        "models/{trained}/ema-{width}.safetensors",
+    wildcard_constraints:
+        width=r"[0-9.e-]+",
+    params:
+        names=trained_names,
+        run=lambda w, input: os.path.join("runs", *Path(input.model).parts[1:-1]),
+        out=lambda w, output: os.path.dirname(str(output)),
+        step=step("average", "trained", "width"),
+        expect=expect("average", "trained", "width"),
+    log:
+        "runs/{trained}/ema-{width}.log",
+    resources:
+        mem_mb=3000,
+        runtime=120,
+    shell:
+        started(
+            "average {params.run:q} --width {wildcards.width} --out {params.out:q} {params.names:q}"
+            " --expect {params.expect} > {log:q} 2>&1"
         )

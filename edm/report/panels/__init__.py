@@ -9,6 +9,7 @@ from importlib import import_module
 _ROOMS = {
     "advice": "data",
     "curves": "lines",
+    "bits_of_models": "lines",
     "bits_per_level": "lines",
     "loss_levels": "lines",
     "degradation_grid": "grids",

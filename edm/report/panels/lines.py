@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from edm.report.style import canvas, line_styles, log_ticks
+from edm.report.style import canvas, line_styles, log_ticks, page
 
 #: The quantities of the x axis: the paper's symbol, and the scale of the axis.
 OVER = {
@@ -14,6 +14,7 @@ OVER = {
     "rho": (r"$\rho$", "linear"),
     "alpha": (r"$\alpha$", "linear"),
     "guidance": ("guidance $w$", "linear"),
+    "ema": ("relative width of the EMA", "linear"),
     "sigma": (r"noise level $\sigma$", "log"),
 }
 MOST_LINEAR = 5  # ratio of the values on a linear axis; the paper's Figure 2, with more, has a logarithmic one
@@ -36,21 +37,34 @@ def curves(
     marked: Mapping[str, float] | None = None,
     mark_label: str = "",
     published: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    beside: Mapping[str, Mapping[str, Sequence[Point]]] | None = None,
+    crossed: Mapping[str, Sequence[float]] | None = None,
+    cross_label: str = "",
 ) -> None:
     """A metric vs. ``over`` (a key of ``OVER``, or the text of a linear axis), one line per entry of ``lines``.
 
     lines: points (x, y, low, high) in any order, the range [low, high] shaded; or one number, drawn as a horizontal
     level for comparison. The legend lists an entry without points as not measured. marked: {line: x of its point to
     mark with a ring}; mark_label: meaning of the rings, for the legend. published: {line: points (x, y)}, in the
-    colour of the line and without a line. Raises KeyError for a mark on a missing line or point.
+    colour of the line and without a line. beside: further panels, {label of the y axis: {line: points}}.
+    crossed: {line: x of its points to cross out}; cross_label: meaning of the crosses.
+    Raises KeyError for a mark on a missing line or point.
     """
-    published = published or {}
+    published, beside = published or {}, beside or {}
     xlabel, scale = OVER.get(over, (over, "linear"))
     styles = dict(zip(lines, line_styles(), strict=False))
-    with canvas(path, written, width=5.4, height=3.2 + 0.1 * len(lines)) as axes:
-        if scale != "linear":
-            axes.set_xscale("log", base=2 if scale == "octaves" else 10)
-            axes.xaxis.set_major_formatter("{x:g}")
+    width = 5.4 if not beside else 3.7 * (1 + len(beside))
+    with page(path, written, width, height=3.2 + 0.1 * len(lines)) as figure:
+        axes, *further = figure.subplots(1, 1 + len(beside), squeeze=False)[0]
+        for one in (axes, *further):
+            if scale != "linear":
+                one.set_xscale("log", base=2 if scale == "octaves" else 10)
+                one.xaxis.set_major_formatter("{x:g}")
+        for one, (text, others) in zip(further, beside.items(), strict=True):
+            for label, points in others.items():
+                if points:
+                    _line(one, sorted(points), styles[label], label)
+            one.set(xlabel=xlabel, ylabel=text)
         for label, line in lines.items():
             color = styles[label]["color"]
             if isinstance(line, int | float):
@@ -64,6 +78,8 @@ def curves(
                 axes.plot(*zip(*published[label], strict=True), **(styles[label] | {"linestyle": "none"}), markersize=4,
                           **named)  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
+        if scale == "log" and any(lines.values()):
+            log_ticks(axes.xaxis)
         if any(lines.values()) or published:
             shown = [value for line in lines.values() for value in _values(line)]
             _value_axis(axes, shown + [y for points in published.values() for _, y in points])
@@ -72,6 +88,10 @@ def curves(
                 axis.set_ticks([])
                 axis.set_ticks([], minor=True)
             axes.text(0.5, 0.5, "nothing measured yet", color="0.4", ha="center", transform=axes.transAxes)
+        doubtful = [_point(lines[label], x) for label, several in (crossed or {}).items() for x in several]
+        if doubtful:
+            axes.plot(*zip(*doubtful, strict=True), linestyle="none", marker="x", markersize=9, color="black",
+                      label=cross_label)  # fmt: skip
         _rings(axes, [(*_point(lines[label], x), styles[label]["color"]) for label, x in (marked or {}).items()])
         if marked and mark_label:
             axes.plot([], [], linestyle="none", marker="o", markersize=RING, color="none", markeredgecolor="black",
@@ -176,6 +196,25 @@ def bits_per_level(curves: Mapping[str, Curve], path: Path, written: list[Path])
         axes.set(xscale="log", xlabel=OVER["sigma"][0], ylabel=r"bits per dimension and $\Delta\ln\,\sigma = 1$")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter("{x:g}")
+        _legend_below(axes.figure)
+
+
+def bits_of_models(
+    shown: Mapping[str, Mapping[str, tuple[float, float]]], models: Sequence[str], path: Path, written: list[Path]
+) -> None:
+    """Bits per dimension of models, a line of the page each, in their order from above.
+
+    shown: {what it is: {model: (bits, half the width of its bar)}}; a model that it lacks has no mark.
+    """
+    with canvas(path, written, width=5.4, height=1.2 + 0.26 * len(models)) as axes:
+        for (label, bits), style in zip(shown.items(), line_styles(), strict=False):
+            places = [models.index(model) for model in bits]
+            axes.errorbar([value for value, _ in bits.values()], places, xerr=[bar for _, bar in bits.values()],
+                          **style | {"linestyle": "none"}, markersize=5, markerfacecolor="none", capsize=2,
+                          label=label if bits else f"{label} (none yet)")  # fmt: skip
+        axes.set_yticks(range(len(models)), models)
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.set_xlabel("bits per dimension, lower is better")
         _legend_below(axes.figure)
 
 

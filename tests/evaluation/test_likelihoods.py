@@ -1,0 +1,207 @@
+"""Likelihoods of params.yaml: shards with the same numbers, the table, the figure, and where a number comes from."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from test_choosing import chain
+
+import edm
+from edm import params
+from edm.analysis.bits import read_bits
+from edm.chain.jobs import Chain
+from edm.chain.plan import make_plan
+from edm.chain.provenance import Provenance
+from edm.cli import main
+from edm.report.captions import Captions
+from edm.report.figures import Places, write_figure
+from edm.report.lineage import trace
+from edm.report.results import Results
+from edm.report.tables import build_table
+from edm.tracking import read_journal
+
+NAMES = ["--experiment", "tiny", "--likelihood", "held-out", "--device", "cpu"]
+
+
+def raw(shards=2, **stated):
+    found = chain(seed=0)
+    tiny = found["experiments"]["tiny"]
+    del tiny["choose"]
+    tiny["base"] |= {"snapshot_every": None, "lr_rampup": 0, "learning_rate": 0.02, "conditional": True}
+    tiny["ladder"]["B"] = {"model_channels": 16}
+    tiny["sampling"] |= {"shards": shards}
+    tiny["likelihoods"] = {"held-out": {"models": "ladder", "dataset": "other", "images": 30, "num_steps": 3,
+                                        "probes": 2, **stated}}  # fmt: skip
+    tiny["tables"] = {"L1": {"kind": "likelihood", "title": "Bits per dimension", "likelihood": "held-out"}}
+    tiny["figures"] = {"L1": {"kind": "likelihood", "likelihood": "held-out"}}
+    digits = found["datasets"]["digits"]
+    found["datasets"] |= {"digits": {**digits, "held_out": 0.1}, "other": {**digits, "held_out": 0.1, "split": "test"}}
+    return found
+
+
+def loaded(found):
+    Path("params.yaml").write_text(yaml.safe_dump(found, sort_keys=False))
+    return params.load("params.yaml", whole=True)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        loaded(raw())
+        for dataset in ("digits", "other"):
+            assert main(["prepare", f"data/{dataset}.zip", "--dataset", dataset]) == 0
+        for model in ("vp-A", "vp-B"):
+            names = ["--experiment", "tiny", "--model", model, "--device", "cpu", "--data", "data/digits.zip"]
+            assert main(["train", *names, "--out", f"runs/tiny/{model}", "--final", f"models/tiny/{model}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def inside(project, monkeypatch):
+    monkeypatch.chdir(project)
+    loaded(raw())
+    return project
+
+
+def likelihood(model, output, *options):
+    checkpoint = f"models/tiny/{model}/model.safetensors"
+    return main(["likelihood", checkpoint, "data/other.zip", output, *NAMES, "--model", model, *options])
+
+
+def test_shards_give_the_numbers_of_a_single_job_to_the_bit(inside, capsys):
+    assert likelihood("vp-A", "whole.json") == 0
+    parts = [f"{number}-of-3.json" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        assert likelihood("vp-A", part, "--shard", f"{number}/3") == 0
+    assert likelihood("vp-A", "merged.json", "--parts", *reversed(parts)) == 0
+    whole, merged = map(read_bits, ("whole.json", "merged.json"))
+    assert whole["each"] == merged["each"] and len(set(whole["each"])) == whole["images"] == 30
+    for name in ("bits_per_dimension", "s", "spread", "checkpoint", "dataset_sha256", "num_steps", "probes"):
+        assert whole[name] == merged[name]
+    assert whole["spread"] > 0 and (whole["num_steps"], whole["probes"], whole["trace"]) == (3, 2, "hutchinson")
+    assert likelihood("vp-A", "few.json", "--parts", *parts[:2]) == 1
+    assert "2 parts with 24 of 30 images; name all parts" in capsys.readouterr().err
+    assert likelihood("vp-A", "few.json", "--parts", parts[0], parts[2]) == 1
+    assert "3-of-3.json: does not follow the part before it" in capsys.readouterr().err
+    assert likelihood("vp-B", "other.json", "--parts", *parts) == 1
+    assert "1-of-3.json: is a part of another likelihood" in capsys.readouterr().err
+
+
+def test_the_settings_are_those_of_params_or_those_of_the_command_line(inside, capsys):
+    options = ["--images", "30", "--steps", "3", "--probes", "2", "--block", "12", "--device", "cpu"]
+    assert main(["likelihood", "models/tiny/vp-A/model.safetensors", "data/other.zip", "by-hand.json", *options]) == 0
+    assert likelihood("vp-A", "whole.json") == 0
+    assert read_bits("by-hand.json")["each"] == read_bits("whole.json")["each"]
+    assert likelihood("vp-A", "none.json", "--expect", "0" * 12) == 1
+    assert "params.yaml was changed after this job was planned" in capsys.readouterr().err
+    assert main(["likelihood", "m", "data/other.zip", "none.json", "--experiment", "tiny"]) == 1
+    assert "--experiment, --model and --likelihood belong together" in capsys.readouterr().err
+
+
+def test_jobs_and_their_specification(inside):
+    built = Chain(params.load("params.yaml"))
+    job = built.by_name["likelihood tiny/vp-A/held-out"]
+    assert job.inputs == {"model": ("models/tiny/vp-A/model.safetensors",), "dataset": ("data/other.zip",)}
+    assert job.outputs == ("results/tiny/likelihoods/vp-A/held-out.json",)
+    assert job.parts == tuple(f"runs/tiny/vp-A/likelihoods/held-out.shards/{number}-of-2.json" for number in (1, 2))
+    stated = {"images": 30, "num_steps": 3, "solver": "heun", "trace": "hutchinson", "probes": 2}
+    shard = built.by_name["likelihood_shard tiny/vp-A/held-out/1-of-2"]
+    assert built.specification(job) == built.specification(shard) == stated
+    one = Chain(loaded(raw(shards=1)))
+    assert one.by_name[job.name].parts == ()
+    assert Provenance(one).digest(one.by_name[job.name]) == Provenance(built).digest(job)
+    loaded(raw())
+    plan = make_plan(built.params, "tiny/L1", everything=True).by_rule
+    assert (plan["likelihood"].jobs, plan["likelihood_shard"].jobs) == (2, 4)
+    assert plan["likelihood_shard"].evaluations == (2 * 30 * 6 * 5,) * 2 and plan["likelihood"].evaluations == (0, 0)
+    assert set(built.targets("tiny")) > {"results/tiny/tables/L1.md", "results/tiny/figures/L1.png"}
+
+
+def test_the_table_and_the_figure_have_the_likelihood_beside_the_bound(inside):
+    report = params.load("params.yaml").report("tiny")
+    places = Places(*map(Path, ("results", "runs", "data", "models")))
+    results = Results(places.results, places.runs)
+    Path("results/tiny/likelihoods/vp-B/held-out.json").unlink(missing_ok=True)
+    journal = "runs/tiny/vp-A/likelihoods/held-out.journal.jsonl"
+    found = "results/tiny/likelihoods/vp-A/held-out.json"
+    assert likelihood("vp-A", found, "--journal", journal) == 0
+    table = build_table(report, "L1", results)
+    assert table.columns == ["exact", "bound", "diffusion", "prior", "reconstruction"]
+    first, other = table.rows["vp-A"], table.rows["vp-B"]
+    bits = read_bits(found)
+    assert first[0].value == bits["bits_per_dimension"] and first[0].s == bits["s"] and other[0].ours() == "not run"
+    assert first[1].value is not None and first[1].value == pytest.approx(sum(cell.value for cell in first[2:]))
+    (run,) = read_journal(journal)
+    assert run.status == "FINISHED" and bits["run"] == "tiny/vp-A/likelihood/held-out"
+    assert likelihood("vp-B", "results/tiny/likelihoods/vp-B/held-out.json") == 0
+    table = build_table(report, "L1", results)
+    lowest = min(table.rows, key=lambda row: table.rows[row][0].value)
+    assert [row for row, cells in table.rows.items() if cells[0].best] == [lowest]
+    assert any("30 images, 3 steps, probes: 2" in note for note in table.notes)
+    svg = next(path for path in write_figure(report, "L1", places) if path.suffix == ".svg").read_text()
+    assert "likelihood, by the ODE" in svg and "bound, on training images" in svg
+    assert "of 30 images of other" in Captions(Chain(params.load("params.yaml"))).figure("tiny", "L1")
+
+
+def test_what_cannot_be_told_from_the_lowest_is_marked_image_by_image(inside):
+    """Two models whose images differ by chance alone, although the spread over images is far larger."""
+    report = params.load("params.yaml").report("tiny")
+    assert likelihood("vp-A", "whole.json") == 0
+    record = json.loads(Path("whole.json").read_text())
+    for shift, tied in ((1e-4, True), (1e-2, False)):
+        for model, sign in (("vp-A", 0), ("vp-B", 1)):
+            changed = copy.deepcopy(record)
+            changed["each"] = [bits + sign * (shift + 1e-3 * (-1) ** i) for i, bits in enumerate(record["each"])]
+            changed["bits_per_dimension"] = sum(changed["each"]) / len(changed["each"])
+            path = Path(f"results/tiny/likelihoods/{model}/held-out.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(changed))
+        rows = build_table(report, "L1", Results(Path("results"), Path("runs"))).rows
+        assert rows["vp-A"][0].best and rows["vp-B"][0].tied == tied
+    path.write_text(json.dumps({**changed, "each": changed["each"][:5]}))
+    with pytest.raises(edm.UserError, match="has 5 numbers for 30 images; delete it and run snakemake again"):
+        build_table(report, "L1", Results(Path("results"), Path("runs")))
+    path.unlink()
+
+
+def test_the_lineage_of_a_likelihood_names_its_file_and_measures_again(inside):
+    assert likelihood("vp-A", "results/tiny/likelihoods/vp-A/held-out.json") == 0
+    found = trace(params.load("params.yaml"), "tiny/L1", "vp-A", "exact")
+    bits = read_bits("results/tiny/likelihoods/vp-A/held-out.json")
+    assert found["cell"]["value"] == bits["bits_per_dimension"] and found["cell"]["likelihood"] == "held-out"
+    files = [step["file"] for step in found["steps"]]
+    assert files[0] == "results/tiny/likelihoods/vp-A/held-out.json" and "data/other.zip" in files
+    assert "edm launch -- likelihood models/tiny/vp-A/model.safetensors data/other.zip" in found["measure_again"][0]
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda tiny: tiny["likelihoods"]["held-out"].pop("dataset"), "likelihoods.held-out: state a dataset"),
+    (lambda tiny: tiny["likelihoods"]["held-out"].update(dataset="othr"), "'othr' is not defined; did you mean"),
+    (lambda tiny: tiny["likelihoods"]["held-out"].update(models=["vp-C"]), "model 'vp-C' is not defined"),
+    (lambda tiny: tiny["likelihoods"]["held-out"].update(dataset="wide"), "'wide' has resolution 16"),
+    (lambda tiny: tiny["likelihoods"]["held-out"].update(solver="rk45"), "'rk45' is not one of heun, euler"),
+    (lambda tiny: tiny["tables"]["L1"].update(likelihood="test"), "'test' is not defined; tiny has held-out"),
+    (lambda tiny: tiny["likelihoods"]["held-out"].update(models=["vp-A"]), "is not computed for model 'vp-B'"),
+    (lambda tiny: tiny["figures"]["L1"].pop("likelihood"), "key 'likelihood' is missing"),
+])  # fmt: skip
+def test_wrong_entries_are_refused_in_one_line(tmp_path, monkeypatch, change, says):
+    monkeypatch.chdir(tmp_path)
+    found = raw()
+    found["datasets"]["wide"] = {"source": "folder", "path": "wide", "resolution": 16, "channels": 1, "classes": 10}
+    change(found["experiments"]["tiny"])
+    with pytest.raises(edm.UserError) as caught:
+        loaded(found)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_experiment_shares_the_likelihoods_of_shared_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = raw()
+    found["experiments"]["more"] = {"extends": "tiny", "ladder": {"B": {"model_channels": 8, "dropout": 0.2}}}
+    experiment = loaded(found).experiment("more")
+    owners = {model: experiment.owner("likelihood", model, "held-out") for model in ("vp-A", "vp-B")}
+    assert owners == {"vp-A": "tiny", "vp-B": "more"}
