@@ -65,7 +65,7 @@ rule choose:
         choice="models/{trained}/choice.json",
     params:
         names=trained_names,
-        snapshots=lambda w, input: os.path.join("runs", *Path(input.model).parts[1:-1], "snapshots"),
+        snapshots=lambda w, input: os.path.join("runs", *Path(str(input.model)).parts[1:-1], "snapshots"),
         options=measuring("choose", "trained"),
         step=step("choose", "trained"),
         expect=expect("choose", "trained"),
@@ -95,7 +95,7 @@ rule average:
         width=r"[0-9.e-]+",
     params:
         names=trained_names,
-        run=lambda w, input: os.path.join("runs", *Path(input.model).parts[1:-1]),
+        run=lambda w, input: os.path.join("runs", *Path(str(input.model)).parts[1:-1]),
         out=lambda w, output: os.path.dirname(str(output)),
         step=step("average", "trained", "width"),
         expect=expect("average", "trained", "width"),
