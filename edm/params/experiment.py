@@ -363,7 +363,8 @@ class Experiment:
         if not isinstance(per, Minutes):
             yield from ((draw,) for draw in draws)
             return
-        config = self.models[model] if model in self.models else self.alike[model]
+        training, _ = training_of(model)
+        config = self.models[training] if training in self.models else self.alike[training]
         left = whole = per.minutes * 60 * evaluations_per_second(config.network(), per.gpu) / self.sampling.images
         job: list[tuple[Point, int]] = []
         for draw in draws:

@@ -71,6 +71,14 @@ def test_each_width_is_a_model_that_the_chain_makes_of_the_snapshots(inside):
     assert (plan["average"].jobs, plan["evaluate"].jobs, plan["train"].jobs) == (3, 3, 1)
 
 
+def test_jobs_of_so_many_minutes_hold_the_points_of_an_average(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = {"models": ["vp-A"], "ema": [0.1, 0.2], "num_steps": [2, 3]}
+    built = Chain(loaded(averaged(sampling={"one_job_per": {"minutes": 60}}, grids={"widths": grid}, figures=None)))
+    (job,) = (job for job in built.by_name.values() if job.key[:2] == ("tiny", "vp-A@ema-0.2"))
+    assert len(built.experiments["tiny"].evaluation(*job.key[1:]).draws) == 2
+
+
 def test_widths_are_evaluated_and_drawn_with_what_speaks_against_them(inside, capsys):
     report = loaded(averaged()).report("tiny")
     seen = {}
