@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -77,14 +77,19 @@ class Training:
             sums[1] += len(y)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(config, images)
-        for parameter in self.net.parameters():
+        finish_step(self.net, self.ema, self.optimizer, ema_decay_at(config, images))
+
+
+def finish_step(net: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, beta: float) -> None:
+    """Cleans up the gradients and updates weights and moving average, one parameter at a time."""
+    for parameter in net.parameters():
+        if parameter.grad is not None:
             torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        beta = ema_decay_at(config, images)
-        with torch.no_grad():
-            for average, parameter in zip(self.ema.parameters(), self.net.parameters(), strict=True):
-                average.copy_(parameter.lerp(average, beta))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for average, parameter in zip(ema.parameters(), net.parameters(), strict=True):
+            average.copy_(parameter.lerp(average, beta))
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def drawing(name: str, config, device, precision: str, compile: str) -> Callable
     labels = noise.class_labels(seeds, config.classes) if config.conditional and config.classes else None
     denoiser = lively(build(config, device)).eval().requires_grad_(False)
     if name != "reference":
-        denoiser = prepare(denoiser.to(memory_format=torch.channels_last), precision, compile, float("inf"))
+        denoiser = prepare(denoiser.placed(device), precision, compile, float("inf"))
         keep_freed()
 
     def draw(num_steps: int, file: str | None = None) -> float:

@@ -5,7 +5,6 @@ import functools
 import math
 import numbers
 import operator
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -45,9 +44,22 @@ def fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, (list, tuple)) and all(fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return real and bool(abs(value) <= sys.float_info.max)
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and _finite(value)
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) if hint is int else type(value) is hint
+
+
+def _finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy, which computes in its own precision, as one of Python; anything else as it is."""
+    if type(value) in (int, float, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def in_words(hint: Any) -> str:
@@ -87,7 +99,7 @@ class Checked:
     limits: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def check(self) -> None:
-        """Checks the type and the limits of each field separately. Converts lists to tuples."""
+        """Checks the type and the limits of each field separately. Converts lists to tuples, and numbers of numpy."""
         for field in dataclasses.fields(self):
             if "apart" in field.metadata:
                 continue
@@ -96,8 +108,10 @@ class Checked:
             right = unlimited or fits(value, hint)
             require(right, f"{field.name} is {value!r}, which is not {in_words(hint)}")
             _require_within(self.limits.get(field.name, {}), field.name, value)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, field.name, tuple(map(_plain, value)))
+            elif value is not _plain(value):
+                object.__setattr__(self, field.name, _plain(value))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

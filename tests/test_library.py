@@ -1,6 +1,7 @@
 """`import edm` as a library: callables in place of names, training, evaluation, and what is refused in one line."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -91,7 +92,13 @@ class TestSample:
             ({"discretization": lambda n, low, high: "some"}, "gave no noise levels"),
             ({"solver": "rk45", "scaling": vp_scaling}, "solver rk45 has no scaling"),
             ({"S_churn": 3, "noise": lambda i, x: None}, r"noise\(0, x\) returned NoneType"),
-            ({"S_churn": 3, "noise": lambda i, x: x[:1]}, r"noise\(0, x\) returned \[1, 1, 8, 8\]"),
+            ({"S_churn": 3, "noise": lambda i, x: x[:1]}, r"noise\(0, x\) returned float64 \[1, 1, 8, 8\]"),
+            ({"S_churn": 3, "noise": lambda i, x: x * math.nan}, r"noise\(0, x\) returned NaN or infinity"),
+            ({"schedule": VPSchedule}, "schedule is the class VPSchedule; pass an object of it"),
+            ({"scaling": lambda schedule, t: None}, r"scaling\(schedule, t\) returned NoneType for t \[\]"),
+            ({"scaling": lambda schedule, t: (t[None], t)}, r"returned float64 \[1\], float64 \[\] for t \[\]"),
+            ({"settings": ["solver.eta"]}, "settings is of type list; expected a dictionary"),
+            ({"sigma_max": math.nan}, "sigma_max is nan, which is not a finite number"),
         ],
     )
     def test_settings_that_cannot_be_are_one_line(self, latents, choices, message):
@@ -103,6 +110,22 @@ class TestSample:
                 return sigma
 
         refused("sigma.inverse.*expected the same", lambda: edm.sample(gaussian, latents, schedule=Wrong()))
+
+    @pytest.mark.parametrize("name", ["sigma", "sigma_dot", "inverse"])
+    def test_a_schedule_that_gives_something_else_is_refused(self, latents, name):
+        for found, told in ((None, "NoneType"), (torch.ones(1), r"float32 \[1\]")):
+            schedule = VPSchedule()
+            broken = type("Broken", (), {one: getattr(schedule, one) for one in ("sigma", "sigma_dot", "inverse")}
+                          | {name: lambda self, _, found=found: found})()  # fmt: skip
+            refused(f"schedule: {name} of float64 .3. gave {told}", lambda b=broken: edm.sample(
+                gaussian, latents, schedule=b))  # fmt: skip
+
+    def test_numbers_of_numpy_are_numbers(self, latents):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ours = edm.sample(gaussian, latents, num_steps=3, sigma_max=16.0)
+            theirs = edm.sample(gaussian, latents, num_steps=np.int64(3), sigma_max=np.float32(16))
+        assert torch.equal(ours, theirs)
 
     @pytest.mark.parametrize(
         ("inputs", "message"),
@@ -117,14 +140,17 @@ class TestSample:
             (lambda x: (x, LABELS[:1]), r"class_labels of shape \[1\]: expected 2 indices"),
             (lambda x: (x, LABELS + 8), "class_labels must lie in 0 to 9"),
             (lambda x: (x, torch.zeros(2, 9)), "class_labels has 9 columns; the model has 10 classes"),
+            (lambda x: (x, torch.full((2, 10), math.nan)), "class_labels: not all finite"),
+            (lambda x: (x, [1, 2]), "class_labels is of type list"),
         ],
     )  # fmt: skip
     def test_inputs_that_do_not_fit_are_one_line(self, net, latents, inputs, message):
         refused(message, lambda: edm.sample(net, *inputs(latents), num_steps=2))
 
     @pytest.mark.parametrize(
-        ("wrong", "found"), [(lambda x, *rest: x[:1], r"\[1, 1, 8, 8\]"), (lambda x, *_: [x], "list")]
-    )
+        ("wrong", "found"), [(lambda x, *rest: x[:1], r"float64 \[1, 1, 8, 8\]"), (lambda x, *_: [x], "list"),
+                             (lambda x, *_: x * 1j, r"complex128 \[2, 1, 8, 8\]")],
+    )  # fmt: skip
     def test_a_denoiser_that_returns_something_else_is_one_line(self, latents, wrong, found):
         refused(f"net: returned {found} for x", lambda: edm.sample(wrong, latents, num_steps=2))
         refused("net is of type int", lambda: edm.sample(3, latents, num_steps=2))
@@ -175,6 +201,15 @@ class TestTrain:
             lambda: edm.train(large, dataset, tmp_path / "b"),
         )
         refused("config is of type dict", lambda: edm.train(TINY.to_dict(), dataset, tmp_path / "b"))
+        for wrong in (digits_arrays[0], None, 3):
+            refused(
+                r"dataset is of type \w+; expected.*from_arrays", lambda w=wrong: edm.train(TINY, w, tmp_path / "b")
+            )
+        refused("out is of type NoneType; expected the path of a folder", lambda: edm.train(TINY, dataset, None))
+        for wrong in ("a", -1, math.nan):
+            refused("state_every is .*; expected a number of seconds",
+                    lambda w=wrong: edm.train(TINY, dataset, tmp_path / "b", state_every=w))  # fmt: skip
+        refused("device '0' is unknown", lambda: edm.train(TINY, dataset, tmp_path / "b", device=0))
         assert not (tmp_path / "b").exists()
 
 
@@ -207,6 +242,13 @@ class TestDataset:
             (np.zeros((2, 3, 8, 8), np.uint8), [0], r"labels have shape \[1\]"),
             (np.zeros((2, 3, 8, 8), np.uint8), [0, 1.5], r"labels\[0\] is not a class index"),
             (np.zeros((2, 3, 8, 8), np.uint8), [0, -1], r"labels\[1\] is not a class index"),
+            (
+                np.zeros((2, 3, 8, 8), np.uint8),
+                [[0], [0, 1]],
+                "images and labels are no arrays: setting an array element",
+            ),
+            ([[1], [2, 3]], None, "images and labels are no arrays"),
+            (torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="meta"), None, "no arrays: can't convert meta device"),
         ],
     )
     def test_arrays_that_are_none_are_one_line(self, images, labels, message):
@@ -227,7 +269,10 @@ class TestDistances:
     @pytest.mark.parametrize(
         "side, message",
         [(3, "second is int; expected"), (np.zeros(4), "second is ndarray of shape"), ("nowhere.npz", "no such file"),
-         (np.zeros((2, 3, 4)), "second is ndarray"), ((np.zeros(3), np.zeros(3)), "second is tuple; expected")],
+         (np.zeros((2, 3, 4)), "second is ndarray"), ((np.zeros(3), np.zeros(3)), "second is tuple; expected"),
+         (np.ones((4, 3)) * 1j, "an array of complex128"),
+         (np.full((4, 3), "a"), "an array of <U1; expected features"), (torch.ones(4, 3) > 0, "a tensor of torch.bool"),
+         (np.full((4, 3), np.nan), "not all finite")],
     )  # fmt: skip
     def test_what_has_no_distance_is_one_line(self, side, message):
         refused(message, lambda: edm.frechet_distance(np.random.default_rng(0).normal(size=(9, 3)), side))
@@ -240,6 +285,43 @@ class TestDistances:
         refused("images are torch.float32", lambda: edm.evaluate(torch.zeros(2, 1, 8, 8), dataset, features="pixels"))
         refused("list cannot be measured", lambda: edm.evaluate([1], dataset, features="pixels"))
         refused("unknown feature extractor", lambda: edm.evaluate(images, dataset, features="pixel"))
+        last = images.transpose(0, 2, 3, 1)
+        refused("with 1 or 3 channels, which come second", lambda: edm.evaluate(last, dataset, features="pixels"))
+        refused("dataset is of type ndarray", lambda: edm.evaluate(images, images, features="pixels"))
+
+    @pytest.mark.parametrize(
+        "choices, message",
+        [
+            ({"images": 2.5}, "images is 2.5; a distance needs a whole number of at least 2"),
+            ({"images": math.nan}, "images is nan; a distance needs a whole"),
+            ({"images": 1}, "images is 1; a distance needs"),
+            ({"first_seed": 0.5}, "first_seed is 0.5; expected a whole number from 0"),
+            ({"first_seed": -1}, "first_seed is -1; expected a whole number from 0"),
+            ({"block": 0}, "block is 0; expected 'auto' or a whole number from 1"),
+            ({"block": "big"}, "block is 'big'; expected 'auto'"),
+            ({"sampler": {"num_steps": 2}}, "sampler is of type dict; expected an edm.SamplerConfig"),
+        ],
+    )
+    def test_what_cannot_be_drawn_is_one_line(self, digits_arrays, choices, message):
+        images, _ = digits_arrays
+        dataset = edm.Dataset.from_arrays(images)
+        refused(message, lambda: edm.evaluate(images, dataset, features="pixels", **choices))
+
+    def test_a_device_that_is_none_is_one_line(self):
+        refused("device 'tpu' is unknown", lambda: edm.frechet_distance(np.eye(3), np.eye(3), device="tpu"))
+
+
+@pytest.mark.parametrize(
+    "images, labels, message",
+    [
+        (np.zeros((2, 1, 8, 8)), None, "images is of type ndarray"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, r"images is torch.uint8 \[2, 1, 8, 8\]; expected floats"),
+        (torch.full((2, 1, 8, 8), math.nan), None, "images: not all finite"),
+        (torch.zeros(2, 1, 8, 8), torch.zeros(3, dtype=torch.long), r"labels have shape \[3\]; expected one per image"),
+    ],
+)
+def test_an_ideal_denoiser_of_something_else_is_one_line(images, labels, message):
+    refused(message, lambda: edm.IdealDenoiser(images, labels))
 
 
 def refused(message, call):

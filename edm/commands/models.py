@@ -181,6 +181,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
                 experiment=experiment or "edm",
                 params=config.to_dict(),
                 tags={"kind": "training", "model": model or out.name, "dataset_sha256": dataset.sha256,
+                      "dataset": Path(args.data).stem,
                       **description(what, again(str(final / "model.safetensors"))), **environment_tags()},
                 made_from=source,
             )  # fmt: skip

@@ -71,6 +71,19 @@ def add(command: Commands) -> None:
     from_params(sub)
 
     sub = command(
+        "crate", crate, "write a table, its records and small files as a Workflow Run RO-Crate",
+        "Write a folder that describes how a table was made, by the records of all steps behind it: an RO-Crate, for "
+        "archives such as Zenodo and WorkflowHub.",
+    )  # fmt: skip
+    sub.add_argument("table", help="REPORT/TABLE")
+    sub.add_argument("folder", help="new folder")
+    sub.add_argument("--largest", type=count, default=1, metavar="MB", help="largest file to contain (default 1)")
+    sub.add_argument(
+        "--license", metavar="URL", help="licence of the crate, such as https://spdx.org/licenses/CC-BY-4.0"
+    )
+    from_params(sub)
+
+    sub = command(
         "plan", plan, "estimate the cost of a target: jobs, images, network evaluations, GPU-hours, disk",
         "Estimate the cost of a target without running it, from the same jobs that the workflow runs.",
     )  # fmt: skip
@@ -95,6 +108,18 @@ def add(command: Commands) -> None:
 
     sub = command("check", check, "check params.yaml and print what it would run")
     from_params(sub)
+
+
+def crate(args: Namespace) -> None:
+    from edm.chain.jobs import Chain
+    from edm.report.crate import write_crate
+
+    owner, _, name = args.table.partition("/")
+    params = load_params(args, whole=True)
+    if name not in params.report(owner).tables:
+        raise UserError(f"{args.table}: no such table; {owner} has {', '.join(params.report(owner).tables) or 'none'}")
+    steps = write_crate(Chain(params), args.table, Path(args.folder), args.largest * 1_000_000, args.license)
+    say(f"{args.folder}: {args.table} with the records of {steps} steps")
 
 
 def tables(args: Namespace) -> None:

@@ -15,7 +15,7 @@ from edm.data.maps import shared
 from edm.data.trees import open_tree
 from edm.data.unpacking import check_image, labels_in, opened, unpack
 from edm.data.zip_writer import ArchiveWriter
-from edm.errors import UserError
+from edm.errors import UserError, one_line
 from edm.files.hashes import sha256_file
 from edm.files.writing import atomic_write
 
@@ -42,7 +42,10 @@ class Dataset:
         images: uint8 [N, C, H, W], H = W from 8, C 1 (grey) or 3 (RGB). labels: class indices [N], or None.
         Raises UserError for other types, shapes or labels; for channels last it says how to move them.
         """
-        images = np.asarray(images)
+        try:
+            images, labels = np.asarray(images), None if labels is None else np.asarray(labels)
+        except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, tensors of a GPU
+            raise UserError(f"images and labels are no arrays: {one_line(error)}") from None
         if images.ndim != 4 or not len(images):
             raise UserError(f"images have shape {list(images.shape)}; expected [N, C, H, W] with N > 0")
         if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
@@ -51,10 +54,9 @@ class Dataset:
             )
         check_image(images[0], "images[0]", None)
         if labels is not None:
-            found = np.asarray(labels)
-            if found.shape != (len(images),):
-                raise UserError(f"labels have shape {list(found.shape)}; expected one per image, [{len(images)}]")
-            labels = np.array([class_index(label, f"labels[{i}]") for i, label in enumerate(found.tolist())], np.int64)
+            if labels.shape != (len(images),):
+                raise UserError(f"labels have shape {list(labels.shape)}; expected one per image, [{len(images)}]")
+            labels = np.array([class_index(label, f"labels[{i}]") for i, label in enumerate(labels.tolist())], np.int64)
         images = np.ascontiguousarray(images)
         content = hashlib.sha256(str(images.shape).encode() + images.tobytes())
         content.update(b"" if labels is None else labels.tobytes())
@@ -63,6 +65,9 @@ class Dataset:
     @classmethod
     def open(cls, path: str | Path) -> "Dataset":
         """The dataset of an archive of :func:`edm.data.prepare`. Raises UserError if the file is not one."""
+        if not isinstance(path, str | Path):
+            raise UserError(f"dataset is of type {type(path).__name__}; expected an edm.Dataset or the path of an "
+                            "archive; edm.Dataset.from_arrays makes one of arrays")  # fmt: skip
         return read_archive(path)
 
     @property

@@ -108,7 +108,8 @@ def evaluate_grid(
                    "first_seed": draw.seeds.start}  # fmt: skip
         what = f"{label} of {len(draw.seeds):,} images of {evaluation.model}, sampled with the settings `{short}`."
         run = run_below(runs, experiment.name, evaluation.model, place, name, "evaluation", details,
-                        about["checkpoint"], made_from, description(what, command), grid=evaluation.grid)  # fmt: skip
+                        about["checkpoint"], made_from, description(what, command), dataset=experiment.dataset,
+                        grid=evaluation.grid)  # fmt: skip
         with run:
             results = finished.take(draw.mark, partial(take, draw, name))
             results |= _cost_of(draw.sampler, results["nfe"], checkpoint, guides or {})
@@ -167,11 +168,14 @@ def choose_snapshot(
     if not world.is_first:
         chosen()
         return
-    seen = {name: checkpoints.describe(folder / name)["about"].get("images") or 0 for name in names}
+    told = {name: checkpoints.describe(folder / name)["about"] for name in names}
+    seen = {name: about.get("images") or 0 for name, about in told.items()}
+    dataset = {"dataset_sha256": told[names[0]].get("dataset_sha256")}  # its weights are those of no single snapshot
     details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}, "model": model}
     run = run_below(Journal(folder.with_name("choice.journal.jsonl")), experiment.name, model, "choice",
-                    f"{model} choice", "choice", details, {}, made_from,
-                    description(f"Choice among {len(names)} snapshots of {model}.", command))  # fmt: skip
+                    f"{model} choice", "choice", details, dataset, made_from,
+                    description(f"Choice among {len(names)} snapshots of {model}.", command),
+                    dataset=experiment.dataset)  # fmt: skip
     with run:
         choice = chosen()
         for images, values in ((spec["images"], choice.cheap), (spec["confirm_images"], choice.full)):
@@ -236,7 +240,8 @@ def search_settings(
     label = yardstick.extractor.label
     run = run_below(Journal(journal or f"{output}.journal.jsonl"), experiment.name, model, f"search/{name}",
                     f"{model} {name}", "search", details, about["checkpoint"], made_from,
-                    description(f"Search for the settings of {model} with the lowest {label}.", command))  # fmt: skip
+                    description(f"Search for the settings of {model} with the lowest {label}.", command),
+                    dataset=experiment.dataset)  # fmt: skip
     with run:
         started = time.monotonic()
         best = found()

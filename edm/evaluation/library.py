@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edm.checked import fits
 from edm.config import AUTO, SamplerConfig
 from edm.data.archive import Dataset
 from edm.errors import UserError
@@ -41,20 +42,22 @@ def evaluate(
     Returns "distance", "label" ("FID", or "FD (…)" in other features than FID's), "images", and, of a denoiser, "nfe".
     Raises UserError for images or references that do not fit, and for too few images.
     """
+    _require_drawable(sampler, images, first_seed, block)
     if isinstance(what, Denoiser):
         extractor = load_features(features, weights, what.device, images)
     elif isinstance(what, np.ndarray | Tensor):
         what = torch.as_tensor(what)
         if what.dtype != torch.uint8 or what.ndim != 4:
             raise UserError(f"images are {what.dtype} {list(what.shape)}; expected uint8 [N, C, H, W]")
+        if what.shape[1] not in (1, 3):
+            raise UserError(f"images have shape {list(what.shape)}; expected [N, C, H, W] with 1 or 3 channels, which "
+                            "come second")  # fmt: skip
         extractor = load_features(features, weights, what.device, len(what))
     else:
         raise UserError(f"{type(what).__name__} cannot be measured; expected an edm.Denoiser or uint8 images")
     yardstick = Yardstick(extractor, _statistics(reference, extractor), str(reference))
     yardstick.begin()  # raises an error for a mismatch before the first image is drawn
     if isinstance(what, Denoiser):
-        if images < 2:
-            raise UserError(f"images is {images}; a distance needs at least 2")
         size = block_of(block, what.network.config)
         seeds = range(first_seed, first_seed + images)
         found = measure(what, sampler or SamplerConfig(), seeds, size, [yardstick]).results()
@@ -64,6 +67,17 @@ def evaluate(
             measuring.append(what[start : start + BATCH])
         found = {"images": measuring.count, **measuring.results()}
     return {"label": extractor.label, **found}
+
+
+def _require_drawable(sampler: SamplerConfig | None, images: int, first_seed: int, block: int | str) -> None:
+    if sampler is not None and not isinstance(sampler, SamplerConfig):
+        raise UserError(f"sampler is of type {type(sampler).__name__}; expected an edm.SamplerConfig")
+    if not fits(images, int) or images < 2:
+        raise UserError(f"images is {images!r}; a distance needs a whole number of at least 2")
+    if not fits(first_seed, int) or first_seed < 0:
+        raise UserError(f"first_seed is {first_seed!r}; expected a whole number from 0")
+    if block != AUTO and not (fits(block, int) and int(block) >= 1):
+        raise UserError(f"block is {block!r}; expected {AUTO!r} or a whole number from 1")
 
 
 def _statistics(reference: Dataset | str | Path, extractor: Features) -> ReferenceStatistics:

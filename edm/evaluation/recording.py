@@ -28,15 +28,16 @@ def numbers_of(measured: dict[str, Any], label: str, count: int | None = None) -
 
 def run_below(journal: Journal, experiment: str, model: str, key: str, name: str, kind: str, details: dict[str, Any],
               checkpoint: dict[str, Any], made_from: str, note: dict[str, str],
-              began: float | None = None, **tags: str) -> Run:  # fmt: skip
+              began: float | None = None, dataset: str = "", **tags: str) -> Run:  # fmt: skip
     """A child run of the model's training run.
 
     checkpoint: description of the weights. made_from: digest of the rule's version number and of all inputs of the
     step; a different digest starts a new run. note: the tag of ``description``. began: for work that is done already,
-    the time (s) of its start.
+    the time (s) of its start. dataset: the name of the experiment's dataset.
     """
     hashes = {"checkpoint_sha256": checkpoint.get("sha256"), "dataset_sha256": checkpoint.get("dataset_sha256")}
     tags |= {"kind": kind, "model": model, **note, **environment_tags()}
     tags |= {name: value for name, value in hashes.items() if value}
+    tags |= {"dataset": dataset} if dataset else {}
     return journal.run(f"{experiment}/{model}/{key}", name=name, experiment=experiment, params=details, tags=tags,
                        parent=f"{experiment}/{model}", made_from=made_from, began=began)  # fmt: skip

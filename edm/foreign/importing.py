@@ -77,7 +77,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", **stated: Any) ->
         place = torch.device(device)
     except (RuntimeError, TypeError):
         raise UserError(f"device {device!r} is unknown; choose cpu, cuda or cuda:0") from None
-    return read(path, **stated).denoiser.to(place).to(memory_format=torch.channels_last)
+    return read(path, **stated).denoiser.placed(place)
 
 
 def convert(path: str | Path, out: str | Path, **stated: Any) -> Imported:

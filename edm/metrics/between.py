@@ -23,6 +23,10 @@ def frechet_distance(first: Side, second: Side, device: torch.device | str = "cp
 
     Raises UserError for anything else, and for sides of different numbers of features.
     """
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"device {device!r} is unknown; choose cpu, cuda or cuda:0") from None
     return frechet.frechet_distance(*_moments(first, "first"), *_moments(second, "second"), device)
 
 
@@ -36,6 +40,10 @@ def _moments(side: Side, which: str) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(side, tuple | list) and len(side) == 2 and np.ndim(side[0]) == 1 and np.ndim(side[1]) == 2:
         return np.asarray(side[0]), np.asarray(side[1])
     if isinstance(side, np.ndarray | torch.Tensor) and side.ndim == 2:
+        if isinstance(side, np.ndarray) and side.dtype.kind not in "fiu":
+            raise UserError(f"{which} is an array of {side.dtype}; expected features, which are real numbers")
+        if isinstance(side, torch.Tensor) and (side.is_complex() or side.dtype == torch.bool):
+            raise UserError(f"{which} is a tensor of {side.dtype}; expected features, which are real numbers")
         statistics = FeatureStatistics()
         statistics.append(side)
         return statistics.mean, statistics.covariance

@@ -43,7 +43,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     tensors, header = load_tensors(path, FORMAT)
     network, preconditioning = _description(header, path)
     denoiser = assemble(network, preconditioning, tensors, str(path))
-    return denoiser.to(device).to(memory_format=torch.channels_last)
+    return denoiser.placed(device)
 
 
 def describe(path: str | Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A trained network as a denoiser D(x; σ)."""
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from edm.design.preconditioning import Preconditioning
 from edm.errors import UserError
 from edm.networks.building import PluginNetwork
 from edm.networks.building import network as build_network
+from edm.networks.layers import layout
 from edm.networks.limits import require_plausible
 from edm.networks.precision import DTYPES
 from edm.networks.unet import UNet
@@ -35,6 +37,11 @@ class Denoiser(nn.Module):
         self.network, self.preconditioning = network, preconditioning
         self.precision = "fp32"
         self.guides: dict[str, Denoiser] = {}
+
+    def placed(self, device: torch.device | str) -> Self:
+        """Itself, moved to a device, with its weights in the memory layout that is fastest there."""
+        self.to(torch.device(device))
+        return self.to(memory_format=layout(self.network, self.device))
 
     @property
     def device(self) -> torch.device:
@@ -139,6 +146,12 @@ class Denoiser(nn.Module):
             return nn.functional.one_hot(class_labels.long().to(device), classes).to(torch.float32)
         if class_labels.shape[1] != classes:
             raise UserError(f"class_labels has {class_labels.shape[1]} columns; the model has {classes} classes")
+        if (
+            class_labels.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not class_labels.isfinite().all()
+        ):
+            raise UserError("class_labels: not all finite; expected one-hot rows")
         return class_labels.to(device, torch.float32)
 
 
@@ -163,7 +176,7 @@ def assemble(
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
             raise UserError(f"{source}: {name!r} has non-finite values; get the file or train again")
     with torch.random.fork_rng(devices=[]):  # initialising a network must not change the caller's random state
-        denoiser = Denoiser(build_network(config).to(memory_format=torch.channels_last), preconditioning)
+        denoiser = Denoiser(build_network(config), preconditioning).placed("cpu")
     denoiser.load_state_dict(tensors)
     if not 0 <= denoiser.sigma_min <= denoiser.sigma_max:
         raise UserError(f"{source}: its noise levels, {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, are invalid")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from edm.errors import UserError
+from edm.models.denoiser import require_images
 
 
 class IdealDenoiser:
@@ -19,10 +20,15 @@ class IdealDenoiser:
     sigma_max = float("inf")
 
     def __init__(self, images: Tensor, labels: Tensor | None = None):
+        require_images("images", images)
         if len(images) == 0:
             raise UserError("the ideal denoiser needs at least one image")
+        if not bool(images.isfinite().all()):
+            raise UserError("images: not all finite; expected pixels in [−1, 1]")
         self.images = images.to(torch.float64)
-        self.labels = None if labels is None else labels.to(self.device)
+        self.labels = None if labels is None else torch.as_tensor(labels, device=self.device)
+        if self.labels is not None and self.labels.shape != (len(images),):
+            raise UserError(f"labels have shape {list(self.labels.shape)}; expected one per image, [{len(images)}]")
 
     @property
     def device(self) -> torch.device:

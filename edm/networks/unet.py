@@ -19,6 +19,7 @@ from edm.networks.layers import (
     Linear,
     PositionalEmbedding,
     Resample,
+    joined,
     only_shapes,
     silu,
 )
@@ -78,11 +79,11 @@ class Block(nn.Module):
             scale, shift = embedded.chunk(2, dim=1)
             h = silu(torch.addcmul(shift, self.norm1(h), scale + 1))
         else:
-            h = silu(self.norm1(h + embedded))
+            h = silu(self.norm1(h + embedded if torch.is_grad_enabled() else h.add_(embedded)))
         h = self.conv1(F.dropout(h, self.dropout, self.training))
-        x = (h + (x if self.skip is None else self.skip(x))) * self.style.skip_scale
+        x = joined(h, x if self.skip is None else self.skip(x), self.style.skip_scale)
         if self.attention is not None:
-            x = (x + self.attention(x)) * self.style.skip_scale
+            x = joined(self.attention(x), x, self.style.skip_scale)
         return x
 
 
@@ -188,7 +189,7 @@ class UNet(nn.Module):
         for i, layer in enumerate(self.encoder):
             x = layer(x) if i == 0 else layer(x, emb)
             if str(i) in self.residual:
-                pyramid = x = (x + self.residual[str(i)](pyramid)) * self.skip_scale
+                pyramid = x = joined(self.residual[str(i)](pyramid), x, self.skip_scale)
             kept.append(x)
         for block, joins in zip(self.decoder, self.joins, strict=True):
             x = block(torch.cat((x, kept.pop()), dim=1) if joins else x, emb)

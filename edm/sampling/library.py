@@ -87,7 +87,7 @@ def sample(
         sigmas, discretization = discretization, None
     own = Own(
         schedule=None if isinstance(schedule, str) else _schedule(schedule),
-        scaling=None if isinstance(scaling, str) else _function("scaling", scaling),
+        scaling=None if isinstance(scaling, str) else _scaling(scaling),
         discretization=_function("discretization", discretization) if callable(discretization) else None,
         callback=None if callback is None else _function("callback", callback),
     )
@@ -104,6 +104,10 @@ def sample(
     if guide is not None:  # an object is checked as a denoiser below
         stated["guide"] = guide if isinstance(guide, str) else _OTHER
     stated |= {"guidance": guidance, "guidance_min": guidance_min, "guidance_max": guidance_max}
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UserError(
+            f"settings is of type {type(settings).__name__}; expected a dictionary of settings by their keys"
+        )
     config = SamplerConfig.from_dict({**stated, **(settings or {})})
     _require_effect(config, own)
     _require_latents(latents, net)
@@ -129,9 +133,9 @@ class _Checked:
 
     def __call__(self, x: Tensor, sigma: Tensor, *rest: Tensor | None) -> Tensor:
         denoised = self._net(x, sigma, *rest)
-        if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
-            found = list(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
-            raise UserError(f"{self._name}: returned {found} for x {list(x.shape)}; expected D(x; sigma), shaped as x")
+        if not isinstance(denoised, Tensor) or denoised.shape != x.shape or denoised.is_complex():
+            raise UserError(f"{self._name}: returned {_told(denoised)} for x {list(x.shape)}; expected D(x; sigma), "
+                            "real and shaped as x")  # fmt: skip
         if self._callback is not None:
             level: Any = float(sigma) if sigma.numel() == 1 else sigma
             self._callback(self._calls, level, x.to(torch.float64), denoised.to(torch.float64))
@@ -163,9 +167,10 @@ def _draws(noise: Any) -> Callable[[int, Tensor], Tensor]:
 
     def draw(i: int, x: Tensor) -> Tensor:
         drawn = noise(i, x)
-        if not isinstance(drawn, Tensor) or drawn.shape != x.shape:
-            found = list(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
-            raise UserError(f"noise({i}, x) returned {found}; expected draws shaped as x, {list(x.shape)}")
+        if not isinstance(drawn, Tensor) or drawn.shape != x.shape or drawn.is_complex():
+            raise UserError(f"noise({i}, x) returned {_told(drawn)}; expected draws shaped as x, {list(x.shape)}")
+        if not bool(drawn.isfinite().all()):
+            raise UserError(f"noise({i}, x) returned NaN or infinity; expected standard-normal draws")
         return drawn
 
     return draw
@@ -173,14 +178,47 @@ def _draws(noise: Any) -> Callable[[int, Tensor], Tensor]:
 
 def _schedule(found: Any) -> Any:
     """The schedule. Raises UserError unless its three functions agree with one another."""
+    if isinstance(found, type):
+        raise UserError(f"schedule is the class {found.__name__}; pass an object of it")
     missing = [name for name in ("sigma", "sigma_dot", "inverse") if not callable(getattr(found, name, None))]
     if missing:
         raise UserError(f"schedule: {type(found).__name__} has no function {', '.join(missing)}; see edm.sample")
     levels = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
-    again = torch.as_tensor(found.sigma(found.inverse(levels)), dtype=torch.float64)
-    if again.shape != levels.shape or not torch.allclose(again, levels, rtol=1e-6):
+
+    def checked(name: str, given: Tensor) -> Tensor:
+        got = getattr(found, name)(given)
+        if not isinstance(got, Tensor) or got.shape != given.shape or not got.is_floating_point():
+            raise UserError(f"schedule: {name} of float64 [3] gave {_told(got)}; expected float64 [3]")
+        return got.to(torch.float64)
+
+    times = checked("inverse", levels)
+    again, _ = checked("sigma", times), checked("sigma_dot", times)
+    if not torch.allclose(again, levels, rtol=1e-6):
         raise UserError(f"schedule: sigma(inverse(σ)) of {levels.tolist()} is {again.tolist()}; expected the same")
     return found
+
+
+def _scaling(found: Any) -> Any:
+    """The scaling with its results checked."""
+    _function("scaling", found)
+
+    def scaling(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+        got = found(schedule, t)
+        if not isinstance(got, tuple) or len(got) != 2 or any(not isinstance(one, Tensor) or one.shape != t.shape
+                                                               for one in got):  # fmt: skip
+            told = ", ".join(map(_told, got)) if isinstance(got, tuple) else _told(got)
+            raise UserError(f"scaling(schedule, t) returned {told} for t {list(t.shape)}; expected (s(t), ṡ(t)) as t")
+        s, s_dot = got
+        return s, s_dot
+
+    return scaling
+
+
+def _told(found: object) -> str:
+    """A wrong result in a message."""
+    if not isinstance(found, Tensor):
+        return type(found).__name__
+    return f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
 
 
 def _levels(found: Any) -> tuple[float, ...]:

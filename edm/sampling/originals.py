@@ -201,7 +201,7 @@ def _denoise(net: Denoiser, x: Tensor, sigma: float, class_labels: Tensor | None
 
 
 def _scalar(sigma: float, x: Tensor) -> Tensor:
-    return torch.tensor(sigma, dtype=torch.float64, device=x.device)
+    return x.new_full((), sigma, dtype=torch.float64)  # a copy from the host would wait for the GPU
 
 
 def _global_noise(k: int, x: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from edm.tracking.journal import RunRecord
 
 KEY_TAG = "edm.key"
 NOTE_TAG = "mlflow.note.content"  # MLflow shows it as the description of a run or an experiment
-SPELLING = 2  # raise it if `params` spells values differently: the next sync then replaces the stored runs
+SPELLING = (
+    3  # raise it if a sync sends more, or `params` spells values differently: the next sync then looks at all runs
+)
 PARENT_KEY_TAG = "edm.parent"  # kept beside MLflow's own tag, to find the parent again when its run is replaced
 
 _NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _EXPERIMENT_LENGTH = 250, 6000, 5000, 500

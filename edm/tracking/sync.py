@@ -1,4 +1,4 @@
-"""Copies journals to an MLflow store. Only this module and ``transfer`` import MLflow, and no job runs them.
+"""Copies journals to an MLflow store. Only this module, ``transfer`` and ``snapshots`` import MLflow; no job runs them.
 
 The journals are authoritative: ``sync`` refills a deleted store from them, and replaces runs in the store that
 contradict them. ``sync`` owns all runs with a tag ``edm.key``: one deleted by hand reappears while its journal exists.

@@ -13,7 +13,7 @@ from typing import Any
 from edm.errors import one_line
 from edm.files.hashes import digest, sha256_file
 from edm.files.refusals import printable, shown
-from edm.tracking import entries, views
+from edm.tracking import entries, snapshots, views
 from edm.tracking.environment import DESCRIPTION
 from edm.tracking.journal import RunRecord
 
@@ -96,6 +96,7 @@ class Transfer:
             else:
                 self.report.runs_pending -= 1
         self._attach_children()
+        refused += self._send_snapshots()
         self._set_views()
         return refused
 
@@ -147,6 +148,7 @@ class Transfer:
         points = {place: point for place, point in points.items() if place not in stored}
         self._log(run, params, tags, points)
         self.report.metrics_sent += len(points)
+        snapshots.send_dataset(self.client, run, record)
         complete = self._send_artifacts(run, record)
         if self._set_state(run, record) or params or tags or points:
             self.updated.add(record.key)
@@ -157,7 +159,8 @@ class Transfer:
         """The metrics of a run in the store: (name, step) -> value."""
         if run is None:
             return {}
-        histories = [self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
+        names = [name for name in run.data.metrics if not name.startswith(snapshots.PREFIX)]
+        histories = [self.client.get_metric_history(run.info.run_id, name) for name in names]
         return {(point.key, point.step): point.value for history in histories for point in history}
 
     def _contradicts(self, run: Any, stored: dict, record: RunRecord, params: dict, points: dict) -> bool:
@@ -234,6 +237,19 @@ class Transfer:
             if parent is not None and run.data.tags.get(_PARENT_RUN_TAG) != parent.info.run_id:
                 self._log(run, tags={_PARENT_RUN_TAG: parent.info.run_id})
                 self.updated.add(key)
+
+    def _send_snapshots(self) -> list[str]:
+        """Sends what MLflow 3 shows as models; a store without logged models has the runs alone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.report.metrics_sent += snapshots.send_snapshots(self.client, self.records, self.experiments, self.runs)
+        except MlflowException as error:
+            if error.error_code not in (_REFUSALS | snapshots.UNSUPPORTED):
+                raise
+            if error.error_code in _REFUSALS:
+                return [f"models: MLflow refused them ({printable(one_line(error)[:300])})"]
+        return []
 
     def _set_views(self) -> None:
         """Sets the views of MLflow's pages for each experiment; keeps a note written by a user."""

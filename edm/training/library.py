@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from edm.checked import choose
+import torch
+
+from edm.checked import choose, fits
 from edm.cluster.processes import World, pick_device
 from edm.config import AUTO, COMPILE, TrainingConfig
 from edm.data.archive import Dataset
@@ -21,7 +23,7 @@ def train(
     dataset: Dataset | str | Path,
     out: str | Path,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     compile: str = AUTO,
     state_every: float = 300.0,
 ) -> Denoiser:
@@ -37,10 +39,14 @@ def train(
     """
     if not isinstance(config, TrainingConfig):
         raise UserError(f"config is of type {type(config).__name__}; expected an edm.TrainingConfig")
+    if not isinstance(out, str | Path):
+        raise UserError(f"out is of type {type(out).__name__}; expected the path of a folder")
+    if not fits(state_every, float) or state_every < 0:
+        raise UserError(f"state_every is {state_every!r}; expected a number of seconds")
     choose("compile", compile, COMPILE)
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(dataset)
-    place, folder = World(device=pick_device(device)), Path(out)
+    place, folder = World(device=pick_device(str(device))), Path(out)
     work = (1 + BACKWARD) * config.steps * config.batch_size
     compiled = options(compile, config.network(), work, place.device)
     loop.check(config, dataset, place)

@@ -41,7 +41,7 @@ class TrainingStep:
     ):
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
-        self.net = building.build(config).to(world.device).to(memory_format=torch.channels_last).train()
+        self.net = building.build(config).placed(world.device).train()
         self.net.precision = config.precision
         self.ema = copy.deepcopy(self.net).eval().requires_grad_(False)
         #: Power-function averages by their relative width.

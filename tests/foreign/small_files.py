@@ -30,8 +30,7 @@ def make(architecture, preconditioning, seed=0, **size):
     torch.manual_seed(seed)
     size = {"resolution": 16, "channels": 3, "model_channels": 16, "channel_mult": (1, 2), "num_blocks": 1,
             "attn_resolutions": (8,), "dropout": 0.1, **size}  # fmt: skip
-    network = UNet(NetworkConfig.of(architecture, **size)).to(memory_format=torch.channels_last)
-    denoiser = Denoiser(network, preconditioning)
+    denoiser = Denoiser(UNet(NetworkConfig.of(architecture, **size)), preconditioning).placed("cpu")
     for name, parameter in denoiser.named_parameters():
         if parameter.ndim == 4 and ("proj" in name or "conv1" in name or "out_conv" in name):
             torch.nn.init.normal_(parameter, std=0.05)

@@ -181,7 +181,7 @@ EXPERIMENT = {
     },
     "sampling": {"images": 40, "block": 40},
     "grids": {
-        "mine": {"models": ["my-A"], "solver": "lab-euler", "solver.eta": [0.9, 1.0], "num_steps": 4,
+        "mine": {"models": ["my-A"], "solver": "lab-euler", "solver.eta": [0.8, 0.9], "num_steps": 4,
                  "discretization": "lab-steps", "discretization.power": 1.2},
         "paths": {"models": ["my-A"], "solver": "heun", "schedule": "lab-power", "schedule.power": 1.5,
                   "scaling": "lab-unit", "scaling.size": 0.5, "num_steps": 4},

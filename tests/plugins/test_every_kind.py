@@ -81,7 +81,7 @@ def test_all_of_them_end_in_tables_and_a_figure(finished):
     assert "| my steps" in table and "| my paths" in table and "lab-nearest (quantile = 0.9)" in table
     assert "FD (lab-moments)" in table and "mean and deviation of each row" in table
     rows = json.loads((results / "distances/my-A/mine.json").read_text())["points"]
-    assert [row["sampler"]["solver.eta"] for row in rows] == [0.9, 1.0]
+    assert [row["sampler"]["solver.eta"] for row in rows] == [0.8, 0.9]
     assert len({row["distance"] for row in rows}) == 2
     _, _, row = (results / "tables" / "study.md").read_text().partition("| my model |")
     assert float(row.split("|")[0]) > 0

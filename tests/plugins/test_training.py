@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 import torch
+from lab import PAGE
 
 import edm
 from edm.cluster.processes import ALONE
@@ -90,6 +91,15 @@ def test_the_learning_rate_and_the_augmentation_are_those_of_the_plugin(plugin, 
     assert torch.equal(moved[~on], images[~on])
     net = edm.train(config, digits, tmp_path / "run")
     assert net(torch.zeros(2, 1, 8, 8), 1.0, torch.arange(2), torch.ones(2, 1)).isfinite().all()
+
+
+def test_a_network_of_a_plugin_gets_zeros_for_images_that_are_not_augmented(plugin, tiny):
+    plugin(TEXT)
+    plugin(PAGE["network"], "network.py")
+    config = TrainingConfig.from_dict({**tiny().to_dict(), **CHOSEN, "architecture": "my-convolutions"})
+    net, x, classes = building.build(config).eval(), torch.zeros(2, 1, 8, 8), torch.arange(2)
+    assert torch.equal(net(x, 1.0, classes), net(x, 1.0, classes, torch.zeros(2, 1)))
+    assert not torch.equal(net(x, 1.0, classes), net(x, 1.0, classes, torch.ones(2, 1)))
 
 
 def test_ours_are_the_defaults_and_not_in_files(tiny):

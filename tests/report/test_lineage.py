@@ -1,10 +1,12 @@
 """From a cell back to the raw data: what was recorded is told, what was not is said to be unknown."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -19,6 +21,8 @@ from edm.files.hashes import digest, sha256_file
 from edm.report import lineage
 from edm.report.lineage import trace
 from edm.report.lineage_text import as_text
+
+ROOT = Path(__file__).parents[2]
 
 TINY = """
 run: [tiny]
@@ -85,6 +89,7 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tags = {"commit": "c" * 40, "dirty": "false", "host": "a-node", "slurm_job": "17"}
     monkeypatch.setattr(provenance, "environment_tags", lambda: tags)
+    monkeypatch.setattr(provenance, "origin", lambda: tags)  # whatever the state of this working tree
     Path("params.yaml").write_text(TINY)
     for path in ("pictures/1.png", "downloads/old.pkl"):
         Path(path).parent.mkdir()
@@ -295,6 +300,51 @@ def test_the_file_of_uncommitted_changes_is_kept_named_and_makes_nothing_stale(f
     found, steps = traced("tiny/table2", "B", "vp")
     assert f"the file of these changes is missing: {file}" in found["cautions"]
     assert steps["results/tiny/distances/vp-B/ladder.json"]["now"] == "fresh"
+
+
+# As an archive keeps it ----------------------------------------------------------------------------------------------
+
+
+def test_a_crate_holds_records_small_files_and_hashes_of_the_others(finished, capsys):
+    os.symlink(ROOT / "workflow", "workflow")
+    Path("models/tiny/vp-B/model.safetensors").unlink()  # a clone without it
+    assert main(["crate", "tiny/table4", "crate", "--license", "https://spdx.org/licenses/CC-BY-4.0"]) == 0
+    assert "crate: tiny/table4 with the records of" in capsys.readouterr().err
+    graph = json.loads(Path("crate/ro-crate-metadata.json").read_text())["@graph"]
+    by_id = {entity["@id"]: entity for entity in graph}
+    assert len(by_id) == len(graph)
+    for part in by_id["./"]["hasPart"]:
+        kept = sha256_file(Path("crate") / unquote(part["@id"]))
+        assert by_id[part["@id"]]["identifier"] == f"sha256:{kept}"
+    actions = {entity["name"]: entity for entity in graph if entity["@type"] == "CreateAction"}
+    assert len(by_id["./"]["mentions"]) == len(actions)
+    assert by_id["#run"]["instrument"]["@id"] == by_id["./"]["mainEntity"]["@id"] == "workflow/Snakefile"
+    assert [one["@id"] for one in by_id["#run"]["result"]] == finished.targets("tiny/table4")
+    training = actions["train tiny/vp-B"]
+    assert "commit " + "c" * 40 in training["description"] and training["startTime"] <= training["endTime"]
+    model = by_id[training["result"][0]["@id"]]
+    sidecar = json.loads(Path("steps/train/tiny/train/vp-B.json").read_text())
+    assert model["identifier"] == f"sha256:{sidecar['outputs'][model['name']]}" and model["@type"] == "CreativeWork"
+    used = [one["@id"] for action in actions.values() for key in ("object", "result") for one in action[key]]
+    assert set(used) <= set(by_id)
+
+
+def test_a_crate_needs_the_table_as_its_step_made_it_and_a_new_folder(finished, capsys):
+    os.symlink(ROOT / "workflow", "workflow")
+    assert main(["crate", "tiny/table4", "steps"]) == 1
+    assert capsys.readouterr().err == "error: steps: exists; name a new folder\n"
+    Path("results/tiny/tables/table4.md").write_text("better")
+    assert main(["crate", "tiny/table4", "crate"]) == 1
+    assert "table4.md: not there as a step made it; run `snakemake" in capsys.readouterr().err
+    assert not Path("crate").exists() and not list(Path().glob(".crate*"))
+
+
+def test_a_crate_has_no_login(finished):
+    os.symlink(ROOT / "workflow", "workflow")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("sqlite:///mlruns/none.db", "https://me:hunter2@example.org"))
+    assert main(["crate", "tiny/table4", "crate"]) == 0
+    assert not any(b"hunter2" in path.read_bytes() for path in Path("crate").rglob("*") if path.is_file())
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------

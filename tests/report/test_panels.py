@@ -75,7 +75,7 @@ def figures(monkeypatch):
             yield figure
 
     monkeypatch.setattr(style, "page", recording)
-    for module in ("sketches", "layout"):
+    for module in ("sketches", "layout", "lines"):
         monkeypatch.setattr(f"edm.report.panels.{module}.page", recording)
     return drawn
 

@@ -28,6 +28,11 @@ def either(names):
     return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
 
 
+def own(experiment, rule, model):
+    """Whether a model's step is the experiment's own, not shared. Jobs of a cluster know that from the plan."""
+    return not PLANS or experiment.owner(rule, model) == experiment.name
+
+
 wildcard_constraints:
     dataset=either(PARAMS.raw["datasets"]),
     experiment=either(CHAIN.experiments),
@@ -36,8 +41,9 @@ wildcard_constraints:
     table=either({table for r in CHAIN.reports.values() for table in r.tables}),
     figure=either({figure for r in CHAIN.reports.values() for figure in r.figures}),
     # Training and import write the same file name: the pair of experiment and model decides which rule makes it.
-    trained=either("/".join(job.key) for job in CHAIN.by_name.values() if job.rule == "train"),
-    pretrained=either("/".join(job.key) for job in CHAIN.by_name.values() if job.rule == "published"),
+    trained=either(f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.models if own(e, "train", model)),
+    pretrained=either(f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.pretrained
+                      if own(e, "published", model)),
     evaluation="[^/]+(/[^/]+)?",
 
 
@@ -112,7 +118,7 @@ def inputs_of(rule, *names, key=None):
 def to_run():
     """The steps that this call of Snakemake has to run, in order. Snakemake's settings hold the requested targets."""
     asked = workflow.dag_settings
-    if not workflow.is_main_process:
+    if not PLANS:
         return {}
     targets = [*named(asked.targets or [workflow.default_target]), *named(asked.forcerun), *named(asked.until)]
     forced = [*named(asked.forcerun), *(targets if asked.forcetargets or asked.forceall else ())]
@@ -161,9 +167,9 @@ onstart:
 
 def job_of(rule, names, wildcards, key=None):
     name = f"{rule} {key or '/'.join(wildcards[name] for name in names)}"
-    if name not in CHAIN.by_name:
+    if (job := CHAIN.job(name)) is None:
         raise WorkflowError(f"{name}: params.yaml has no such step; a shared step is that of the extended experiment")
-    return CHAIN.by_name[name]
+    return job
 
 
 REPORTED = set()
@@ -193,7 +199,7 @@ def step(rule, *names, key=None):
 
     def options(wildcards):
         job = job_of(rule, names, wildcards, key)
-        if not workflow.is_main_process:
+        if not PLANS:
             return ["--step", job.name]
         planned, fetched = plan()
         return ["--step", job.name, "--digest", planned(job), *fetched]

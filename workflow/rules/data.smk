@@ -4,7 +4,7 @@
 # Only missing files have a download rule: no rule replaces a file that you put at such a path. Names in params.yaml have
 # no double hyphen, so no other rule has the name of these. The digest tells a/b and a-b apart; the end of the path keeps
 # the name of the log short.
-for path in CHAIN.absent_downloads():
+for path in CHAIN.absent_downloads() if PLANS else ():
     unique = f"download--{digest(path)[:8]}"
 
     rule:
