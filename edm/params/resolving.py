@@ -495,7 +495,7 @@ def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | No
         _check_product(here, (choices[key] for key in swept), MAX_POINTS)
         if "guide" in choices:
             several = choices["guide"] if isinstance(choices["guide"], list) else [choices["guide"]]
-            named_guides = [_guide(value, models.scale) for value in several]
+            named_guides = [_guide(here, value, models.scale) for value in several]
             choices["guide"] = named_guides if "guide" in swept else named_guides[0]
         return Points(here, model, choices, swept)
 
@@ -512,13 +512,15 @@ def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
     return part is not None and setting in part.settings and part.settings[setting].is_list
 
 
-def _guide(value: str | dict[str, Any], scale: float) -> str:
+def _guide(here: str, value: str | dict[str, Any], scale: float) -> str:
     """A guide as :class:`SamplerConfig` names it: the null label, a model, or what was made of its training run.
 
     That is a snapshot ("vp-F at 20") or an average of the snapshots ("vp-F@ema-0.05").
     """
     if isinstance(value, str):
         return value
+    if ("at" in value) == ("ema" in value):
+        raise UserError(f"{here}: guide {value['model']}: state its snapshot (at, in Mimg) or its EMA width (ema)")
     if "ema" in value:
         return averaged(value["model"], value["ema"])
     return f"{value['model']}{OF_SNAPSHOT}{named(value['at'] * scale)}"
