@@ -1118,7 +1118,10 @@ def test_nor_that_of_a_part_of_another(tmp_path, name, owner):
     "text, message",
     [
         ("run: [digits\nx: 1", "params.yaml:2: not valid YAML"),
-        ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (duplicate key 'run'; put its entries below that of line 1)"),
+        (
+            "run: [a]\nrun: [b]",
+            "params.yaml:2: not valid YAML (duplicate key 'run'; put its entries below that of line 1",
+        ),
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
         ("run:\n- 2024-99-99", "params.yaml:2: not valid YAML ('2024-99-99' is no timestamp; put it in quotes if"),
