@@ -57,6 +57,7 @@ def resolved(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda experiments: None, thousand, pieces])
 def test_a_single_job_is_the_same_as_among_all_others(stated, change):
     """Its files, its inputs, who makes them, and its specification, byte by byte."""
