@@ -15,16 +15,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import edm
 from edm.cli import main, parser
+from edm.commands.common import counted
 from edm.data.archive import write_archive
-from edm.files.tensors import save_tensors
-from edm.metrics import metric_error
+from edm.files.tensors import load_tensors, save_tensors
+from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS, metric_error
 from edm.metrics.error_bars import Groups
-from edm.metrics.frechet import load_statistics
+from edm.metrics.frechet import load_statistics, save_statistics
 from edm.models import building, checkpoint
+from edm.tracking.counting import Counting
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("prepare", "download", "made-up", "features", "train", "import", "export", "sample", "merge",
@@ -433,15 +437,190 @@ def test_export_and_import_are_an_exact_round_trip(tmp_path):
         (["sample", "m", "o", "--stepz", "3"], "unknown: --stepz 3; did you mean --steps?"),
         (["sample", "m", "o", "--S_chrun=3"], "unknown: --S_chrun=3; did you mean --S_churn?"),
         (["fid-ref", "d", "o", "--weigths", "w"], "unknown: --weigths w; did you mean --weights?"),
-        (["check", "more"], "unknown: more"),
+        (["features", "d", "o", "more"], "unknown: more"),
+        (["plan", "digits", "--gpu", "h10"], "argument --gpu: 'h10' is unknown; did you mean 'h100'?"),
+        (["sample"], "the following arguments are required: checkpoint, output"),
     ],
 )
-def test_an_unknown_option_shows_the_usage_of_its_command_and_the_nearest_name(words, says, capsys):
+def test_an_error_shows_two_lines_one_of_them_the_usage_and_the_nearest_name(words, says, capsys):
     with pytest.raises(SystemExit) as ended:
         main(words)
-    usage, _, error = capsys.readouterr().err.strip().rpartition("\n")
-    assert ended.value.code == 2 and usage.startswith(f"usage: edm {words[0]} ")
+    usage, error = capsys.readouterr().err.strip().split("\n")
+    assert ended.value.code == 2 and usage.startswith(f"usage: edm {words[0]} [OPTION ...]")
     assert error == f"edm {words[0]}: error: {says}"
+
+
+def test_an_error_names_the_options_that_must_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["fid", "samples"])
+    assert capsys.readouterr().err.startswith("usage: edm fid [OPTION ...] --ref REF samples\n")
+
+
+@pytest.mark.parametrize("given", ["sampel", "0815"])
+def test_an_unknown_command_gets_the_nearest_name_and_only_without_one_all_names(given, capsys):
+    with pytest.raises(SystemExit):
+        main([given])
+    error = capsys.readouterr().err.strip().rpartition("\n")[2]
+    said = f"edm: error: argument COMMAND: {given!r} is unknown; "
+    if given == "sampel":
+        assert error == f"{said}did you mean 'sample'?"
+    else:
+        assert error.startswith(f"{said}known: prepare, ") and "fid-ref" in error
+
+
+def test_check_counts_what_is_asked_for_and_names_what_is_not_in_run(tmp_path, capsys):
+    params = ["--params", str(tmp_path / "params.yaml")]
+    mine = {"mine": {"extends": "cluster"}, "flowers": {"extends": "cluster"}}
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["experiments"] |= mine
+    Path(params[1]).write_text(yaml.safe_dump(raw | {"run": ["cluster"]}, sort_keys=False))
+    assert main(["check", *params]) == 0
+    counted, others = capsys.readouterr().out.splitlines()
+    rest = len(raw["experiments"]) - 3
+    assert counted.startswith("cluster: ") and " training run" in counted
+    assert others == f"valid, not in `run`: flowers, digits and {rest} more; `edm check NAME` counts one"
+    assert main(["check", "mine", "paper", *params]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["mine", "paper"]
+    assert lines[0].startswith("mine: 0 training runs (") and "of cluster)" in lines[0]
+    assert main(["check", "paper", "flower", *params]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.endswith("no experiment or report 'flower'; did you mean 'flowers'?\n")
+    Path(params[1]).write_text(yaml.safe_dump(raw | {"run": list(raw["experiments"])[:-1]}, sort_keys=False))
+    assert main(["check", *params]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "valid, not in `run`: flowers; `edm check NAME` counts one"
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 images"), (1, "1 image"), (50_000, "50,000 images")])
+def test_one_image_is_singular(number, said):
+    assert counted(number, "image") == said
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("nvlabs-edm.pkl", "a pickle of the EDM authors' program"), ("score_sde-vp.pth", "a file of torch.save")],
+)
+@pytest.mark.parametrize("command", ["sample {} o.png", "export {} o.pt"])
+def test_a_published_file_in_the_place_of_a_checkpoint_is_to_be_converted_first(
+    command, source, kind, tmp_path, capsys
+):
+    """By its content: the name of the file says nothing."""
+    file = tmp_path / "model.safetensors"
+    shutil.copy(ROOT / "tests" / "fixtures" / "checkpoints" / source, file)
+    output = [str(tmp_path / word) if word.startswith("o.") else word for word in command.split()]
+    assert main([str(file) if word == "{}" else word for word in output]) == 1
+    said = f"error: {file}: {kind}; convert it first: edm import {file} model.safetensors\n"
+    assert capsys.readouterr().err == said and list(tmp_path.iterdir()) == [file]
+
+
+def offline(*_args, **_kwargs):
+    raise AssertionError("it asked for weights")
+
+
+def test_images_and_statistics_are_checked_before_weights_are_downloaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("edm.metrics.extractors.downloaded", offline)
+    samples, reference = tmp_path / "s.safetensors", tmp_path / "r.npz"
+    words = ["fid", str(samples), "--ref", str(reference)]
+    assert main(words) == 1
+    assert f"{samples}: no such file" in capsys.readouterr().err
+    header = {"format": "edm-samples/1", "points": {"only": {"nfe": 3}}, "checkpoint": {}}
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    save_tensors(samples, {"images/only": images, "seeds": torch.arange(4)}, header)
+    assert main(words) == 1
+    assert f"{reference}: no such file; expected reference statistics" in capsys.readouterr().err
+    reference.write_text("no statistics")
+    assert main(words) == 1
+    assert f"{reference}: not a complete .npz file" in capsys.readouterr().err
+    save_statistics(reference, np.zeros(64), np.eye(64), {"features": "pixels"})
+    assert main([*words, "--features", "dinov2-vit-s-14"]) == 1
+    told = f"error: {reference}: its features are pixels, not dinov2-vit-s-14; measure both in the same features\n"
+    assert capsys.readouterr().err == told
+    assert main([*words, "--metrics", "inception_score"]) == 1
+    assert (
+        "inception_score is made of the class logits of inception-v3-compat, not of pixels" in capsys.readouterr().err
+    )
+
+
+def test_the_extractor_is_that_of_the_statistics_and_of_foreign_ones_inception(tmp_path, monkeypatch, capsys):
+    data, reference, samples = (str(tmp_path / name) for name in ("d.zip", "r.npz", "s.zip"))
+    draw = np.random.default_rng(0)
+    write_archive(data, draw.integers(0, 256, (40, 1, 8, 8), np.uint8), None)
+    write_archive(samples, draw.integers(0, 256, (30, 1, 8, 8), np.uint8), None)
+    assert main(["fid-ref", data, reference, "--features", "pixels", "--device", "cpu"]) == 0
+    assert main(["fid", samples, "--ref", reference, "--device", "cpu"]) == 0
+    assert f"{samples}: FD (pixels) " in capsys.readouterr().err
+    monkeypatch.setattr("edm.metrics.extractors.downloaded", offline)
+    with pytest.raises(AssertionError, match="it asked for weights"):
+        main(["fid", samples, "--ref", published(tmp_path / "in.npz"), "--device", "cpu"])
+
+
+@pytest.mark.parametrize("command", ["fid", "fid-ref"])
+def test_the_help_lists_all_extractors_and_says_which_are_downloaded(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{INCEPTION} (for FID), {', '.join(DINOV2)}, whose weights are downloaded once;" in text
+    assert f"{CLASSIFIER}, whose weights `edm features` makes; {PIXELS}, without weights" in text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "problem"),
+    [([(8, 8), (9, 9)], "is 9x9 with 1 channels, unlike those before it (1, 8, 8)"),
+     ([(8, 10)], "is 10x8; images must be square, of at least 8 pixels"),
+     ([(8, 8)] * 256 + [(16, 16)], "is 16x16 with 1 channels, unlike those before it (1, 8, 8)")],
+)  # fmt: skip
+def test_pictures_of_several_sizes_are_to_be_made_alike_first(sizes, problem, tmp_path, capsys):
+    """Also where the odd one is in a later batch."""
+    folder, reference = tmp_path / "pictures", tmp_path / "r.npz"
+    folder.mkdir()
+    for i, size in enumerate(sizes):
+        Image.fromarray(np.zeros(size, np.uint8)).save(folder / f"{i:03d}.png")
+    save_statistics(reference, np.zeros(64), np.eye(64), {"features": "pixels"})
+    assert main(["fid", str(folder), "--ref", str(reference), "--device", "cpu"]) == 1
+    error = capsys.readouterr().err
+    remedy = f"edm prepare pictures.zip --source folder --input {folder} --resolution N"
+    assert problem in error and error.endswith(f"; make an archive of them: {remedy}\n")
+    words = [str(tmp_path / "pictures.zip") if word == "pictures.zip" else word for word in shlex.split(remedy)[1:]]
+    assert main([*words[:-1], "8", "--channels", "1"]) == 0
+    assert zipfile.is_zipfile(tmp_path / "pictures.zip")
+
+
+def test_sampling_and_measuring_without_a_terminal_tell_how_far_they_are(model, tmp_path, monkeypatch, capsys):
+    """In a block, too: the first one may take long."""
+    monkeypatch.setattr("edm.tracking.counting.EVERY", -1)
+    samples, reference = str(tmp_path / "s.safetensors"), str(tmp_path / "r.npz")
+    assert main(["sample", model, samples, "--seeds", "0-299", "--steps", "4", "--block", "256"]) == 0
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == f"{samples}: 300 images"
+    far = [line.partition(" images (")[0] for line in lines]  # the second block has 44 of its 256 images
+    assert far == [f"{samples}: {count} of 300" for count in (64, 128, 192, 256, 256, 267, 278, 289)]
+    assert lines[0].partition(" images ")[2].startswith("(21 %), about ") and lines[0].endswith(" left")
+    save_statistics(reference, np.zeros(64), np.eye(64), {"features": "pixels"})
+    assert main(["fid", samples, "--ref", reference, "--device", "cpu"]) == 0
+    line, last = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{samples}: 256 of 300 images (85 %), about ") and "FD (pixels)" in last
+
+
+def test_a_terminal_gets_a_bar_in_place_of_lines(monkeypatch, capsys):
+    monkeypatch.setattr("edm.tracking.counting.EVERY", -1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Counting("s.png", 10) as counting:
+        counting.advance(2.5)
+        counting.advance(20)
+    shown = capsys.readouterr().err
+    assert "s.png: 100%" in shown and "about" not in shown
+
+
+def test_an_automatic_block_on_a_cpu_is_small_and_its_images_are_those_of_large_ones(model, tmp_path):
+    sampled = {}
+    for block in ("auto", "1024"):
+        path = tmp_path / f"{block}.safetensors"
+        words = ["sample", model, str(path), "--seeds", "0-99", "--steps", "2", "--device", "cpu", "--block", block]
+        assert main(words) == 0
+        tensors, header = load_tensors(path, "edm-samples/1")
+        sampled[block] = tensors["images/only"].int()
+        assert header["block"] == (64 if block == "auto" else 1024)
+    assert (sampled["auto"] - sampled["1024"]).abs().max() <= 1  # up to rounding to 8 bits
 
 
 def test_settings_of_a_sampler_are_spelt_as_in_params_yaml_and_as_options():

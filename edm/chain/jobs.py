@@ -8,7 +8,7 @@ from typing import Any
 from edm.chain import paths
 from edm.chain.job import EVERY, Job, Only
 from edm.chain.rules import RULES
-from edm.errors import UserError
+from edm.errors import UserError, nearest
 from edm.params import Experiment, Params, Report
 from edm.params.lazy import Lazy
 
@@ -46,8 +46,12 @@ class Chain:
             return paths.figure_files(owner, part)
         if self.maker(name):
             return [name]
-        known = [*self.reports, *(name for name in self.experiments if name not in self.reports)]
-        raise UserError(f"{name}: no job makes it; choose one of {', '.join(known)}, REPORT/TABLE or a file")
+        if owner in self.reports and part:
+            known = [f"{owner}/{one}" for one in (*self.reports[owner].tables, *self.reports[owner].figures)]
+        else:
+            known = list(dict.fromkeys([*self.reports, *self.experiments]))
+        hint = nearest(name, known)
+        raise UserError(f"{name}: no job makes it{hint}{'' if hint.endswith('?') else ', REPORT/TABLE or a file'}")
 
     def needed(self, targets: Iterable[str]) -> list[Job]:
         """Every job that the target files need, each once, makers before users, even if the files exist."""

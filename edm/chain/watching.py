@@ -118,8 +118,10 @@ def _other(job: Job, files: list[str], since: float) -> Sight:
     said = next((last_line(path) for path in files if path.endswith(".log")), "")
     records = [record for path in files if path.endswith("journal.jsonl") for record in read_journal(path)]
     newest = max(records, key=lambda record: record.updated, default=None)
-    measured = [str(len(records))] if job.rule == "evaluate" and records else []
-    told = ", ".join([*(f"{count} settings begun" for count in measured), *([said] if said else [])])
+    measured = (
+        [f"{len(records)} setting{'s' * (len(records) != 1)} begun"] if job.rule == "evaluate" and records else []
+    )
+    told = ", ".join([*measured, *([said] if said else [])])
     if said.startswith("error: ") or (newest and newest.status == "FAILED"):
         return Sight(job, FAILED, since, told)
     if since >= SILENT or said.startswith("stopped: ") or (newest and newest.status == "KILLED"):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edm import registry
 from edm.cluster.preemption import Notice
 from edm.config import COMPILE, OVER, PREDICTS
-from edm.errors import Preempted, UserError, one_line
+from edm.errors import Preempted, UserError, nearest, one_line
+from edm.metrics import CLASSIFIER, DINOV2, INCEPTION, PIXELS
 
 if TYPE_CHECKING:
     from edm.cluster.processes import World
@@ -26,6 +27,11 @@ def say(text: str) -> None:
     """Prints a line for the user on stderr, if that can be written: work does not fail for it."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
+
+
+def counted(number: int, what: str) -> str:
+    """Such as "1 image" and "1,000 images"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def threads(count: int | None) -> None:
@@ -110,6 +116,17 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
         return found, unknown
 
+    def format_usage(self) -> str:
+        """The usage that stands before an error: without the options that may be left out, which --help lists."""
+        formatter = self._get_formatter()
+        formatter.add_usage(None, [one for one in self._actions if one.required or not one.option_strings], [])
+        return formatter.format_help().replace(self.prog, f"{self.prog} [OPTION ...]", 1)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does it, with the nearest of the choices, which may be commands, in place of all."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value!r} is unknown{nearest(str(value), action.choices)}")
+
     def error(self, message: str) -> NoReturn:
         super().error(str(UserError(one_line(message))))
 
@@ -134,11 +151,14 @@ def from_params(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--expect", help=argparse.SUPPRESS)  # digest of the settings at the time of the workflow's plan
 
 
-def features_options(sub: argparse.ArgumentParser) -> None:
+def features_options(sub: argparse.ArgumentParser, default: str | None, otherwise: str) -> None:
+    """``otherwise``: the default in words."""
     sub.add_argument(
-        "--features", default="inception-v3-compat", help="feature extractor (default inception-v3-compat)"
-    )
-    sub.add_argument("--weights", help="file with the extractor's weights (Inception-v3: downloaded once by default)")
+        "--features", default=default, metavar="NAME",
+        help=f"feature extractor: {INCEPTION} (for FID), {', '.join(DINOV2)}, whose weights are downloaded once; "
+        f"{CLASSIFIER}, whose weights `edm features` makes; {PIXELS}, without weights (default: {otherwise})",
+    )  # fmt: skip
+    sub.add_argument("--weights", metavar="FILE", help="the extractor's weights, instead of a download")
     machine(sub)
 
 

@@ -6,6 +6,7 @@ from edm.commands.common import (
     Commands,
     check_planned,
     count,
+    counted,
     features_options,
     from_params,
     load_params,
@@ -19,6 +20,8 @@ from edm.commands.common import (
 from edm.data.prepare import SOURCES
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
+from edm.metrics import INCEPTION
+from edm.tracking.counting import counted_batches
 
 
 def add(command: Commands) -> None:
@@ -73,7 +76,7 @@ def add(command: Commands) -> None:
         metavar="N",
         help="also store the features of at most N images, which KID and precision need",
     )
-    features_options(sub)
+    features_options(sub, INCEPTION, INCEPTION)
 
 
 def prepare(args: Namespace) -> None:
@@ -97,7 +100,7 @@ def prepare(args: Namespace) -> None:
     stated |= {"settings": {key.removeprefix("source."): spec[key] for key in spec if key.startswith("source.")}}
     result = prepare(spec["source"], args.output, spec["path"], **stated)
     say(
-        f"{args.output}: {result['images']} images of {result['resolution']}x{result['resolution']}, "
+        f"{args.output}: {counted(result['images'], 'image')} of {result['resolution']}x{result['resolution']}, "
         f"{described(result['classes'], result['empty_classes'])}, sha256 {result['sha256'][:12]}"
     )
 
@@ -111,7 +114,8 @@ def features(args: Namespace) -> None:
         raise UserError(f"{args.data}: has no labels to train a classifier with")
     threads(args.threads)
     record = train_classifier(dataset.images, dataset.labels, args.output, seed=args.seed)
-    say(f"{args.output}: held-out accuracy {record['held_out_accuracy']:.3f} on {record['held_out_images']} images")
+    images = counted(int(record["held_out_images"]), "image")
+    say(f"{args.output}: held-out accuracy {record['held_out_accuracy']:.3f} on {images}")
 
 
 def fid_ref(args: Namespace) -> None:
@@ -128,11 +132,12 @@ def fid_ref(args: Namespace) -> None:
         images = count_images(args.data)
         own = part_of(range(images), 256, place.rank, place.size)
         batches = in_batches(from_numpy(some_images(args.data, own))) if own else ()
+        batches = counted_batches(batches, args.output, len(own), place.is_first)
         extractor = load_features(args.features, args.weights, place.device, images)
         statistics, kept = reference_statistics(extractor, batches, args.keep_features, own.start, place)
         if place.is_first:
             save_reference(args.output, extractor, statistics, sha256_file(args.data), kept)
-            say(f"{args.output}: {extractor.name} statistics of {statistics.count} images")
+            say(f"{args.output}: {extractor.name} statistics of {counted(statistics.count, 'image')}")
 
 
 def download(args: Namespace) -> None:
@@ -163,4 +168,4 @@ def made_up(args: Namespace) -> None:
     size = {"side": spec["source_size"]} if "source_size" in spec else {}
     size |= {"classes": spec["classes"]} if spec["source"] in ("imagenet", "folder") else {}
     made_up(spec["source"], args.place, spec["made_up"], **size)
-    say(f"{args.place}: {spec['made_up']} made-up images")
+    say(f"{args.place}: {counted(spec['made_up'], 'made-up image')}")

@@ -2,12 +2,14 @@
 
 import os
 from argparse import Namespace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from edm.commands.common import (
     Commands,
     compile_option,
     count,
+    counted,
     features_options,
     machine,
     multistep_options,
@@ -36,9 +38,10 @@ from edm.config import (
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
 from edm.files.writing import write_json
-from edm.metrics import METRICS, metric_error
+from edm.metrics import INCEPTION, METRICS, metric_error
 from edm.metrics.jackknife import FEWEST_PER_FEATURE
 from edm.tracking import origin
+from edm.tracking.counting import Counting, counted_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,14 +54,15 @@ if TYPE_CHECKING:
 def add(command: Commands) -> None:
     sub = command(
         "sample", sample, "sample images from a checkpoint",
-        "Sample images from a checkpoint. Image i depends only on seed i. Without options: Algorithm 1, 18 steps.",
+        "Sample images from a checkpoint, one's own or an imported one. Image i depends only on seed i. Without "
+        "options: Algorithm 1, 18 steps.",
     )  # fmt: skip
-    sub.add_argument("checkpoint", help="model.safetensors of a training run")
+    sub.add_argument("checkpoint", help="model.safetensors of a training run or of `edm import`")
     sub.add_argument("output", help="*.safetensors (for `edm fid`), *.png (one sheet) or *.zip (dataset archive)")
     sub.add_argument("--seeds", type=seed_range, default=range(64), metavar="A-B", help="seeds, both included (0-63)")
     sub.add_argument(
         "--block", type=lambda text: text if text == AUTO else count(text), default=64, metavar="N",
-        help="images per batch; auto: as many as keep a large GPU busy (default 64)",
+        help="images per batch; auto: as many as keep a large GPU busy, on a CPU at most 64 (default 64)",
     )  # fmt: skip
     sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of the network (default fp32)")
     compile_option(sub, AUTO, AUTO)
@@ -111,7 +115,7 @@ def add(command: Commands) -> None:
     sub.add_argument("--ref", required=True, help="*.npz of `edm fid-ref`, or published statistics")
     sub.add_argument("--output", help="JSON file to write")
     sub.add_argument("--metrics", nargs="+", help=f"further metrics: {', '.join(METRICS)}")
-    features_options(sub)
+    features_options(sub, None, f"those of the statistics; of published ones {INCEPTION}")
 
 
 def sample(args: Namespace) -> None:
@@ -125,7 +129,7 @@ def sample(args: Namespace) -> None:
     with processes(args.device) as place:
         from edm.models import checkpoint
         from edm.models.compilation import prepare
-        from edm.sampling.drawing import block_of, part_of
+        from edm.sampling.drawing import TOGETHER, block_of, part_of
         from edm.sampling.sample_files import sample_points, write_samples
 
         threads(args.threads)
@@ -134,21 +138,24 @@ def sample(args: Namespace) -> None:
         if guide:
             denoiser.guides[guide] = checkpoint.load(guide, place.device)
         prepare(denoiser, args.precision, args.compile, len(args.seeds) * points["only"].expected_nfe)
-        block = block_of(args.block, denoiser.network.config)
+        together = points["only"].solver == TOGETHER
+        block = block_of(args.block, denoiser.network.config, place.device.type == "cpu" and not together)
         seeds = args.seeds
         about = {"block": block, "precision": args.precision, "class": args.class_label, **origin()}
         about |= {"guide_sha256": sha256_file(guide)} if guide else {}
         if args.shard:
             seeds = part_of(seeds, block, *args.shard)
             about |= {"part_of": [args.seeds.start, args.seeds.stop]}
-        drawn = sample_points(denoiser, points, seeds, block, args.class_label, place)
+        own = len(part_of(seeds, block, place.rank, place.size))
+        with Counting(args.output, own, place.is_first) as counting:
+            drawn = sample_points(denoiser, points, seeds, block, args.class_label, place, counting.advance)
         if not place.is_first:
             return
         if args.output.endswith(".safetensors"):
             write_samples(args.output, args.checkpoint, points, drawn, about)
         else:
             write_images(args.output, drawn)
-        say(f"{args.output}: {len(seeds)} images")
+        say(f"{args.output}: {counted(len(seeds), 'image')}")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -169,7 +176,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def merge(args: Namespace) -> None:
     from edm.sampling.sample_files import merge_samples
 
-    say(f"{args.output}: {merge_samples(args.output, args.parts)} images")
+    say(f"{args.output}: {counted(merge_samples(args.output, args.parts), 'image')}")
 
 
 def write_images(output: str, drawn: "Drawn") -> None:
@@ -198,13 +205,14 @@ def fid(args: Namespace) -> None:
     threads(args.threads)
     pictures = os.path.isdir(args.samples) or args.samples.lower().endswith(".zip")
     samples = None if pictures else read_samples(args.samples)
+    sets = list(_measured(args.samples, samples))  # told before weights are downloaded: what cannot be read
     yardstick = open_yardstick(
         args.features, args.weights, args.ref, pick_device(args.device), tuple(args.metrics or ())
     )
     rows = []
-    for name, point, batches in _measured(args.samples, samples):
+    for name, point, total, batches in sets:
         measuring = yardstick.begin(len(samples.seeds) if samples else 0)
-        for batch in batches:
+        for batch in counted_batches(batches, args.samples if name == "only" else name, total):
             measuring.append(batch)
         results = measuring.results()
         rows.append({"id": name, **point, "images": measuring.count, **results})
@@ -216,7 +224,7 @@ def fid(args: Namespace) -> None:
         bar = results.get("bar", {})
         why = "" if "s" in bar else f"; no error bar: {_no_bar(bar)}"
         say(f"{args.samples if name == 'only' else name}: {yardstick.extractor.label} {results['distance']:.4g}"
-            f"{_error(bar.get('s'))} ({nfe}{measuring.count} images{why}){numbers}")  # fmt: skip
+            f"{_error(bar.get('s'))} ({nfe}{counted(measuring.count, 'image')}{why}){numbers}")  # fmt: skip
     if args.output:
         of = {"pictures": args.samples}
         if samples:
@@ -234,15 +242,20 @@ def _no_bar(bar: dict[str, Any]) -> str:
     )
 
 
-def _measured(path: str, samples: "SampleSet | None") -> "Iterator[tuple[str, dict[str, Any], Iterable[Tensor]]]":
-    """The images to measure: per point of a sample file, its name, its header and batches; else those of pictures."""
+def _measured(path: str, samples: "SampleSet | None") -> "Iterator[tuple[str, dict[str, Any], int, Iterable[Tensor]]]":
+    """The images to measure: per point of a sample file, its name, header, number of images and batches; else pictures.
+
+    Raises UserError if the first pictures cannot be read.
+    """
     from torch import from_numpy
 
-    from edm.data.archive import images_in_chunks
+    from edm.data.archive import count_images, images_in_chunks
     from edm.sampling.sample_files import in_batches
 
     if samples is None:
-        yield "only", {}, map(from_numpy, images_in_chunks(path, 256))
+        chunks = images_in_chunks(path, 256)
+        first = next(chunks)
+        yield "only", {}, count_images(path), map(from_numpy, chain([first], chunks))
         return
     for name, point in samples.header["points"].items():
-        yield name, point, in_batches(samples.images[name])
+        yield name, point, len(samples.seeds), in_batches(samples.images[name])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
 from edm.cluster.preemption import SIGNALS
-from edm.commands.common import MADE_FROM, Commands, count, from_params, load_params, say
+from edm.commands.common import MADE_FROM, Commands, count, counted, from_params, load_params, say
 from edm.errors import PREEMPTED, UserError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def clean(args: Namespace) -> None:
     for left in leftovers(Chain(load_params(args, whole=True))):
         size = left.size
         total, kept = total + size, kept + len(left.changed)
-        print(f"{left.name}: {len(left.files)} file{'s' * (len(left.files) != 1)}, {size:,} bytes")
+        print(f"{left.name}: {counted(len(left.files), 'file')}, {size:,} bytes")
         for path in left.changed:
             print(f"  kept: {path} was changed after the step made it")
         if args.remove:

@@ -9,6 +9,7 @@ from edm.commands.common import (
     again,
     check_planned,
     count,
+    counted,
     from_params,
     load_params,
     machine,
@@ -84,7 +85,7 @@ def likelihood(args: Namespace) -> None:
             found = bits_of_part(denoiser, dataset, part, size, place, **settings)
             if args.shard and place.is_first:
                 write_part(args.output, of, part, found)
-                say(f"{args.output}: part {index + 1} of {parts}, {len(part)} images")
+                say(f"{args.output}: part {index + 1} of {parts}, {counted(len(part), 'image')}")
                 return
             found = summary(found["each"], found["spreads"]) if place.is_first else {}
         if not place.is_first:
@@ -93,7 +94,7 @@ def likelihood(args: Namespace) -> None:
         write_json(args.output, {"format": FORMAT, **record, **found, "run": run, **origin()})
         spread = "" if found["spread"] is None else f"; {found['spread']:.2g} of an image over its probes"
         say(f"{args.output}: {found['bits_per_dimension']:.4f} ± {found['s']:.2g} bits per dimension "
-            f"({found['images']} images{spread})")  # fmt: skip
+            f"({counted(found['images'], 'image')}{spread})")  # fmt: skip
 
 
 def _stated(args: Namespace) -> tuple[dict[str, Any], int | str]:
@@ -117,7 +118,7 @@ def _journalled(args: Namespace, record: dict[str, Any], found: dict[str, Any], 
         return None
     from edm.evaluation.recording import run_below
 
-    told = f"Bits per dimension of {found['images']:,} images under {args.model}."
+    told = f"Bits per dimension of {counted(found['images'], 'image')} under {args.model}."
     details = {key: value for key, value in record.items() if key not in ("checkpoint", "dataset_sha256")}
     details |= {"model": args.model, "likelihood": args.likelihood, "images": found["images"]}
     run = run_below(Journal(args.journal), args.experiment, args.model, f"likelihood/{args.likelihood}",

@@ -13,6 +13,7 @@ from edm.commands.common import (
     check_planned,
     compile_option,
     count,
+    counted,
     from_params,
     load_params,
     machine,
@@ -20,7 +21,7 @@ from edm.commands.common import (
     seconds,
 )
 from edm.config import AUTO, TrainingConfig
-from edm.errors import UserError, require
+from edm.errors import UserError, nearest, require
 from edm.tracking import Journal, description, environment_tags
 
 if TYPE_CHECKING:
@@ -106,7 +107,11 @@ def add(command: Commands) -> None:
     from_params(sub)
     machine(sub)
 
-    sub = command("check", check, "check params.yaml and print what it would run")
+    sub = command(
+        "check", check, "check params.yaml and print what it would run",
+        "Check all of params.yaml, and count what experiments would run: those named, by default those in `run`.",
+    )  # fmt: skip
+    sub.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="experiment or report (default: `run`)")
     from_params(sub)
 
 
@@ -193,7 +198,7 @@ def about(args: Namespace) -> None:
 
     chain = Chain(load_params(args))
     if args.report not in chain.reports:
-        raise UserError(f"{args.report} is not a report; choose one of {', '.join(chain.reports)}")
+        raise UserError(f"{args.report} is not a report{nearest(args.report, chain.reports)}")
     say("\n".join(map(str, write_about(chain, chain.reports[args.report], Path(args.results)))))
 
 
@@ -225,13 +230,24 @@ def bench(args: Namespace) -> None:
 
 def check(args: Namespace) -> None:
     loaded = load_params(args, whole=True)
-    for name in loaded.run:
-        experiments = _experiments(loaded, name)
+    names = args.experiments or loaded.run
+    shown = {name: _experiments(loaded, name) for name in names}  # all, before the first is printed
+    for name, experiments in shown.items():
         runs = [e.owner("train", model) for e in experiments for model in e.models]
         draws = [one.experiment for e in experiments for one in e.evaluations() for _ in one.draws]
         members = {experiment.name for experiment in experiments}
-        print(f"{name}: {_counted(runs, members, 'training runs')}, {_counted(draws, members, 'evaluations')}")
-    _warn(loaded, loaded.run)
+        print(f"{name}: {_counted(runs, members, 'training run')}, {_counted(draws, members, 'evaluation')}")
+    others = [] if args.experiments else _others(loaded, {one.name for found in shown.values() for one in found})
+    if others:
+        more = f" and {len(others) - 2} more" if len(others) > 2 else ""
+        print(f"valid, not in `run`: {', '.join(others[:2])}{more}; `edm check NAME` counts one")
+    _warn(loaded, names)
+
+
+def _others(loaded: "Params", run: set[str]) -> list[str]:
+    """The experiments that are not among these; the last of the file first, since one's own is often there."""
+    names = [name for name in loaded.raw["experiments"] if name not in run]
+    return [*names[-1:], *names[:-1]]
 
 
 def _warn(loaded: "Params", names: Iterable[str]) -> None:
@@ -248,11 +264,15 @@ def _counted(owners: list[str], members: set[str], what: str) -> str:
     """The number of steps, without those that belong to other experiments, which stand in brackets."""
     shared = sum(owner not in members for owner in owners)
     others = ", ".join(sorted({*owners} - members))
-    return f"{len(owners) - shared} {what}" + (f" ({shared} more are those of {others})" if shared else "")
+    more = f" ({shared} more {'are those' if shared > 1 else 'is that'} of {others})" if shared else ""
+    return f"{counted(len(owners) - shared, what)}{more}"
 
 
 def _experiments(loaded: "Params", name: str) -> list["Experiment"]:
-    """The experiments of a report, or the experiment of that name."""
+    """The experiments of a report, or the experiment of that name. Raises UserError if there is neither."""
+    names = dict.fromkeys([*loaded.raw["experiments"], *loaded.reports])
+    if name not in names:
+        raise UserError(f"{loaded.path}: no experiment or report {name!r}{nearest(name, names)}")
     return list(loaded.report(name).experiments.values()) if name in loaded.reports else [loaded.experiment(name)]
 
 

@@ -9,6 +9,7 @@ from edm.commands.common import (
     Commands,
     again,
     check_planned,
+    counted,
     from_params,
     load_params,
     machine,
@@ -22,6 +23,7 @@ from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.metrics import WORST
 from edm.tracking import Journal, description, origin
+from edm.tracking.counting import Counting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,16 +162,18 @@ def sheet(args: Namespace) -> None:
     evaluations = spec["images"] * points["only"].expected_nfe
     prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)
     seeds = range(spec["first_seed"], spec["first_seed"] + spec["images"])
-    drawn = sample_points(denoiser, points, seeds, block=min(64, spec["images"]))
+    with Counting(args.output, len(seeds)) as counting:
+        drawn = sample_points(denoiser, points, seeds, block=min(64, spec["images"]), advance=counting.advance)
     about = {"experiment": experiment.name, "model": args.model, "sheet": args.sheet, **about_guides(guides)}
     write_samples(args.output, args.checkpoint, points, drawn, {**about, **origin()})
     picture = str(Path(args.output).with_suffix(".png"))
     write_images(picture, drawn)
     details = {**points["only"].to_dict(), "model": args.model, "images": len(seeds), "first_seed": seeds.start}
+    images = counted(len(seeds), "image")
     run = run_below(Journal(f"{args.output}.journal.jsonl"), experiment.name, args.model, f"sheet/{args.sheet}",
                     f"{args.model} {args.sheet}", "sheet", details,
                     about_checkpoint(args.checkpoint)["checkpoint"], made_from("sample"),
-                    description(f"{len(seeds):,} images of {args.model}.", again(args.output)), began)  # fmt: skip
+                    description(f"{images} of {args.model}.", again(args.output)), began)  # fmt: skip
     with run:
         run.artifact(picture, "samples")
 

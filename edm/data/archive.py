@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from PIL import Image
 
 from edm.data.labels import class_index, count_classes, empty_classes
 from edm.data.maps import shared
-from edm.data.trees import open_tree
-from edm.data.unpacking import check_image, labels_in, opened, unpack
+from edm.data.trees import Tree, open_tree
+from edm.data.unpacking import SizeError, check_image, labels_in, opened, unpack
 from edm.data.zip_writer import ArchiveWriter
 from edm.errors import UserError, one_line
 from edm.files.hashes import sha256_file
@@ -134,8 +135,8 @@ def read_archive(path: str | Path) -> Dataset:
 
 
 def count_images(path: str | Path) -> int:
-    """The number of images in an archive, without reading them. Raises like :func:`read_archive`."""
-    with opened(path) as tree:
+    """The number of images in an archive or a folder, without reading them. Raises like :func:`read_archive`."""
+    with _pictures(path) as tree:
         return len(tree.names)
 
 
@@ -157,11 +158,25 @@ def labels_of(path: str | Path) -> np.ndarray | None:
 def images_in_chunks(path: str | Path, size: int = 1000) -> Iterator[np.ndarray]:
     """All images of an archive in order, uint8 [≤ size, C, H, W], one chunk in memory at a time.
 
-    Also of a folder, or a zip, of pictures with the size of an archive's images. Raises like :func:`read_archive`.
+    Also of a folder, or a zip, of pictures that have one size, as those of an archive. Raises like
+    :func:`read_archive`; for pictures of several sizes it says how to make them alike.
     """
-    with open_tree(Path(path)) if Path(path).is_dir() else opened(path) as tree:
+    shape = None
+    with _pictures(path) as tree:
         for start in range(0, len(tree.names), size):
-            yield unpack(tree, tree.names[start : start + size])
+            try:
+                chunk = unpack(tree, tree.names[start : start + size], shape)
+            except SizeError as error:
+                source = ["--source", "folder" if Path(path).is_dir() else "zip", "--input", str(path)]
+                remedy = shlex.join(["edm", "prepare", "pictures.zip", *source, "--resolution", "N"])
+                raise UserError(f"{error}; make an archive of them: {remedy}") from None
+            shape = chunk.shape[1:]
+            yield chunk
+
+
+def _pictures(path: str | Path) -> Tree:
+    """The images of an archive, or of a folder."""
+    return open_tree(Path(path)) if Path(path).is_dir() else opened(path)
 
 
 def encode_png(image: np.ndarray) -> bytes:

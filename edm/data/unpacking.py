@@ -14,6 +14,10 @@ from edm.files.reading import require_regular
 _UNFOLDED, _TIMES = 1 << 28, 256  # bytes of images in one piece, beyond which they may be so many times their files
 
 
+class SizeError(UserError):
+    """An image that is not square, is too small, or differs in its shape from those before it."""
+
+
 def opened(path: str | Path) -> Tree:
     """The images of an archive, by name, under the same rules as a zip given to ``prepare``."""
     require_regular(path, "a dataset archive, which `edm prepare` makes")
@@ -57,6 +61,6 @@ def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) ->
         raise UserError(f"{where} is {image.dtype} of shape {image.shape}; expected uint8 [1 or 3, side, side]")
     _, height, width = image.shape
     if height != width or height < 8:
-        raise UserError(f"{where} is {width}x{height}; images must be square with a side from 8")
+        raise SizeError(f"{where} is {width}x{height}; images must be square, of at least 8 pixels")
     if shape is not None and image.shape != tuple(shape):
-        raise UserError(f"{where} is {width}x{height} with {image.shape[0]} channels, unlike those before it {shape}")
+        raise SizeError(f"{where} is {width}x{height} with {image.shape[0]} channels, unlike those before it {shape}")

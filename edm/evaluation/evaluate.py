@@ -18,10 +18,10 @@ from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
 from edm.errors import UserError
 from edm.files.hashes import sha256_file
-from edm.metrics import MEMORISATION_OF_TEST, METRICS, TO_TEST
+from edm.metrics import INCEPTION, MEMORISATION_OF_TEST, METRICS, TO_TEST, check_metrics
 from edm.metrics.extractors import Features, load_features
 from edm.metrics.frechet import ReferenceStatistics, load_reference_features, load_statistics
-from edm.metrics.measure import Measuring
+from edm.metrics.measure import Measuring, check_features
 from edm.metrics.sets import memorised_share
 from edm.models.denoiser import Denoiser
 from edm.sampling.drawing import part_of
@@ -95,17 +95,24 @@ class Yardstick:
 
 
 def open_yardstick(
-    features: str, weights: str | None, reference: str | Path, device: torch.device, metrics: tuple[str, ...] = (),
-    count: int = 0, test: str | Path | None = None, settings: Mapping[str, Mapping[str, Any]] | None = None,
+    features: str | None, weights: str | None, reference: str | Path, device: torch.device,
+    metrics: tuple[str, ...] = (), count: int = 0, test: str | Path | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Yardstick:  # fmt: skip
-    """count: number of images to measure, as in :func:`edm.metrics.extractors.load_features`. test: a second reference.
-    settings: of the metrics of plugins.
+    """features: an extractor, or None for that of the reference: Inception-v3 for a file that names none.
 
-    Raises UserError if the reference has other features, or lacks what a metric needs.
+    count: number of images to measure, as in :func:`edm.metrics.extractors.load_features`. test: a second reference.
+    settings: of the metrics of plugins. Raises UserError if the reference has other features, or lacks what a metric
+    needs; if possible, before it downloads weights.
     """
+    statistics, held_out = load_statistics(reference), load_statistics(test) if test else None
+    features = features or statistics.features or INCEPTION
+    check_metrics(metrics, features)
+    for one in (statistics, held_out):
+        if one is not None:
+            check_features(one, features)
     extractor = load_features(features, weights, device, count)
-    held_out = load_statistics(test) if test else None
-    yardstick = Yardstick(extractor, load_statistics(reference), str(reference), metrics, held_out, settings or {})
+    yardstick = Yardstick(extractor, statistics, str(reference), metrics, held_out, settings or {})
     yardstick.begin()  # raises an error for a mismatch before the first image is generated
     if held_out:
         Measuring(extractor, held_out, [name for name in metrics if name == "memorisation"])

@@ -186,7 +186,9 @@ def _open_classifier(name: str, weights: Path | None) -> _Opened:
     from edm.metrics.classifier import load_classifier
 
     if weights is None:
-        raise UserError(f"{name}: has no weights of its own; train a classifier and give its file as the weights")
+        raise UserError(
+            f"{name}: has no weights of its own; train a classifier (edm features) and give its file as the weights"
+        )
     network, _ = load_classifier(weights)
     width = network.penultimate.out_features
     return _Opened(network, width, sha256_file(weights), distance_label(name), (FEATURES, LOGITS))

@@ -199,9 +199,16 @@ for _name in OF_NEIGHBOURS:
     registry.register("metric", _name)(_neighbours)
 
 
+def check_features(reference: ReferenceStatistics, name: str) -> None:
+    """Raises UserError if a reference states another extractor than ``name``."""
+    if reference.features not in (None, name):
+        raise UserError(f"{reference.path}: its features are {reference.features}, not {name}; "
+                        "measure both in the same features")  # fmt: skip
+
+
 def _check_reference(extractor: Features, reference: ReferenceStatistics, metrics: Collection[str]) -> None:
+    check_features(reference, extractor.name)
     for what, theirs, ours in (
-        ("features", reference.features, extractor.name),
         ("weights", reference.weights_sha256, extractor.weights_sha256),
         ("dimensions", str(reference.mu.size), extractor.dimension and str(extractor.dimension)),
     ):

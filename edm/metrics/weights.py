@@ -46,7 +46,9 @@ def downloaded(name: str, url: str, sha256: str) -> Path:
         with exclusive(path.with_name(f".{path.name}.held"), patience=3600):  # for other jobs that start now
             return download(url, path, sha256)
     except UserError as error:
-        raise UserError(f"{name}: no weights here: {error}, or give its path as the weights") from None
+        raise UserError(
+            f"{name}: no weights here: {error}, or give --weights FILE (--features pixels needs none)"
+        ) from None
 
 
 def hash_in_name(url: str) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints: weights as safetensors with the full configuration in the header. This module never unpickles."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from edm import registry
 from edm.config import NetworkConfig, TrainingConfig
 from edm.design.preconditioning import Preconditioning, preconditioning_from
 from edm.errors import UserError
+from edm.files.reading import open_regular
 from edm.files.tensors import load_tensors, read_header, save_tensors
+from edm.files.torch_files import LEGACY_START
 from edm.models.building import preconditioning_of
 from edm.models.denoiser import Denoiser, assemble, require_shape
 from edm.networks.limits import require_plausible
 
 FORMAT = "edm-checkpoint/1"
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))  # the first instruction states the protocol
+_START = 1024  # bytes of a file that tell its kind
 
 
 def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig | None, about: dict[str, Any]) -> None:
@@ -40,6 +45,7 @@ def save(path: str | Path, denoiser: Denoiser, config: TrainingConfig | None, ab
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     """Loads the denoiser of a checkpoint, ready for sampling. Raises UserError if the file is not a checkpoint."""
+    _refuse_foreign(path)
     tensors, header = load_tensors(path, FORMAT)
     network, preconditioning = _description(header, path)
     denoiser = assemble(network, preconditioning, tensors, str(path))
@@ -52,6 +58,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     It holds ``about`` and ``config`` (a :class:`TrainingConfig`) or, for an imported model, ``network`` (a
     :class:`NetworkConfig`) and ``preconditioning`` (its name and arguments).
     """
+    _refuse_foreign(path)
     header = read_header(path, FORMAT)
     _description(header, path)
     return header
@@ -59,7 +66,22 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def network_of(path: str | Path) -> NetworkConfig:
     """The network configuration of a checkpoint; reads no weights."""
-    return _description(read_header(path, FORMAT), path)[0]
+    return _description(describe(path), path)[0]
+
+
+def _refuse_foreign(path: str | Path) -> None:
+    """Raises UserError, which names the remedy, for a pickle and for a file of torch.save, by the first bytes."""
+    with open_regular(path, repr(FORMAT)) as file:
+        start = file.read(_START)
+    if (start.startswith(b"PK") and b"/data.pkl" in start) or start.startswith(LEGACY_START):
+        kind = "a file of torch.save"
+    elif start.startswith(_PICKLES):
+        kind = "a pickle of the EDM authors' program" if b"torch_utils" in start else "a pickle"
+    else:
+        return
+    raise UserError(
+        f"{path}: {kind}; convert it first: {shlex.join(['edm', 'import', str(path), 'model.safetensors'])}"
+    )
 
 
 def _description(header: dict[str, Any], path: str | Path) -> tuple[NetworkConfig, Preconditioning]:

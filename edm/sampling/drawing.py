@@ -25,6 +25,33 @@ from edm.sampling.sampler import Denoiser, Ode, Own, run
 DEFAULT_BLOCK = 64
 BLOCK_FLOPS = 2**44  # per evaluation of an automatic block: about 512 images of configuration F at 32x32
 BLOCKS = (16, 1024)  # minimum and maximum size of an automatic block
+CPU_FLOPS = 2**39  # the same on a CPU: seconds
+TOGETHER = "ve-pc"  # the solver whose images depend on their whole block
+
+
+#: Is told how many more images are done, also as fractions.
+Advance = Callable[[float], object]
+
+
+def untold(count: float) -> None:
+    """The :data:`Advance` of those who do not ask."""
+
+
+class _Share:
+    """Tells of the images of one block, step by step. A solver without steps tells nothing before its end."""
+
+    def __init__(self, images: int, steps: int, advance: Advance) -> None:
+        self._left, self._step, self._advance = float(images), images / steps, advance
+
+    def step(self, *_: object) -> None:
+        self._tell(min(self._step, self._left))
+
+    def end(self) -> None:
+        self._tell(self._left)
+
+    def _tell(self, count: float) -> None:
+        self._left -= count
+        self._advance(count)
 
 
 @dataclass(frozen=True)
@@ -49,27 +76,29 @@ def part_of(seeds: range, block: int, index: int, count: int) -> range:
     return range(start, stop)
 
 
-def block_of(asked: int | str, network: NetworkConfig) -> int:
+def block_of(asked: int | str, network: NetworkConfig, on_cpu: bool = False) -> int:
     """Seeds per block: the given number or, for "auto", the power of two that keeps a large GPU busy.
 
     "auto" depends only on the network, not on the GPU in use, because the block size changes images by rounding.
+    on_cpu: for a sheet by hand, where a block of a GPU takes many minutes and most of its images may not be asked for.
     """
     if asked != AUTO:
         return int(asked)
-    low, high = BLOCKS
-    size: int = 2 ** round(math.log2(BLOCK_FLOPS / flops(network)))
+    low, high = (BLOCKS[0], DEFAULT_BLOCK) if on_cpu else BLOCKS
+    size: int = 2 ** round(math.log2((CPU_FLOPS if on_cpu else BLOCK_FLOPS) / flops(network)))
     return min(max(size, low), high)
 
 
 def generate(
     denoiser: Denoiser, config: SamplerConfig, seeds: range, shape: tuple[int, ...], *, classes: int = 0,
-    class_label: int | None = None, block: int = DEFAULT_BLOCK,
+    class_label: int | None = None, block: int = DEFAULT_BLOCK, advance: Advance = untold,
 ) -> Iterator[Block]:  # fmt: skip
     """Yields the images of ``seeds`` block by block, in order.
 
     shape: (C, H, W); classes: of the model, 0 for none. Each seed draws a class, unless ``class_label`` sets one for
-    all. block: seeds per block; images of different block sizes agree up to rounding. Latents are on
-    ``denoiser.device``, or the CPU if it has none. Raises UserError for an empty range or an unknown class.
+    all. block: seeds per block; images of different block sizes agree up to rounding. advance: is told how many
+    more images are done; a step of a block counts as its share of the block. Latents are on ``denoiser.device``, or the
+    CPU if it has none. Raises UserError for an empty range or an unknown class.
     """
     if len(seeds) == 0 or seeds.step != 1 or seeds.start < 0:
         raise UserError(f"seeds {seeds.start}-{seeds.stop - 1}: expected a range such as 0-63")
@@ -86,8 +115,11 @@ def generate(
             labels = noise.class_labels(whole, classes)
             labels = labels if class_label is None else torch.full_like(labels, class_label)
         draw = lambda step, x, whole=whole: noise.churn(whole, step, shape)
-        images, nfe = draw_images(net, noise.latents(whole, shape), labels, config, draw)
         wanted = slice(max(seeds.start - number * block, 0), min(seeds.stop - number * block, block))
+        share = _Share(wanted.stop - wanted.start, config.num_steps, advance)
+        own = Own(callback=share.step)
+        images, nfe = draw_images(net, noise.latents(whole, shape), labels, config, draw, own)
+        share.end()
         kept = None if labels is None else labels[wanted].cpu()
         yield Block(whole[wanted].cpu(), kept, images[wanted].cpu(), nfe[wanted].cpu())
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from edm.cluster.processes import ALONE, World
 from edm.config import SamplerConfig
@@ -18,7 +17,7 @@ from edm.files.tensors import load_tensors, save_tensors
 from edm.models import checkpoint
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import float32_as
-from edm.sampling.drawing import Block, generate, part_of
+from edm.sampling.drawing import Advance, Block, generate, part_of, untold
 
 FORMAT = "edm-samples/1"
 
@@ -49,16 +48,18 @@ class Drawn:
 
 
 def draw(
-    denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, class_label: int | None = None
-) -> Iterator[tuple[Tensor, Block]]:
+    denoiser: Denoiser, sampler: SamplerConfig, seeds: range, block: int, class_label: int | None = None,
+    advance: Advance = untold,
+) -> Iterator[tuple[Tensor, Block]]:  # fmt: skip
     """Yields uint8 images [n, C, H, W] of the seeds, block by block, each with its :class:`Block`.
 
-    Uses the denoiser's precision, by default full float32, also on GPUs. Raises UserError if the sampler gives
-    non-finite images, or if a block does not fit in GPU memory.
+    advance: as of :func:`edm.sampling.drawing.generate`. Uses the denoiser's precision, by default full float32, also
+    on GPUs. Raises UserError if the sampler gives non-finite images, or if a block does not fit in GPU memory.
     """
     config = denoiser.network.config
     shape = (config.channels, config.resolution, config.resolution)
-    parts = generate(denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block)
+    parts = generate(denoiser, sampler, seeds, shape, classes=config.classes, class_label=class_label, block=block,
+                     advance=advance)  # fmt: skip
     with float32_as(denoiser.precision):
         try:
             for part in parts:
@@ -71,34 +72,31 @@ def draw(
 
 def sample_points(
     denoiser: Denoiser, points: dict[str, SamplerConfig], seeds: range, block: int, class_label: int | None = None,
-    world: World = ALONE,
+    world: World = ALONE, advance: Advance = untold,
 ) -> Drawn:  # fmt: skip
     """Generates images of every point from the same seeds, each process its part; ``seeds`` may be empty.
 
-    Rank 0 gets the images of all ranks, the other ranks their own part. Raises UserError as :func:`draw`, with the
-    name of the point.
+    advance: as of :func:`edm.sampling.drawing.generate`; it is told of this process's own images. Rank 0 gets the
+    images of all ranks, the other ranks their own part. Raises UserError as :func:`draw`, with the name of the
+    point.
     """
     config = denoiser.network.config
     own = part_of(seeds, block, world.rank, world.size)
     images, evaluations = {}, {}
     labels = torch.empty(0, dtype=torch.int64) if config.classes else None
-    hidden = None if world.is_first else True
-    bar = tqdm(total=len(own) * len(points), unit="img", unit_scale=True, disable=hidden)
     for name, sampler in points.items():
         pixels = [torch.empty(0, config.channels, config.resolution, config.resolution, dtype=torch.uint8)]
         blocks = []
         try:
-            for part, block_drawn in draw(denoiser, sampler, own, block, class_label) if own else ():
+            for part, block_drawn in draw(denoiser, sampler, own, block, class_label, advance) if own else ():
                 pixels.append(part)
                 blocks.append(block_drawn)
-                bar.update(len(part))
         except UserError as error:
             raise UserError(f"{name}: {error}" if len(points) > 1 else str(error)) from None
         images[name] = torch.cat(pixels)
         evaluations[name] = sum(int(b.nfe.sum()) for b in blocks)
         if blocks and labels is not None:
             labels = torch.cat([b.labels for b in blocks if b.labels is not None])
-    bar.close()
     drawn = Drawn(images, evaluations, torch.tensor(own, dtype=torch.int64), labels)
     sums = world.total(*evaluations.values())
     gathered = world.gather(drawn.tensors())

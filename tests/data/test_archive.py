@@ -131,7 +131,7 @@ def png(image):
     [
         (np.zeros((8, 8, 3), np.uint8), "unlike those before it"),
         (np.zeros((16, 8, 3), np.uint8), "must be square"),
-        (np.zeros((7, 7, 3), np.uint8), "a side from 8"),
+        (np.zeros((7, 7, 3), np.uint8), "of at least 8 pixels"),
     ],
 )
 def test_images_of_the_wrong_size_are_named(tmp_path, rgb_images, image, message):

@@ -159,6 +159,7 @@ def test_without_weights_or_network_one_line_says_what_to_fetch_and_where_to_put
     assert "\n" not in message
     assert "Name or service not known" in message
     assert message.startswith(f"{INCEPTION}: no weights here") and f"get {URL_INCEPTION_V3} by other means" in message
+    assert message.endswith("or give --weights FILE (--features pixels needs none)")
     assert str(tmp_path / "hub" / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]) in message
     assert not list(tmp_path.rglob("*.pth"))
 

@@ -96,11 +96,11 @@ def test_an_evaluation_is_read_from_its_journal_and_its_log(folder, watched):
         pretend(folder, f"shard tiny/vp-A/steps/{part}")
     run = Journal("runs/tiny/vp-A/distances/steps.journal.jsonl").run("tiny/vp-A/steps/num_steps=6")
     run.finish("KILLED")
-    assert watched()[1].startswith("interrupted  evaluate tiny/vp-A/steps: 1 settings begun, last sign ")
+    assert watched()[1].startswith("interrupted  evaluate tiny/vp-A/steps: 1 setting begun, last sign ")
 
 
 def test_watch_ends_by_itself_when_all_is_done(folder, capsys):
     assert main(["watch"]) == 0
     assert capsys.readouterr().out == "tiny: 28 of 28 steps done\n"
     assert main(["watch", "tinny"]) == 1
-    assert "tinny: no job makes it; choose one of tiny" in capsys.readouterr().err
+    assert "tinny: no job makes it; did you mean 'tiny'?" in capsys.readouterr().err
