@@ -1,6 +1,6 @@
 """The sections of bench/gpu.sh, each in its own process: prints as it goes and writes FOLDER/SECTION.json.
 
-    python bench/gpu_sections.py golden --out FOLDER [--device cuda] [--seconds 60] [--tiny]
+python bench/gpu_sections.py golden --out FOLDER [--device cuda] [--seconds 60] [--tiny]
 """
 
 import argparse

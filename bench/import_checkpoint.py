@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import small_files
-from edm.design.preconditioning import EDM
+from edm.design.preconditioning import EDMPreconditioning
 size = {"resolution": 64, "channel_mult": (1, 2, 2, 2), "num_blocks": 4, "attn_resolutions": (16,), "augment_dim": 9}
-denoiser = small_files.make("ddpmpp", EDM(), model_channels=int(sys.argv[3]), **size)
+denoiser = small_files.make("ddpmpp", EDMPreconditioning(), model_channels=int(sys.argv[3]), **size)
 small_files.authors_pickle(Path(sys.argv[2]), denoiser)
 """
 CONVERT = """

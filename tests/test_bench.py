@@ -71,6 +71,26 @@ def test_the_fast_training_and_the_reference_learn_the_same(digits_archive, tmp_
     assert all(sum(losses[-10:]) / 10 < 0.8 * losses[0] for losses in found["losses"].values())
 
 
+@pytest.mark.slow
+def test_the_script_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
+    """Its two shortest sections; all six with ``bench/gpu.sh --tiny``."""
+    for section in ("golden", "features"):
+        done = subprocess.run([ROOT / "bench" / "gpu.sh", "--tiny", "--only", section, "--out", tmp_path],
+                              env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0 and f"== {section}: status 0" in done.stdout, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert {row["section"] for row in found["sections"]} == {"golden", "features"}
+    assert all(row["holds"] for row in found["golden"])
+    assert {(row["precision"], row["compile"]) for row in found["golden"]} == {
+        (precision, compile) for precision in ("fp32", "tf32", "bf16", "fp16") for compile in ("no", "yes")
+    }
+
+
+def test_the_comparison_with_the_authors_code_needs_a_checkout_of_it(tmp_path):
+    done = run(ROOT / "bench" / "peer.py", tmp_path)
+    assert done.returncode == 2 and "give a checkout of github.com/NVlabs/edm" in done.stderr
+
+
 def test_every_benchmark_says_how_it_is_used():
     """Those that take options; in one process, since most of them load torch."""
     takes_options = [path for path in sorted((ROOT / "bench").glob("*.py")) if "__doc__" in path.read_text()]

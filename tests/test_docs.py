@@ -45,6 +45,7 @@ ELSEWHERE = {
     r"git (clone .*|add .*|commit)|cd edm": ("tests/workflow/test_provenance_chain.py", '"clone"'),
     r"edm bench paper": ("tests/chain/test_throughput.py", "measure(config"),
     r"python bench/.*": ("tests/test_bench.py", "bench"),
+    r"bench/gpu.sh.*": ("tests/test_bench.py", '"gpu.sh"'),
     r"edm crate .*": ("tests/report/test_lineage.py", 'main(["crate"'),
     r"edm trace .*": ("tests/workflow/test_small_chain.py", "trace"),
     r"edm average .*": ("tests/training/test_averaging.py", '"average"'),

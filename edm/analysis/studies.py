@@ -22,6 +22,7 @@ from edm.files.tensors import read_header, save_tensors
 from edm.files.writing import named
 from edm.models.denoiser import Denoiser
 from edm.networks.precision import float32_as
+from edm.params import studies as _names  # noqa: F401  names our own studies
 from edm.sampling.sample_files import draw
 
 FORMAT = "edm-analysis/1"

@@ -1,6 +1,6 @@
 """A job: one rule applied once, with the files it reads by name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 #: Rules whose jobs share the work of a job of another rule, which merges their files and deletes them.
@@ -36,6 +36,22 @@ class Job:
         """The only input of that name."""
         (path,) = self.inputs[name]
         return path
+
+
+@dataclass(frozen=True)
+class Only:
+    """Which jobs a rule states: all, or only the one of a ``key``, so that a single job is found without the others."""
+
+    key: tuple[str, ...] = ()
+
+    def __call__(self, place: int, names: Collection[str]) -> Collection[str]:
+        """Those of the names that may stand at a place of the key."""
+        if not self.key:
+            return names
+        return [self.key[place]] if len(self.key) > place and self.key[place] in names else []
+
+
+EVERY = Only()
 
 
 def named(**inputs: str | Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -2,23 +2,30 @@
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from edm.chain import paths
-from edm.chain.job import Job
+from edm.chain.job import EVERY, Job, Only
 from edm.chain.rules import RULES
 from edm.errors import UserError, nearest
 from edm.params import Experiment, Params, Report
+from edm.params.lazy import Lazy
 
 
 class Chain:
-    """All jobs of a params file."""
+    """The jobs of a params file: all, or of one that a workflow has planned those that are asked for.
+
+    :meth:`job` and :meth:`maker` find one job without building the others, :attr:`by_name` and :attr:`makers` hold all.
+    """
 
     def __init__(self, params: Params) -> None:
         self.params: Params = params
-        self.experiments: dict[str, Experiment] = {name: params.experiment(name) for name in params.raw["experiments"]}
-        self.reports: dict[str, Report] = {name: params.report(name) for name in params.reports}
+        self.experiments: Mapping[str, Experiment] = Lazy(params.raw["experiments"], params.experiment)
+        self.reports: Mapping[str, Report] = Lazy(params.reports, params.report)
+        self._found: dict[str, Job | None] = {}
+        if not params.planned:  # each is checked
+            _ = [*self.experiments.values(), *self.reports.values()]
 
     def targets(self, name: str) -> list[str]:
         """The files of a report, an experiment, "REPORT/TABLE", "REPORT/FIGURE", or a file of the chain itself."""
@@ -37,7 +44,7 @@ class Chain:
             return paths.table_files(owner, part)
         if owner in self.reports and part in self.reports[owner].figures:
             return paths.figure_files(owner, part)
-        if name in self.makers:
+        if self.maker(name):
             return [name]
         if owner in self.reports and part:
             known = [f"{owner}/{one}" for one in (*self.reports[owner].tables, *self.reports[owner].figures)]
@@ -53,7 +60,7 @@ class Chain:
         stack = [(path, False) for path in reversed(list(targets))]
         while stack:
             path, ready = stack.pop()
-            job = self.makers.get(path)
+            job = self.maker(path)
             if job is None or (job.rule, *job.key) in found:
                 continue
             if ready:
@@ -65,6 +72,33 @@ class Chain:
                 stack.append((path, True))
                 stack.extend((source, False) for source in reversed((*job.files, *job.parts)))
         return list(found.values())
+
+    def job(self, name: str) -> Job | None:
+        """The job of a name, such as "train digits/vp-F", or None."""
+        if self.params.planned:
+            rule, _, rest = name.partition(" ")
+            key = RULES[rule].key_of(rest) if rule in RULES else None
+            return self._single(rule, key) if key else self._listed.get(name)
+        return self.by_name.get(name)
+
+    def maker(self, path: str) -> Job | None:
+        """The job that makes a file, or None."""
+        if not self.params.planned:
+            return self.makers.get(path)
+        if path not in self._found:
+            keys = ((rule, RULES[rule].key(path)) for rule in RULES)
+            jobs = [*self._listed.values(), *(self._single(rule, key) for rule, key in keys if key)]
+            self._found[path] = next((job for job in jobs if job is not None and path in job.outputs), None)
+        return self._found[path]
+
+    def _single(self, rule: str, key: tuple[str, ...]) -> Job | None:
+        return next((job for job in RULES[rule].jobs(self, Only(key)) if job.key == key), None)
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, Job]:
+        """By name, the jobs of the rules whose paths do not tell their keys."""
+        found = (job for rule in RULES.values() if not rule.files for job in rule.jobs(self, EVERY))
+        return {job.name: job for job in found}
 
     @functools.cached_property
     def makers(self) -> dict[str, Job]:
@@ -113,7 +147,8 @@ class Chain:
             return self._raw_sources(job.key[0])
         if job.rule == "published":
             return [self.pretrained(*job.key)["path"]]
-        return [path for path in job.files if path not in self.makers or self.makers[path].rule == "download"]
+        makers = ((path, self.maker(path)) for path in job.files)
+        return [path for path, maker in makers if maker is None or maker.rule == "download"]
 
     @functools.cached_property
     def folders(self) -> list[str]:
@@ -128,7 +163,7 @@ class Chain:
     def jobs(self) -> Iterator[Job]:
         """Every job of the chain."""
         for rule in RULES.values():
-            yield from rule.jobs(self)
+            yield from rule.jobs(self, EVERY)
 
     def absent_downloads(self) -> list[str]:
         """The downloads that do not exist yet. No rule replaces an existing file, which may be the user's own."""

@@ -6,7 +6,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from edm.config import SamplerConfig
 from edm.files.hashes import digest
 from edm.metrics import CLASSIFIER, need_reference_features
 from edm.params import Evaluation, Experiment, Report
@@ -98,11 +97,11 @@ def guide_file(experiment: Experiment, guide: str, images: int | None) -> str:
     return f"runs/{experiment.owner('train', model)}/{model}/snapshots/{images:012d}.safetensors"
 
 
-def guides_of(experiment: Experiment, samplers: Iterable[SamplerConfig]) -> list[str]:
-    """The models that guides of samplers need: a snapshot, which is not kept, comes with its final model."""
-    guides = experiment.guides(samplers).items()
+def guides_of(experiment: Experiment, guides: Iterable[str | None]) -> list[str]:
+    """The models that guides need: a snapshot, which is not kept, comes with its final model."""
     needed = (guide_file(experiment, guide, images) if images is None
-              else final_model(experiment, guiding_model(guide)[0]) for guide, images in guides)  # fmt: skip
+              else final_model(experiment, guiding_model(guide)[0])
+              for guide, images in experiment.guides(guides).items())  # fmt: skip
     return list(dict.fromkeys(needed))
 
 

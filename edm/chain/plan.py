@@ -20,6 +20,8 @@ from edm.config import RK45_NFE
 from edm.errors import UserError
 from edm.params import Params
 
+LEAST = 0.01  # GPU-hours that are told as a number
+
 
 @dataclass
 class Plan:
@@ -92,10 +94,13 @@ def as_text(plan: Plan, gpus: int) -> str:
     low, high = (hours / gpus for hours in plan.total.hours)
     lines += ["", f"{plan.target}: {plan.total.jobs:,} jobs; {plan.done:,} more are up to date."]
     lines.append("Units: k, M, G, T are 10^3, 10^6, 10^9, 10^12 images or evaluations of one image.")
-    if high:
+    if 0 < high * gpus < LEAST:
+        lines.append(f"GPU-hours below {LEAST:g}: a CPU does it, too. `edm watch {plan.target}` shows the time left.")
+    elif high:
         shared = f"{_span((low, high), _hours)} hours if {gpus} GPUs share it evenly"
         lines.append(f"Wall time: {shared}, but at least that of the longest job: "
                      f"{_hours(plan.longest[0])} GPU-hours ({plan.longest[1]}).")  # fmt: skip
+    if high:
         lines += [f"GPU-hours: {source}." for source in sorted(plan.total.sources)]
         lines.append("For two numbers, the outcome of a search decides. RK45 chooses its number of evaluations; "
                      f"the plan assumes {RK45_NFE} per image.")  # fmt: skip
@@ -115,6 +120,8 @@ def _span(bounds: Iterable[float], show: Callable[[float], str]) -> str:
 def _hours(hours: float) -> str:
     if hours == 0:
         return "–"
+    if hours < LEAST:
+        return f"< {LEAST:g}"
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 

@@ -120,7 +120,7 @@ class Provenance:
 
 def made(chain: Chain, job: Job) -> list[tuple[str, Job]]:
     """The inputs of a job that other steps make, each with its step."""
-    makers = ((path, chain.makers.get(path)) for path in job.files)
+    makers = ((path, chain.maker(path)) for path in job.files)
     return [(path, maker) for path, maker in makers if maker is not None and maker.rule != "download"]
 
 
@@ -205,9 +205,9 @@ def start(chain: Chain, name: str, expected: str | None = None, fetched: Iterabl
     be downloaded. Raises UserError if the digest has changed since, or if no sidecar records how an input was made.
     """
     begun, provenance = time.time(), Provenance(chain)
-    if name not in chain.by_name:
+    job = chain.job(name)
+    if job is None:
         raise UserError(f"{name}: params.yaml no longer has this step; run snakemake again")
-    job = chain.by_name[name]
     digests: dict[str, str | None] = {path: provenance.hashes.of(path) for path in raw(chain, job)}
     inputs = dict(digests)
     for path, maker in made(chain, job):

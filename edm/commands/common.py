@@ -42,11 +42,14 @@ def threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def load_params(args: argparse.Namespace, whole: bool = False) -> "Params":
-    """The file of ``--params``; ``whole`` checks all of it. Its reader is imported here: `edm --help` needs none."""
+def load_params(args: argparse.Namespace, whole: bool = False, planned: bool = False) -> "Params":
+    """The file of ``--params``; ``whole`` checks all of it. Its reader is imported here: `edm --help` needs none.
+
+    planned: for a step of a workflow, which reads its own part only; so does a command with ``--expect``.
+    """
     from edm.params import load
 
-    return load(args.params, whole)
+    return load(args.params, whole, planned or getattr(args, "expect", None) is not None)
 
 
 def check_planned(args: argparse.Namespace, spec: Any, what: str) -> None:

@@ -116,7 +116,7 @@ def _start(args: Namespace) -> "tuple[Started | None, list[str]]":
     from edm.chain.jobs import Chain
     from edm.chain.provenance import start
 
-    params = load_params(args)
+    params = load_params(args, planned=True)
     plugins = list(dict.fromkeys([*args.plugins, *params.plugin_paths]))
     return start(Chain(params), args.step, args.digest or None, args.fetched), plugins
 

@@ -80,18 +80,18 @@ def evaluate(args: Namespace) -> None:
         whole = place.is_first and not args.parts and not args.shard
         evaluate_grid(
             experiment, evaluation, args.checkpoint, args.output, args.ref, weights=args.weights,
-            guides=_guides(experiment, experiment.samplers_of(args.model, evaluation.grid)),
+            guides=_guides(experiment, experiment.grids[evaluation.grid].points[args.model].guides),
             settings=args.settings, shard=args.shard, parts=args.parts or (), journal=args.journal,
             known=_measured_before(loaded, evaluation, args.output) if whole else None, command=again(args.output),
             made_from=made_from("evaluate"), world=place, say=say,
         )  # fmt: skip
 
 
-def _guides(experiment: "Experiment", samplers: "Iterable[SamplerConfig]") -> dict[str, str]:
-    """The checkpoints of the guides of samplers, by name, at their paths in the chain."""
+def _guides(experiment: "Experiment", guides: "Iterable[str | None]") -> dict[str, str]:
+    """The checkpoints of guides, by name, at their paths in the chain."""
     from edm.chain.paths import guide_file
 
-    return {guide: guide_file(experiment, guide, images) for guide, images in experiment.guides(samplers).items()}
+    return {guide: guide_file(experiment, guide, images) for guide, images in experiment.guides(guides).items()}
 
 
 def _measured_before(loaded: "Params", evaluation: "Evaluation", output: str) -> dict[str, Any]:
@@ -103,7 +103,9 @@ def _measured_before(loaded: "Params", evaluation: "Evaluation", output: str) ->
     if output != evaluation_file(evaluation):
         return {}
     chain = Chain(loaded)
-    found = measured_before(chain, chain.makers[output])
+    job = chain.maker(output)
+    assert job is not None  # the evaluation's own
+    found = measured_before(chain, job)
     for file in dict.fromkeys(results["from"] for results in found.values()):
         say(f"{output}: takes points from {file}, measured with the same settings, model and code")
     return {f"{point}@{repeat}": results for (point, repeat), results in found.items()}
@@ -132,7 +134,7 @@ def search(args: Namespace) -> None:
         threads(args.threads)
         search_settings(
             experiment, args.model, args.search, args.checkpoint, args.output, args.ref, weights=args.weights,
-            guides=_guides(experiment, [experiment.searches[args.search].samplers[args.model]]),
+            guides=_guides(experiment, [experiment.searches[args.search].samplers[args.model].guide]),
             journal=args.journal, history=args.history, command=again(args.output), made_from=made_from("search"),
             world=place, say=say,
         )  # fmt: skip
@@ -155,7 +157,7 @@ def sheet(args: Namespace) -> None:
     began = time.time()
     denoiser = checkpoint.load(args.checkpoint, pick_device(args.device))
     points = {"only": SamplerConfig.from_dict(spec["sampler"])}
-    guides = _guides(experiment, points.values())
+    guides = _guides(experiment, [points["only"].guide])
     denoiser.guides = load_guides(guides, denoiser.device)
     evaluations = spec["images"] * points["only"].expected_nfe
     prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, evaluations)

@@ -212,4 +212,5 @@ def _fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same by two products and a softmax."""
     logits = (q * q.shape[-2] ** -0.5).transpose(-1, -2) @ k
-    return v @ logits.softmax(dim=-1).transpose(-1, -2)
+    out: Tensor = v @ logits.softmax(dim=-1).transpose(-1, -2)
+    return out

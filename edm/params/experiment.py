@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from edm.files.hashes import digest
 from edm.files.writing import named
 from edm.metrics import MEMORISATION_OF_TEST, stated_settings
 from edm.networks.pace import evaluations_per_second
+from edm.params.points import Point, Points
 from edm.params.studies import STUDIES
 
 #: Fields of a training run that change weights at most by rounding. ``level_samples`` applies to levels.json, which a
@@ -56,14 +57,6 @@ def first_training(model: str) -> str:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One sampler setting of a grid; ``id`` states the swept values ("num_steps=18")."""
-
-    id: str
-    sampler: SamplerConfig
-
-
-@dataclass(frozen=True)
 class Grid:
     """Sampler settings to try, per model.
 
@@ -72,7 +65,7 @@ class Grid:
     """
 
     name: str
-    points: dict[str, tuple[Point, ...]]
+    points: Mapping[str, Points]
     reference: str | None = None
     settings_from: str | None = None
 
@@ -90,7 +83,7 @@ class Search:
     """
 
     name: str
-    samplers: dict[str, SamplerConfig]
+    samplers: Mapping[str, SamplerConfig]
     over: dict[str, tuple[float | None, ...]]
     method: str
     images: int
@@ -102,7 +95,7 @@ class Sheet:
     """A sample sheet: images of the first seeds, per model."""
 
     name: str
-    samplers: dict[str, SamplerConfig]
+    samplers: Mapping[str, SamplerConfig]
     images: int
 
 
@@ -244,26 +237,26 @@ class Experiment:
     feature_weights: str | None
     columns: tuple[str, ...]
     rungs: tuple[str, ...]
-    models: dict[str, TrainingConfig]
+    models: Mapping[str, TrainingConfig]
     pretrained: dict[str, str]
-    grids: dict[str, Grid]
+    grids: Mapping[str, Grid]
     sampling: Sampling
     training: Training = Training()
     choice: Choice | None = None
-    searches: dict[str, Search] = field(default_factory=dict)
-    sheets: dict[str, Sheet] = field(default_factory=dict)
-    analyses: dict[str, Analysis] = field(default_factory=dict)
+    searches: Mapping[str, Search] = field(default_factory=dict)
+    sheets: Mapping[str, Sheet] = field(default_factory=dict)
+    analyses: Mapping[str, Analysis] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     more_features: dict[str, str | None] = field(default_factory=dict)
     reference: str | None = None
-    shared: dict[tuple[str, ...], str] = field(default_factory=dict)
+    shared: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     test: str | None = None
     metric_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     averages: tuple[str, ...] = ()
-    alike: dict[str, TrainingConfig] = field(default_factory=dict)
-    likelihoods: dict[str, Likelihood] = field(default_factory=dict)
+    alike: Mapping[str, TrainingConfig] = field(default_factory=dict)
+    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)
 
     def called(self, rung: str) -> str:
         """A rung with its name: "A: baseline"; the rung alone if it has none."""
@@ -301,13 +294,13 @@ class Experiment:
             return False
         return model in self.grids[self.choice.grid].points
 
-    def guides(self, samplers: Iterable[SamplerConfig]) -> dict[str, int | None]:
-        """The guides of samplers that are networks of their own: the images seen of a snapshot, None for a model.
+    def guides(self, guides: Iterable[str | None]) -> dict[str, int | None]:
+        """The guides that are networks of their own: the images seen of a snapshot, None for a model.
 
         Raises UserError for a snapshot that the training run does not take.
         """
         found: dict[str, int | None] = {}
-        for guide in dict.fromkeys(sampler.guide for sampler in samplers):
+        for guide in dict.fromkeys(guides):
             if guide is not None and guide != NULL:
                 model, at = guiding_model(guide)
                 found[guide] = None if at is None else self._snapshot(model, at)
@@ -315,6 +308,8 @@ class Experiment:
 
     def _snapshot(self, model: str, at: float) -> int:
         """The images seen of the snapshot of a model at so many Mimg, up to a batch."""
+        if model not in self.models:
+            raise UserError(f"guide: model {model!r} is not defined")
         config = self.models[model]
         nearest = min(config.snapshots, key=lambda images: abs(images - at * 1e6), default=None)
         if nearest is None or abs(nearest - at * 1e6) > config.batch_size + 1e-3 * at * 1e6:
@@ -363,7 +358,8 @@ class Experiment:
         if not isinstance(per, Minutes):
             yield from ((draw,) for draw in draws)
             return
-        config = self.models[model] if model in self.models else self.alike[model]
+        training, _ = training_of(model)
+        config = self.models[training] if training in self.models else self.alike[training]
         left = whole = per.minutes * 60 * evaluations_per_second(config.network(), per.gpu) / self.sampling.images
         job: list[tuple[Point, int]] = []
         for draw in draws:
@@ -388,13 +384,32 @@ class Experiment:
 
     def evaluation(self, model: str, name: str) -> Evaluation:
         """The evaluation job of that name. Raises UserError."""
-        if (model, name) not in self._by_name:
+        found = self.find_evaluation(model, name)
+        if found is None:
             raise UserError(f"experiment {self.name}: no evaluation {name!r} of model {model!r}")
-        return self._by_name[model, name]
+        return found
+
+    def find_evaluation(self, model: str, name: str) -> Evaluation | None:
+        """The evaluation job of that name, or None. It resolves the points of this job, no others."""
+        grid, slash, rest = name.partition("/")
+        if grid not in self.grids or model not in self.grids[grid].points:
+            return None
+        if self.sampling.one_job_per == "grid":
+            return None if slash else next(self.evaluations_of(model, grid))
+        if isinstance(self.sampling.one_job_per, Minutes):  # which points share a job, all of the grid decide
+            if (model, grid) not in self._packed:
+                self._packed[model, grid] = {one.name: one for one in self.evaluations_of(model, grid)}
+            return self._packed[model, grid].get(name)
+        id, _, mark = rest.rpartition("@") if self.sampling.repeats > 1 else (rest, "", "0")
+        repeat = {str(repeat): repeat for repeat in range(self.sampling.repeats)}.get(mark)
+        point = self.grids[grid].points[model].find(id)
+        if point is None or repeat is None:
+            return None
+        return Evaluation(self.owner("evaluate", model, name), model, grid, name, ((point, repeat),))
 
     @functools.cached_property
-    def _by_name(self) -> dict[tuple[str, str], Evaluation]:
-        return {(evaluation.model, evaluation.name): evaluation for evaluation in self.evaluations()}
+    def _packed(self) -> dict[tuple[str, str], dict[str, Evaluation]]:
+        return {}
 
     def evaluation_spec(self, evaluation: Evaluation) -> dict[str, Any]:
         """The settings that affect the numbers of an evaluation, as plain data: those that differ from the defaults."""
@@ -486,7 +501,7 @@ def _plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             for name, own in settings.items()}  # fmt: skip
 
 
-def _of(known: dict[str, Any], name: str, model: str, what: str, experiment: str) -> Any:
+def _of(known: Mapping[str, Any], name: str, model: str, what: str, experiment: str) -> Any:
     if name not in known or model not in known[name].samplers:
         raise UserError(f"experiment {experiment}: no {what} {name!r} of model {model!r}")
     return known[name]

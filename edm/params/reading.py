@@ -4,6 +4,7 @@ import functools
 import os
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from edm.files.reading import read_regular
 from edm.params.catalogue import PUBLISHED, kept_at
 from edm.params.experiment import Experiment, Minutes, Report
 from edm.params.layouts import check_report
-from edm.params.resolving import MADE_UP, MAX_WORK, RESERVED, TARGETS, known, resolve
+from edm.params.lazy import Lazy
+from edm.params.resolving import MADE_UP, MAX_WORK, RESERVED, TARGETS, check, known, resolve
 from edm.params.sharing import sharing
 from edm.params.strict_yaml import MAX_VALUES, read_yaml, size
 from edm.params.validating import validate
@@ -32,10 +34,15 @@ MAX_BASES = 20  # entries that extend each other in a row
 
 @dataclass(frozen=True)
 class Params:
-    """The whole file. Experiments are resolved at their first use."""
+    """The whole file. Experiments are resolved at their first use.
+
+    planned: a workflow has checked the whole file and knows by digests what each step is, so an experiment or a report
+    is resolved only as far as it is read: a job pays for its own step.
+    """
 
     path: str
     raw: dict[str, Any]
+    planned: bool = False
 
     @property
     def plugins(self) -> list[str]:
@@ -111,12 +118,14 @@ class Params:
                     if "path" not in self.pretrained[file]:
                         raise UserError(f"pretrained.{file}: key 'path' is missing; it is not a file of the catalogue")
                 if isinstance(resolved.sampling.one_job_per, Minutes):
-                    alike = {model: self._alike(resolved, model) for model in resolved.pretrained}
+                    alike = Lazy(resolved.pretrained, partial(self._alike, resolved))
                     resolved = replace(resolved, alike=alike)
+                if not self.planned:
+                    check(resolved)
             except UserError as error:
                 raise UserError(f"{self.path}: {error}".replace(f"{self.path}: {self.path}", self.path)) from None
             self._resolved[name] = sharing(resolved, self.experiment(raw["extends"])) if "extends" in raw else resolved
-            if sum(experiment.work for experiment in self._resolved.values()) > MAX_WORK:
+            if not self.planned and sum(experiment.work for experiment in self._resolved.values()) > MAX_WORK:
                 raise UserError(f"{self.path}: its experiments have more than {MAX_WORK:,} models and measurements")
         return self._resolved[name]
 
@@ -164,7 +173,8 @@ class Params:
             raise UserError(f"{self.path}: report {name!r} is not defined{nearest(name, self.reports)}")
         report = Report(name, raw.get("title") or name, experiments, raw.get("tables", {}), raw.get("figures", {}))
         try:
-            check_report(report)
+            if not self.planned:
+                check_report(report)
         except UserError as error:
             raise UserError(f"{self.path}: {place}.{error}") from None
         return report
@@ -186,11 +196,12 @@ class Params:
         return next(iter(scales.values()), 1.0)
 
 
-def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
+def load(path: str | Path = "params.yaml", whole: bool = False, planned: bool = False) -> Params:
     """Reads a params file and validates it against the schema.
 
-    whole: resolve and check all experiments and reports, too; otherwise a job resolves only its own experiment. Raises
-    UserError with the path of the first mistake and the expected value.
+    whole: resolve and check all experiments and reports, too. planned: for a job of a workflow, see :class:`Params`.
+    With neither, an experiment is checked when it is first used. Raises UserError with the path of the first mistake
+    and the expected value.
     """
     path = Path(path)
     try:
@@ -202,7 +213,7 @@ def load(path: str | Path = "params.yaml", whole: bool = False) -> Params:
     _extend(raw, path)
     _load_plugins(raw, path)
     validate(raw, path)
-    params = Params(str(path), raw)
+    params = Params(str(path), raw, planned)
     for name in raw.get("reports", {}):
         if name in raw["experiments"] or name in RESERVED:
             raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
@@ -302,7 +313,16 @@ def _extended(place: str, entries: dict[str, Any], path: Path, below: tuple[str,
         raise UserError(f"{path}: {place}.extends: {base!r} extends itself in the end")
     if len(below) == MAX_BASES:
         raise UserError(f"{path}: {place}.extends: more than {MAX_BASES} entries extend each other in a row")
-    return _merged(_without_null(_extended(f"{section}.{base}", entries, path, (*below, name))), own)
+    return _merged(_without_notes(_without_null(_extended(f"{section}.{base}", entries, path, (*below, name)))), own)
+
+
+def _without_notes(base: dict[str, Any]) -> dict[str, Any]:
+    """An experiment or a report without the notes of its tables: they speak of its own results."""
+    if not isinstance(base, dict) or not isinstance(base.get("tables"), dict):
+        return base
+    tables = {name: {key: value for key, value in table.items() if key != "note"} if isinstance(table, dict) else table
+              for name, table in base["tables"].items()}  # fmt: skip
+    return {**base, "tables": tables}
 
 
 def _without_null(value: Any, place: tuple[str, ...] = ()) -> Any:

@@ -1,10 +1,12 @@
-"""Resolves the entries of params.yaml: sums up ladders, multiplies out grids, looks up names."""
+"""Resolves the entries of params.yaml: sums up ladders, multiplies out grids, looks up names.
+
+:func:`resolve` looks at names; each configuration and each point is resolved when it is read. :func:`check` reads all.
+"""
 
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +20,7 @@ from edm.params.experiment import (
     ALL,
     AT,
     LADDER,
+    OF_EMA,
     OF_SNAPSHOT,
     Analysis,
     Choice,
@@ -25,7 +28,6 @@ from edm.params.experiment import (
     Grid,
     Likelihood,
     Minutes,
-    Point,
     Sampling,
     Search,
     Sheet,
@@ -35,12 +37,15 @@ from edm.params.experiment import (
     guiding_model,
     training_of,
 )
+from edm.params.lazy import Lazy
+from edm.params.points import Points, checked
 from edm.params.studies import STUDIES, check_settings
 
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
-            "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "likelihood", "likelihood-shard",
-            "table", "figure", "metrics", "about", "track", "logs", "made-up", "set-aside"}  # fmt: skip
+            "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "likelihood",
+            "likelihood_shard", "table", "figure", "metrics", "about", "track", "logs", "made-up",
+            "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"
 #: `snakemake train-NAME` and similar targets: parts of an experiment or a report.
@@ -55,7 +60,6 @@ MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
 MAX_WORK = 100_000  # models and measurements of all experiments
 MAX_PARAMETERS = 20e9  # of a network
 FIRST = "first"  # of the training runs of a model, in a grid
-MAX_LABEL = 180  # characters of a point's name, which is the name of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Names:
 def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
     """An experiment, with every duration and every number of images times ``scale``.
 
-    Raises UserError, naming the place in the file, if the entries of the experiment are inconsistent.
+    Raises UserError, naming the place in the file, if the entries of the experiment are inconsistent, as does what is
+    resolved later: models, grids, searches, sheets and studies.
     """
     here = f"experiments.{name}"
     if name in RESERVED:
@@ -101,33 +106,31 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         if sampling.images < METRICS[metric].fewest:
             raise UserError(f"{here}.sampling.images: {metric} needs at least {METRICS[metric].fewest} images")
     steps = raw.get("steps")
-    searches = {key: _search(f"{here}.searches.{key}", key, value, names, scale, steps)
-                for key, value in raw.get("searches", {}).items()}  # fmt: skip
-    grids = {key: _grid(f"{here}.grids.{key}", key, value, names, searches, steps)
-             for key, value in raw["grids"].items()}  # fmt: skip
-    sheets = {}
-    for key, value in raw.get("sheets", {}).items():
-        place = f"{here}.sheets.{key}"
-        points = _points(place, {k: v for k, v in value.items() if k != "images"}, names, steps)
-        sheets[key] = Sheet(key, {model: _single(place, settings) for model, settings in points.items()},
-                            value["images"])  # fmt: skip
-    analyses = {}
-    for key, value in raw.get("analyses", {}).items():
-        place, study = f"{here}.analyses.{key}", STUDIES[value["kind"]]
-        stated = {k: v for k, v in value.items() if k not in ("kind", "models")}
-        settings = _checked(place, partial(check_settings, value["kind"]), stated)
-        if study.features and "images" in settings:  # the images of a distance
+    searches = Lazy(raw.get("searches", {}), lambda key: _search(
+        f"{here}.searches.{key}", key, raw["searches"][key], names, scale, steps))  # fmt: skip
+    grids = Lazy(raw["grids"], lambda key: _grid(f"{here}.grids.{key}", key, raw["grids"][key], names, searches, steps))
+    sheets = Lazy(raw.get("sheets", {}), lambda key: _sheet(
+        f"{here}.sheets.{key}", key, raw["sheets"][key], names, steps))  # fmt: skip
+
+    def study(key: str) -> Analysis:
+        value, place = raw["analyses"][key], f"{here}.analyses.{key}"
+        known_of, stated = STUDIES[value["kind"]], {k: v for k, v in value.items() if k not in ("kind", "models")}
+        settings = checked(place, partial(check_settings, value["kind"]), stated)
+        if known_of.features and "images" in settings:  # the images of a distance
             settings["images"] = _count(settings["images"], scale)
         studied = _chosen(value["models"], names)
         for model in studied:
-            known(place, "model", model, models if study.trained else names.known)
-        if study.pairs:
+            known(place, "model", model, models if known_of.trained else names.known)
+        if known_of.pairs:
             _check_pairs(place, settings["grid"], grids, studied, raw.get("metrics", ()))
-        analyses[key] = Analysis(key, value["kind"], tuple(studied), settings)
-    likelihoods = {key: _likelihood(f"{here}.likelihoods.{key}", key, value, raw.get("test"), names, scale)
-                   for key, value in raw.get("likelihoods", {}).items()}  # fmt: skip
-    averages, trainings = _averages(here, grids, searches, sheets, models, trainings)
-    experiment = Experiment(
+        return Analysis(key, value["kind"], tuple(studied), settings)
+
+    likelihoods = Lazy(raw.get("likelihoods", {}), lambda key: _likelihood(
+        f"{here}.likelihoods.{key}", key, raw["likelihoods"][key], raw.get("test"), names, scale))  # fmt: skip
+    averages: tuple[str, ...] = ()
+    if _names_averages(raw):
+        averages, trainings = _averages(here, grids, searches, sheets, models, trainings)
+    return Experiment(
         name=name,
         dataset=raw["dataset"],
         features=raw["features"],
@@ -142,7 +145,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         choice=_choice(here, raw.get("choose"), grids, scale),
         searches=searches,
         sheets=sheets,
-        analyses=analyses,
+        analyses=Lazy(raw.get("analyses", {}), study),
         metrics=tuple(raw.get("metrics", ())),
         more_features=more,
         reference=raw.get("reference"),
@@ -153,10 +156,25 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         averages=averages,
         likelihoods=likelihoods,
     )
-    _check_guides(here, experiment)
+
+
+def check(experiment: Experiment) -> None:
+    """Resolves all of an experiment. Raises UserError, naming the place in the file, for the first mistake."""
+    here = f"experiments.{experiment.name}"
+    for _ in experiment.models.values():
+        pass
+    for search in experiment.searches.values():
+        _check_values(f"{here}.searches.{search.name}", search)
     if experiment.work > MAX_WORK:
         raise UserError(f"{here}: more than {MAX_WORK:,} models and measurements (points x repeats x shards)")
-    return experiment
+    points = [points for grid in experiment.grids.values() for points in grid.points.values()]
+    samplers = [sheet.samplers for sheet in experiment.sheets.values()]
+    lazy = (experiment.analyses, experiment.likelihoods, experiment.alike, *samplers)
+    for part in (*points, *(one.values() for one in lazy)):
+        for _ in part:
+            pass
+    _check_averages(here, experiment)
+    _check_guides(here, experiment)
 
 
 def known(here: str, kind: str, name: str, names) -> None:
@@ -178,7 +196,9 @@ def _metric_settings(here: str, raw: dict[str, Any]) -> dict[str, dict[str, Any]
     return found
 
 
-def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[str], metrics: Iterable[str]) -> None:
+def _check_pairs(
+    here: str, grid: str, grids: Mapping[str, Grid], models: Iterable[str], metrics: Iterable[str]
+) -> None:
     """A study of memorisation shows pairs that evaluations have found."""
     known(here, "grid", grid, grids)
     for model in models:
@@ -187,30 +207,53 @@ def _check_pairs(here: str, grid: str, grids: dict[str, Grid], models: Iterable[
         raise UserError(f"{here}: memorisation is not among the metrics of this experiment; add it")
 
 
-def _averages(
-    here: str, grids: dict[str, Grid], searches: dict[str, Search], sheets: dict[str, Sheet],
-    models: dict[str, TrainingConfig], trainings: dict[str, tuple[str, ...]],
-) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:  # fmt: skip
-    """The averages of snapshots that are evaluated or guide; the training runs, with those that averages are of."""
-    used: dict[str, str] = {}
+def _names_averages(raw: dict[str, Any]) -> bool:
+    """Whether an experiment evaluates averages of snapshots, or names one as a guide."""
+
+    def guides(entry: dict[str, Any]) -> Iterator[Any]:
+        by_model = entry["models"].values() if isinstance(entry["models"], dict) else ()
+        for settings in (entry, *by_model):
+            stated = (settings or {}).get("guide")
+            yield from stated if isinstance(stated, list) else [stated]
+
+    entries = [entry for section in ("grids", "searches", "sheets") for entry in raw.get(section, {}).values()]
+    of_average = ((isinstance(one, dict) and "ema" in one) or OF_EMA in str(one) for e in entries for one in guides(e))
+    return any("ema" in entry for entry in entries) or any(of_average)
+
+
+Places = Iterator[tuple[str, str]]  # a model, and the place that names it
+
+
+def _evaluated(
+    here: str, grids: Mapping[str, Grid], searches: Mapping[str, Search], sheets: Mapping[str, Sheet]
+) -> Places:
+    """The models that are evaluated or guide, in the order of the file."""
     for name, grid in grids.items():
-        guides = (point.sampler.guide for points in grid.points.values() for point in points)
-        used |= dict.fromkeys((*grid.points, *filter(None, guides)), f"{here}.grids.{name}")
+        guides = (guide for points in grid.points.values() for guide in points.guides)
+        yield from ((model, f"{here}.grids.{name}") for model in (*grid.points, *guides))
     for kind, entries in (("searches", searches), ("sheets", sheets)):
         for name, one in entries.items():
-            guides = (sampler.guide for sampler in one.samplers.values())
-            used |= dict.fromkeys(filter(None, guides), f"{here}.{kind}.{name}")
+            guides = (sampler.guide for sampler in one.samplers.values() if sampler.guide)
+            yield from ((guide, f"{here}.{kind}.{name}") for guide in guides)
+
+
+def _averages(
+    here: str, grids: Mapping[str, Grid], searches: Mapping[str, Search], sheets: Mapping[str, Sheet],
+    models: Mapping[str, TrainingConfig], trainings: dict[str, tuple[str, ...]],
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:  # fmt: skip
+    """The averages of snapshots that are evaluated or guide; the training runs, with those that averages are of."""
+    used = dict(_evaluated(here, grids, searches, sheets))
     averages = {model: place for model, place in used.items() if training_of(model)[1]}
     for model, place in averages.items():
-        _check_average(place, model, models)
+        _check_name(place, model, models)
     widths = dict.fromkeys(float(training_of(model)[1]) for model in averages)
     several = {averaged(first, width): tuple(made for run in runs if (made := averaged(run, width)) in averages)
                for first, runs in trainings.items() for width in widths}  # fmt: skip
     return tuple(averages), trainings | {name: runs for name, runs in several.items() if name in averages}
 
 
-def _check_average(place: str, model: str, models: dict[str, TrainingConfig]) -> None:
-    """Raises UserError if no average of that name can be made of snapshots."""
+def _check_name(place: str, model: str, models: Mapping[str, TrainingConfig]) -> None:
+    """Raises UserError if no average has that name."""
     training, width = training_of(model)
     known(f"{place}: ema {width}", "model", training, models)
     try:
@@ -219,31 +262,39 @@ def _check_average(place: str, model: str, models: dict[str, TrainingConfig]) ->
         stated = False
     if not stated:
         raise UserError(f"{place}: {model} is no average; state {{model: {training}, ema: 0.1}}")
-    config = models[training]
-    if not config.snapshots:
-        raise UserError(f"{place}: ema {width}: {training} takes no snapshots; state snapshot_every")
-    if not config.ema_widths and config.ema_halflife == 0:
-        raise UserError(f"{place}: ema {width}: snapshots of {training} average nothing (ema_halflife is 0)")
+
+
+def _check_averages(here: str, e: Experiment) -> None:
+    """Raises UserError if an average cannot be made of snapshots."""
+    used = dict(_evaluated(here, e.grids, e.searches, e.sheets)) if e.averages else {}
+    for model in e.averages:
+        (training, width), place = training_of(model), used[model]
+        config = e.models[training]
+        if not config.snapshots:
+            raise UserError(f"{place}: ema {width}: {training} takes no snapshots; state snapshot_every")
+        if not config.ema_widths and config.ema_halflife == 0:
+            raise UserError(f"{place}: ema {width}: snapshots of {training} average nothing (ema_halflife is 0)")
 
 
 def _check_guides(here: str, experiment: Experiment) -> None:
     """Raises UserError for guides that do not exist, that are the model itself, and where no guide is supported."""
-    used: dict[str, dict[str, list[SamplerConfig]]] = {}
+    used: dict[str, dict[str, list[str]]] = {}
     for kind, entries in (("searches", experiment.searches), ("sheets", experiment.sheets)):
         for name, one in entries.items():
-            used[f"{here}.{kind}.{name}"] = {model: [sampler] for model, sampler in one.samplers.items()}
+            used[f"{here}.{kind}.{name}"] = {model: [sampler.guide] if sampler.guide is not None else []
+                                             for model, sampler in one.samplers.items()}  # fmt: skip
     for name, grid in experiment.grids.items():
-        used[f"{here}.grids.{name}"] = {model: experiment.samplers_of(model, name) for model in grid.points}
-    for place, samplers in used.items():
-        for model, those in samplers.items():
-            for guide in dict.fromkeys(one.guide for one in those if one.guide is not None):
+        used[f"{here}.grids.{name}"] = {model: points.guides for model, points in grid.points.items()}
+    for place, guides in used.items():
+        for model, those in guides.items():
+            for guide in those:
                 _check_guide(place, experiment, model, guide)
     alone = {f"{here}.choose": experiment.choice.grid} if experiment.choice else {}
     for key, study in experiment.analyses.items():
         if STUDIES[study.kind].pairs:
             alone[f"{here}.analyses.{key}"] = study.settings["grid"]
     for place, name in alone.items():
-        if any(one.guide for model in experiment.grids[name].points for one in experiment.samplers_of(model, name)):
+        if any(points.guides for points in experiment.grids[name].points.values()):
             raise UserError(f"{place}: grid {name!r} has a guide; name a grid without one")
 
 
@@ -256,7 +307,7 @@ def _check_guide(place: str, experiment: Experiment, model: str, guide: str) -> 
     known(place, "guide", other, experiment.all_models if at is None else experiment.models)
     if at is None and other == model:
         raise UserError(f"{place}: guide {guide}: is the model itself; name another one, or a snapshot of it")
-    _checked(place, lambda _: experiment.guides([SamplerConfig(guide=guide)]), {})
+    checked(place, lambda _: experiment.guides([guide]), {})
 
 
 def _sampling(raw: dict[str, Any], scale: float) -> Sampling:
@@ -278,20 +329,18 @@ def _count(images: int, scale: float) -> int:
 
 def _models(
     here: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float
-) -> tuple[dict[str, TrainingConfig], dict[str, str], dict[str, tuple[str, ...]]]:
+) -> tuple[Lazy[TrainingConfig], dict[str, str], dict[str, tuple[str, ...]]]:
     """The trained models by name, the files of the pretrained ones, and the training runs of several seeds."""
     size = {key: dataset[key] for key in OF_DATASETS}
     fields: dict[str, dict[str, Any]] = {}
     _check_product(f"{here}: columns and ladder", (raw["columns"], raw["ladder"]), MAX_POINTS)
-    for column, rung in itertools.product(raw["columns"], raw["ladder"]):
-        values = {**size, "seeds": raw.get("seeds"), **raw["base"], **raw["columns"][column]}
-        for step, change in raw["ladder"].items():
-            values.update(change)
-            if step == rung:
-                break
-        if f"{column}-{rung}" in fields:
-            raise UserError(f"{here}: two models are called {column}-{rung}; rename a column or a rung")
-        fields[f"{column}-{rung}"] = values
+    for column, own in raw["columns"].items():
+        values = {**size, "seeds": raw.get("seeds"), **raw["base"], **own}
+        for rung, change in raw["ladder"].items():
+            values = {**values, **change}
+            if f"{column}-{rung}" in fields:
+                raise UserError(f"{here}: two models are called {column}-{rung}; rename a column or a rung")
+            fields[f"{column}-{rung}"] = values
     pretrained: dict[str, str] = {}
     for name, spec in raw.get("models", {}).items():
         if "pretrained" in spec and len(spec) > 1:
@@ -302,34 +351,51 @@ def _models(
         else:
             known(f"{here}.models.{name}", "model", spec["from"], fields)
             fields[name] = {**fields[spec["from"]], **{key: value for key, value in spec.items() if key != "from"}}
-    models, trainings = {}, {}
-    for name, values in fields.items():
-        values = {**values, **raw.get("override", {})}
-        seeds = values.pop("seeds")
-        if scale != 1:
-            stated = {key: values.get(key, getattr(TrainingConfig, key)) for key in (*SCALED, "level_samples")}
-            values |= {key: stated[key] * scale for key in SCALED if stated[key] is not None}
-            values["level_samples"] = _count(stated["level_samples"], scale)
-        column, _, rung = name.partition("-")
-        place = f"{here}.ladder.{rung} ({column})" if rung in raw["ladder"] else f"{here}.models.{name}"
-        models[name] = _checked(place, TrainingConfig.from_dict, values)
-        own = registry.is_own("architecture", models[name].architecture)  # counting a plugin's imports torch
-        if own and (weights := parameters(models[name])) > MAX_PARAMETERS:
-            raise UserError(f"{place}: a network of {weights / 1e9:,.0f} billion parameters; state fewer channels")
-        if further := _further_seeds(place, models[name], seeds):
+    trainings: dict[str, tuple[str, ...]] = {}
+    origin: dict[str, tuple[str, int | None]] = {}  # of each training run, its model and its seed; None: the model's
+    for name in fields:
+        fields[name] = {**fields[name], **raw.get("override", {})}
+        origin[name] = (name, None)
+        if further := _further_seeds(_place(here, raw, name), fields[name]):
             trainings[name] = (name, *(f"{name}{AT}{seed}" for seed in further))
-            models |= {f"{name}{AT}{seed}": dataclasses.replace(models[name], seed=seed) for seed in further}
+            origin |= {f"{name}{AT}{seed}": (name, seed) for seed in further}
+
+    def config(model: str) -> TrainingConfig:
+        name, seed = origin[model]
+        return _config(_place(here, raw, name), fields[name], scale) if seed is None else dataclasses.replace(
+            models[name], seed=seed)  # fmt: skip
+
+    models = Lazy(origin, config)
     return models, pretrained, trainings
 
 
-def _further_seeds(place: str, config: TrainingConfig, seeds: list[int] | None) -> list[int]:
+def _place(here: str, raw: dict[str, Any], model: str) -> str:
+    column, _, rung = model.partition("-")
+    return f"{here}.ladder.{rung} ({column})" if rung in raw["ladder"] else f"{here}.models.{model}"
+
+
+def _config(place: str, fields: dict[str, Any], scale: float) -> TrainingConfig:
+    values = {key: value for key, value in fields.items() if key != "seeds"}
+    if scale != 1:
+        stated = {key: values.get(key, getattr(TrainingConfig, key)) for key in (*SCALED, "level_samples")}
+        values |= {key: stated[key] * scale for key in SCALED if stated[key] is not None}
+        values["level_samples"] = _count(stated["level_samples"], scale)
+    config: TrainingConfig = checked(place, TrainingConfig.from_dict, values)
+    own = registry.is_own("architecture", config.architecture)  # counting a plugin's imports torch
+    if own and (weights := parameters(config)) > MAX_PARAMETERS:
+        raise UserError(f"{place}: a network of {weights / 1e9:,.0f} billion parameters; state fewer channels")
+    return config
+
+
+def _further_seeds(place: str, fields: dict[str, Any]) -> list[int]:
     """The seeds of the further training runs of a model; its own name stands for the run with its own seed."""
-    if seeds is not None and config.seed not in seeds:
-        raise UserError(f"{place}: seeds {seeds} lack the model's own; add {config.seed}, or state seed: {seeds[0]}")
-    return [seed for seed in seeds or () if seed != config.seed]
+    seeds, own = fields["seeds"], fields.get("seed", TrainingConfig.seed)
+    if seeds is not None and own not in seeds:
+        raise UserError(f"{place}: seeds {seeds} lack the model's own; add {own}, or state seed: {seeds[0]}")
+    return [seed for seed in seeds or () if seed != own]
 
 
-def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale: float) -> Choice | None:
+def _choice(here: str, raw: dict[str, Any] | None, grids: Mapping[str, Grid], scale: float) -> Choice | None:
     if raw is None:
         return None
     known(f"{here}.choose", "grid", raw["grid"], grids)
@@ -342,7 +408,7 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: dict[str, Grid], scale
     return Choice(raw["grid"], _count(raw["images"], scale), raw["confirm"])
 
 
-def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: dict[str, Search], steps) -> Grid:
+def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: Mapping[str, Search], steps) -> Grid:
     own = ("reference", "settings_from", "seeds", "ema")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
     source = raw.get("settings_from")
@@ -354,30 +420,45 @@ def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: di
         stated = {key for values in (raw, *by_model) for key in values or ()}
         if both := [key for key in searches[source].over if key in stated]:
             raise UserError(f"{here}: {both[0]} is stated here and found by search {source}; leave it out of one")
+    like = {model: model for model in points}  # the entry whose points each model has
     if raw.get("seeds") != FIRST:
         further = {model: models.trainings.get(model, ())[1:] for model in points}
-        points = {one: points.get(one, points[model]) for model in points for one in (model, *further[model])}
+        like = {one: one if one in points else model for model in points for one in (model, *further[model])}
     if (widths := raw.get("ema")) is not None:
         several = widths if isinstance(widths, list) else [widths]
-        points = {averaged(model, width): those for model, those in points.items() for width in several}
+        like = {averaged(model, width): given for model, given in like.items() for width in several}
+    points = Lazy(like, partial(_at, points, like))
     return Grid(name, points, raw.get("reference"), source)
+
+
+def _at(points: Mapping[str, Points], like: dict[str, str], model: str) -> Points:
+    return points[like[model]]
 
 
 def _search(here: str, name: str, raw: dict[str, Any], models: Names, scale: float, steps) -> Search:
     own = ("over", "method", "images", "max_sweeps")
     points = _points(here, {key: value for key, value in raw.items() if key not in own}, models, steps)
-    samplers = {model: _single(here, settings) for model, settings in points.items()}
     _check_product(f"{here}.over", raw["over"].values(), MAX_COMBINATIONS)
-    for sampler in dict.fromkeys(samplers.values()):
-        for key, values in raw["over"].items():
+    over = {key: tuple(values) for key, values in raw["over"].items()}
+    samplers = Lazy(points, lambda model: _single(here, points[model]))
+    return Search(name, samplers, over, raw.get("method", "coordinate"), _count(raw["images"], scale),
+                  raw.get("max_sweeps", 10))  # fmt: skip
+
+
+def _check_values(here: str, search: Search) -> None:
+    """Raises UserError if a search tries a value that a sampler cannot take."""
+    for sampler in dict.fromkeys(search.samplers.values()):
+        for key, values in search.over.items():
             for value in values:
                 # Without checking the other bound: the search skips invalid pairs.
                 bounds = ({"S_min": 0.0, "S_max": None}, {"guidance_min": 0.0, "guidance_max": None})
                 free: dict[str, Any] = next((pair for pair in bounds if key in pair), {})
-                _checked(f"{here}.over.{key}", SamplerConfig.from_dict, {**sampler.changes(), **free, key: value})
-    over = {key: tuple(values) for key, values in raw["over"].items()}
-    return Search(name, samplers, over, raw.get("method", "coordinate"), _count(raw["images"], scale),
-                  raw.get("max_sweeps", 10))  # fmt: skip
+                checked(f"{here}.over.{key}", SamplerConfig.from_dict, {**sampler.changes(), **free, key: value})
+
+
+def _sheet(here: str, name: str, raw: dict[str, Any], models: Names, steps) -> Sheet:
+    points = _points(here, {key: value for key, value in raw.items() if key != "images"}, models, steps)
+    return Sheet(name, Lazy(points, lambda model: _single(here, points[model])), raw["images"])
 
 
 #: The settings of a likelihood that an entry leaves out; the specification states them.
@@ -396,7 +477,7 @@ def _likelihood(here: str, name: str, raw: dict[str, Any], test: str | None, mod
     return Likelihood(name, chosen, dataset, _count(raw["images"], scale), settings)
 
 
-def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | None) -> dict[str, tuple[Point, ...]]:
+def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | None) -> Mapping[str, Points]:
     """The settings of each model of a grid: the product of its lists. A model may override settings of the grid.
 
     steps: an experiment's replacement for every list of ``num_steps``; its last entry replaces every single number.
@@ -404,32 +485,22 @@ def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | No
     chosen = _chosen(raw["models"], models)
     chosen = dict.fromkeys(chosen) if isinstance(chosen, list) else chosen
     common = {key: value for key, value in raw.items() if key != "models"}
-    points = {}
-    for model, changes in chosen.items():
+    for model in chosen:
         known(here, "model", model, models.known)
-        choices = {**common, **(changes or {})}
+
+    def of_model(model: str) -> Points:
+        choices = {**common, **(chosen[model] or {})}
         if steps is not None and "num_steps" in choices:
             choices["num_steps"] = steps if isinstance(choices["num_steps"], list) else steps[-1]
         swept = [key for key, value in choices.items() if isinstance(value, list) and not _is_one_value(key, choices)]
         _check_product(here, (choices[key] for key in swept), MAX_POINTS)
         if "guide" in choices:
             several = choices["guide"] if isinstance(choices["guide"], list) else [choices["guide"]]
-            named_guides = [_guide(value, models.scale) for value in several]
+            named_guides = [_guide(here, value, models.scale) for value in several]
             choices["guide"] = named_guides if "guide" in swept else named_guides[0]
-        settings: dict[SamplerConfig, Point] = {}
-        for values in itertools.product(*(choices[key] for key in swept)):
-            setting = dict(zip(swept, values, strict=True))
-            label = ",".join(f"{key}={_label(value)}" for key, value in setting.items()) or "only"
-            sampler = _checked(f"{here} ({label})", SamplerConfig.from_dict, {**choices, **setting})
-            if sampler in settings:
-                raise UserError(f"{here}: {model} has the point {label} twice; leave one out")
-            if len(label) > MAX_LABEL:
-                raise UserError(f"{here}: {label} is too long for the name of a file; sweep fewer settings at once")
-            settings[sampler] = Point(label, sampler)
-        points[model] = tuple(settings.values())
-        if sum(map(len, points.values())) > MAX_WORK:
-            raise UserError(f"{here}: more than {MAX_WORK:,} points for all models")
-    return points
+        return Points(here, model, choices, swept)
+
+    return Lazy(chosen, of_model)
 
 
 def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
@@ -442,21 +513,18 @@ def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
     return part is not None and setting in part.settings and part.settings[setting].is_list
 
 
-def _guide(value: str | dict[str, Any], scale: float) -> str:
+def _guide(here: str, value: str | dict[str, Any], scale: float) -> str:
     """A guide as :class:`SamplerConfig` names it: the null label, a model, or what was made of its training run.
 
     That is a snapshot ("vp-F at 20") or an average of the snapshots ("vp-F@ema-0.05").
     """
     if isinstance(value, str):
         return value
+    if ("at" in value) == ("ema" in value):
+        raise UserError(f"{here}: guide {value['model']}: state its snapshot (at, in Mimg) or its EMA width (ema)")
     if "ema" in value:
         return averaged(value["model"], value["ema"])
     return f"{value['model']}{OF_SNAPSHOT}{named(value['at'] * scale)}"
-
-
-def _label(value: float | str) -> str:
-    """A swept value as part of the name of a file."""
-    return value.replace(" ", "-") if isinstance(value, str) else named(value)
 
 
 def _chosen(models: Any, names: Names) -> Any:
@@ -469,14 +537,7 @@ def _check_product(here: str, lists: Iterable[Collection[Any]], most: int) -> No
         raise UserError(f"{here}: its lists multiply to {count:,} combinations, more than {most:,}; shorten them")
 
 
-def _single(here: str, points: tuple[Point, ...]) -> SamplerConfig:
+def _single(here: str, points: Points) -> SamplerConfig:
     if len(points) != 1:
         raise UserError(f"{here}: takes one sampler setting per model, not a list")
     return points[0].sampler
-
-
-def _checked(here: str, make: Callable, values: dict[str, Any]):
-    try:
-        return make(values)
-    except (UserError, TypeError) as error:
-        raise UserError(f"{here}: {error}") from None

@@ -113,7 +113,7 @@ class _Strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return value
 
     def construct_mapping(self, node, deep=False):
-        seen = set()
+        seen: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
@@ -121,6 +121,6 @@ class _Strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             if not isinstance(value, str):
                 raise _wrong(f"key {value!r} is not text; put it in quotes", key)
             if value in seen:
-                raise _wrong(f"duplicate key {value!r}", key)
-            seen.add(value)
+                raise _wrong(f"duplicate key {value!r}; put its entries below that of line {seen[value]}", key)
+            seen[value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)

@@ -17,8 +17,7 @@ _WIDTH: dict[str, Any] = {"type": "number", **{key: LIMITS["ema_widths"][key] fo
 #: A guide: "null", a model, or a snapshot or an average of snapshots of a training run.
 _GUIDE: list[dict[str, Any]] = [
     {"type": "string", "minLength": 1, "maxLength": 200},
-    {"type": "object", "additionalProperties": False, "required": ["model"],
-     "oneOf": [{"required": ["at"]}, {"required": ["ema"]}], "properties": {
+    {"type": "object", "additionalProperties": False, "required": ["model"], "properties": {
         "model": {"type": "string"}, "at": {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000},
         "ema": _WIDTH}},
 ]  # fmt: skip

@@ -73,7 +73,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by label, columns by name, and one cell for each pair. called: rows that a reader knows by another name."""
+    """Rows by label, columns by name, and one cell for each pair.
+
+    called: rows that a reader knows by another name. of: the report.
+    """
 
     name: str
     title: str
@@ -83,6 +86,12 @@ class Table:
     notes: list[str]
     metrics: tuple[str, ...] = ()
     called: dict[str, str] = field(default_factory=dict)
+    of: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The name by which commands know the table, and its title."""
+        return f"{self.of}/{self.name}: {self.title}" if self.of else f"{self.name}: {self.title}"
 
     @property
     def compared(self) -> bool:

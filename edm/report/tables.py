@@ -26,7 +26,7 @@ from edm.report.writers import WRITERS
 
 def write_table(report: Report, name: str, results: Path, runs: Path) -> list[Path]:
     """Writes a table in every format under ``results/REPORT/tables``; returns the files."""
-    table = build_table(report, name, Results(results, runs))
+    table = replace(build_table(report, name, Results(results, runs)), of=report.name)
     written = []
     for suffix in TABLE_FORMATS:
         path = results / report.name / "tables" / f"{name}{suffix}"

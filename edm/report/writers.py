@@ -26,7 +26,7 @@ def as_markdown(table: Table) -> str:
              for row, cells in table.rows.items()]  # fmt: skip
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [f"## {table.name}: {_md(table.title)}", ""]
+    lines = [f"## {_md(table.heading)}", ""]
     for row in (grid[0], rule, *grid[1:]):
         cells = [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("| " + " | ".join(cells) + " |")
@@ -104,7 +104,7 @@ def as_html(table: Table) -> str:
         if cell.measured
     )
     more = f"<details><summary>Where each number comes from</summary><ul>{origins}</ul></details>" if origins else ""
-    return page(f"{table.name}: {table.title}", frame(head, "\n".join(body)), paragraphs(*table.notes), more)
+    return page(table.heading, frame(head, "\n".join(body)), paragraphs(*table.notes), more)
 
 
 WRITERS: dict[str, Callable[[Table], str]] = {".md": as_markdown, ".csv": as_csv, ".tex": as_latex, ".html": as_html}

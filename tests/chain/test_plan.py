@@ -303,6 +303,12 @@ def test_the_text_says_the_numbers_the_wall_time_and_where_the_rates_are_from(ti
     assert f"assumes {RK45_NFE} per image" in text
 
 
+def test_work_for_a_cpu_has_no_hours_of_a_gpu(whole):
+    text = as_text(make_plan(whole, "digits", everything=True), gpus=8)
+    assert columns(text)["total"]["GPU-hours"] == "< 0.01" and "e-0" not in text and "Wall time" not in text
+    assert "`edm watch digits` shows the time left" in text
+
+
 def test_large_numbers_are_shown_to_three_digits_with_their_unit(whole):
     table = columns(as_text(make_plan(whole, "paper", everything=True), gpus=64))
     assert table["train"]["images trained"] == "11.9G"  # Table 2 and the leakage check, 200 Mimg each; ImageNet's 2500

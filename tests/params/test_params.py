@@ -174,6 +174,16 @@ def test_extending_an_experiment_changes_what_it_states(tmp_path):
     assert (short.grids, short.sheets, short.analyses) == (long.grids, long.sheets, long.analyses)
 
 
+def test_a_note_on_results_is_not_taken_over_by_other_results(tmp_path):
+    def change(raw):
+        digits_of(raw)["tables"]["table2"]["note"] = "F is the best here."
+        raw["experiments"]["mine"] = {"extends": "digits"}
+
+    loaded = load_changed(tmp_path, change)
+    assert loaded.report("digits").tables["table2"]["note"] == "F is the best here."
+    assert "note" not in loaded.report("mine").tables["table2"]
+
+
 def test_null_takes_away_what_the_extended_experiment_has(tmp_path):
     def change(raw):
         gone = {"models": {"leak": None}, "grids": {"rk45": None}, "sheets": {"samples": None}, "choose": None,
@@ -359,7 +369,7 @@ def test_a_guide_is_the_null_label_a_model_or_a_snapshot(tmp_path):
     ]
     batch = digits.models["vp-F"].batch_size
     snapshot = -(-50_000 // batch) * batch
-    assert digits.guides(digits.samplers_of("vp-F", "guided")) == {"vp-A": None, "vp-F at 0.05": snapshot}
+    assert digits.guides(digits.grids["guided"].points["vp-F"].guides) == {"vp-A": None, "vp-F at 0.05": snapshot}
     assert snapshot in digits.models["vp-F"].snapshots
 
 
@@ -370,7 +380,7 @@ def test_scale_moves_the_snapshot_of_a_guide_with_those_of_its_model(tmp_path):
         raw["reports"]["both"]["scale"] = 0.01
 
     cond = load_changed(tmp_path, change).experiment("cifar10-cond")
-    (images,) = cond.guides(cond.samplers_of("vp-F", "guided")).values()
+    (images,) = cond.guides(cond.grids["guided"].points["vp-F"].guides).values()
     assert images in cond.models["vp-F"].snapshots and images == pytest.approx(100_000, abs=512)
 
 
@@ -1108,7 +1118,10 @@ def test_nor_that_of_a_part_of_another(tmp_path, name, owner):
     "text, message",
     [
         ("run: [digits\nx: 1", "params.yaml:2: not valid YAML"),
-        ("run: [a]\nrun: [b]", "params.yaml:2: not valid YAML (duplicate key 'run')"),
+        (
+            "run: [a]\nrun: [b]",
+            "params.yaml:2: not valid YAML (duplicate key 'run'; put its entries below that of line 1)",
+        ),
         ("- 1", "the file: [1] is not of type object"),
         ("run: [a]\n2022: b", "params.yaml:2: not valid YAML (key 2022 is not text; put it in quotes)"),
         ("run:\n- 2024-99-99", "params.yaml:2: not valid YAML ('2024-99-99' is no timestamp; put it in quotes if"),

@@ -28,6 +28,11 @@ def either(names):
     return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
 
 
+def own(experiment, rule, model):
+    """Whether a model's step is the experiment's own, not shared. Jobs of a cluster know that from the plan."""
+    return not PLANS or experiment.owner(rule, model) == experiment.name
+
+
 wildcard_constraints:
     dataset=either(PARAMS.raw["datasets"]),
     experiment=either(CHAIN.experiments),
@@ -36,8 +41,12 @@ wildcard_constraints:
     table=either({table for r in CHAIN.reports.values() for table in r.tables}),
     figure=either({figure for r in CHAIN.reports.values() for figure in r.figures}),
     # Training and import write the same file name: the pair of experiment and model decides which rule makes it.
-    trained=either("/".join(job.key) for job in CHAIN.by_name.values() if job.rule == "train"),
-    pretrained=either("/".join(job.key) for job in CHAIN.by_name.values() if job.rule == "published"),
+    trained=either(
+        f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.models if own(e, "train", model)
+    ),
+    pretrained=either(
+        f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.pretrained if own(e, "published", model)
+    ),
     evaluation="[^/]+(/[^/]+)?",
 
 
@@ -47,8 +56,18 @@ wildcard_constraints:
 # `exec`: a shell in between would die from the signals that ask a step to stop, and leave the step no time.
 # `--requeue`: a job that this workflow submitted runs nothing else, so it may go back to Slurm's queue. A job in which
 # the user started Snakemake (a Jupyter terminal, a script) must not be requeued.
-STEP = "exec edm launch {params.step:q} " + ("--requeue " if workflow.remote_exec else "")
-LAUNCH = STEP + "--gpus {resources.gpu} --nodes {resources.nodes} --threads {resources.cpus_per_task} --"
+STEP = f"exec edm launch {{params.step:q}}{' --requeue' if workflow.remote_exec else ''}"
+GPUS = "--gpus {resources.gpu} --nodes {resources.nodes} --threads {resources.cpus_per_task}"
+
+
+def started(command):
+    """The shell command of a step that one process performs."""
+    return f"{STEP} -- {command}"
+
+
+def launched(command):
+    """The shell command of a step that as many processes perform as it has GPUs."""
+    return f"{STEP} {GPUS} -- {command}"
 
 
 def machine(gpus, nodes=None, *options):
@@ -112,7 +131,7 @@ def inputs_of(rule, *names, key=None):
 def to_run():
     """The steps that this call of Snakemake has to run, in order. Snakemake's settings hold the requested targets."""
     asked = workflow.dag_settings
-    if not workflow.is_main_process:
+    if not PLANS:
         return {}
     targets = [*named(asked.targets or [workflow.default_target]), *named(asked.forcerun), *named(asked.until)]
     forced = [*named(asked.forcerun), *(targets if asked.forcetargets or asked.forceall else ())]
@@ -133,8 +152,8 @@ def named(words):
     for word in words:
         if not workflow.is_rule(word):
             yield os.path.relpath(word)
-        elif not (rule := workflow.get_rule(word)).has_wildcards():
-            yield from map(str, rule.output or rule.input)
+        elif not (found := workflow.get_rule(word)).has_wildcards():
+            yield from map(str, found.output or found.input)
 
 
 @functools.cache
@@ -161,9 +180,9 @@ onstart:
 
 def job_of(rule, names, wildcards, key=None):
     name = f"{rule} {key or '/'.join(wildcards[name] for name in names)}"
-    if name not in CHAIN.by_name:
+    if (job := CHAIN.job(name)) is None:
         raise WorkflowError(f"{name}: params.yaml has no such step; a shared step is that of the extended experiment")
-    return CHAIN.by_name[name]
+    return job
 
 
 REPORTED = set()
@@ -193,7 +212,7 @@ def step(rule, *names, key=None):
 
     def options(wildcards):
         job = job_of(rule, names, wildcards, key)
-        if not workflow.is_main_process:
+        if not PLANS:
             return ["--step", job.name]
         planned, fetched = plan()
         return ["--step", job.name, "--digest", planned(job), *fetched]
@@ -209,3 +228,21 @@ def expect(rule, *names, key=None):
 def measuring(rule, *names):
     """The references, weights and searched settings of a step, as options of its command."""
     return known(lambda w: measuring_options(job_of(rule, names, w)))
+
+
+def reference(dataset, statistics):
+    return f"data/references/{dataset}/{statistics}.npz"
+
+
+def reference_options(wildcards):
+    """The options for computing reference statistics; all experiments that use a file agree in them."""
+    experiment, features = CHAIN.references[reference(wildcards.dataset, wildcards.statistics)]
+    keep = ["--keep-features", str(MOST_FEATURES)] if paths.keeps_features(experiment, features) else []
+    weights = paths.weights_of(experiment, features)
+    return ["--features", features, *(["--weights", *weights] if weights else []), *keep]
+
+
+def trained_names(wildcards):
+    """The experiment and the model of a training run, as options of its command."""
+    experiment, model = Path(wildcards.trained).parts
+    return ["--experiment", experiment, "--model", model]

@@ -4,7 +4,7 @@
 # Only missing files have a download rule: no rule replaces a file that you put at such a path. Names in params.yaml have
 # no double hyphen, so no other rule has the name of these. The digest tells a/b and a-b apart; the end of the path keeps
 # the name of the log short.
-for path in CHAIN.absent_downloads():
+for path in CHAIN.absent_downloads() if PLANS else ():
     unique = f"download--{digest(path)[:8]}"
 
     rule:
@@ -15,7 +15,7 @@ for path in CHAIN.absent_downloads():
         output:
             path,
         log:
-            f"runs/logs/{unique}-{path.replace('/', '-')[-50:]}.log",
+            f"runs/logs/{unique}-{'-'.join(Path(path).parts)[-50:]}.log",
         localrule: True
         resources:
             mem_mb=500,
@@ -46,7 +46,7 @@ for dataset in [name for name, raw in PARAMS.raw["datasets"].items() if raw.get(
             mem_mb=500,
             runtime=15,
         shell:
-            STEP + "-- made-up {output:q} --dataset {params.dataset:q} --expect {params.expect} > {log:q} 2>&1"
+            started("made-up {output:q} --dataset {params.dataset:q} --expect {params.expect} > {log:q} 2>&1")
 
 
 rule prepare:
@@ -66,8 +66,10 @@ rule prepare:
         runtime=60,
         cpus_per_task=1,
     shell:
-        STEP + "-- prepare {output:q} --dataset {wildcards.dataset:q} --expect {params.expect}"
-        " --workers {resources.cpus_per_task} > {log:q} 2>&1"
+        started(
+            "prepare {output:q} --dataset {wildcards.dataset:q} --expect {params.expect}"
+            " --workers {resources.cpus_per_task} > {log:q} 2>&1"
+        )
 
 
 rule features:
@@ -85,7 +87,7 @@ rule features:
         mem_mb=1500,
         runtime=30,
     shell:
-        STEP + "-- features {input.dataset:q} {output:q} --threads {threads} > {log:q} 2>&1"
+        started("features {input.dataset:q} {output:q} --threads {threads} > {log:q} 2>&1")
 
 
 rule advise:
@@ -103,19 +105,7 @@ rule advise:
         mem_mb=2000,
         runtime=60,
     shell:
-        STEP + "-- advise {input.dataset:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
-
-
-def reference(dataset, statistics):
-    return f"data/references/{dataset}/{statistics}.npz"
-
-
-def reference_options(wildcards):
-    """The options for computing reference statistics; all experiments that use a file agree in them."""
-    experiment, features = CHAIN.references[reference(wildcards.dataset, wildcards.statistics)]
-    keep = ["--keep-features", str(MOST_FEATURES)] if paths.keeps_features(experiment, features) else []
-    weights = paths.weights_of(experiment, features)
-    return ["--features", features, *(["--weights", *weights] if weights else []), *keep]
+        started("advise {input.dataset:q} --output {output:q} --threads {threads} > {log:q} 2>&1")
 
 
 rule reference:
@@ -131,8 +121,8 @@ rule reference:
     log:
         "runs/logs/reference-{dataset}-{statistics}.log",
     resources:
+        **machine(lambda e: e.sampling.gpus),
         mem_mb=3000,
         runtime=60,
-        **machine(lambda e: e.sampling.gpus),
     shell:
-        LAUNCH + " fid-ref {input.dataset:q} {output:q} {params.options:q} >> {log:q} 2>&1"
+        launched("fid-ref {input.dataset:q} {output:q} {params.options:q} >> {log:q} 2>&1")

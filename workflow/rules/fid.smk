@@ -24,13 +24,15 @@ rule shard:
     wildcard_constraints:
         part=r"\d+-of-\d+",
     resources:
+        **SAMPLING,
         mem_mb=3000,
         runtime=480,
-        **SAMPLING,
     shell:
-        LAUNCH + " evaluate {input.model:q} {output.part:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
-        " --shard {params.shard} >> {log:q} 2>&1"
+        launched(
+            "evaluate {input.model:q} {output.part:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+            " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
+            " --shard {params.shard} >> {log:q} 2>&1"
+        )
 
 
 rule evaluate:
@@ -48,14 +50,16 @@ rule evaluate:
     log:
         "runs/{experiment}/{model}/distances/{evaluation}.log",
     resources:
+        **MERGING,
         mem_mb=3000,
         runtime=480,
-        **MERGING,
     shell:
-        LAUNCH + " evaluate {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
-        " --journal runs/{wildcards.experiment:q}/{wildcards.model:q}/distances/{wildcards.evaluation:q}.journal.jsonl"
-        " {params.parts:q} >> {log:q} 2>&1"
+        launched(
+            "evaluate {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+            " --evaluation {wildcards.evaluation:q} {params.options:q} --expect {params.expect}"
+            " --journal runs/{wildcards.experiment:q}/{wildcards.model:q}/distances/{wildcards.evaluation:q}.journal.jsonl"
+            " {params.parts:q} >> {log:q} 2>&1"
+        )
 
 
 # One job for all evaluations of a search: each outcome decides the next one, and may decide other jobs' settings.
@@ -74,11 +78,13 @@ rule search:
     log:
         "runs/{experiment}/{model}/searches/{search}.log",
     resources:
+        **SAMPLING,
         mem_mb=3000,
         runtime=2880,
-        **SAMPLING,
     shell:
-        LAUNCH + " search {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --search {wildcards.search:q} {params.options:q} --expect {params.expect}"
-        " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
-        " >> {log:q} 2>&1"
+        launched(
+            "search {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+            " --search {wildcards.search:q} {params.options:q} --expect {params.expect}"
+            " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
+            " >> {log:q} 2>&1"
+        )

@@ -18,4 +18,4 @@ rule figure:
         mem_mb=1500,
         runtime=60,
     shell:
-        STEP + "-- figures {wildcards.report:q} {wildcards.figure:q} --expect {params.expect} > {log:q} 2>&1"
+        started("figures {wildcards.report:q} {wildcards.figure:q} --expect {params.expect} > {log:q} 2>&1")

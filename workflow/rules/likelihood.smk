@@ -18,13 +18,15 @@ rule likelihood_shard:
     wildcard_constraints:
         part=r"\d+-of-\d+",
     resources:
+        **SAMPLING,
         mem_mb=3000,
         runtime=480,
-        **SAMPLING,
     shell:
-        LAUNCH + " likelihood {input.model:q} {input.dataset:q} {output.part:q} --experiment {wildcards.experiment:q}"
-        " --model {wildcards.model:q} --likelihood {wildcards.likelihood:q} --expect {params.expect}"
-        " --shard {params.shard} >> {log:q} 2>&1"
+        launched(
+            "likelihood {input.model:q} {input.dataset:q} {output.part:q} --experiment {wildcards.experiment:q}"
+            " --model {wildcards.model:q} --likelihood {wildcards.likelihood:q} --expect {params.expect}"
+            " --shard {params.shard} >> {log:q} 2>&1"
+        )
 
 
 rule likelihood:
@@ -41,11 +43,13 @@ rule likelihood:
     log:
         "runs/{experiment}/{model}/likelihoods/{likelihood}.log",
     resources:
+        **MERGING,
         mem_mb=3000,
         runtime=480,
-        **MERGING,
     shell:
-        LAUNCH + " likelihood {input.model:q} {input.dataset:q} {output:q} --experiment {wildcards.experiment:q}"
-        " --model {wildcards.model:q} --likelihood {wildcards.likelihood:q} --expect {params.expect}"
-        " --journal runs/{wildcards.experiment:q}/{wildcards.model:q}/likelihoods/{wildcards.likelihood:q}.journal.jsonl"
-        " {params.parts:q} >> {log:q} 2>&1"
+        launched(
+            "likelihood {input.model:q} {input.dataset:q} {output:q} --experiment {wildcards.experiment:q}"
+            " --model {wildcards.model:q} --likelihood {wildcards.likelihood:q} --expect {params.expect}"
+            " --journal runs/{wildcards.experiment:q}/{wildcards.model:q}/likelihoods/{wildcards.likelihood:q}.journal.jsonl"
+            " {params.parts:q} >> {log:q} 2>&1"
+        )

@@ -14,12 +14,14 @@ rule sample:
     log:
         "runs/{experiment}/{model}/sheets/{sheet}.log",
     resources:
+        **ONE_GPU,
         mem_mb=1500,
         runtime=120,
-        **ONE_GPU,
     shell:
-        LAUNCH + " sheet {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --sheet {wildcards.sheet:q} --expect {params.expect} >> {log:q} 2>&1"
+        launched(
+            "sheet {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+            " --sheet {wildcards.sheet:q} --expect {params.expect} >> {log:q} 2>&1"
+        )
 
 
 rule analyse:
@@ -41,10 +43,12 @@ rule analyse:
     log:
         "runs/{experiment}/{model}/analyses/{analysis}.log",
     resources:
+        **ONE_GPU,
         mem_mb=3000,
         runtime=480,
-        **ONE_GPU,
     shell:
-        LAUNCH + " analyse {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
-        " --analysis {wildcards.analysis:q} {params.options:q} --expect {params.expect}"
-        " >> {log:q} 2>&1"
+        launched(
+            "analyse {input.model:q} {output:q} --experiment {wildcards.experiment:q} --model {wildcards.model:q}"
+            " --analysis {wildcards.analysis:q} {params.options:q} --expect {params.expect}"
+            " >> {log:q} 2>&1"
+        )

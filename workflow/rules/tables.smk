@@ -19,7 +19,7 @@ rule table:
         mem_mb=500,
         runtime=15,
     shell:
-        STEP + "-- tables {wildcards.report:q} {wildcards.table:q} --expect {params.expect} > {log:q} 2>&1"
+        started("tables {wildcards.report:q} {wildcards.table:q} --expect {params.expect} > {log:q} 2>&1")
 
 
 rule metrics:
@@ -39,7 +39,7 @@ rule metrics:
         mem_mb=500,
         runtime=15,
     shell:
-        STEP + "-- metrics {wildcards.report:q} --expect {params.expect} > {log:q} 2>&1"
+        started("metrics {wildcards.report:q} --expect {params.expect} > {log:q} 2>&1")
 
 
 rule about:
@@ -58,4 +58,4 @@ rule about:
         mem_mb=500,
         runtime=15,
     shell:
-        STEP + "-- about {wildcards.report:q} > {log:q} 2>&1"
+        started("about {wildcards.report:q} > {log:q} 2>&1")

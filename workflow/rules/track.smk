@@ -19,5 +19,7 @@ rule track:
         mem_mb=1000,
         runtime=60,
     shell:
-        STEP + "-- track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1"
-        " | tee {log:q}"
+        started(
+            "track sync {params.runs:q} --uri {params.uri:q} --output {output:q} --limit 600 --or-later 2>&1"
+            " | tee {log:q}"
+        )

@@ -13,7 +13,7 @@ rule train:
         model="models/{trained}/model.safetensors",
         levels="models/{trained}/levels.json",
     params:
-        names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
+        names=trained_names,
         step=step("train", "trained"),
         expect=expect("train", "trained"),
         final=lambda w, output: os.path.dirname(output.model),
@@ -22,13 +22,15 @@ rule train:
         "runs/{trained}/train.log",
     priority: 10
     resources:
+        **TRAINING,
         mem_mb=1500,
         runtime=240,
-        state_every=lambda w: CHAIN.experiments[w.trained.split("/")[0]].training.state_every,
-        **TRAINING,
+        state_every=lambda w: CHAIN.experiments[Path(w.trained).parts[0]].training.state_every,
     shell:
-        LAUNCH + " train {params.names:q} --expect {params.expect} --data {input.dataset:q} --out {params.out:q}"
-        " --final {params.final:q} --state-every {resources.state_every} >> {log:q} 2>&1"
+        launched(
+            "train {params.names:q} --expect {params.expect} --data {input.dataset:q} --out {params.out:q}"
+            " --final {params.final:q} --state-every {resources.state_every} >> {log:q} 2>&1"
+        )
 
 
 rule published:
@@ -39,8 +41,8 @@ rule published:
     output:
         "models/{pretrained}/model.safetensors",
     params:
-        name=lambda w: CHAIN.published_file(*w.pretrained.split("/")),
-        path=lambda w: CHAIN.pretrained(*w.pretrained.split("/"))["path"],
+        name=lambda w: CHAIN.published_file(*Path(w.pretrained).parts),
+        path=lambda w: CHAIN.pretrained(*Path(w.pretrained).parts)["path"],
         step=step("published", "pretrained"),
         expect=expect("published", "pretrained"),
     log:
@@ -49,7 +51,7 @@ rule published:
         mem_mb=4000,
         runtime=30,
     shell:
-        STEP + "-- import {params.path:q} {output:q} --published {params.name:q} --expect {params.expect} > {log:q} 2>&1"
+        started("import {params.path:q} {output:q} --published {params.name:q} --expect {params.expect} > {log:q} 2>&1")
 
 
 # One job for all snapshots: its outcome decides which snapshot is evaluated, but Snakemake must know all jobs before.
@@ -62,8 +64,8 @@ rule choose:
         best="models/{trained}/best.safetensors",
         choice="models/{trained}/choice.json",
     params:
-        names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
-        snapshots=lambda w, input: f"runs/{str(input.model).split('/', 1)[1].rsplit('/', 1)[0]}/snapshots",
+        names=trained_names,
+        snapshots=lambda w, input: os.path.join("runs", *Path(str(input.model)).parts[1:-1], "snapshots"),
         options=measuring("choose", "trained"),
         step=step("choose", "trained"),
         expect=expect("choose", "trained"),
@@ -71,12 +73,14 @@ rule choose:
         "runs/{trained}/choose.log",
     priority: 5
     resources:
+        **SAMPLING,
         mem_mb=3000,
         runtime=1440,
-        **SAMPLING,
     shell:
-        LAUNCH + " choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
-        " {params.options:q} >> {log:q} 2>&1"
+        launched(
+            "choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
+            " {params.options:q} >> {log:q} 2>&1"
+        )
 
 
 # One job per width: Snakemake must know the files of a rule by their names.
@@ -90,8 +94,8 @@ rule average:
     wildcard_constraints:
         width=r"[0-9.e-]+",
     params:
-        names=lambda w: ["--experiment", *w.trained.replace("/", "/--model/").split("/")],
-        run=lambda w, input: f"runs/{str(input.model).split('/', 1)[1].rsplit('/', 1)[0]}",
+        names=trained_names,
+        run=lambda w, input: os.path.join("runs", *Path(str(input.model)).parts[1:-1]),
         out=lambda w, output: os.path.dirname(str(output)),
         step=step("average", "trained", "width"),
         expect=expect("average", "trained", "width"),
@@ -101,5 +105,7 @@ rule average:
         mem_mb=3000,
         runtime=120,
     shell:
-        STEP + "-- average {params.run:q} --width {wildcards.width} --out {params.out:q} {params.names:q}"
-        " --expect {params.expect} > {log:q} 2>&1"
+        started(
+            "average {params.run:q} --width {wildcards.width} --out {params.out:q} {params.names:q}"
+            " --expect {params.expect} > {log:q} 2>&1"
+        )

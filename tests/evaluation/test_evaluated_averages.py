@@ -71,6 +71,14 @@ def test_each_width_is_a_model_that_the_chain_makes_of_the_snapshots(inside):
     assert (plan["average"].jobs, plan["evaluate"].jobs, plan["train"].jobs) == (3, 3, 1)
 
 
+def test_jobs_of_so_many_minutes_hold_the_points_of_an_average(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = {"models": ["vp-A"], "ema": [0.1, 0.2], "num_steps": [2, 3]}
+    built = Chain(loaded(averaged(sampling={"one_job_per": {"minutes": 60}}, grids={"widths": grid}, figures=None)))
+    (job,) = (job for job in built.by_name.values() if job.key[:2] == ("tiny", "vp-A@ema-0.2"))
+    assert len(built.experiments["tiny"].evaluation(*job.key[1:]).draws) == 2
+
+
 def test_widths_are_evaluated_and_drawn_with_what_speaks_against_them(inside, capsys):
     report = loaded(averaged()).report("tiny")
     seen = {}
@@ -125,7 +133,8 @@ def test_training_runs_of_several_seeds_are_averaged_each(tmp_path, monkeypatch)
      "grids.guided: ema 0.1: model 'vp-B' is not defined"),
     ({"grids": {"guided": {"models": ["vp-A"], "guide": "vp-A@ema-thin", "guidance": 2}}},
      "vp-A@ema-thin is no average; state {model: vp-A, ema: 0.1}"),
-    ({"grids": {"guided": {"models": ["vp-A"], "guide": {"model": "vp-A"}, "guidance": 2}}}, "'at', or 'ema'"),
+    ({"grids": {"guided": {"models": ["vp-A"], "guide": {"model": "vp-A"}, "guidance": 2}}},
+     "guide vp-A: state its snapshot (at, in Mimg) or its EMA"),
     ({"grids": {"widths": {"models": ["vp-A"], "ema": [0.1], "num_steps": [2, 4]}}},
      "grid 'widths' has several points of each width; a curve takes one"),
     ({"grids": {"plain": {"models": ["vp-A"]}},
