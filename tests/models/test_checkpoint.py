@@ -50,7 +50,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
     with pytest.raises(edm.UserError, match="not a file of this program"):
         checkpoint.load(path)
     torch.save({"a": Trap()}, path)
-    with pytest.raises(edm.UserError, match="a file of torch.save; convert it first: edm import "):
+    with pytest.raises(edm.UserError, match=r"a file of torch\.save; convert it first: edm import "):
         checkpoint.load(path)
     assert not (tmp_path / "executed").exists()
 
