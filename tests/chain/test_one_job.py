@@ -82,7 +82,7 @@ def test_a_single_job_is_the_same_as_among_all_others(stated, change):
     ("evaluate mine/vp-B/many/num_steps=7,S_churn=0.03", (8, 4)),
 ])  # fmt: skip
 def test_a_job_resolves_no_other_points_and_models(stated, resolved, name, most):
-    """Of thousands, those of the steps before it, too, and of an experiment that extends another the same of that one."""
+    """Of thousands a handful: its own, and those of the steps before it and of the extended experiment."""
     stated(thousand)
     chain = Chain(params.load("params.yaml", planned=True))
     job = chain.job(name)
