@@ -42,7 +42,7 @@ class Points(Sequence[Point]):
 
     def find(self, id: str) -> Point | None:
         """The point of that name, or None. Raises UserError if its settings are invalid."""
-        if "_by_id" in vars(self):
+        if "_all" in vars(self):  # resolved already
             return self._by_id.get(id)
         chosen, parts = dict[str, Any](), id.split(",")
         if len(parts) > max(1, len(self._swept)):

@@ -112,6 +112,7 @@ def queries():
     return re.findall(r"```python\n(.*?)```", text.partition("\n## ")[0], re.S)
 
 
+@pytest.mark.slow
 def test_the_five_queries_of_the_docs_find_what_they_say_on_a_server(store, lab):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
