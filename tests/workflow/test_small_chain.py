@@ -164,10 +164,10 @@ def shown(page, path):
 
 
 def rows(page, name):
-    """The rows of all tables of a page on how the report was made: the first cell → the others."""
+    """The rows of all tables of a page on how the report was made: the first cell → the others, where first so."""
     text = shown(page, f"results/tiny/about/{name}.html")[1].decode()
-    found = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text))
-    return {html.unescape(cells[0]): [html.unescape(cell) for cell in cells[1:]] for cells in found}
+    found = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text)]
+    return {html.unescape(cells[0]): [html.unescape(cell) for cell in cells[1:]] for cells in reversed(found)}
 
 
 def sidecars(folder):
