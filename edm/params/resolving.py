@@ -44,7 +44,7 @@ from edm.params.studies import STUDIES, check_settings
 #: Names of rules, targets and folders, which experiments must not have.
 RESERVED = {"all", "advise", "download", "prepare", "features", "reference", "references", "train", "published",
             "choose", "average", "sample", "analyse", "shard", "evaluate", "search", "likelihood",
-            "likelihood_shard", "table", "figure", "metrics", "about", "track", "logs", "made-up",
+            "likelihood_shard", "likelihood-shard", "table", "figure", "metrics", "about", "track", "logs", "made-up",
             "set-aside"}  # fmt: skip
 #: The folder reserved for synthetic raw data.
 MADE_UP = "runs/made-up"

@@ -60,7 +60,7 @@ def figures(monkeypatch, folder):
             seen.append(look_of(figure))
 
     monkeypatch.setattr(style, "page", recording)
-    for module in ("sketches", "layout"):
+    for module in ("sketches", "layout", "lines"):
         monkeypatch.setattr(f"edm.report.panels.{module}.page", recording)
     for kind, draw in test_panels.KINDS.items():
         draw(folder / kind, [])

@@ -185,7 +185,7 @@ def test_mixed_sizes_and_kinds_need_to_be_told_what_to_become(tmp_path, refused,
     for number, (content, message) in enumerate(
         (
             (picture(1, 32, 32), "is 32x32 with 3 channels, unlike those before it .*state resolution and channels to"),
-            (picture(1, 16, 24), "is 16x24; images must be square .*state resolution"),
+            (picture(1, 16, 24), "is 16x24; images must be square, of at least 8 pixels; state resolution"),
             (picture(1, 16, 16, "L"), "is 16x16 with 1 channels, unlike those before it .*state .*channels"),
         )
     ):
