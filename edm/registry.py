@@ -388,6 +388,7 @@ def _load_file(stated: str, path: Path) -> None:
     module = ModuleType(name)
     module.__file__ = key
     sys.modules[name] = module  # dataclasses look for it there
+    # A plugin is code that the user names in `plugins` or --plugins; no other file, such as a checkpoint, loads one.
     # Not imported: a cached .pyc of the same second and size would run other code than the one that was hashed.
     _execute(source, key, lambda: exec(compile(code, key, "exec"), vars(module)))
 

@@ -225,7 +225,8 @@ class Experiment:
     pretrained: imported models and the names of their published files; they have no configuration.
     metrics: further metrics beside the Fréchet distance. more_features: extractors of further Fréchet distances.
     shared: the steps (rule, model, name) that are also steps of another experiment, and that experiment's name.
-    names: what a reader calls a rung. trainings: of each model with several seeds, its training runs: itself first.
+    names: the text that tables and figures show for a rung. training_runs: the training runs of each model with several
+    seeds, the model itself first.
     test: the dataset of images held out from training, to which all evaluations measure the distance, too.
     metric_settings: of the metrics of plugins, where they are no defaults. averages: of snapshots, that are evaluated.
     alike: of pretrained models, a configuration of the same network; only for ``Minutes``.
@@ -251,7 +252,7 @@ class Experiment:
     reference: str | None = None
     shared: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
-    trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    training_runs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     test: str | None = None
     metric_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     averages: tuple[str, ...] = ()

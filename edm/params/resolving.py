@@ -64,19 +64,20 @@ FIRST = "first"  # of the training runs of a model, in a grid
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """The names of models. words: the models that a word stands for. trainings: those of models with several seeds.
+    """The names of models. words: the models that a word stands for.
 
-    scale: of durations, such as the images seen of a snapshot.
+    training_runs: the training runs of models with several seeds. scale: of durations, such as the images seen of a
+    snapshot.
     """
 
     words: dict[str, list[str]]
-    trainings: dict[str, tuple[str, ...]]
+    training_runs: dict[str, tuple[str, ...]]
     scale: float = 1.0
 
     @functools.cached_property
     def known(self) -> dict[str, None]:
         """Every name: a dictionary, for quick look-up in many grids."""
-        return dict.fromkeys((*self.words[ALL], *(name for names in self.trainings.values() for name in names)))
+        return dict.fromkeys((*self.words[ALL], *(name for names in self.training_runs.values() for name in names)))
 
 
 def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: float = 1.0) -> Experiment:
@@ -97,10 +98,10 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         raise UserError(f"{here}.metrics: {error}") from None
     if not dataset["classes"] and CLASSIFIER in (raw["features"], *more):
         raise UserError(f"{here}.features: {CLASSIFIER} learns from classes, and dataset {raw['dataset']} has none")
-    models, pretrained, trainings = _models(here, raw, dataset, scale)
+    models, pretrained, training_runs = _models(here, raw, dataset, scale)
     rungs = [f"{column}-{rung}" for column in raw["columns"] for rung in raw["ladder"]]
     firsts = [model for model in (*models, *pretrained) if first_training(model) == model]
-    names = Names({ALL: firsts, LADDER: rungs}, trainings, scale)
+    names = Names({ALL: firsts, LADDER: rungs}, training_runs, scale)
     sampling = _sampling(raw["sampling"], scale)
     for metric in raw.get("metrics", ()):
         if sampling.images < METRICS[metric].fewest:
@@ -129,7 +130,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         f"{here}.likelihoods.{key}", key, raw["likelihoods"][key], raw.get("test"), names, scale))  # fmt: skip
     averages: tuple[str, ...] = ()
     if _names_averages(raw):
-        averages, trainings = _averages(here, grids, searches, sheets, models, trainings)
+        averages, training_runs = _averages(here, grids, searches, sheets, models, training_runs)
     return Experiment(
         name=name,
         dataset=raw["dataset"],
@@ -150,7 +151,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         more_features=more,
         reference=raw.get("reference"),
         names=dict(raw.get("names", {})),
-        trainings=trainings,
+        training_runs=training_runs,
         test=raw.get("test"),
         metric_settings=_metric_settings(f"{here}.metric_settings", raw),
         averages=averages,
@@ -239,7 +240,7 @@ def _evaluated(
 
 def _averages(
     here: str, grids: Mapping[str, Grid], searches: Mapping[str, Search], sheets: Mapping[str, Sheet],
-    models: Mapping[str, TrainingConfig], trainings: dict[str, tuple[str, ...]],
+    models: Mapping[str, TrainingConfig], training_runs: dict[str, tuple[str, ...]],
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:  # fmt: skip
     """The averages of snapshots that are evaluated or guide; the training runs, with those that averages are of."""
     used = dict(_evaluated(here, grids, searches, sheets))
@@ -248,8 +249,8 @@ def _averages(
         _check_name(place, model, models)
     widths = dict.fromkeys(float(training_of(model)[1]) for model in averages)
     several = {averaged(first, width): tuple(made for run in runs if (made := averaged(run, width)) in averages)
-               for first, runs in trainings.items() for width in widths}  # fmt: skip
-    return tuple(averages), trainings | {name: runs for name, runs in several.items() if name in averages}
+               for first, runs in training_runs.items() for width in widths}  # fmt: skip
+    return tuple(averages), training_runs | {name: runs for name, runs in several.items() if name in averages}
 
 
 def _check_name(place: str, model: str, models: Mapping[str, TrainingConfig]) -> None:
@@ -351,13 +352,13 @@ def _models(
         else:
             known(f"{here}.models.{name}", "model", spec["from"], fields)
             fields[name] = {**fields[spec["from"]], **{key: value for key, value in spec.items() if key != "from"}}
-    trainings: dict[str, tuple[str, ...]] = {}
+    training_runs: dict[str, tuple[str, ...]] = {}
     origin: dict[str, tuple[str, int | None]] = {}  # of each training run, its model and its seed; None: the model's
     for name in fields:
         fields[name] = {**fields[name], **raw.get("override", {})}
         origin[name] = (name, None)
         if further := _further_seeds(_place(here, raw, name), fields[name]):
-            trainings[name] = (name, *(f"{name}{AT}{seed}" for seed in further))
+            training_runs[name] = (name, *(f"{name}{AT}{seed}" for seed in further))
             origin |= {f"{name}{AT}{seed}": (name, seed) for seed in further}
 
     def config(model: str) -> TrainingConfig:
@@ -366,7 +367,7 @@ def _models(
             models[name], seed=seed)  # fmt: skip
 
     models = Lazy(origin, config)
-    return models, pretrained, trainings
+    return models, pretrained, training_runs
 
 
 def _place(here: str, raw: dict[str, Any], model: str) -> str:
@@ -422,7 +423,7 @@ def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: Ma
             raise UserError(f"{here}: {both[0]} is stated here and found by search {source}; leave it out of one")
     like = {model: model for model in points}  # the entry whose points each model has
     if raw.get("seeds") != FIRST:
-        further = {model: models.trainings.get(model, ())[1:] for model in points}
+        further = {model: models.training_runs.get(model, ())[1:] for model in points}
         like = {one: one if one in points else model for model in points for one in (model, *further[model])}
     if (widths := raw.get("ema")) is not None:
         several = widths if isinstance(widths, list) else [widths]

@@ -40,12 +40,12 @@ class Source:
         points = self.experiment.grids[self.name].points[self.model]
         return tuple(point for point in points if self.nfe in (None, point.sampler.nfe))
 
-    def trainings(self) -> list["Source"]:
+    def training_runs(self) -> list["Source"]:
         """The sources of all training runs of its model: itself first; of a grid, those that the grid evaluates."""
         if self.kind != "grid":
             return [self]
         there = self.experiment.grids[self.name].points
-        further = self.experiment.trainings.get(self.model, ())[1:]
+        further = self.experiment.training_runs.get(self.model, ())[1:]
         return [self, *(replace(self, model=model) for model in further if model in there)]
 
     def plain(self) -> list[Any]:
@@ -57,7 +57,7 @@ class Source:
         where = [self.kind, self.experiment.name, self.model, self.name]
         if self.kind == "grid":
             points = [point.id for point in self.points]
-            further = [[source.model for source in self.trainings()[1:]]]
+            further = [[source.model for source in self.training_runs()[1:]]]
             return [*where, points, self.experiment.sampling.repeats, *filter(None, further)]
         if self.kind == "levels":
             config = self.experiment.models[self.model]
@@ -87,7 +87,7 @@ class Layout:
     def sources(self) -> Iterator[Source]:
         """All sources, each with those of the further training runs of its model."""
         for cells in self.rows.values():
-            yield from (one for source in cells if source is not None for one in source.trainings())
+            yield from (one for source in cells if source is not None for one in source.training_runs())
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Figure:
 
     def sources(self) -> Iterator[Source]:
         for row in self.rows.values():
-            yield from (one for source in row.values() for one in source.trainings())
+            yield from (one for source in row.values() for one in source.training_runs())
         yield from self.distances.values()
 
 

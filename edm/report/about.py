@@ -129,7 +129,7 @@ def _planned_and_used(spent: dict[tuple[str, str, str], Spending]) -> list[str]:
     head = ("table", "row", "columns", "planned GPU-hours", "used GPU-hours", "used CPU-hours", "steps with a record")
     rows = [(*cell, _planned(one), _hours(one.on_gpus), _hours(one.on_cpus), f"{one.recorded} of {one.steps}")
             for cell, one in spent.items()]  # fmt: skip
-    notes = ["Of each cell all trainings, choices, searches, evaluations and reference statistics behind it; what "
+    notes = ["Of each cell all training runs, choices, searches, evaluations and reference statistics behind it; what "
              "several cells share counts in each, and once in the last row. Used: wall time times processes, "
              "one per GPU; time that a killed job lost is not recorded.",
              "Planned: as by `edm plan`, of networks alone, for the GPU whose throughput it knows; for two numbers the "

@@ -251,7 +251,7 @@ class Captions:
 
 def _trainings(sources: Iterable[Source]) -> str:
     """What ± means if some models have several training runs."""
-    several = any(len(source.trainings()) > 1 for source in sources)
+    several = any(len(source.training_runs()) > 1 for source in sources)
     return "± is the standard deviation over training runs of different seeds." if several else ""
 
 

@@ -13,10 +13,10 @@ class Cell:
 
     value, nfe: as numbers, if available. low, high, repeats: of the repeats of the setting shown. measured: the source
     of the value. more: other metrics. paper: the paper's cell. best: whether it is the lowest of its column. all: the
-    repeats. apart: the difference from the lowest of its column; tied: whether it cannot be told from that. trainings,
-    spread: number of training runs of which the value is the mean, and their standard deviation, if they are several;
-    then measured and all are those of the first. rank, error: of a panel, the rank in its column, and the standard
-    error of a metric that is no distance. A cell that the paper lacks, too, is empty.
+    repeats. apart: the difference from the lowest of its column; tied: whether it cannot be told from that.
+    training_runs, spread: number of training runs of which the value is the mean, and their standard deviation, if they
+    are several; then measured and all are those of the first. rank, error: of a panel, the rank in its column, and the
+    standard error of a metric that is no distance. A cell that the paper lacks, too, is empty.
     """
 
     text: str = ""
@@ -33,7 +33,7 @@ class Cell:
     all: tuple[Measurement, ...] = ()
     apart: Difference | None = None
     tied: bool = False
-    trainings: int = 1
+    training_runs: int = 1
     spread: float | None = None
     rank: int | None = None
     error: float | None = None

@@ -203,7 +203,9 @@ def _shown_nfe(cell: Cell, measured: Measurement) -> dict[str, str]:
 
 def _mean_of(cell: Cell) -> dict[str, str]:
     """The mean in the table, of several training runs, of which the lineage is the first's."""
-    return {} if cell.spread is None else {"table_shows": f"the mean of {cell.trainings} training runs; this is one"}
+    if cell.spread is None:
+        return {}
+    return {"table_shows": f"the mean of {cell.training_runs} training runs; this is one"}
 
 
 def _candidates(experiment: Experiment, measured: Measurement) -> str:

@@ -105,7 +105,7 @@ class Results:
     def over(self, source: Source) -> list[Repeats]:
         """The points of a source, each over all training runs of its model that have been measured."""
         found: dict[str, list[Repeats]] = {}
-        for one in source.trainings():
+        for one in source.training_runs():
             for repeats in self._shown(one):
                 found.setdefault(repeats.all[0].point, []).append(repeats)
         return [replace(first, others=tuple(others)) for first, *others in found.values()]

@@ -16,7 +16,7 @@ from edm.report.done import Done, told_by
 
 @dataclass(frozen=True)
 class Spending:
-    """What some steps cost: trainings, choices, searches, evaluations and reference statistics.
+    """What some steps cost: training runs, choices, searches, evaluations and reference statistics.
 
     planned: GPU-hours by the plan, least and greatest; None if the plan does not know a model. on_gpus: used GPU-hours,
     wall time times GPUs. on_cpus: hours of processes without a GPU. recorded: steps whose time is known, of ``steps``.
@@ -41,7 +41,7 @@ def spending(chain: Chain, report: Report, rates: Throughput) -> dict[tuple[str,
         for row, sources in layout.rows.items():
             groups: dict[tuple[Job, ...], list[str]] = {}
             for column, source in zip(layout.columns, sources, strict=True):
-                files = [] if source is None else made_from(source.trainings())
+                files = [] if source is None else made_from(source.training_runs())
                 jobs = tuple(job for job in chain.needed(files) if RULES[job.rule].computes)
                 if jobs:
                     groups.setdefault(jobs, []).append(column)

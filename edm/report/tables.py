@@ -104,7 +104,7 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
         points = results.over(source)
         if not points:
             return Cell(missing=results.why_missing(source.experiment, source.model, source.name))
-        there, wanted = map(sum, zip(*map(results.complete, source.trainings()), strict=True))
+        there, wanted = map(sum, zip(*map(results.complete, source.training_runs()), strict=True))
         if there < wanted:
             partial.append(f"{row}, {column}: {there} of {wanted} measurements so far.")
         shown = best(points)
@@ -114,7 +114,7 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
         spread = "" if shown.spread is None else f" ± {shown.spread:.2f}"
         return Cell(f"{shown.value:.2f}{spread}", shown.value, nfe(row, points), m.distance, shown.highest.distance,
-                    len(shown.all), m, shown.more, all=shown.all, trainings=len(shown.of_each),
+                    len(shown.all), m, shown.more, all=shown.all, training_runs=len(shown.of_each),
                     spread=shown.spread)  # fmt: skip
 
     rows = {row: [cell(source, row, column) for column, source in zip(layout.columns, cells, strict=True)]

@@ -46,7 +46,7 @@ def _means_differ(cell: Cell, best: Cell) -> bool:
     if cell.value is None or best.value is None:
         return True
     known = [one.spread for one in (cell, best) if one.spread is not None]
-    variance = sum((known[0] if one.spread is None else one.spread) ** 2 / one.trainings for one in (cell, best))
+    variance = sum((known[0] if one.spread is None else one.spread) ** 2 / one.training_runs for one in (cell, best))
     return abs(cell.value - best.value) >= TELLING * math.sqrt(variance)
 
 
@@ -106,7 +106,7 @@ def of_a_panel(columns: Mapping[str, list[Cell]]) -> list[str]:
 
 
 def _of_trainings(cells: list[Cell]) -> list[str]:
-    counts = sorted({cell.trainings for cell in cells if cell.spread is not None})
+    counts = sorted({cell.training_runs for cell in cells if cell.spread is not None})
     if not counts:
         return []
     return [f"±: mean and standard deviation over {' or '.join(map(str, counts))} training runs of different seeds, at "

@@ -72,7 +72,7 @@ def as_csv(table: Table) -> str:
 
 
 def _over_trainings(cell: Cell) -> list[str]:
-    return ["", ""] if cell.measured is None else [str(cell.trainings), repr(cell.spread) if cell.spread else ""]
+    return ["", ""] if cell.measured is None else [str(cell.training_runs), repr(cell.spread) if cell.spread else ""]
 
 
 def as_latex(table: Table) -> str:
@@ -137,7 +137,7 @@ def _origin(cell: Cell) -> str:
             "resolved configuration, search or errors per noise level" if cell.text else "not in the paper"
         )
     dirty = " with uncommitted changes" if m.dirty == "true" else ""
-    mean = f"mean of {cell.trainings} training runs; the first: " if cell.trainings > 1 else ""
+    mean = f"mean of {cell.training_runs} training runs; the first: " if cell.training_runs > 1 else ""
     return (f"{mean}model {m.model}, {m.grid} {m.point}, {m.images:,} images from seed {m.first_seed:,}, NFE {m.nfe}; "
             f"commit {(m.commit or 'unknown')[:12]}{dirty}, dataset {(m.dataset or 'unknown')[:12]}, "
             f"checkpoint {m.checkpoint[:12]}, MLflow run edm.key={m.run}")  # fmt: skip

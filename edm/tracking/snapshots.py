@@ -99,7 +99,7 @@ def send_snapshots(client: Any, records: list[RunRecord], experiments: dict[str,
     if not wanted:
         return 0
     present = {model.tags.get(MODEL_TAG): model for model in _models(client, [*experiments.values()])}
-    trainings, logged = {record.key: record for record in records}, 0
+    training_runs, logged = {record.key: record for record in records}, 0
     for one in wanted:
         run = next(runs[key] for key in (one.training, *one.runs) if key in runs)
         model = present.get(one.key)
@@ -107,7 +107,7 @@ def send_snapshots(client: Any, records: list[RunRecord], experiments: dict[str,
             client.delete_logged_model(model.model_id)
             model = None
         if model is None:
-            model = _create(client, one, run, trainings.get(one.training))
+            model = _create(client, one, run, training_runs.get(one.training))
         elif changed := {tag: value for tag, value in one.hashes.items() if model.tags.get(tag) != value}:
             client.set_logged_model_tags(model.model_id, changed)
         known = {metric.key: metric for metric in model.metrics or ()}

@@ -115,7 +115,7 @@ def test_no_average_is_made_of_other_snapshots_than_those_of_params(inside, caps
 def test_training_runs_of_several_seeds_are_averaged_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = loaded(averaged(seeds=[0, 1])).experiment("tiny")
-    assert experiment.trainings["vp-A@ema-0.1"] == ("vp-A@ema-0.1", "vp-A@1@ema-0.1")
+    assert experiment.training_runs["vp-A@ema-0.1"] == ("vp-A@ema-0.1", "vp-A@1@ema-0.1")
     built = Chain(params.load("params.yaml"))
     made = [name for name in built.by_name if name.startswith("average")]
     assert len(made) == 6 and "average tiny/vp-A@1/0.03" in made

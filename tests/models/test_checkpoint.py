@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import edm
+from edm import registry
 from edm.files.tensors import save_tensors
 from edm.models import building, checkpoint
 
@@ -53,6 +54,22 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
     with pytest.raises(edm.UserError, match=r"a file of torch\.save; convert it first: edm import "):
         checkpoint.load(path)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_plugin_that_a_header_names_is_not_run(saved, tmp_path):
+    """Only what the user names runs; then this file does, so the trap is a real one."""
+    path, net, _ = saved
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    header = {**checkpoint.describe(path), "plugins": [
+        {"kind": "architecture", "name": "trap", "file": str(trap), "sha256": "0" * 64}]}  # fmt: skip
+    save_tensors(path, net.state_dict(), header)
+    with pytest.raises(edm.UserError, match=r"needs architecture trap of the plugin .*trap\.py"):
+        checkpoint.load(path)
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(edm.UserError, match="registers no part"):
+        registry.load([str(trap)])
+    assert (tmp_path / "executed").exists()
 
 
 def test_truncated_files_are_refused_at_any_length(saved):

@@ -74,7 +74,7 @@ def test_the_tables_of_a_model_need_all_its_training_runs(tmp_path):
 )  # fmt: skip
 def test_seeds_stand_where_settings_of_a_model_stand(tmp_path, change, several):
     digits = loaded(tmp_path, change).experiment("digits")
-    assert digits.trainings == {model: (model, f"{model}@4") for model in several}
+    assert digits.training_runs == {model: (model, f"{model}@4") for model in several}
     assert all(digits.models[f"{model}@4"].seed == 4 for model in several)
 
 

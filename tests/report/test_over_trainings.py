@@ -49,7 +49,7 @@ def places(tmp_path):
 
 def measured(places, report, model, grid, *each, **changes):
     """The results of the training runs of a model, in order: a distance of the only point, or of each step."""
-    for name, distances in zip(report.experiments[""].trainings[model], each, strict=False):
+    for name, distances in zip(report.experiments[""].training_runs[model], each, strict=False):
         points = distances if isinstance(distances, dict) else {"only": [distances]}
         measure(places, report.experiments[""], name, grid, points, FD, **changes)
 
@@ -58,7 +58,7 @@ def test_a_cell_is_the_mean_over_the_training_runs_with_their_spread(report, pla
     measured(places, report, "vp-A", "ladder", 5.0, 6.0, 7.0, precision=0.5)
     measured(places, report, "vp-B", "ladder", 4.0)  # the others have not been measured
     cell = cell_of(report, "table2", places, "A", "vp")
-    assert (cell.value, cell.spread, cell.trainings, cell.ours()) == (6.0, 1.0, 3, "6.00 ± 1.00")
+    assert (cell.value, cell.spread, cell.training_runs, cell.ours()) == (6.0, 1.0, 3, "6.00 ± 1.00")
     assert cell.measured.model == "vp-A" and cell.measured.distance == 5.0 and cell.more == {"precision": 0.5}
     single = cell_of(report, "table2", places, "B", "vp")
     assert (single.ours(), single.spread) == ("4.00", None)
@@ -133,6 +133,6 @@ def test_captions_say_which_spread_it_is(loaded, monkeypatch, tmp_path):
 
 def test_training_runs_of_a_source_are_those_that_its_grid_evaluates(report):
     digits = report.experiments[""]
-    assert [one.model for one in Source("grid", digits, "vp-A", "ours").trainings()] == ["vp-A", "vp-A@1", "vp-A@2"]
-    assert [one.model for one in Source("grid", digits, "vp-A@1", "ours").trainings()] == ["vp-A@1"]
+    assert [one.model for one in Source("grid", digits, "vp-A", "ours").training_runs()] == ["vp-A", "vp-A@1", "vp-A@2"]
+    assert [one.model for one in Source("grid", digits, "vp-A@1", "ours").training_runs()] == ["vp-A@1"]
     assert Results(Path("nowhere")).over(Source("grid", digits, "vp-A", "ours")) == []

@@ -135,6 +135,7 @@ def test_the_five_queries_of_the_docs_find_what_they_say_on_a_server(store, lab)
         assert sync(lab, uri).runs == 7  # through the server: inputs and models, too
         start, *blocks = queries()
         names, answers = {}, []
+        # The blocks of docs/comparing.md, a file of this repository.
         exec(start.replace('"http://127.0.0.1:5000"', repr(uri)), names)
         for block in blocks:
             exec(block, names)
