@@ -1,11 +1,11 @@
 """Whether the error bars of Fréchet distances are honest, by simulation, and what they cost.
 
     python bench/error_bars.py coverage [--features F ...] [--ratios R ...] [--draws N] [--spectrum flat power]
-                                        [--kept FILE]
+                                        [--no-limit] [--kept FILE]
     python bench/error_bars.py cost [--features F] [--images N] [--rounds N]
 
-coverage: draws images of known Gaussians, whose distance to the reference is known exactly, and measures each draw as
-an evaluation does. Columns:
+coverage: draws the statistics of the 20 groups of images of a known Gaussian, whose distance to the reference is known
+exactly, and measures each draw as an evaluation does. Columns:
 
 true, mean    the distance of the two Gaussians, and the mean distance over the draws
 corrected     mean of the bias-corrected f_J;  FD∞: its mean
@@ -16,6 +16,7 @@ bias          mean of f_J less the true distance, over that deviation; limit bia
               that is linear in mean and variances is subtracted, so that a few draws show a bias
 
 Each draw is written to FILE (JSON lines) as it ends: the same command resumes, and more draws add to those that exist.
+--no-limit leaves FD∞ out, which has 14 of the 35 distances.
 
 cost: seconds of one distance by each way, of a complete error bar, and peak memory.
 """
@@ -35,6 +36,7 @@ from common import RESULTS, report, summary
 
 from edm.metrics.error_bars import SIZES, Distance, Groups
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, frechet_distance
+from edm.metrics.jackknife import GROUPS
 
 
 def main() -> int:
@@ -46,12 +48,13 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--kept", type=Path, default=RESULTS / "error-bars-draws.jsonl", metavar="FILE",
                         help="the draws of `coverage` (default bench/results/error-bars-draws.jsonl)")  # fmt: skip
+    parser.add_argument("--no-limit", action="store_true", help="no FD∞ in `coverage`")
     parser.add_argument("--images", type=int, default=50_000, help="images of `cost` (default 50000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", help="JSON file (default bench/results/error-bars-….json)")
     args = parser.parse_args()
     if args.what == "coverage":
-        rows = [coverage(features, round(ratio * features), args.draws, spectrum, args.kept)
+        rows = [coverage(features, round(ratio * features), args.draws, spectrum, args.kept, not args.no_limit)
                 for features in args.features for spectrum in args.spectrum for ratio in args.ratios]  # fmt: skip
         question = "Does the interval of a distance cover the true one?"
     else:
@@ -62,16 +65,19 @@ def main() -> int:
 
 
 class Diagonal(Distance):
-    """Distances to a reference with a diagonal covariance: faster, and equal."""
+    """Distances to a reference with a diagonal covariance: faster, and equal. Of fewer images than ``fewest``: NaN."""
 
     def of(self, statistics: FeatureStatistics) -> float:
+        if statistics.count < self.fewest:
+            return math.nan
         mean, covariance = statistics.moments(self.device)
         deviations = self._factor
         overlap = torch.linalg.eigvalsh(deviations[:, None] * covariance * deviations).clamp(min=0).sqrt().sum()
         shift = mean - self._mu
         return float(shift @ shift + covariance.trace() + self._trace - 2 * overlap)
 
-    def __init__(self, mu: torch.Tensor, variances: torch.Tensor) -> None:
+    def __init__(self, mu: torch.Tensor, variances: torch.Tensor, fewest: int = 0) -> None:
+        self.fewest = fewest
         self.device = torch.device("cpu")
         self._mu, self._trace, self._factor = mu, float(variances.sum()), variances.sqrt()
 
@@ -83,26 +89,45 @@ def populations(features: int, spectrum: str) -> tuple[torch.Tensor, torch.Tenso
     return reference, 0.05 * reference.sqrt() * torch.sin(index), reference * (1 + 0.2 * torch.cos(index))
 
 
-def coverage(features: int, images: int, draws: int, spectrum: str, kept: Path) -> dict[str, Any]:
+def drawn(images: int, mean: torch.Tensor, variances: torch.Tensor, seed: int) -> Groups:
+    """The groups of ``images`` samples of N(mean, diag(variances)), drawn by their means and scatters, not one by one.
+
+    Bartlett's decomposition: the scatter of n samples is T Tᵀ, T lower triangular with n − 1 columns at most, normal
+    numbers below its diagonal and the square root of a chi-squared number of n − i degrees of freedom in row i.
+    """
+    random = np.random.default_rng(seed)
+    deviations, features = variances.sqrt().numpy(), len(mean)
+    upper = torch.triu_indices(features, features)
+    state = {"groups": torch.tensor([images, 0])}
+    for group in range(GROUPS):
+        count = images * (group + 1) // GROUPS - images * group // GROUPS
+        columns = np.arange(min(features, count - 1))
+        factor = np.tril(random.standard_normal((features, len(columns))), -1)
+        factor[columns, columns] = np.sqrt(random.chisquare(count - 1 - columns))
+        factor *= deviations[:, None]
+        centre = mean.numpy() + deviations * random.standard_normal(features) / math.sqrt(count)
+        state |= {f"{group}/count": torch.tensor(count), f"{group}/mean": torch.from_numpy(centre),
+                  f"{group}/scatter": torch.from_numpy(factor @ factor.T)[*upper]}  # fmt: skip
+    groups = Groups()
+    groups.restore(state)
+    return groups
+
+
+def coverage(features: int, images: int, draws: int, spectrum: str, kept: Path, lines: bool) -> dict[str, Any]:
     """One row: ``draws`` evaluations of ``images`` images each; takes those that are kept, and adds the others."""
     reference, mean, variances = populations(features, spectrum)
     true = float(mean @ mean + (reference.sqrt() - variances.sqrt()).square().sum())
-    distance = Diagonal(torch.zeros_like(mean), reference)
+    distance = Diagonal(torch.zeros_like(mean), reference, 0 if lines else images * (GROUPS - 1) // GROUPS - 1)
     slopes = 1 - (reference / variances).sqrt()  # of the distance, by each variance
     deviation = float((4 * mean.square() @ variances + 2 * (slopes * variances).square().sum()) / images) ** 0.5
-    name = f"{features} {spectrum} {images}"
-    lines = map(json.loads, kept.read_text().splitlines() if kept.exists() else ())
-    found = {line["draw"]: line["found"] for line in lines if line["name"] == name}
+    name = f"{features} {spectrum} {images}" + " without FD∞" * (not lines)
+    known = map(json.loads, kept.read_text().splitlines() if kept.exists() else ())
+    found = {line["draw"]: line["found"] for line in known if line["name"] == name}
     kept.parent.mkdir(parents=True, exist_ok=True)
     for draw in range(draws):
         if draw in found:
             continue
-        random = torch.Generator().manual_seed(draw)
-        groups = Groups(images)
-        while groups.count < images:
-            count = min(4096, images - groups.count)
-            noise = torch.randn(count, features, dtype=torch.float64, generator=random)
-            groups.append(noise * variances.sqrt() + mean)
+        groups = drawn(images, mean, variances, draw)
         bar = groups.measured(distance)
         seen_mean, seen = groups.whole().moments("cpu")
         linear = float(2 * mean @ (seen_mean - mean) + slopes @ (seen.diag() - variances))
