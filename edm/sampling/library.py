@@ -79,7 +79,8 @@ def sample(
     of the multistep family, such as "unipc-3", with its steps unless ``discretization`` states others.
 
     Returns float64 images [B, C, H, W], about [−1, 1]. Raises UserError, a ValueError, for settings that are out of
-    range, inconsistent or without effect, and for latents, labels or results of another type or shape.
+    range, inconsistent or without effect, for latents, labels or results of another type or shape, and for images that
+    are not finite.
     """
     if discretization is not None and not isinstance(discretization, str) and not callable(discretization):
         if sigmas is not None:
@@ -120,6 +121,11 @@ def sample(
         checked = _Checked(checked, callback)
     draws = _draws(noise) if noise is not None else lambda i, x: torch.randn_like(x)
     images, _ = draw_images(checked, latents, class_labels, config, draws, own)
+    finite = images.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        raise UserError(f"sampling gave NaN or infinity in {len(bad)} of {len(images)} images, the first of them "
+                        f"image {bad[0]}; check the model and its precision, or try more steps")  # fmt: skip
     return images
 
 

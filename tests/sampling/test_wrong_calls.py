@@ -81,3 +81,13 @@ def test_loading(net, tiny, tmp_path):
     ):  # fmt: skip
         with pytest.raises(edm.UserError, match=says):
             edm.load(wrong, device)
+
+
+@pytest.mark.parametrize(
+    ("solver", "value"),
+    [("euler", math.nan), ("heun", math.inf), ("multistep", math.nan), ("ddim", math.nan)],  # ddim clips infinity
+)
+def test_images_that_are_not_finite_are_refused(solver, value):
+    broken = torch.tensor([0.0, value]).reshape(2, 1, 1, 1)
+    with pytest.raises(edm.UserError, match="NaN or infinity in 1 of 2 images, the first of them image 1"):
+        edm.sample(lambda x, sigma, labels: x / (1 + sigma**2) + broken, X, num_steps=3, solver=solver)
