@@ -12,7 +12,7 @@ made_up      the raw files of a synthetic dataset                nothing
 prepare      data/DATASET.zip                                    its raw files
 features     data/features/DATASET-classifier.safetensors        the dataset
 reference    data/references/DATASET/FEATURES.npz                the dataset, the extractor's weights
-advise       data/references/DATASET/advice.json                 the dataset, of a folder of images
+advise       data/references/DATASET/advice.json                 the dataset, of a folder or with advise: true
 train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
 published    the same, of a pretrained model                     its published file
 choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, averages, the reference
@@ -145,7 +145,7 @@ def _reference(chain: "Chain", only: Only) -> Iterator[Job]:
 
 
 def _advise(chain: "Chain", only: Only) -> Iterator[Job]:
-    for name in only(0, chain.folders):
+    for name in only(0, chain.advised):
         yield Job("advise", (name,), named(dataset=paths.archive(name)), (paths.advice_file(name),))
 
 
@@ -338,7 +338,7 @@ def _about(chain: "Chain", only: Only) -> Iterator[Job]:
         report = chain.reports[name]
         datasets = {experiment.dataset for experiment in report.experiments.values()}
         inputs = named(shown=[*paths.shown_files(report), paths.metrics_files(name)[0]],
-                       advice=[paths.advice_file(one) for one in chain.folders if one in datasets])  # fmt: skip
+                       advice=[paths.advice_file(one) for one in chain.advised if one in datasets])  # fmt: skip
         yield Job("about", (name,), inputs, tuple(paths.about_files(name)))
 
 
