@@ -64,12 +64,21 @@ def _models(chain: "Chain", experiment: Experiment, jobs: list[Job]) -> list[dic
             sections += [_section("Models: what they differ in", [], rows[0], rows[1:])]
         same = [(choice, _shown(value)) for choice, value in values[names[0]].items() if choice not in differing]
         title = "Models: what they share" if len(names) > 1 else f"Model {names[0]}"
-        notes = [f"Durations are in millions of images. The best snapshot is used of {in_words(chosen)}." if chosen else
-                 "Durations are in millions of images."]  # fmt: skip
+        notes = [f"Durations are in millions of images.{_chosen(experiment, chosen)}"]
         sections += [_section(title, notes, ("choice", "value"), same, 2)]
     if published:
         sections += [_section("Imported models", [], ("model", "published file"), published, 2)]
     return sections
+
+
+def _chosen(experiment: Experiment, models: Iterable[str]) -> str:
+    """Which weights of the models are used, a sentence; empty without a choice."""
+    named, choice = in_words(models), experiment.choice
+    if choice is None or not named:
+        return ""
+    widths = in_words(f"{width:g}" for width in choice.widths)
+    what = "snapshot or EMA width" if choice.snapshots and widths else "EMA width" if widths else "snapshot"
+    return f" The best {what} is used of {named}{f' (widths {widths})' if widths else ''}."
 
 
 def _samplers(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def averaging(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 def choosing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
     experiment, model = _of(chain, job)
     choice = experiment.choice_of(model)
-    cheap, full = choice_cost(len(experiment.models[model].snapshots), choice.confirm)
+    cheap, full = choice_cost(choice.candidates(len(experiment.models[model].snapshots)), choice.confirm)
     drawn = cheap * choice.images + full * experiment.sampling.images
     nfe = experiment.grids[choice.grid].points[model][0].sampler.expected_nfe
     disk = FLOAT * parameters(experiment.models[model])

@@ -151,9 +151,10 @@ class Chain:
         return [path for path, maker in makers if maker is None or maker.rule == "download"]
 
     @functools.cached_property
-    def folders(self) -> list[str]:
-        """The datasets of a user's own folders of images, for which settings are derived."""
-        return [name for name, raw in self.params.raw["datasets"].items() if raw["source"] == "folder"]
+    def advised(self) -> list[str]:
+        """The datasets for which settings are derived: by default a user's own folders of images."""
+        datasets = self.params.raw["datasets"].items()
+        return [name for name, raw in datasets if raw.get("advise", raw["source"] == "folder")]
 
     def downloads_for(self, names: Iterable[str]) -> list[str]:
         """The missing downloads of some reports or experiments."""

@@ -77,16 +77,17 @@ def levels_file(experiment: Experiment, model: str) -> str:
 
 def model_file(experiment: Experiment, model: str) -> str:
     """The evaluated model: an average, the best snapshot if the experiment chooses one, else the final model."""
-    training, width = training_of(model)
-    if width:
-        return average_file(experiment, training, width)
+    training, mark = training_of(model)
+    if mark:
+        return average_file(experiment, training, mark)
     if not experiment.chosen(model):
         return final_model(experiment, model)
     return f"models/{experiment.owner('choose', model)}/{model}/best.safetensors"
 
 
-def average_file(experiment: Experiment, training: str, width: str) -> str:
-    return f"models/{experiment.owner('average', training, width)}/{training}/ema-{width}.safetensors"
+def average_file(experiment: Experiment, training: str, mark: str) -> str:
+    """mark: the width, and the time of one before the last snapshot: "0.13", "0.13-at-20"."""
+    return f"models/{experiment.owner('average', training, mark)}/{training}/ema-{mark}.safetensors"
 
 
 def guide_file(experiment: Experiment, guide: str, images: int | None) -> str:

@@ -12,10 +12,10 @@ made_up      the raw files of a synthetic dataset                nothing
 prepare      data/DATASET.zip                                    its raw files
 features     data/features/DATASET-classifier.safetensors        the dataset
 reference    data/references/DATASET/FEATURES.npz                the dataset, the extractor's weights
-advise       data/references/DATASET/advice.json                 the dataset, of a folder of images
+advise       data/references/DATASET/advice.json                 the dataset, of a folder or with advise: true
 train        models/EXPERIMENT/MODEL/model.safetensors           the dataset
 published    the same, of a pretrained model                     its published file
-choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, the reference
+choose       models/EXPERIMENT/MODEL/best.safetensors            the training's snapshots, averages, the reference
 average      models/EXPERIMENT/MODEL/ema-WIDTH.safetensors       the training's snapshots
 search       results/EXPERIMENT/searches/MODEL/SEARCH.json       the model, the reference
 shard        runs/…/EVALUATION.shards/1-of-2.safetensors         the model, the reference, a search
@@ -145,7 +145,7 @@ def _reference(chain: "Chain", only: Only) -> Iterator[Job]:
 
 
 def _advise(chain: "Chain", only: Only) -> Iterator[Job]:
-    for name in only(0, chain.folders):
+    for name in only(0, chain.advised):
         yield Job("advise", (name,), named(dataset=paths.archive(name)), (paths.advice_file(name),))
 
 
@@ -183,8 +183,9 @@ def _of_published(chain: "Chain", job: Job) -> Any:
 def _choose(chain: "Chain", only: Only) -> Iterator[Job]:
     for experiment in _experiments(chain, only):
         for model in _own(experiment, "choose", filter(experiment.chosen, only(1, experiment.models))):
+            averages = [paths.model_file(experiment, one) for one in experiment.averages_to_choose(model)]
             inputs = named(model=paths.final_model(experiment, model), references=paths.reference_file(experiment),
-                           weights=paths.weights_of(experiment))  # fmt: skip
+                           weights=paths.weights_of(experiment), averages=averages)  # fmt: skip
             outputs = (paths.model_file(experiment, model), paths.choice_file(experiment.name, model))
             yield Job("choose", (experiment.name, model), inputs, outputs)
 
@@ -193,11 +194,11 @@ def _average(chain: "Chain", only: Only) -> Iterator[Job]:
     """The snapshots are no inputs, since they are not kept: the final model stands for them, as in ``choose``."""
     for experiment in _experiments(chain, only):
         stated = [pair for pair in map(training_of, experiment.averages) if only.key[1:] in ((), pair)]
-        for training, width in stated:
-            if experiment.owner("average", training, width) == experiment.name:
-                output = paths.average_file(experiment, training, width)
+        for training, mark in stated:
+            if experiment.owner("average", training, mark) == experiment.name:
+                output = paths.average_file(experiment, training, mark)
                 inputs = named(model=paths.final_model(experiment, training))
-                yield Job("average", (experiment.name, training, width), inputs, (output,))
+                yield Job("average", (experiment.name, training, mark), inputs, (output,))
 
 
 # Measurements ---------------------------------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ def _about(chain: "Chain", only: Only) -> Iterator[Job]:
         report = chain.reports[name]
         datasets = {experiment.dataset for experiment in report.experiments.values()}
         inputs = named(shown=[*paths.shown_files(report), paths.metrics_files(name)[0]],
-                       advice=[paths.advice_file(one) for one in chain.folders if one in datasets])  # fmt: skip
+                       advice=[paths.advice_file(one) for one in chain.advised if one in datasets])  # fmt: skip
         yield Job("about", (name,), inputs, tuple(paths.about_files(name)))
 
 
@@ -368,8 +369,8 @@ def made_from(sources: Iterable[Source]) -> list[str]:
 
 
 def measuring_options(job: Job) -> list[str]:
-    """Options of a job's command: reference statistics, the extractor's weights, a search's outcome."""
-    given = {"--ref": "references", "--weights": "weights", "--settings": "settings"}
+    """Options of a job's command: reference statistics, the extractor's weights, a search's outcome, averages."""
+    given = {"--ref": "references", "--weights": "weights", "--settings": "settings", "--averages": "averages"}
     return [word for option, name in given.items() if name in job.inputs for word in (option, *job.inputs[name])]
 
 

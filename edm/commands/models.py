@@ -35,6 +35,7 @@ from edm.files.documents import read_json
 from edm.files.writing import named
 from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
+from edm.params.experiment import AT_SNAPSHOT, average_mark
 from edm.tracking import Journal, description, environment_tags
 
 
@@ -105,7 +106,8 @@ def add(command: Commands) -> None:
     sub.add_argument("run", help="folder of the training run, such as runs/digits/vp-F")
     sub.add_argument("--width", nargs="+", type=float, required=True, metavar="S", help="relative widths, such as 0.13")
     sub.add_argument("--at", type=float, metavar="MIMG", help="images seen, in millions (default: the last snapshot)")
-    sub.add_argument("--out", help="folder for ema-WIDTH.safetensors (default: that of the training run)")
+    sub.add_argument("--out", help="folder for ema-WIDTH.safetensors, with --at ema-WIDTH-at-MIMG.safetensors "
+                     "(default: that of the training run)")  # fmt: skip
     sub.add_argument("--experiment", help="experiment in params.yaml, which states the snapshots that must be there")
     sub.add_argument("--model", help="model of the experiment, such as vp-F")
     from_params(sub)
@@ -256,14 +258,16 @@ def average(args: Namespace) -> None:
 
     if (args.experiment is None) != (args.model is None):
         raise UserError("average: --experiment and --model belong together")
+    images = None if args.at is None else round(args.at * 1e6)
     if args.experiment:
         experiment = load_params(args).experiment(args.experiment)
         for width in args.width:
-            spec = experiment.average_spec(args.model, named(width))
+            spec = experiment.average_spec(args.model, average_mark(width, args.at))
             check_planned(args, spec, f"{args.experiment}/{args.model}: average {width:g}")
+            images = spec.get("images")  # of the snapshot at about --at
         require_whole(args.run, experiment.models[args.model])
-    images = None if args.at is None else round(args.at * 1e6)
-    for one in average(snapshots_of(args.run), args.width, args.out or args.run, images):
+    mark = "" if args.at is None else f"{AT_SNAPSHOT}{named(args.at)}"
+    for one in average(snapshots_of(args.run), args.width, args.out or args.run, images, mark):
         found = one.found
         say(f"{one.path}: from {one.snapshots} snapshots, residual {found.residual:.2g}, weights {found.total:.3g}")
         for doubt in one.doubts:

@@ -49,6 +49,8 @@ def add(command: Commands) -> None:
             sub.add_argument(f"--{what}", required=True, help=f"{what} of the experiment")
         if name in ("evaluate", "choose", "search"):
             sub.add_argument("--ref", nargs="+", required=True, help="statistics (*.npz), one per feature extractor")
+        if name == "choose":
+            sub.add_argument("--averages", nargs="+", default=[], help="averages of the snapshots, to choose from, too")
         if name == "analyse":
             sub.add_argument("--data", help="dataset archive, for leakage and memorisation")
             sub.add_argument("--evaluations", nargs="+", help="results that name pairs, for memorisation")
@@ -121,7 +123,8 @@ def choose(args: Namespace) -> None:
 
         threads(args.threads)
         choose_snapshot(experiment, args.model, args.snapshots, args.output, args.ref, weights=args.weights,
-                        command=again(args.output), made_from=made_from("choose"), world=place, say=say)  # fmt: skip
+                        averages=args.averages, command=again(args.output), made_from=made_from("choose"),
+                        world=place, say=say)  # fmt: skip
 
 
 def search(args: Namespace) -> None:

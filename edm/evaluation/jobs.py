@@ -26,12 +26,13 @@ from edm.evaluation.records import MEASURED, read_search, write_choice, write_re
 from edm.evaluation.search import Choice, Found, choice_cost, choose, cost, search
 from edm.evaluation.shards import Draw, Whole, measure_part, merge_parts
 from edm.files.hashes import digest, sha256_file
-from edm.files.writing import atomic_write
+from edm.files.writing import atomic_write, named
 from edm.models import checkpoint as checkpoints
 from edm.models.compilation import prepare
 from edm.models.denoiser import Denoiser
 from edm.networks.flops import flops
 from edm.params import Evaluation, Experiment
+from edm.params.experiment import average_mark
 from edm.sampling.drawing import block_of
 from edm.tracking import Journal, SystemMetrics, description, origin
 
@@ -125,66 +126,77 @@ def evaluate_grid(
 
 def choose_snapshot(
     experiment: Experiment, model: str, snapshots: str, output: str, references: Sequence[str], *,
-    weights: str | None = None, command: str = "", made_from: str = "", world: World = ALONE, say: Say = _quiet,
+    weights: str | None = None, averages: Sequence[str] = (), command: str = "", made_from: str = "",
+    world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
     """Copies the best snapshot of a training run to ``output`` and writes ``choice.json`` beside it.
 
-    snapshots: the folder of the run's snapshots. Raises UserError unless it holds exactly those set in params.yaml.
+    snapshots: the folder of the run's snapshots. averages: of these snapshots, which compete with them.
+    Raises UserError unless both are exactly those set in params.yaml.
     """
     spec, folder = experiment.choice_spec(model), Path(snapshots)
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     wanted = [f"{images:012d}.safetensors" for images in experiment.models[model].snapshots]
     if names != wanted:
         raise UserError(f"{folder}: {len(names)} snapshots, {len(wanted)} expected; train again to have them all")
-    cheap, full = choice_cost(len(names), spec["confirm"])
+    files = {name: folder / name for name in names if experiment.choice_of(model).snapshots}
+    stated = [f"ema-{average_mark(width)}.safetensors" for width in spec.get("ema", ())]
+    if [Path(path).name for path in averages] != stated:
+        raise UserError(f"--averages: the choice of {model} is among {', '.join(stated) or 'none'}; name these")
+    files |= {Path(path).name: Path(path) for path in averages}
+    cheap, full = choice_cost(len(files), spec["confirm"])
     images_in_all = cheap * spec["images"] + full * spec["confirm_images"]
     (yardstick,) = open_yardsticks(experiment, references, weights, world, images_in_all, more=False)
-    sampler, first = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
-    denoiser = checkpoints.load(folder / names[0], world.device)
+    sampler, first_seed = SamplerConfig.from_dict(spec["sampler"]), spec["first_seed"]
+    denoiser = checkpoints.load(next(iter(files.values())), world.device)
     prepare(denoiser, experiment.sampling.precision, experiment.sampling.compile, images_in_all * sampler.expected_nfe)
     block = block_of(spec["block"], denoiser.network.config)
 
     def distance(name: str, images: int) -> float:
         # Reuse the denoiser: its network may be compiled.
-        denoiser.load_state_dict(checkpoints.load(folder / name, world.device).state_dict())
-        seeds = range(first, first + images)
+        denoiser.load_state_dict(checkpoints.load(files[name], world.device).state_dict())
+        seeds = range(first_seed, first_seed + images)
         value: float = evaluate(denoiser, sampler, seeds, block, [yardstick], name, world)["distance"]
         if world.is_first:
             say(f"{name}: {yardstick.extractor.label} {value:.4g} of {images} images")
         return value
 
     # Identify snapshots by hash: another training run gives them the same names. Only rank 0 keeps the history.
-    hashes = {name: sha256_file(folder / name) for name in names} if world.is_first else {}
+    hashes = {name: sha256_file(path) for name, path in files.items()} if world.is_first else {}
     identity = {**spec, "sampler": sampler.to_dict(), "snapshots": hashes, "metric": yardstick.describe(),
                 "made_from": made_from}  # fmt: skip
     history = SearchHistory(folder.with_name("choice.history.jsonl"), identity, world)
 
     def chosen() -> Choice:
         return choose(
-            names, lambda name: distance(name, spec["images"]), lambda name: distance(name, spec["confirm_images"]),
-            spec["confirm"], history,
+            list(files), lambda name: distance(name, spec["images"]),
+            lambda name: distance(name, spec["confirm_images"]), spec["confirm"], history,
         )  # fmt: skip
 
     if not world.is_first:
         chosen()
         return
-    told = {name: checkpoints.describe(folder / name)["about"] for name in names}
+    told = {name: checkpoints.describe(path)["about"] for name, path in files.items()}
     seen = {name: about.get("images") or 0 for name, about in told.items()}
-    dataset = {"dataset_sha256": told[names[0]].get("dataset_sha256")}  # its weights are those of no single snapshot
+    first = next(iter(told.values()))
+    dataset = {"dataset_sha256": first.get("dataset_sha256")}  # the weights of the run are those of no single snapshot
     details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}, "model": model}
     run = run_below(Journal(folder.with_name("choice.journal.jsonl")), experiment.name, model, "choice",
                     f"{model} choice", "choice", details, dataset, made_from,
-                    description(f"Choice among {len(names)} snapshots of {model}.", command),
+                    description(f"Choice among {experiment.choice_of(model).among(len(names))} of {model}.", command),
                     dataset=experiment.dataset)  # fmt: skip
     with run:
         choice = chosen()
         for images, values in ((spec["images"], choice.cheap), (spec["confirm_images"], choice.full)):
             for name, value in values.items():
                 if value is not None:
-                    run.metrics(numbers_of({"distance": value}, yardstick.extractor.label, images), step=seen[name])
+                    measured = numbers_of({"distance": value}, yardstick.extractor.label, images)
+                    ema = told[name].get("ema")  # all after the last image: each has a name of its own
+                    mark = f"_ema_{named(ema['width'])}" if name in stated and ema else ""
+                    run.metrics({f"{key}{mark}": number for key, number in measured.items()}, step=seen[name])
         run.tag("snapshot", choice.best)
     with atomic_write(output) as temporary:
-        shutil.copyfile(folder / choice.best, temporary)
+        shutil.copyfile(files[choice.best], temporary)
     write_choice(Path(output).with_name("choice.json"), yardstick.describe(), {**choice.to_dict(), **spec})
     say(f"{output}: {choice.best}, {yardstick.extractor.label} {choice.value:.4g}")
 

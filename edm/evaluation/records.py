@@ -78,6 +78,7 @@ class Measurement:
     bar: None of too few images (``few``), and in files of versions that measured none. reference: SHA-256 of the
     reference. more_bars: the error bars of distances in other features, by the names that these have in ``more``.
     ema: of an average of snapshots its relative width, the residual of its profile, and the total of its weights.
+    images_seen: by the model, in training; None of a published one.
     """
 
     model: str
@@ -104,6 +105,7 @@ class Measurement:
     reference: str | None = None
     more_bars: dict[str, Bar] = field(default_factory=dict)
     ema: dict[str, float] | None = None
+    images_seen: int | None = None
 
     @property
     def s(self) -> float | None:
@@ -142,6 +144,7 @@ def measurement(record: dict[str, Any], row: dict[str, Any]) -> Measurement:
         reference=record["metric"].get("reference_sha256"),
         more_bars=bars,
         ema=record["checkpoint"].get("ema"),
+        images_seen=record["checkpoint"].get("images"),
     )  # fmt: skip
 
 

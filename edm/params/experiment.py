@@ -33,6 +33,9 @@ AND_MORE = "-and-"
 #: Between a guide's model and the images seen of its snapshot, in Mimg: "vp-F at 20".
 OF_SNAPSHOT = " at "
 
+#: Between the width of an average and the images seen, in Mimg, of one before the last snapshot: "0.13-at-20".
+AT_SNAPSHOT = "-at-"
+
 
 def guiding_model(guide: str) -> tuple[str, float | None]:
     """The model of a guide, and the images seen of its snapshot in Mimg; None for the model that is evaluated."""
@@ -40,15 +43,29 @@ def guiding_model(guide: str) -> tuple[str, float | None]:
     return model, float(seen) if at else None
 
 
-def averaged(training: str, width: float) -> str:
-    """The name of the average of a training run's snapshots of a relative width: "vp-F@ema-0.13"."""
-    return f"{training}{OF_EMA}{named(width)}"
+def averaged(training: str, width: float, at: float | None = None) -> str:
+    """The name of an average of a training run's snapshots, of a relative width: "vp-F@ema-0.13".
+
+    at: the images seen of the snapshot whose place it takes, in Mimg: "vp-F@ema-0.13-at-20"; None for the last.
+    """
+    return f"{training}{OF_EMA}{average_mark(width, at)}"
+
+
+def average_mark(width: float, at: float | None = None) -> str:
+    """The width and the time of an average in names: "0.13" after all of training, "0.13-at-20" after 20 Mimg."""
+    return named(width) + ("" if at is None else f"{AT_SNAPSHOT}{named(at)}")
+
+
+def width_and_time(mark: str) -> tuple[float, float | None]:
+    """The arguments of :func:`average_mark`. Raises ValueError for any other text."""
+    width, found, at = mark.partition(AT_SNAPSHOT)
+    return float(width), float(at) if found else None
 
 
 def training_of(model: str) -> tuple[str, str]:
-    """The training run of a model, and the relative width of its average: ("vp-F", "0.13"); "" for no average."""
-    training, _, width = model.partition(OF_EMA)
-    return training, width
+    """The training run of a model, and the mark of its average: ("vp-F", "0.13"); "" for no average."""
+    training, _, mark = model.partition(OF_EMA)
+    return training, mark
 
 
 def first_training(model: str) -> str:
@@ -128,12 +145,19 @@ class Choice:
     """The selection of the best snapshot: all are ranked with few ``images``, the ``confirm`` best again with all.
 
     grid: a grid of one point, the sampler; models outside this grid use their final model. confirm: ``ALL`` measures
-    every snapshot with all images and needs no ranking, so ``images`` is 0.
+    every snapshot with all images and needs no ranking, so ``images`` is 0. widths: relative, of averages of all
+    snapshots, which compete with the snapshots; alone, without ``snapshots``.
     """
 
     grid: str
     images: int
     confirm: int | str
+    widths: tuple[float, ...] = ()
+    snapshots: bool = True
+
+    def candidates(self, snapshots: int) -> int:
+        """The number of models to choose from, of a training run with so many snapshots."""
+        return snapshots * self.snapshots + len(self.widths)
 
     def told(self, snapshots: int, images: int) -> str:
         """How a model is selected among so many snapshots, in words. images: of an evaluation."""
@@ -141,7 +165,13 @@ class Choice:
             how = f"each measured with {images:,} images"
         else:
             how = f"ranked with {self.images:,} images, the best {self.confirm} again with {images:,}"
-        return f"best of {snapshots:,} snapshots ({how}), measured again on fresh seeds"
+        return f"best of {self.among(snapshots)} ({how}), measured again on fresh seeds"
+
+    def among(self, snapshots: int) -> str:
+        """The models to choose from, in words: "80 snapshots and 3 EMA widths"."""
+        widths = f"{len(self.widths)} EMA width{'s' * (len(self.widths) > 1)}"
+        of_each = [f"{snapshots:,} snapshots"] * self.snapshots + [widths] * bool(self.widths)
+        return " and ".join(of_each)
 
 
 @dataclass(frozen=True)
@@ -307,6 +337,12 @@ class Experiment:
                 found[guide] = None if at is None else self._snapshot(model, at)
         return found
 
+    def averages_to_choose(self, model: str) -> tuple[str, ...]:
+        """The averages of its snapshots that compete with the snapshots of a model."""
+        if self.choice is None or not self.chosen(model):
+            return ()
+        return tuple(averaged(model, width) for width in self.choice.widths)
+
     def _snapshot(self, model: str, at: float) -> int:
         """The images seen of the snapshot of a model at so many Mimg, up to a batch."""
         if model not in self.models:
@@ -438,15 +474,16 @@ class Experiment:
         changes = self.models[model].changes()
         return {name: value for name, value in changes.items() if name not in UNDECIDING}
 
-    def average_spec(self, training: str, width: str) -> dict[str, Any]:
-        """The settings that affect an average of a training run's snapshots."""
-        if averaged(training, float(width)) not in self.averages:
+    def average_spec(self, training: str, mark: str) -> dict[str, Any]:
+        """The settings that affect an average of a training run's snapshots; images: seen, unless all."""
+        if f"{training}{OF_EMA}{mark}" not in self.averages:
             there = ", ".join(self.averages) or "none"
-            raise UserError(f"experiment {self.name}: no average of {training} of width {width}; it has {there}")
-        return {"width": float(width)}
+            raise UserError(f"experiment {self.name}: no average of {training} of width {mark}; it has {there}")
+        width, at = width_and_time(mark)
+        return {"width": width} | ({} if at is None else {"images": self._snapshot(training, at)})
 
     def choice_of(self, model: str) -> Choice:
-        """How the snapshot of a model is chosen. Raises UserError for an experiment that chooses none."""
+        """How the weights of a model are chosen. Raises UserError for an experiment that chooses none."""
         if self.choice is None:
             raise UserError(f"experiment {self.name}: no snapshot of model {model!r} is chosen; state `choose`")
         return self.choice
@@ -455,9 +492,12 @@ class Experiment:
         """The settings that affect the choice of the snapshot."""
         choice = self.choice_of(model)
         point = self.grids[choice.grid].points[model][0]
+        among = ({"ema": list(choice.widths)} if choice.widths else {}) | (
+            {} if choice.snapshots else {"snapshots": False}
+        )
         return {"sampler": point.sampler.changes(), "images": choice.images, "confirm": choice.confirm,
                 "confirm_images": self.sampling.images, "first_seed": self.sampling.selecting,
-                "block": self.sampling.block, "features": self.features, **self._precision()}  # fmt: skip
+                "block": self.sampling.block, "features": self.features, **among, **self._precision()}  # fmt: skip
 
     def search_spec(self, model: str, name: str) -> dict[str, Any]:
         """The settings that affect the outcome of a search."""

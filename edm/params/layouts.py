@@ -14,7 +14,7 @@ from edm.params.descriptions import HYPERPARAMETERS, NETWORKS, Entries
 from edm.params.experiment import ALL, Experiment, Report, training_of
 from edm.params.paper import published
 from edm.params.resolving import nearest
-from edm.params.sources import Figure, Layout, Metrics, Source, plain
+from edm.params.sources import EACH_RUN, Figure, Layout, Metrics, Source, plain
 
 
 def table_spec(report: Report, name: str) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _likelihood(report: Report, spec: dict[str, Any]) -> Content:
     """Models by the bound on their likelihood, and the terms of it; before these, where stated, by the likelihood."""
     rows: dict[str, list[Source | None]] = {}
     first = [EXACT] if "likelihood" in spec else []
-    for label, source in _of_levels(report, spec).items():
+    for label, source in _of_levels(report, spec, EACH_RUN).items():
         exact = [_exact(source, spec["likelihood"])] if first else []
         rows[_called(label, source)] = [*exact, *[source] * len(LIKELIHOOD)]
     return [*first, *LIKELIHOOD], rows
@@ -256,12 +256,12 @@ def _exact(source: Source, name: str) -> Source:
         raise UserError(f"likelihood {name!r} is not defined; {source.experiment.name} has {there}")
     if source.model not in one.models:
         raise UserError(f"likelihood {name!r} of {source.experiment.name} is not computed for model {source.model!r}")
-    return dataclasses.replace(source, kind="likelihood", name=name)
+    return dataclasses.replace(source, kind="likelihood", name=name, text="")
 
 
-def _of_levels(report: Report, spec: dict[str, Any]) -> dict[str, Source]:
+def _of_levels(report: Report, spec: dict[str, Any], text: str = "") -> dict[str, Source]:
     """The errors per noise level of models that the chain trains."""
-    return {label: dataclasses.replace(_trained(report, ref, f"model {label!r}"), kind="levels")
+    return {label: dataclasses.replace(_trained(report, ref, f"model {label!r}"), kind="levels", text=text)
             for label, ref in _models(report, spec.get("models", ALL)).items()}  # fmt: skip
 
 
@@ -306,7 +306,7 @@ def figure_layout(report: Report, name: str) -> Figure:
     """The layout of a figure. Raises UserError for undefined names."""
     spec = report.figures[name]
     if spec["kind"] == "likelihood":
-        shown = {_called(label, source): source for label, source in _of_levels(report, spec).items()}
+        shown = {_called(label, source): source for label, source in _of_levels(report, spec, EACH_RUN).items()}
         bits = {label: _exact(source, spec["likelihood"]) for label, source in shown.items()}
         return Figure(name, "likelihood", {EXACT: bits, LIKELIHOOD[0]: shown})
     if spec["kind"] == "curve" and spec["over"] == OVER_WIDTHS:

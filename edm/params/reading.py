@@ -92,7 +92,7 @@ class Params:
 
     def dataset_spec(self, name: str) -> dict[str, Any]:
         """The settings that affect a dataset, without the content and the path of its raw data."""
-        return {key: value for key, value in self.dataset(name).items() if key != "path"}
+        return {key: value for key, value in self.dataset(name).items() if key not in ("path", "advise")}
 
     def pretrained_spec(self, name: str) -> dict[str, Any]:
         """The settings that affect an imported model, without its published file. Only the plan uses ``like``."""

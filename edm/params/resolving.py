@@ -36,6 +36,7 @@ from edm.params.experiment import (
     first_training,
     guiding_model,
     training_of,
+    width_and_time,
 )
 from edm.params.lazy import Lazy
 from edm.params.points import Points, checked
@@ -59,7 +60,7 @@ MAX_POINTS = 1000  # of a grid, per model
 MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
 MAX_WORK = 100_000  # models and measurements of all experiments
 MAX_PARAMETERS = 20e9  # of a network
-FIRST = "first"  # of the training runs of a model, in a grid
+FIRST = "first"  # of the training runs of a model, in a grid or a likelihood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +129,11 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
 
     likelihoods = Lazy(raw.get("likelihoods", {}), lambda key: _likelihood(
         f"{here}.likelihoods.{key}", key, raw["likelihoods"][key], raw.get("test"), names, scale))  # fmt: skip
+    choice = _choice(here, raw.get("choose"), grids, scale)
     averages: tuple[str, ...] = ()
     if _names_averages(raw):
-        averages, training_runs = _averages(here, grids, searches, sheets, models, training_runs)
+        places = _evaluated(here, grids, searches, sheets)
+        averages, training_runs = _averages(places, _to_choose(here, choice, grids, models), models, training_runs)
     return Experiment(
         name=name,
         dataset=raw["dataset"],
@@ -143,7 +146,7 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
         grids=grids,
         sampling=sampling,
         training=_training(here, raw.get("training", {})),
-        choice=_choice(here, raw.get("choose"), grids, scale),
+        choice=choice,
         searches=searches,
         sheets=sheets,
         analyses=Lazy(raw.get("analyses", {}), study),
@@ -209,7 +212,7 @@ def _check_pairs(
 
 
 def _names_averages(raw: dict[str, Any]) -> bool:
-    """Whether an experiment evaluates averages of snapshots, or names one as a guide."""
+    """Whether an experiment evaluates averages of snapshots, chooses among them, or names one as a guide."""
 
     def guides(entry: dict[str, Any]) -> Iterator[Any]:
         by_model = entry["models"].values() if isinstance(entry["models"], dict) else ()
@@ -219,7 +222,7 @@ def _names_averages(raw: dict[str, Any]) -> bool:
 
     entries = [entry for section in ("grids", "searches", "sheets") for entry in raw.get(section, {}).values()]
     of_average = ((isinstance(one, dict) and "ema" in one) or OF_EMA in str(one) for e in entries for one in guides(e))
-    return any("ema" in entry for entry in entries) or any(of_average)
+    return any("ema" in entry for entry in (*entries, raw.get("choose") or {})) or any(of_average)
 
 
 Places = Iterator[tuple[str, str]]  # a model, and the place that names it
@@ -238,27 +241,37 @@ def _evaluated(
             yield from ((guide, f"{here}.{kind}.{name}") for guide in guides)
 
 
+def _to_choose(
+    here: str, choice: Choice | None, grids: Mapping[str, Grid], models: Mapping[str, TrainingConfig]
+) -> Places:
+    """The averages that a choice is among, of the models that have snapshots, and the place that names them."""
+    if choice is not None and choice.widths:
+        for model in grids[choice.grid].points:
+            if model in models and models[model].snapshot_every:
+                yield from ((averaged(model, width), f"{here}.choose") for width in choice.widths)
+
+
 def _averages(
-    here: str, grids: Mapping[str, Grid], searches: Mapping[str, Search], sheets: Mapping[str, Sheet],
+    evaluated: Places, to_choose: Places,
     models: Mapping[str, TrainingConfig], training_runs: dict[str, tuple[str, ...]],
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:  # fmt: skip
-    """The averages of snapshots that are evaluated or guide; the training runs, with those that averages are of."""
-    used = dict(_evaluated(here, grids, searches, sheets))
+    """The averages of snapshots that are evaluated, chosen among or guide; the training runs, with theirs."""
+    used = dict((*evaluated, *to_choose))
     averages = {model: place for model, place in used.items() if training_of(model)[1]}
     for model, place in averages.items():
         _check_name(place, model, models)
-    widths = dict.fromkeys(float(training_of(model)[1]) for model in averages)
-    several = {averaged(first, width): tuple(made for run in runs if (made := averaged(run, width)) in averages)
-               for first, runs in training_runs.items() for width in widths}  # fmt: skip
+    stated = dict.fromkeys(width_and_time(training_of(model)[1]) for model in averages)
+    several = {averaged(first, *one): tuple(made for run in runs if (made := averaged(run, *one)) in averages)
+               for first, runs in training_runs.items() for one in stated}  # fmt: skip
     return tuple(averages), training_runs | {name: runs for name, runs in several.items() if name in averages}
 
 
 def _check_name(place: str, model: str, models: Mapping[str, TrainingConfig]) -> None:
     """Raises UserError if no average has that name."""
-    training, width = training_of(model)
-    known(f"{place}: ema {width}", "model", training, models)
+    training, mark = training_of(model)
+    known(f"{place}: ema {mark}", "model", training, models)
     try:
-        stated = averaged(training, float(width)) == model
+        stated = averaged(training, *width_and_time(mark)) == model
     except ValueError:
         stated = False
     if not stated:
@@ -267,14 +280,20 @@ def _check_name(place: str, model: str, models: Mapping[str, TrainingConfig]) ->
 
 def _check_averages(here: str, e: Experiment) -> None:
     """Raises UserError if an average cannot be made of snapshots."""
-    used = dict(_evaluated(here, e.grids, e.searches, e.sheets)) if e.averages else {}
+    places = (*_evaluated(here, e.grids, e.searches, e.sheets), *_to_choose(here, e.choice, e.grids, e.models))
+    used = dict(places) if e.averages else {}
     for model in e.averages:
-        (training, width), place = training_of(model), used[model]
+        (training, mark), place = training_of(model), used[model]
         config = e.models[training]
         if not config.snapshots:
-            raise UserError(f"{place}: ema {width}: {training} takes no snapshots; state snapshot_every")
+            raise UserError(f"{place}: ema {mark}: {training} takes no snapshots; state snapshot_every")
         if not config.ema_widths and config.ema_halflife == 0:
-            raise UserError(f"{place}: ema {width}: snapshots of {training} average nothing (ema_halflife is 0)")
+            raise UserError(f"{place}: ema {mark}: snapshots of {training} average nothing (ema_halflife is 0)")
+        checked(place, partial(_average_spec, e, training, mark), {})
+
+
+def _average_spec(e: Experiment, training: str, mark: str, _: Any) -> Any:
+    return e.average_spec(training, mark)
 
 
 def _check_guides(here: str, experiment: Experiment) -> None:
@@ -402,11 +421,19 @@ def _choice(here: str, raw: dict[str, Any] | None, grids: Mapping[str, Grid], sc
     known(f"{here}.choose", "grid", raw["grid"], grids)
     if any(len(points) != 1 for points in grids[raw["grid"]].points.values()):
         raise UserError(f"{here}.choose: grid {raw['grid']!r} has several points; a choice needs a single one")
+    widths, snapshots = _listed(raw.get("ema", [])), raw.get("snapshots", True)
+    if not widths and not snapshots:
+        raise UserError(f"{here}.choose: without snapshots there is nothing to choose from; list EMA widths (ema)")
     if raw["confirm"] == ALL:
-        return Choice(raw["grid"], 0, ALL)
+        return Choice(raw["grid"], 0, ALL, tuple(widths), snapshots)
     if "images" not in raw:
         raise UserError(f"{here}.choose: key 'images' is missing; only `confirm: all` needs no ranking")
-    return Choice(raw["grid"], _count(raw["images"], scale), raw["confirm"])
+    return Choice(raw["grid"], _count(raw["images"], scale), raw["confirm"], tuple(widths), snapshots)
+
+
+def _listed(value: Any) -> list[Any]:
+    """A value or the values of a list, as a list."""
+    return value if isinstance(value, list) else [value]
 
 
 def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: Mapping[str, Search], steps) -> Grid:
@@ -426,8 +453,7 @@ def _grid(here: str, name: str, raw: dict[str, Any], models: Names, searches: Ma
         further = {model: models.training_runs.get(model, ())[1:] for model in points}
         like = {one: one if one in points else model for model in points for one in (model, *further[model])}
     if (widths := raw.get("ema")) is not None:
-        several = widths if isinstance(widths, list) else [widths]
-        like = {averaged(model, width): given for model, given in like.items() for width in several}
+        like = {averaged(model, width): given for model, given in like.items() for width in _listed(widths)}
     points = Lazy(like, partial(_at, points, like))
     return Grid(name, points, raw.get("reference"), source)
 
@@ -473,7 +499,10 @@ def _likelihood(here: str, name: str, raw: dict[str, Any], test: str | None, mod
     chosen = tuple(_chosen(raw["models"], models))
     for model in chosen:
         known(here, "model", model, models.known)
-    own = ("models", "dataset", "images")
+    if raw.get("seeds") != FIRST:
+        runs = dict.fromkeys(run for model in chosen for run in models.training_runs.get(model, (model,)))
+        chosen = tuple(runs)
+    own = ("models", "dataset", "images", "seeds")
     settings = _OF_LIKELIHOODS | {key: value for key, value in raw.items() if key not in own}
     return Likelihood(name, chosen, dataset, _count(raw["images"], scale), settings)
 
@@ -496,8 +525,7 @@ def _points(here: str, raw: dict[str, Any], models: Names, steps: list[int] | No
         swept = [key for key, value in choices.items() if isinstance(value, list) and not _is_one_value(key, choices)]
         _check_product(here, (choices[key] for key in swept), MAX_POINTS)
         if "guide" in choices:
-            several = choices["guide"] if isinstance(choices["guide"], list) else [choices["guide"]]
-            named_guides = [_guide(here, value, models.scale) for value in several]
+            named_guides = [_guide(here, value, models.scale) for value in _listed(choices["guide"])]
             choices["guide"] = named_guides if "guide" in swept else named_guides[0]
         return Points(here, model, choices, swept)
 
@@ -517,15 +545,19 @@ def _is_one_value(key: str, choices: dict[str, Any]) -> bool:
 def _guide(here: str, value: str | dict[str, Any], scale: float) -> str:
     """A guide as :class:`SamplerConfig` names it: the null label, a model, or what was made of its training run.
 
-    That is a snapshot ("vp-F at 20") or an average of the snapshots ("vp-F@ema-0.05").
+    That is a snapshot ("vp-F at 20"), an average of the snapshots ("vp-F@ema-0.05"), or an average at the place of a
+    snapshot ("vp-F@ema-0.05-at-20").
     """
     if isinstance(value, str):
         return value
-    if ("at" in value) == ("ema" in value):
-        raise UserError(f"{here}: guide {value['model']}: state its snapshot (at, in Mimg) or its EMA width (ema)")
+    if "at" not in value and "ema" not in value:
+        what = "its snapshot (at, in Mimg), its EMA width (ema), or both"
+        raise UserError(f"{here}: guide {value['model']}: state {what}")
+    at = value["at"] * scale if "at" in value else None
     if "ema" in value:
-        return averaged(value["model"], value["ema"])
-    return f"{value['model']}{OF_SNAPSHOT}{named(value['at'] * scale)}"
+        return averaged(value["model"], value["ema"], at)
+    assert at is not None
+    return f"{value['model']}{OF_SNAPSHOT}{named(at)}"
 
 
 def _chosen(models: Any, names: Names) -> Any:

@@ -5,7 +5,7 @@ specification of the step. So a step cannot show a label or a number that its sp
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from edm.params.paper import Published
 SHEET_IMAGES = 24  # images shown per sheet, unless a figure states another number
 IF_STATED = {"if stated": True}  # of a field that a specification leaves out while it is empty
 WITHIN, BEST = "within 3 %", "of the best"  # the setting whose NFE a table shows beside the lowest distance
+EACH_RUN = "each run"  # of errors per noise level: those of every training run of a model
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Source:
 
     kind: "grid", "search", "sheet", "analysis", "likelihood", "levels" (loss per noise level), "model" (its
     configuration), "order" (of the solver of a grid) or "dataset". name: of the first five. text: of "model" the entry
-    itself, of "order" the settings of the solver, of "analysis" in a table the name of a number. nfe: of a grid, only
-    its points with so many evaluations.
+    itself, of "order" the settings of the solver, of "analysis" in a table the name of a number, of "levels"
+    ``EACH_RUN`` where all training runs count. nfe: of a grid, only its points with so many evaluations.
     """
 
     kind: str
@@ -42,9 +43,13 @@ class Source:
 
     def training_runs(self) -> list["Source"]:
         """The sources of all training runs of its model: itself first; of a grid, those that the grid evaluates."""
-        if self.kind != "grid":
-            return [self]
-        there = self.experiment.grids[self.name].points
+        there: Container[str] = ()
+        if self.kind == "grid":
+            there = self.experiment.grids[self.name].points
+        elif self.kind == "likelihood":
+            there = self.experiment.likelihoods[self.name].models
+        elif self.kind == "levels" and self.text == EACH_RUN:
+            there = self.experiment.models
         further = self.experiment.training_runs.get(self.model, ())[1:]
         return [self, *(replace(self, model=model) for model in further if model in there)]
 
@@ -55,14 +60,14 @@ class Source:
         if self.kind == "dataset":
             return [self.kind, self.experiment.dataset]
         where = [self.kind, self.experiment.name, self.model, self.name]
+        further = [*filter(None, [[source.model for source in self.training_runs()[1:]]])]
         if self.kind == "grid":
             points = [point.id for point in self.points]
-            further = [[source.model for source in self.training_runs()[1:]]]
-            return [*where, points, self.experiment.sampling.repeats, *filter(None, further)]
+            return [*where, points, self.experiment.sampling.repeats, *further]
         if self.kind == "levels":
             config = self.experiment.models[self.model]
-            return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data]
-        return [*where, self.text] if self.text else where
+            return [*where, config.loss, config.P_mean, config.P_std, config.sigma_data, *further]
+        return [*where, self.text] if self.text else [*where, *further]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def _schema(version: int) -> dict[str, Any]:
                                              "uniqueItems": True}]}  # fmt: skip
     several = {"type": "array", "items": _WIDTH, "minItems": 1, "maxItems": 100, "uniqueItems": True}
     averages = "relative widths of averages of its models' snapshots"
-    defs["grid"]["properties"]["ema"] = {"anyOf": [_WIDTH, several], "description": averages}
+    for place in (defs["grid"], defs["experiment"]["properties"]["choose"]["anyOf"][1]):
+        place["properties"]["ema"] = {"anyOf": [_WIDTH, several], "description": averages}
     defs["dataset"]["properties"] |= _of_plugins("source")
     defs["analysis"]["properties"] |= {"kind": {"enum": list(registry.Names("study"))}, **_of_plugins("study")}
     for name in ("settings", "grid", "search", "sheet"):

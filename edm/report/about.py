@@ -79,11 +79,11 @@ def environment(chain: Chain, report: Report, done: list[Done]) -> str:
 
 
 def _advice(chain: Chain, report: Report) -> list[str]:
-    """The settings that ``edm advise`` derives from a report's own folders of images, as far as they are there."""
+    """The settings that ``edm advise`` derives for the datasets of a report, as far as they are there."""
     names = ("sigma_data", "sigma_min", "sigma_max", "P_mean", "P_std", "P_mean_new", "P_std_new")
     rows = []
     for name in dict.fromkeys(experiment.dataset for experiment in report.experiments.values()):
-        if name in chain.folders and Path(advice_file(name)).exists():
+        if name in chain.advised and Path(advice_file(name)).exists():
             shape = dict.fromkeys(names, NUMBER.or_null())
             found = read_document(advice_file(name), None, shape, "the advice for a dataset", "run snakemake again")
             rows.append((name, *("–" if found[one] is None else f"{found[one]:.3g}" for one in names)))

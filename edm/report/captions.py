@@ -22,6 +22,7 @@ PAPER = (
     "T. Karras, M. Aittala, T. Aila, S. Laine: *Elucidating the Design Space of Diffusion-Based Generative "
     "Models*, NeurIPS 2022 (`arXiv:2206.00364 <https://arxiv.org/abs/2206.00364>`__)"
 )
+_OF_RUNS, _ERRORS = "one standard deviation over training runs", "1.96 standard errors"
 _NUMBERED = re.compile(r"(table|figure)(\d+)([a-z]*)")
 _TABLES = {
     "configurations": (
@@ -85,8 +86,7 @@ _FIGURES = {
     "likelihood": (
         "Bits per dimension",
         "Bits per dimension of 8-bit images, a line per model: the likelihood by the probability-flow ODE, of {bits}, "
-        "and the bound from the loss per noise level, of training images. The bars are 1.96 standard errors. Lower is "
-        "better.",
+        "and the bound from the loss per noise level, of training images. The bars are {bars}. Lower is better.",
     ),
     "sheets": (
         "Samples",
@@ -162,6 +162,7 @@ class Captions:
                    "levels": _counts(_level_samples(s) for s in sources if s.kind == "levels"),
                    "images": _counts(min(layout.images, s.experiment.sheets[s.name].images) for s in sources
                                      if s.kind == "sheet"),
+                   "bars": f"{_OF_RUNS} or, of a single one, {_ERRORS}" if _trainings(sources) else _ERRORS,
                    "bits": in_words(dict.fromkeys(_bits_of(s) for s in sources if s.kind == "likelihood")),
                    "real": ", beside real ones" if any(s.kind == "dataset" for s in sources) else ""}  # fmt: skip
         words = [_FIGURES[layout.kind][1].format(**details), *self._measured(sources)]

@@ -1,9 +1,9 @@
 """Figures of a report: selects the results for each. :mod:`edm.report.panels` draws them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -173,15 +173,19 @@ def _likelihoods(layout: Figure, places: Places, path: Path, written: list[Path]
     shown: dict[str, dict[str, tuple[float, float]]] = {"likelihood, by the ODE": {}, "bound, on training images": {}}
     of_ode, of_bound = shown.values()
     for label, source in exact.items():
-        if (bits := results.bits(source)) is not None:
-            of_ode[label] = (bits["bits_per_dimension"], 1.96 * bits["s"])
+        if bits := results.bits_of_runs(source):
+            of_ode[label] = _mean([one["bits_per_dimension"] for one in bits], bits[0]["s"])
     for label, source in above.items():
-        if (levels := results.levels(source)) is not None:
-            found = bound(levels, source.experiment.models[source.model].sigma_data)
-            of_bound[label] = (found.bits, 1.96 * (found.s or 0))
+        if bounds := results.bounds(source):
+            of_bound[label] = _mean([one.bits for one in bounds], bounds[0].s or 0)
     if not of_ode and not of_bound:
         raise UserError(f"{path}: none of its models is trained yet; run snakemake")
     panels.bits_of_models(shown, list(exact), path, written)
+
+
+def _mean(values: Sequence[float], error: float) -> tuple[float, float]:
+    """The mean over training runs and half the width of its bar: one deviation or, of a single run, 1.96 errors."""
+    return fmean(values), stdev(values) if len(values) > 1 else 1.96 * error
 
 
 def _sheets(layout: Figure, places: Places, path: Path, written: list[Path]) -> None:

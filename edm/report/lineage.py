@@ -138,8 +138,9 @@ def _of_likelihood(chain: Chain, place: dict[str, Any], cell: Cell, source: Sour
     path = likelihood_file(experiment, model, name)
     record = read_bits(path)
     walk = _Walk(chain, path, record | {"metric": {}})
-    found = {**place, "value": cell.value, "s": record["s"], "images": record["images"], "experiment": experiment.name,
-             "model": model, "likelihood": name, **walk.run(record.get("run"))}  # fmt: skip
+    found = {**place, "value": record["bits_per_dimension"], "s": record["s"], "images": record["images"],
+             **_mean_of(cell), "experiment": experiment.name, "model": model, "likelihood": name,
+             **walk.run(record.get("run"))}  # fmt: skip
     job = chain.makers[path]
     again = ["likelihood", job.one("model"), job.one("dataset"), AGAIN, "--experiment", job.key[0], "--model", model,
              "--likelihood", name]  # fmt: skip
@@ -151,7 +152,8 @@ def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     experiment, model = source.experiment, source.model
     path = levels_file(experiment, model)
     walk = _Walk(chain, path, {"checkpoint": {}, "metric": {}})
-    found = {**place, "value": cell.value, "experiment": experiment.name, "model": model}
+    value = {"value": cell.value} if cell.training_runs == 1 else _mean_of(cell)
+    found = {**place, **value, "experiment": experiment.name, "model": model}
     term = "bits" if place["column"] == "bound" else place["column"]
     code = ("from edm.training.bound import bound; from edm.training.curves import read_curves; "
             f"print(bound(read_curves({path!r})['after'], {experiment.models[model].sigma_data}).{term})")  # fmt: skip
@@ -203,7 +205,7 @@ def _shown_nfe(cell: Cell, measured: Measurement) -> dict[str, str]:
 
 def _mean_of(cell: Cell) -> dict[str, str]:
     """The mean in the table, of several training runs, of which the lineage is the first's."""
-    if cell.spread is None:
+    if cell.training_runs == 1:
         return {}
     return {"table_shows": f"the mean of {cell.training_runs} training runs; this is one"}
 
@@ -344,8 +346,10 @@ class _Walk:
         choice = self._of_hash(path, sidecar["outputs"].get(path), read_choice)
         if not choice:
             return {"chosen": f"not known: {path} is not there, or another one"}
+        measured = choice["cheap"] | (choice.get("full") or {})
+        kinds = dict.fromkeys("averages" if name.startswith("ema-") else "snapshots" for name in measured)
         return {
-            "chosen": f"{choice['best']} of {len(choice['cheap'] | (choice.get('full') or {}))} snapshots",
+            "chosen": f"{choice['best']} of {len(measured)} {' and '.join(kinds)}",
             "chosen_by": f"{choice['metric']['label']} {choice['value']!r} of {choice['confirm_images']} images",
         }
 

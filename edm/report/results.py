@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edm.analysis.bits import read_bits
 from edm.chain.paths import evaluation_file, levels_file, likelihood_file
@@ -19,6 +19,9 @@ from edm.params.experiment import training_of
 from edm.params.sources import Source
 from edm.tracking import read_journal
 from edm.training.curves import read_curves
+
+if TYPE_CHECKING:
+    from edm.training.bound import Bound
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,18 @@ class Results:
         path = likelihood_file(source.experiment, source.model, source.name)
         file = self.results / Path(path).relative_to("results")
         return read_bits(file) if file.exists() else None
+
+    def bits_of_runs(self, source: Source) -> list[dict[str, Any]]:
+        """The likelihoods of all training runs of a model that have one, the model's own first."""
+        return [found for one in source.training_runs() if (found := self.bits(one)) is not None]
+
+    def bounds(self, source: Source) -> "list[Bound]":
+        """The bounds of all training runs of a model that are finished, the model's own first."""
+        from edm.training.bound import bound  # loads numpy, which `edm trace` does without
+
+        config = source.experiment.models[source.model]
+        found = map(self.levels, source.training_runs())
+        return [bound(levels, config.sigma_data) for levels in found if levels is not None]
 
     def why_no_bits(self, source: Source) -> str:
         """Why a model has no likelihood, in the words of :meth:`why_missing`."""

@@ -97,6 +97,7 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     partial: list[str] = []
     settings: list[str] = []
     seen: list[Measurement] = []
+    chosen: dict[str, str] = {}
 
     def cell(source: Source | None, row: str, column: str) -> Cell:
         if source is None:
@@ -109,6 +110,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
             partial.append(f"{row}, {column}: {there} of {wanted} measurements so far.")
         shown = best(points)
         seen.extend(m for point in points for m in point.every)
+        if source.experiment.averages_to_choose(source.model):
+            chosen.update({m.model: _weights_of(m) for point in points for m in point.every})
         m = shown.lowest
         if len(source.points) > 1:
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
@@ -125,8 +128,17 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     notes += [f"{TO_TEST}: the distance of the same images to images held out from training."] * (
         TO_TEST in layout.metrics)  # fmt: skip
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
+    told = "; ".join(f"{model}, {weights}" for model, weights in chosen.items())
+    notes += [f"Chosen: {told}."] if chosen else []
     notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
+
+
+def _weights_of(measured: Measurement) -> str:
+    """The snapshot or the EMA width that a choice took for a model."""
+    if measured.ema:
+        return f"EMA width {measured.ema['width']:g}"
+    return f"the snapshot after {(measured.images_seen or 0) / 1e6:g} Mimg"
 
 
 def _configurations(layout: Layout, results: Results) -> Table:
@@ -201,39 +213,42 @@ def _settings(layout: Layout, results: Results) -> Table:
 
 def _likelihood(layout: Layout, results: Results) -> Table:
     """Bits per dimension: the likelihood where stated, the bound from the errors per noise level, and its terms."""
-    from edm.training.bound import bound  # loads numpy, which `edm trace` does without
-
     rows: dict[str, list[Cell]] = {}
     counts: set[int | None] = set()
     spans: set[str] = set()
     exact: dict[str, dict[str, Any]] = {}
+    partial: list[str] = []
     for row, sources in layout.rows.items():
         source, rows[row] = sources[-1], []
         assert source is not None
         if layout.columns[0] == EXACT and (first := sources[0]) is not None:
-            if (there := results.bits(first)) is None:
-                rows[row].append(Cell(missing=results.why_no_bits(first)))
+            if there := results.bits_of_runs(first):
+                exact[row] = there[0]
+                rows[row].append(_mean([one["bits_per_dimension"] for one in there], there[0]["s"]))
+                partial += _partial(f"{row}, {EXACT}", len(there), len(first.training_runs()))
             else:
-                exact[row], value = there, there["bits_per_dimension"]
-                rows[row].append(Cell(f"{value:.4g}", value, error=there["s"]))
-        found = results.levels(source)
-        if found is None:
+                rows[row].append(Cell(missing=results.why_no_bits(first)))
+        found = results.bounds(source)
+        if not found:
             missing = results.why_not_trained(source.experiment, source.model)
             rows[row] += [Cell(missing=missing)] * len(LIKELIHOOD)
             continue
-        bits = bound(found, source.experiment.models[source.model].sigma_data)
-        numbers = {"bound": bits.bits, "diffusion": bits.diffusion, "prior": bits.prior,
-                   "reconstruction": bits.reconstruction}  # fmt: skip
-        errors = {"bound": bits.s, "diffusion": bits.s}
-        rows[row] += [Cell(f"{numbers[name]:.4g}", numbers[name], error=errors.get(name)) for name in LIKELIHOOD]
-        counts.add(found.get("samples"))
-        spans.add(f"{bits.sigma_min:.3g} to {bits.sigma_max:.3g}")
+        terms = {"bound": "bits"}  # the others are called alike
+        each = {name: [getattr(one, terms.get(name, name)) for one in found] for name in LIKELIHOOD}
+        errors = {"bound": found[0].s, "diffusion": found[0].s}
+        rows[row] += [_mean(each[name], errors.get(name), plain=name not in errors) for name in LIKELIHOOD]
+        partial += _partial(f"{row}, bound", len(found), len(source.training_runs()))
+        counts.add((results.levels(source) or {}).get("samples"))
+        spans |= {f"{one.sigma_min:.3g} to {one.sigma_max:.3g}" for one in found}
     place = layout.columns.index("bound")
     for at in {0, place}:
         known = [value for cells in rows.values() if (value := cells[at].value) is not None]
         for cells in rows.values():
             cells[at] = replace(cells[at], best=len(known) > 1 and cells[at].value == min(known))
-    notes = _notes_of_exact(rows, exact)
+    runs = sorted({cell.training_runs for cells in rows.values() for cell in cells if cell.spread is not None})
+    notes = [f"±, of a model with several training runs: mean and standard deviation over "
+             f"{' or '.join(map(str, runs))} training runs of different seeds."] if runs else []  # fmt: skip
+    notes += _notes_of_exact(rows, exact)
     notes += ["Bound: bits per dimension of 8-bit training images, lower is better: an upper bound on −log₂ P in the "
               "mean, and the three terms whose sum it is. No image is sampled."]  # fmt: skip
     if spans:
@@ -241,23 +256,41 @@ def _likelihood(layout: Layout, results: Results) -> Table:
         of = f", {images} images at each" if images else ""
         notes.append(f"Noise levels {' or '.join(sorted(spans))}{of}. ±: at most one standard error over images, which "
                      "are the same at all levels.")  # fmt: skip
-    return Table(layout.name, layout.title, "model", layout.columns, rows, notes)
+    return Table(layout.name, layout.title, "model", layout.columns, rows, [*notes, *partial])
+
+
+def _mean(values: list[float], error: float | None, plain: bool = False) -> Cell:
+    """The mean and the spread over training runs, or the value of a single one with its error. plain: without ±."""
+    value, several = fmean(values), len(values) > 1
+    if not several or plain:
+        return Cell(f"{value:.4g}", value, error=None if several else error, training_runs=len(values))
+    spread = stdev(values)
+    return Cell(f"{value:.4g} ± {spread:.2g}", value, training_runs=len(values), spread=spread)
+
+
+def _partial(what: str, there: int, wanted: int) -> list[str]:
+    return [f"{what}: {there} of {wanted} training runs so far."] if there < wanted else []
 
 
 def _notes_of_exact(rows: dict[str, list[Cell]], exact: dict[str, dict[str, Any]]) -> list[str]:
     """The notes on likelihoods; in ``rows``, marks those that cannot be told from the best, image by image."""
     if not exact:
         return []
-    best = min(exact, key=lambda row: exact[row]["bits_per_dimension"])
+    best = min(exact, key=lambda row: rows[row][0].value or math.inf)
     comparable = {
         row: one
         for row, one in exact.items()
         if (one["images"], one["dataset_sha256"]) == (exact[best]["images"], exact[best]["dataset_sha256"])
     }
+    means = False
     for row, one in comparable.items():
-        apart = [a - b for a, b in zip(one["each"], exact[best]["each"], strict=True)]
-        tied = row != best and fmean(apart) < TELLING * stdev(apart) / math.sqrt(len(apart))
+        if rows[row][0].spread is not None or rows[best][0].spread is not None:
+            tied, means = row != best and not uncertainty.means_differ(rows[row][0], rows[best][0]), True
+        else:
+            apart = [a - b for a, b in zip(one["each"], exact[best]["each"], strict=True)]
+            tied = row != best and fmean(apart) < TELLING * stdev(apart) / math.sqrt(len(apart))
         rows[row][0] = replace(rows[row][0], tied=tied)
+    how = f"|z| below {TELLING}, {'by means over training runs' if means else 'image by image'}"
     told = {
         f"{one['images']:,} images, {one['num_steps']} steps, "
         + ("exact trace" if one["trace"] == "exact" else f"probes: {one['probes']}")
@@ -265,9 +298,10 @@ def _notes_of_exact(rows: dict[str, list[Cell]], exact: dict[str, dict[str, Any]
     }
     spread = max((one["spread"] for one in exact.values() if one["spread"] is not None), default=None)
     over = "" if spread is None else f" Of a single image, the standard error over its probes is at most {spread:.2g}."
+    alone = ", of a single training run" if means else ""
     return [f"{EXACT.capitalize()}: bits per dimension by the ODE, with uniform dequantisation, of the images that the "
-            f"likelihood names ({'; '.join(sorted(told))}). ±: one standard error over images. Bold: the "
-            f"lowest, and what cannot be told from it (|z| below {TELLING}, image by image).{over}"]  # fmt: skip
+            f"likelihood names ({'; '.join(sorted(told))}). ±{alone}: one standard error over images. Bold: the "
+            f"lowest, and what cannot be told from it ({how}).{over}"]  # fmt: skip
 
 
 def _study(layout: Layout, results: Results) -> Table:

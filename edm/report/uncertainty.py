@@ -32,13 +32,13 @@ def _beside(cell: Cell, best: Cell | None) -> Cell:
     if best is None or not cell.text:
         return cell
     if cell is not best and (cell.spread is not None or best.spread is not None):
-        return replace(cell, best=cell.text == best.text, tied=not _means_differ(cell, best))
+        return replace(cell, best=cell.text == best.text, tied=not means_differ(cell, best))
     apart = None if cell is best else difference(cell.all, best.all)
     tied = apart is not None and apart.paired and not apart.told_apart
     return replace(cell, best=cell.text == best.text, tied=tied, apart=apart)
 
 
-def _means_differ(cell: Cell, best: Cell) -> bool:
+def means_differ(cell: Cell, best: Cell) -> bool:
     """Whether two means over training runs differ by more than their spreads explain.
 
     Welch's statistic; a single training run counts with the spread of the other cell.

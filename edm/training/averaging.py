@@ -55,12 +55,13 @@ def require_whole(run: str | Path, config: TrainingConfig) -> None:
 
 
 def average(
-    snapshots: Sequence[str | Path], widths: Sequence[float], out: str | Path, images: int | None = None
+    snapshots: Sequence[str | Path], widths: Sequence[float], out: str | Path, images: int | None = None, mark: str = ""
 ) -> list[Average]:
     """Writes ``out``/ema-WIDTH.safetensors for each width: the average that training would have made.
 
     snapshots: of one training run, of its half-life's average or of power functions, in any order. widths: relative,
-    such as 0.13. images: seen so far, t; by default those of the last snapshot. Sums are float64.
+    such as 0.13. images: seen so far, t; by default those of the last snapshot. mark: after the width in the name of
+    each file, such as "-at-20". Sums are float64.
 
     ``average(snapshots_of("runs/digits/vp-F"), [0.05, 0.13], "runs/digits/vp-F")``
 
@@ -80,7 +81,7 @@ def average(
     sums = _summed(list(profiles), [one.weights for one in recombined])
     written = []
     for width, one, tensors in zip(widths, recombined, sums, strict=True):
-        path = Path(out) / f"ema-{named(width)}.safetensors"
+        path = Path(out) / f"ema-{named(width)}{mark}.safetensors"
         ema = {"width": width, "residual": one.residual, "total": one.total, "snapshots": len(profiles)}
         about = {**headers[first]["about"], "images": at, "ema": ema}
         save_tensors(path, tensors, {**headers[first], "about": about})

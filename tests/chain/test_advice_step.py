@@ -39,6 +39,20 @@ def test_a_folder_has_the_step_and_no_other_dataset_has(chain):
     assert job.outputs[0].startswith("data/references/flowers/")
 
 
+@pytest.mark.parametrize(("stated", "asked"), [({"digits": True}, ["digits", "flowers"]), ({"flowers": False}, [])])
+def test_any_dataset_can_have_the_step_or_do_without_and_is_prepared_as_before(chain, stated, asked):
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    for name, advise in stated.items():
+        raw["datasets"][name]["advise"] = advise
+    Path("advised.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    other = Chain(params.load("advised.yaml", whole=True))
+    assert [job.key[0] for job in other.jobs() if job.rule == "advise"] == asked
+    for name in stated:
+        assert (other.by_name.get(f"advise {name}") in other.needed(other.targets(name))) is stated[name]
+        prepare = f"prepare {name}"
+        assert other.specification(other.by_name[prepare]) == chain.specification(chain.by_name[prepare])
+
+
 def test_the_report_needs_it(chain):
     for name, needed in (("flowers", True), ("digits", False)):
         assert (chain.by_name["advise flowers"] in chain.needed(chain.targets(name))) is needed

@@ -11,18 +11,20 @@ from edm import params
 from edm.chain.jobs import Chain
 from edm.chain.provenance import Provenance
 from edm.cli import main
+from edm.models import checkpoint
 from edm.networks.flops import flops
 
 GUIDES = {"null": "null", "other": "vp-B", "snapshot": {"model": "vp-A", "at": 64e-6},
-          "average": {"model": "vp-A", "ema": 0.2}}  # fmt: skip
-NAMED = {"other": "vp-B", "snapshot": "vp-A at 6.4e-05", "average": "vp-A@ema-0.2"}
+          "average": {"model": "vp-A", "ema": 0.2}, "early": {"model": "vp-A", "at": 64e-6, "ema": 0.2}}  # fmt: skip
+NAMED = {"other": "vp-B", "snapshot": "vp-A at 6.4e-05", "average": "vp-A@ema-0.2",
+         "early": "vp-A@ema-0.2-at-6.4e-05"}  # fmt: skip
 GUIDED = {"models": ["vp-A"], "num_steps": 2, "guidance": [1, 2]}
 
 
 def guided_chain(**grids):
     raw = chain(seed=0)
     tiny = raw["experiments"]["tiny"]
-    tiny["base"] |= {"conditional": True, "lr_rampup": 0, "learning_rate": 0.02}
+    tiny["base"] |= {"conditional": True, "lr_rampup": 0, "learning_rate": 0.02, "snapshot_every": 32e-6}
     tiny["ladder"]["B"] = {"model_channels": 16}
     tiny["grids"] |= {name: {**GUIDED, "guide": guide} for name, guide in GUIDES.items()} | grids
     tiny["sheets"] = {"guided": {"models": ["vp-A"], "images": 4, "num_steps": 2, "guide": "vp-B", "guidance": 2}}
@@ -45,6 +47,7 @@ def project(tmp_path_factory, digits_archive):
             assert main(["train", *names, "--data", str(digits_archive), *folders]) == 0
         words = ["--width", "0.2", "--out", "models/tiny/vp-A", "--experiment", "tiny", "--model", "vp-A"]
         assert main(["average", "runs/tiny/vp-A", *words]) == 0
+        assert main(["average", "runs/tiny/vp-A", *words, "--at", "6.4e-05"]) == 0
         final = "models/tiny/vp-A"  # the model that evaluations use: a snapshot
         Path(final, "best.safetensors").write_bytes(Path(final, "model.safetensors").read_bytes())
         assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
@@ -79,6 +82,17 @@ def test_a_guided_grid_differs_from_the_same_without_guidance_only_above_1(insid
     other = nets["vp-B"] if grid == "other" else nets["vp-A"]
     assert two["gflops"] == pytest.approx(3 * (flops(nets["vp-A"]) + flops(other)) / 1e9)
     assert list(record.get("guides", {})) == ([NAMED[grid]] if grid in NAMED else [])
+
+
+def test_a_snapshot_at_an_ema_width_guides_otherwise_than_the_snapshot_and_than_the_last_average(inside):
+    found = {}
+    for grid in ("snapshot", "average", "early"):
+        assert evaluate(grid, f"{grid}.json") == 0
+        found[grid] = results(f"{grid}.json")[1]["guidance=2"]["distance"]
+    assert len(set(found.values())) == 3
+    early = checkpoint.describe("models/tiny/vp-A/ema-0.2-at-6.4e-05.safetensors")["about"]
+    last = checkpoint.describe("models/tiny/vp-A/ema-0.2.safetensors")["about"]
+    assert (early["images"], last["images"]) == (64, 128) and early["ema"]["width"] == last["ema"]["width"] == 0.2
 
 
 def test_parts_of_a_guided_grid_merge_into_the_whole(inside):
@@ -118,17 +132,21 @@ def test_a_guide_is_an_input_of_the_steps_that_use_it(inside):
     chain = Chain(loaded)
     guided = {name: job for name, job in chain.by_name.items() if "guides" in job.inputs}
     models = {name: (f"models/tiny/{path}.safetensors",) for name, path in (
-        ("vp-A", "vp-A/model"), ("vp-B", "vp-B/model"), ("average", "vp-A/ema-0.2"))}  # fmt: skip
+        ("vp-A", "vp-A/model"), ("vp-B", "vp-B/model"), ("average", "vp-A/ema-0.2"),
+        ("early", "vp-A/ema-0.2-at-6.4e-05"))}  # fmt: skip
     shards = {
         f"shard tiny/vp-A/{grid}/{part}-of-2": models[model]
-        for grid, model in (("other", "vp-B"), ("snapshot", "vp-A"), ("average", "average"))
+        for grid, model in (("other", "vp-B"), ("snapshot", "vp-A"), ("average", "average"), ("early", "early"))
         for part in (1, 2)
     }
     assert {name: job.inputs["guides"] for name, job in guided.items()} == {
         "evaluate tiny/vp-A/other": models["vp-B"], "evaluate tiny/vp-A/snapshot": models["vp-A"],
-        "evaluate tiny/vp-A/average": models["average"],
+        "evaluate tiny/vp-A/average": models["average"], "evaluate tiny/vp-A/early": models["early"],
         "sample tiny/vp-A/guided": models["vp-B"], "search tiny/vp-A/weight": models["vp-B"], **shards,
     }  # fmt: skip
+    maker = chain.makers[models["early"][0]]
+    assert maker.name == "average tiny/vp-A/0.2-at-6.4e-05" and maker.files == models["vp-A"]
+    assert chain.specification(maker) == {"width": 0.2, "images": 64}
     raw = guided_chain()
     raw["experiments"]["tiny"]["ladder"]["B"]["learning_rate"] = 2e-3
     Path("changed.yaml").write_text(yaml.safe_dump(raw))

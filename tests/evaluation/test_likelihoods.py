@@ -205,3 +205,58 @@ def test_an_experiment_shares_the_likelihoods_of_shared_models(tmp_path, monkeyp
     experiment = loaded(found).experiment("more")
     owners = {model: experiment.owner("likelihood", model, "held-out") for model in ("vp-A", "vp-B")}
     assert owners == {"vp-A": "tiny", "vp-B": "more"}
+
+
+def test_of_several_training_runs_tables_and_figures_show_mean_and_spread(inside, tmp_path, monkeypatch):
+    """Numbers of the files: of three runs of vp-A and two of vp-B so far, whose images differ between runs."""
+    assert likelihood("vp-A", "whole.json") == 0
+    record, levels = json.loads(Path("whole.json").read_text()), Path("models/tiny/vp-A/levels.json").read_text()
+    monkeypatch.chdir(tmp_path)
+    found = raw()
+    found["experiments"]["tiny"]["seeds"] = [0, 1, 2]
+    report = loaded(found).report("tiny")
+    built = Chain(params.load("params.yaml"))
+    assert "likelihood tiny/vp-A@2/held-out" in built.by_name
+    inputs = built.by_name["table tiny/L1"].inputs["results"]
+    assert {"results/tiny/likelihoods/vp-A@1/held-out.json", "models/tiny/vp-B@2/levels.json"} <= set(inputs)
+    assert set(built.by_name["figure tiny/L1"].inputs["results"]) == set(inputs)
+    shifts = {"vp-A": 0.0, "vp-A@1": 0.3, "vp-A@2": 0.6, "vp-B": 0.4, "vp-B@1": 0.5}
+    for model, shift in shifts.items():
+        changed = record | {"each": [bits + shift for bits in record["each"]]}
+        changed["bits_per_dimension"] = sum(changed["each"]) / len(changed["each"])
+        path = Path(f"results/tiny/likelihoods/{model}/held-out.json")
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(changed))
+        curves = json.loads(levels)
+        curves["after"]["mean"] = [error * (1 + shift) for error in curves["after"]["mean"]]
+        path = Path(f"models/tiny/{model}/levels.json")
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(curves))
+    table = build_table(report, "L1", Results(Path("results"), Path("runs")))
+    bits, (first, bound_of, *terms) = record["bits_per_dimension"], table.rows["vp-A"]
+    assert first.value == pytest.approx(bits + 0.3) and first.spread == pytest.approx(0.3) and first.training_runs == 3
+    assert first.ours() == f"{bits + 0.3:.4g} ± 0.3" and bound_of.spread > 0 and " ± " in bound_of.ours()
+    assert bound_of.value == pytest.approx(sum(term.value for term in terms))
+    # By means the runs cannot be told apart, although all images of vp-A's first run are more probable than vp-B's.
+    assert first.best and table.rows["vp-B"][0].tied
+    notes = " ".join(table.notes)
+    assert "mean and standard deviation over 2 or 3 training runs of different seeds" in notes
+    assert "by means over training runs" in notes and "vp-B, exact: 2 of 3 training runs so far." in notes
+    places, drawn = Places(*map(Path, ("results", "runs", "data", "models"))), {}
+    monkeypatch.setattr("edm.report.panels.bits_of_models", lambda shown, *rest: drawn.update(shown))
+    write_figure(report, "L1", places)
+    assert drawn["likelihood, by the ODE"]["vp-A"] == pytest.approx((bits + 0.3, 0.3))
+    assert drawn["bound, on training images"]["vp-A"] == pytest.approx((bound_of.value, bound_of.spread))
+    assert "one standard deviation over training runs" in Captions(built).figure("tiny", "L1")
+    lineage = trace(params.load("params.yaml"), "tiny/L1", "vp-A", "exact")
+    assert lineage["cell"]["value"] == bits and "mean of 3 training runs" in lineage["cell"]["table_shows"]
+
+
+def test_seeds_first_computes_the_likelihood_of_the_first_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = raw(seeds="first")
+    found["experiments"]["tiny"]["seeds"] = [0, 1]
+    built = Chain(loaded(found))
+    assert [job.key[1] for job in built.jobs() if job.rule == "likelihood"] == ["vp-A", "vp-B"]
+    assert built.specification(built.by_name["likelihood tiny/vp-A/held-out"]).keys() == {
+        "images", "num_steps", "solver", "trace", "probes"}  # fmt: skip

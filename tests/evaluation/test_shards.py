@@ -41,10 +41,11 @@ SMALL = {
     "columns": RAW["experiments"]["digits"]["columns"],
     "ladder": {"A": {"conditional": True, "batch_size": 64, "ema_halflife": 0.005}},
     "sampling": {"images": 1000, "first_seed": 7, "block": 50},
-    "choose": {"grid": "churn", "images": 100, "confirm": 1},
+    "choose": {"grid": "churn", "images": 100, "confirm": 1, "ema": 0.2},
     "grids": {
         "steps": {"models": ["vp-A"], "num_steps": [2, 3]},
         "churn": {"models": ["vp-A"], "num_steps": 2, "S_churn": 1},
+        "guided": {"models": ["vp-A"], "num_steps": 2, "guide": "null", "guidance": 2, "guidance_max": 10},
     },
     "searches": {
         "best": {"models": ["vp-A"], "num_steps": 2, "images": 100, "over": {"S_churn": [0, 1], "S_noise": [1.0, 1.5]}}
@@ -74,6 +75,7 @@ def place(tmp_path_factory, digits_archive, digits):
         path = folder / "snapshots" / f"{images:012d}.safetensors"
         checkpoint.save(path, denoiser, experiment.models["vp-A"], {"images": images, "dataset_sha256": "0" * 64})
     shutil.copy(path, folder / "model.safetensors")
+    assert main(["average", str(folder), "--width", "0.2"]) == 0
     classifier = folder / "classifier.safetensors"
     train_classifier(digits.images, digits.labels, classifier, epochs=1)
     extractor = ["--features", "digits-classifier", "--weights", str(classifier)]
@@ -426,9 +428,10 @@ def test_two_processes_come_to_what_one_comes_to(place, whole, parts, sampled, t
         job("evaluate", place.model, out("steps.json"), "--evaluation", "steps"),
         job("evaluate", place.model, out("part.safetensors"), "--evaluation", "steps", "--shard", "2/2"),
         job("search", place.model, out("search.json"), "--search", "best"),
-        job("choose", snapshots, out("chosen.safetensors")),
+        job("choose", snapshots, out("chosen.safetensors"), "--averages", str(place.folder / "ema-0.2.safetensors")),
         ["sample", *sampling, *device],
         [*place.fid_ref[:2], out("classes.npz"), *place.fid_ref[3:], *device],
+        job("evaluate", place.model, out("guided.json"), "--evaluation", "guided"),
     ]
     done = launched(tmp_path, *commands)
     assert done.returncode == 0, done.stderr
@@ -450,6 +453,11 @@ def test_two_processes_come_to_what_one_comes_to(place, whole, parts, sampled, t
     assert found["value"] == pytest.approx(alone["value"], rel=1e-9)
     assert len((tmp_path / "search.json.history.jsonl").read_text().splitlines()) == 1 + found["evaluations"]
     assert (tmp_path / "chosen.safetensors").read_bytes() == (tmp_path / "alone" / "chosen.safetensors").read_bytes()
+    choice, other = (json.loads((folder / "choice.json").read_text()) for folder in (tmp_path, tmp_path / "alone"))
+    assert choice["best"] == other["best"] and choice["cheap"] == pytest.approx(other["cheap"], rel=1e-9)
+    assert "ema-0.2.safetensors" in choice["cheap"]
+    assert evaluate(place, tmp_path / "alone" / "guided.json", evaluation="guided") == 0
+    assert_equal_measures(measured(tmp_path / "guided.json"), measured(tmp_path / "alone" / "guided.json"))
 
     from edm.metrics.frechet import load_reference_features, load_statistics
 

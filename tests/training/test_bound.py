@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import edm
+from edm.tracking import Journal, read_journal
 from edm.training.bound import APART, bound, density, prior, reconstruction
+from edm.training.curves import read_curves
+from edm.training.loop import train
 from edm.training.loss_levels import LEVELS
 
 GRID = np.arange(256) / 127.5 - 1
@@ -101,6 +104,18 @@ def test_the_bound_is_never_below_the_likelihood_of_the_ode():
     assert all(abs(gap(lambda s, c=c: c)) < 1e-9 for c in (0.3, 0.5, 0.8))
     for wave in (0.2, -0.2, 0.4):
         assert gap(lambda s, wave=wave: 0.5 * (1 + wave * math.sin(math.log(s)))) > 1e-3
+
+
+def test_a_training_run_records_the_bound_of_its_own_errors(tiny, digits, tmp_path):
+    """A scalar per training run for MLflow, after its last image."""
+    run = Journal(tmp_path / "journal.jsonl").run("tiny")
+    config = tiny(duration=64e-6, level_samples=3)
+    train(config, digits, tmp_path / "run", run=run)
+    (record,) = read_journal(tmp_path / "journal.jsonl")
+    found = bound(read_curves(tmp_path / "run" / "levels.json")["after"], config.sigma_data)
+    for name, value in (("bits_per_dimension_bound", found.bits), ("bits_per_dimension_bound_s", found.s)):
+        ((images, point),) = record.metrics[name].items()
+        assert images == 64 and point.value == pytest.approx(value) and value > 0
 
 
 def test_the_standard_error_is_that_of_errors_that_agree_at_all_levels():

@@ -1,4 +1,4 @@
-# Dataset archive → trained model; published file → the same; snapshots → the best of them, or an average of them.
+# Dataset archive → trained model; published file → the same; snapshots → an average of them, or the best of both.
 
 
 # An interrupted training run resumes from its last state. The state is not an output, because Snakemake removes the
@@ -83,7 +83,7 @@ rule choose:
         )
 
 
-# One job per width: Snakemake must know the files of a rule by their names.
+# One job per width and time: Snakemake must know the files of a rule by their names.
 rule average:
     message:
         "Average the snapshots of {wildcards.trained}, width {wildcards.width}"
@@ -92,11 +92,12 @@ rule average:
     output:
         "models/{trained}/ema-{width}.safetensors",
     wildcard_constraints:
-        width=r"[0-9.e-]+",
+        width=r"[0-9.e-]+(-at-[0-9.e-]+)?",
     params:
         names=trained_names,
         run=lambda w, input: os.path.join("runs", *Path(str(input.model)).parts[1:-1]),
         out=lambda w, output: os.path.dirname(str(output)),
+        of=lambda w: f"--width {w.width}".replace("-at-", " --at ").split(),
         step=step("average", "trained", "width"),
         expect=expect("average", "trained", "width"),
     log:
@@ -106,6 +107,6 @@ rule average:
         runtime=120,
     shell:
         started(
-            "average {params.run:q} --width {wildcards.width} --out {params.out:q} {params.names:q}"
+            "average {params.run:q} {params.of:q} --out {params.out:q} {params.names:q}"
             " --expect {params.expect} > {log:q} 2>&1"
         )
