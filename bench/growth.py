@@ -14,7 +14,8 @@ the node     the command that Snakemake's Slurm plugin submits for a trivial ste
              the least of three
 
 Time is processor time (user and system), so that other work on the machine counts less; memory is the peak of all
-processes together. The exponent is that of time ~ evaluations^exponent, by least squares of the logarithms: 1 is linear.
+processes together, sampled. The exponent is that of time ~ evaluations^exponent, by least squares of the logarithms:
+1 is linear.
 """
 
 import argparse
@@ -100,8 +101,10 @@ def main() -> int:
             for variant, found in costs(folder, args.skip):
                 measured.setdefault(variant, {})[evaluations] = found
                 print(f"{evaluations:,}: {variant}: {found[0]:.2f} s, {found[1]:.0f} MB", file=sys.stderr, flush=True)
-    rows = [{"of": variant, **{f"{n:,}": f"{s:.2f} s, {m:.0f} MB" for n, (s, m) in found.items()},
-             "exponent": exponent({n: s for n, (s, _) in found.items()})} for variant, found in measured.items()]  # fmt: skip
+    rows = []
+    for variant, found in measured.items():
+        cells = {f"{n:,}": f"{seconds:.2f} s, {memory:.0f} MB" for n, (seconds, memory) in found.items()}
+        rows.append({"of": variant, **cells, "exponent": exponent({n: of[0] for n, of in found.items()})})
     report("growth", "How do time and memory grow with the evaluations?", rows, vars(args), args.output)
     return 0
 
@@ -173,6 +176,8 @@ def write(folder: Path, evaluations: int) -> None:
     churns = [0.01 * number for number in range(min(evaluations, PER_MODEL) // STEPS)]
     digits["grids"]["many"] = {"models": [f"vp-{model}" for model in models], "seeds": "first",
                                "num_steps": list(range(1, STEPS + 1)), "S_churn": churns}  # fmt: skip
+    for model in models:  # otherwise no target needs the points
+        digits["figures"][f"many-{model}"] = {"kind": "curve", "over": "nfe", "lines": {model: f"vp-{model}:many"}}
     datasets = {name: whole["datasets"][name] for name in {digits["dataset"], digits.get("test", digits["dataset"])}}
     kept = {"run": ["digits"], "datasets": datasets, "experiments": {"digits": digits}}
     (folder / "params.yaml").write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
