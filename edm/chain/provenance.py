@@ -181,7 +181,7 @@ class Started:
             "specification": self.specification, "inputs": self.inputs, "outputs": outputs,
             "created": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.time() - self.begun, 1),
             "commit": tags.get("commit"), "dirty": tags.get("dirty"), "changes": self._keep_changes(),
-            "host": tags.get("host"),
+            "image": tags.get("image"), "host": tags.get("host"),
             "slurm_job": tags.get("slurm_job"), "versions": _versions(), "parts": parts or None,
             "plugins": self.plugins or None, **more,
         }  # fmt: skip

@@ -12,12 +12,14 @@ from edm.files.documents import ANY, TEXT, DamagedError, Kind, Maybe, Names, bet
 FORMAT = "edm-step/1"
 CHANGES = "changes"  # folder, beside those of the rules
 #: The fields of a sidecar that record how the files were made.
-ORIGIN = ("created", "seconds", "commit", "dirty", "changes", "host", "slurm_job", "processes", "gpu", "versions")
+ORIGIN = (
+    "created", "seconds", "commit", "dirty", "changes", "image", "host", "slurm_job", "processes", "gpu", "versions",
+)  # fmt: skip
 _SECONDS = between(0, 1e12)
 _DATE = Kind("a date and time", lambda value: _is_date(value))
 _ORIGIN = {"created": Maybe(_DATE), "seconds": Maybe(_SECONDS), "processes": Maybe(whole(1)),
            "versions": Maybe(Names(TEXT)),
-           **{name: Maybe(TEXT) for name in ("commit", "dirty", "changes", "host", "slurm_job", "gpu")}}  # fmt: skip
+           **{name: Maybe(TEXT) for name in ("commit", "dirty", "changes", "image", "host", "slurm_job", "gpu")}}  # fmt: skip
 _SIDECAR = {
     "digest": TEXT, "specification": {"settings": ANY, "inputs": Names(TEXT.or_null())},
     "inputs": Names(TEXT.or_null()), "outputs": Names(TEXT), "adopted": Maybe(TEXT),

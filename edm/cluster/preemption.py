@@ -1,8 +1,10 @@
 """When a job should stop early and resume later: after a signal, or near its time limit."""
 
 import math
+import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from edm.errors import Preempted
@@ -13,7 +15,15 @@ if TYPE_CHECKING:  # importing torch takes seconds, in which signals must be han
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOOK = 2.0  # seconds between two agreements of several processes
 EXIT = 5.0  # seconds that a process may need to exit after its state is saved
+KEPT = "EDM_KEPT"  # environment variable: the file by which a command tells `edm launch` that it keeps finished work
 INSISTING = 1.0  # seconds; a later Ctrl-C counts as pressed again. Launchers pass one on twice within ms
+
+
+def note_kept() -> None:
+    """Call when a part of the work is on disk, where the next attempt finds it: without any, it would only repeat."""
+    if path := os.environ.get(KEPT):
+        with suppress(OSError), open(path, "ab") as file:
+            file.write(b".")
 
 
 class Notice:

@@ -5,17 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
-from edm.cluster.preemption import SIGNALS
+from edm.cluster.preemption import KEPT, SIGNALS
 from edm.commands.common import MADE_FROM, Commands, count, counted, from_params, load_params, say
 from edm.errors import PREEMPTED, UserError
 
 if TYPE_CHECKING:
     from edm.chain.provenance import Started
+
+NEAR = (
+    300.0  # seconds before a time limit, in which a request to stop comes from that limit: slurm/ asks for 120, Slurm
+)
+# may be a minute early, and processes take some time to stop
 
 
 def add(command: Commands) -> None:
@@ -73,6 +79,8 @@ def add(command: Commands) -> None:
 def launch(args: Namespace) -> int:
     """Runs the command and returns its status. If it stops on request, asks Slurm to requeue the job.
 
+    Not if a time limit came before the command had finished any part: the next attempt would end in the same way.
+
     ``--requeue`` states that the Slurm job runs nothing else: the rules pass it only in the jobs that Snakemake
     submitted. An interactive job or the user's script may run other commands, too. Ctrl-C does not requeue.
     """
@@ -93,7 +101,7 @@ def launch(args: Namespace) -> int:
         threads = max(1, args.threads * args.nodes // args.processes)
         made_from = step.made_from if step else ""
         loading = [word for plugin in plugins for word in ("--plugins", plugin)]
-        status, heard = _run(_command_line([*loading, *command], args), threads, handles, made_from)
+        status, heard, kept = _run(_command_line([*loading, *command], args), threads, handles, made_from)
         if status == 0 and step is not None:
             step.finish(processes=args.processes, gpu=_gpu(step))
     if status - 128 in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS):
@@ -101,6 +109,11 @@ def launch(args: Namespace) -> int:
         reason = "by hand, or by the system because the memory ended" if status - 128 == signal.SIGKILL else "a crash"
         say(f"{command[0]}: ended by {name} ({reason}); nothing is half-written, start it again")
     if status == PREEMPTED and args.requeue and slurm.job() is not None and signal.SIGINT not in heard:
+        if not kept and slurm.time_left() < NEAR:
+            say(f"{command[0]}: the time limit came before any part was finished, so job {slurm.job()} would repeat "
+                "this attempt and does not go back to the queue; state a longer runtime in slurm/config.yaml, or give "
+                "a job less work (one_job_per, shards in params.yaml)")  # fmt: skip
+            return status
         slurm.requeue()
         say(f"job {slurm.job()} goes back to Slurm's queue and resumes later")
     return status
@@ -183,14 +196,21 @@ def _command_line(command: list[str], args: Namespace) -> list[str]:
     return [sys.executable, *edm]
 
 
-def _run(command: list[str], threads: int, handles: list[int], made_from: str) -> tuple[int, set[int]]:
-    """Runs a command, forwards every signal to it, and returns its status and those signals.
+def _run(command: list[str], threads: int, handles: list[int], made_from: str) -> tuple[int, set[int], bool]:
+    """Runs a command and forwards every signal to it. Returns its status, those signals, whether it kept finished work.
 
     The status is 128 + the signal that ended the command, if one did.
 
     handles: open files that the command keeps open if it outlives this process. made_from: of its step, or "".
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), MADE_FROM: made_from}
+    with tempfile.NamedTemporaryFile(prefix="edm-kept-") as told:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), MADE_FROM: made_from, KEPT: told.name}
+        status, heard = _forwarding(command, environment, handles)
+        return status, heard, os.path.getsize(told.name) > 0
+
+
+def _forwarding(command: list[str], environment: dict[str, str], handles: list[int]) -> tuple[int, set[int]]:
+    """The status of a command, and the signals that it was passed."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command can get them
     hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     process, heard = subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles), set()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edm.cluster.preemption import note_kept
 from edm.files.documents import ANY, TEXT, DamagedError, Names, read_document
 from edm.files.hashes import digest
 from edm.files.writing import write_json
@@ -42,6 +43,7 @@ class Finished:
         if self.world.is_first:
             self._results[name] = result
             write_json(self.path, {"of": self.of, "results": self._results})
+            note_kept()
         return result
 
     def remove(self) -> None:

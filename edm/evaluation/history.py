@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edm.cluster.preemption import note_kept
 from edm.errors import UserError
 from edm.files.documents import AMOUNT, LARGEST, NUMBER, TEXT, Kind, Names, misfit, parse
 from edm.files.hashes import canonical_json, digest
@@ -73,6 +74,7 @@ class SearchHistory:
             row = {"settings": settings, "value": value if math.isfinite(value) else None, "seconds": seconds, **about}
             if self._writes:
                 self._append(canonical_json(row))
+                note_kept()
         self._rows[key] = row
         return row
 

@@ -58,7 +58,7 @@ SCALED = ("duration", "lr_rampup", "ema_halflife", "snapshot_every")
 #: What no laboratory runs, and what would take hours or all memory before the first job starts.
 MAX_POINTS = 1000  # of a grid, per model
 MAX_COMBINATIONS = 20_000  # of the values of a search; the paper's have 13,068
-MAX_WORK = 100_000  # models and measurements of all experiments
+MAX_WORK = 250_000  # models and measurements of all experiments
 MAX_PARAMETERS = 20e9  # of a network
 FIRST = "first"  # of the training runs of a model, in a grid or a likelihood
 

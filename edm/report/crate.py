@@ -132,7 +132,11 @@ class _Crate:
 
     def _action(self, number: int, job: Job, sidecar: dict[str, Any]) -> dict[str, Any]:
         record = self._file(sidecar_file(job))
-        told = [f"{key.replace('_', ' ')} {sidecar[key]}" for key in ("commit", "gpu", "processes") if key in sidecar]
+        told = [
+            f"{key.replace('_', ' ')} {sidecar[key]}"
+            for key in ("commit", "image", "gpu", "processes")
+            if key in sidecar
+        ]
         told += ["with uncommitted changes"] * (sidecar.get("dirty") == "true")
         told += [f"{name} {version}" for name, version in sidecar.get("versions", {}).items()]
         used = [self._reference(*one) for one in sidecar["inputs"].items()]

@@ -8,17 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edm.errors import UserError
+from edm.files.hashes import Hashes
+
+IMAGE = "EDM_IMAGE"  # environment variable: the image of a container that does not say so itself
 DESCRIPTION = "description"  # the tag of a run that MLflow shows as its description
 _DVC_FILES = ("dvc.yaml", "dvc.lock", "*.dvc")
 
 
 def environment_tags() -> dict[str, str]:
-    """Commit and dirty flag, DVC revision, host, Python, Slurm job and GPU; unknown ones are omitted.
+    """Commit and dirty flag, DVC revision, host, Python, container's image, Slurm job and GPU; unknown ones are omitted.
 
     Never raises, and imports nothing large: it names the GPU only if the job has already imported torch.
     """
     tags = {"host": socket.gethostname(), "python": platform.python_version()}
-    tags |= _git_tags() | _dvc_tags(os.getcwd()) | _slurm_tags()
+    tags |= _git_tags() | _dvc_tags(os.getcwd()) | _slurm_tags() | _image_tags()
     if (torch := sys.modules.get("torch")) is not None:
         try:
             if torch.cuda.is_available():
@@ -52,6 +56,20 @@ def _slurm_tags() -> dict[str, str]:
     if restarts := os.environ.get("SLURM_RESTART_COUNT"):
         tags["slurm_restarts"] = restarts
     return tags
+
+
+def _image_tags() -> dict[str, str]:
+    """The image of the container around this process: file name and SHA-256 of Apptainer's, else ``EDM_IMAGE``."""
+    path = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+    if not path:
+        return {"image": told} if (told := os.environ.get(IMAGE)) else {}
+    hashes = Hashes()  # an image has gigabytes, so it is hashed once
+    try:
+        content = hashes.of(path)
+    except UserError:
+        content = None
+    hashes.save()
+    return {"image": f"{os.path.basename(path)} {f'sha256:{content}' if content else 'not visible inside'}"}
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edm.cluster.preemption import note_kept
 from edm.cluster.processes import World
 from edm.config import TrainingConfig
 from edm.data.archive import Dataset
@@ -170,6 +171,7 @@ class TrainingState:
             print(f"warning: {error}; the state of {self.seen:,} images is kept, continuing", file=sys.stderr)
             return
         self.seen, self._next = header["images"], 1 - self._next
+        note_kept()
         self.cost = self._longest = max(self._longest, time.monotonic() - begun)
 
     def _choose(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:

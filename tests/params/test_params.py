@@ -988,7 +988,7 @@ MISTAKES = {
     ),
     "more repeats and shards than jobs can be planned": (
         lambda raw: digits_of(raw)["sampling"].update(repeats=1000, shards=1000),
-        "experiments.digits: more than 100,000 models and measurements (points x repeats x shards)",
+        "experiments.digits: more than 250,000 models and measurements (points x repeats x shards)",
     ),
     "too few images for a metric": (
         lambda raw: (digits_of(raw).update(metrics=["recall"]), digits_of(raw)["sampling"].update(images=2)),

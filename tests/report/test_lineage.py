@@ -87,7 +87,7 @@ def written(chain, job):
 def finished(tmp_path, monkeypatch):
     """A chain whose steps were all run, at one commit."""
     monkeypatch.chdir(tmp_path)
-    tags = {"commit": "c" * 40, "dirty": "false", "host": "a-node", "slurm_job": "17"}
+    tags = {"commit": "c" * 40, "dirty": "false", "host": "a-node", "slurm_job": "17", "image": "edm.sif sha256:d00d"}
     monkeypatch.setattr(provenance, "environment_tags", lambda: tags)
     monkeypatch.setattr(provenance, "origin", lambda: tags)  # whatever the state of this working tree
     Path("params.yaml").write_text(TINY)

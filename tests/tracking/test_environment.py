@@ -1,5 +1,6 @@
 """What the tags and system metrics of a run say of its machine, its job and its code."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from edm.files import hashes
 from edm.tracking import SystemMetrics, environment, environment_tags, system
+
+CONTAINERS = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "EDM_IMAGE")
 
 
 @pytest.fixture
@@ -34,10 +38,37 @@ def tags(tmp_path, monkeypatch):
 
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "code.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT", "DVC_EXP_NAME"):
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT", "DVC_EXP_NAME", *CONTAINERS):
         monkeypatch.delenv(name, raising=False)
     yield read
     forget()
+
+
+@pytest.mark.parametrize("variable", ["APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"])
+def test_the_image_around_a_step_is_named_by_its_content_and_hashed_once(tmp_path, monkeypatch, tags, variable):
+    monkeypatch.chdir(tmp_path)
+    assert "image" not in tags()
+    image = tmp_path / "edm.sif"
+    image.write_bytes(b"one")
+    os.utime(image, (0, 0))
+    monkeypatch.setenv(variable, str(image))
+    monkeypatch.setattr("edm.files.hashes.SETTLED", -1)  # it was written just now
+    read = []
+    of = hashes.sha256_file
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path) or of(path))
+    assert [tags()["image"] for _ in range(3)] == [f"edm.sif sha256:{hashlib.sha256(b'one').hexdigest()}"] * 3
+    assert read == [str(image)]
+    image.write_bytes(b"another")
+    assert tags()["image"] == f"edm.sif sha256:{hashlib.sha256(b'another').hexdigest()}"
+    image.unlink()
+    assert tags()["image"] == "edm.sif not visible inside"
+
+
+def test_the_image_of_another_kind_of_container_is_the_one_that_it_was_built_with(monkeypatch, tags):
+    monkeypatch.setenv("EDM_IMAGE", "")  # built without the argument
+    assert "image" not in tags()
+    monkeypatch.setenv("EDM_IMAGE", "edm:1")
+    assert tags()["image"] == "edm:1"
 
 
 def test_environment_tags_tell_commit_changes_and_slurm_job(tmp_path, monkeypatch, git, tags):

@@ -33,6 +33,10 @@ def own(experiment, rule, model):
     return not PLANS or experiment.owner(rule, model) == experiment.name
 
 
+# A choice or an average of an experiment that shares another's training run is its own.
+TRAINED = either(f"{e.name}/{model}" for e in CHAIN.experiments.values() for model in e.models)
+
+
 wildcard_constraints:
     dataset=either(PARAMS.raw["datasets"]),
     experiment=either(CHAIN.experiments),
@@ -99,8 +103,12 @@ def concerned(wildcards):
 
 ONE_GPU = machine(lambda e: min(e.sampling.gpus, 1))
 SAMPLING = machine(lambda e: e.sampling.gpus)
-# Slurm sends SIGTERM 120 seconds before the time limit, even if the limit changes while the job runs.
-TRAINING = machine(lambda e: e.training.gpus, lambda e: e.training.nodes, "--signal=TERM@120")
+# Slurm sends SIGTERM 120 seconds before the time limit, even if the limit changes while the job runs: to the steps that
+# resume from what they have finished.
+SIGNAL = "--signal=TERM@120"
+TRAINING = machine(lambda e: e.training.gpus, lambda e: e.training.nodes, SIGNAL)
+MEASURING = machine(lambda e: e.sampling.gpus, None, SIGNAL)
+EVALUATING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0, None, SIGNAL)
 MERGING = machine(lambda e: e.sampling.gpus if e.sampling.shards == 1 else 0)
 
 

@@ -50,7 +50,7 @@ rule evaluate:
     log:
         "runs/{experiment}/{model}/distances/{evaluation}.log",
     resources:
-        **MERGING,
+        **EVALUATING,
         mem_mb=3000,
         runtime=480,
     shell:
@@ -78,7 +78,7 @@ rule search:
     log:
         "runs/{experiment}/{model}/searches/{search}.log",
     resources:
-        **SAMPLING,
+        **MEASURING,
         mem_mb=3000,
         runtime=2880,
     shell:

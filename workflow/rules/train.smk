@@ -63,6 +63,8 @@ rule choose:
     output:
         best="models/{trained}/best.safetensors",
         choice="models/{trained}/choice.json",
+    wildcard_constraints:
+        trained=TRAINED,
     params:
         names=trained_names,
         snapshots=lambda w, input: os.path.join("runs", *Path(str(input.model)).parts[1:-1], "snapshots"),
@@ -73,7 +75,7 @@ rule choose:
         "runs/{trained}/choose.log",
     priority: 5
     resources:
-        **SAMPLING,
+        **MEASURING,
         mem_mb=3000,
         runtime=1440,
     shell:
@@ -92,6 +94,7 @@ rule average:
     output:
         "models/{trained}/ema-{width}.safetensors",
     wildcard_constraints:
+        trained=TRAINED,
         width=r"[0-9.e-]+(-at-[0-9.e-]+)?",
     params:
         names=trained_names,
