@@ -21,6 +21,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job; commands under test inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: Folders whose files have few, long tests. They and the files of tests/ itself start first, so that at the end no core
+#: waits for a long one.
+FIRST = ("tests", "workflow", "plugins", "training", "evaluation")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.parent.name not in FIRST)
+
 
 @pytest.fixture(autouse=True)
 def same_process():
