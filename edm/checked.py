@@ -78,10 +78,10 @@ def _require_within(limits: dict[str, Any], name: str, value: Any) -> None:
             choose(name, value, limits["enum"])
         return
     entries = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    words = " and ".join(text.format(limits[key]) for key, (_, text) in _BOUNDS.items() if key in limits)
     for entry in entries:
-        inside = all(holds(entry, limits[key]) for key, (holds, _) in _BOUNDS.items() if key in limits)
-        require(inside, f"{name} is {entry}; it must be {words}")
+        if not all(holds(entry, limits[key]) for key, (holds, _) in _BOUNDS.items() if key in limits):
+            words = " and ".join(text.format(limits[key]) for key, (_, text) in _BOUNDS.items() if key in limits)
+            raise UserError(f"{name} is {entry}; it must be {words}")
     if isinstance(value, (list, tuple)):
         least, most = (limits.get(key, otherwise) for key, otherwise in zip(_OF_LISTS, (0, math.inf), strict=True))
         require(least <= len(value) <= most, f"{name} has {len(value)} entries; it must have {least} to {most}")
@@ -101,12 +101,12 @@ class Checked:
     def check(self) -> None:
         """Checks the type and the limits of each field separately. Converts lists to tuples, and numbers of numpy."""
         for field in dataclasses.fields(self):
-            if "apart" in field.metadata:
+            value = getattr(self, field.name)
+            if value is field.default or "apart" in field.metadata:  # a default is right
                 continue
-            value, hint = getattr(self, field.name), self._hints()[field.name]
-            unlimited = field.default == math.inf == value  # S_max
-            right = unlimited or fits(value, hint)
-            require(right, f"{field.name} is {value!r}, which is not {in_words(hint)}")
+            hint = self._hints()[field.name]
+            if not (field.default == math.inf == value or fits(value, hint)):  # S_max has no limit
+                raise UserError(f"{field.name} is {value!r}, which is not {in_words(hint)}")
             _require_within(self.limits.get(field.name, {}), field.name, value)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, field.name, tuple(map(_plain, value)))
@@ -116,12 +116,12 @@ class Checked:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """An instance from a dictionary. Raises UserError for unknown or missing names, and for invalid values."""
-        fields = dataclasses.fields(cls)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
-            choose(f"{cls.__name__} field", key, [field.name for field in fields])
-        for field in fields:
+            choose(f"{cls.__name__} field", key, fields)
+        for name, field in fields.items():
             needed = field.default is dataclasses.MISSING
-            require(field.name in values or not needed, f"{cls.__name__} field {field.name!r} is missing")
+            require(name in values or not needed, f"{cls.__name__} field {name!r} is missing")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Configurations of networks, training runs and samplers as frozen, validated dataclasses. Does not import torch."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from edm import registry
 from edm.checked import APART, LATER, Checked, choose, require
-from edm.errors import nearest
+from edm.errors import UserError, nearest
 
 #: Settings in which the paper's three architectures differ (Table 8), apart from size.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -512,22 +513,28 @@ class SamplerConfig(_Data):
         for name in guiding - {"guide"} if self.guide is None else ():
             stated = getattr(self, name) != getattr(type(self), name)
             require(not stated, f"{name} has no effect without a guide; name one (the null label is 'null', in quotes)")
-        fields = {field.name for field in dataclasses.fields(self)} - {"tolerance", "settings"}
+        known = self._fields_of_solvers().get(self.solver)
+        if known is None:
+            known = OF_ANY_SOLVER.union(registry.find("solver", self.solver).shared)
+        apart = {*known, *guiding, "solver", "settings"}
+        for field in dataclasses.fields(self):
+            if field.name not in apart and getattr(self, field.name) != field.default:
+                raise UserError(f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
+
+    @classmethod
+    @functools.cache
+    def _fields_of_solvers(cls) -> dict[str, set[str]]:
+        """The fields that have an effect, by solver, of our own."""
+        fields = {field.name for field in dataclasses.fields(cls)} - {"tolerance", "settings"}
         choices, churn = {"predicts", "over", "corrector"}, {"S_churn", "S_min", "S_max", "S_noise"}
-        known = {
+        return {
             **dict.fromkeys(SOLVERS, fields - choices - {"order"}),
             MULTISTEP: fields - {"alpha"},
             **dict.fromkeys(SHIPPED, fields - choices - churn - {"alpha", "order"}),
             "ipndm": fields - choices - churn - {"alpha"},
             ADAPTIVE: {"sigma_min", "sigma_max", "tolerance"},
             **{name: {"num_steps"} for name in ORIGINAL},
-        }.get(self.solver)
-        if known is None:
-            known = OF_ANY_SOLVER.union(registry.find("solver", self.solver).shared)
-        for field in dataclasses.fields(self):
-            apart = {*known, *guiding, "solver", "settings"}
-            idle = field.name not in apart and getattr(self, field.name) != field.default
-            require(not idle, f"solver {self.solver} has no {field.name}; it takes {', '.join(sorted(known))}")
+        }
 
     @property
     def claimed_order(self) -> int | None:

@@ -8,15 +8,26 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from edm.config import TrainingConfig
 from edm.data.archive import read_archive
 from edm.data.prepare import prepare
 
 torch.set_num_threads(1)
+if yaml.__with_libyaml__:  # what safe_load and safe_dump use; libyaml's are five times as fast
+    yaml.SafeLoader, yaml.SafeDumper = yaml.CSafeLoader, yaml.CSafeDumper
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job; commands under test inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+#: Folders whose files have few, long tests. They and the files of tests/ itself start first, so that at the end no core
+#: waits for a long one.
+FIRST = ("tests", "workflow", "plugins", "training", "evaluation")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.parent.name not in FIRST)
 
 
 @pytest.fixture(autouse=True)

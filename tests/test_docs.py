@@ -31,7 +31,7 @@ ADDED = {
 #: What is run by other tests, or by hand: the file that does, and words in it.
 ELSEWHERE = {
     r"make (demo|install)": ("Makefile", "snakemake digits"),
-    r"make test(-all)?": (".ci/run", "make test-all"),
+    r"make (ci|test(-all)?)": ("Makefile", "test-all: test test-slow"),
     r"make ui": ("Makefile", "mlflow server"),
     r"(ruff|python -m mypy) .*": ("tests/test_types.py", "mypy"),
     r"curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/.*": (

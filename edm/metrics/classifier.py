@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
+from edm.design.optimizers import uncompiled
 from edm.errors import UserError
 from edm.files.hashes import canonical_json
 from edm.files.reading import require_regular
@@ -133,7 +134,7 @@ def load_classifier(path: str | os.PathLike) -> tuple[Classifier, Mapping[str, i
 def _fit(
     model: Classifier, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch_size: int, learning_rate: float
 ) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2)
+    optimizer = uncompiled(torch.optim.AdamW)(model.parameters(), lr=learning_rate, weight_decay=1e-2)
     steps = epochs * math.ceil(len(images) / batch_size)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):

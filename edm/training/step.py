@@ -16,6 +16,7 @@ from edm.config import TrainingConfig
 from edm.data.archive import Dataset
 from edm.design.averages import PowerFunction
 from edm.design.losses import weighted_error
+from edm.design.optimizers import uncompiled
 from edm.errors import UserError
 from edm.models import building
 from edm.models.compilation import Compiled
@@ -156,7 +157,7 @@ def ramp(learning_rate: float, seen: int, total: int, lr_rampup: float) -> float
 @registry.register("optimizer", "adam")
 def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """Adam with the paper's settings."""
-    return torch.optim.Adam(parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return uncompiled(torch.optim.Adam)(parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
 def optimizer_of(config: TrainingConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
