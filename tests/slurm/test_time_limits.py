@@ -22,6 +22,7 @@ import os
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import edm
 from edm.data import archive
@@ -63,7 +64,7 @@ def write_params(folder):
         "base": {"model_channels": 8, "num_blocks": 1, "attn_resolutions": [], "channel_mult": [1], "duration": 1.28e-3,
                  "snapshot_every": 4.8e-4, "batch_size": 64, "level_samples": 16, "lr_rampup": 0, "conditional": False},
         "columns": {"vp": {"architecture": "ddpmpp", "preconditioning": "edm", "loss": "edm"}}, "ladder": {"A": {}},
-        "sampling": {"images": 16, "block": 16},
+        "sampling": {"images": 16, "block": 16, "gpus": 0}, "training": {"gpus": 0},
     }  # fmt: skip
     solver = {"solver": "patient", "num_steps": 2}
     grids = {"points": {"models": ["vp-A"], "solver": "patient", "num_steps": [2, 3, 4]},
@@ -191,13 +192,13 @@ def test_snakemake_in_an_allocation_stops_before_its_limit_and_the_next_one_cont
         return cluster.job(job)["state"] not in ("PENDING", "RUNNING", "COMPLETING")
 
     job = submit()
-    draws = [folder / f"{step}-1.draws" for step in ("choose", "search")]  # two cores, and these are the first
-    wait(lambda: over() or all(file.exists() and file.stat().st_size == 2 for file in draws), job)
+    draws = [folder / f"{step}-1.draws" for step in STEPS]
+    wait(lambda: over() or any(file.exists() and file.stat().st_size == 2 for file in draws), job)
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=15")
     wait(over, job)
     said = (folder / f"edm-{job}.log").read_text()
     assert cluster.job(job)["state"] == "FAILED" and cluster.job(job)["restarts"] == "0", said
-    assert "stopped: SIGINT" in (folder / "runs/plain/vp-A/searches/walk.log").read_text(), said
+    assert any("stopped: SIGINT" in log.read_text() for log in (folder / "runs").rglob("*.log")), said
     assert [path.suffix for path in (folder / "local").glob("*.u8")] == [".u8"]  # of the training run
     (folder / "hold").unlink()
     job = submit()
@@ -205,7 +206,8 @@ def test_snakemake_in_an_allocation_stops_before_its_limit_and_the_next_one_cont
     assert cluster.job(job)["state"] == "COMPLETED", (folder / f"edm-{job}.log").read_text()
     for path in STEPS.values():
         assert _numbers(folder / path) == _numbers(calm / path)
-    assert [file.stat().st_size for file in draws] == [DRAWS + 1] * 2
+    counts = {file.stat().st_size for file in draws}  # no step drew anything twice but that at which it was held
+    assert DRAWS + 1 in counts <= {DRAWS, DRAWS + 1}
 
 
 def _numbers(path):
