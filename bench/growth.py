@@ -11,7 +11,7 @@ snakemake    `snakemake -n`; "ours" is the share of its time in this project's c
              the rest, by samples of the stack every 10 ms of processor time
 the node     the command that Snakemake's Slurm plugin submits for a trivial step (the digits' archive), without Slurm:
              two more Snakemakes, one inside the other, then `edm launch`, then the step; each without what it starts,
-             the least of three
+             the less of two
 
 Time is processor time (user and system), so that other work on the machine counts less; memory is the peak of all
 processes together, sampled. The exponent is that of time ~ evaluations^exponent, by least squares of the logarithms:
@@ -149,7 +149,7 @@ def of_a_node(folder: Path):
     launch = [*edm, "launch", "--step", "prepare digits", "--"]
     parts = {"whole": inner, "launched": [*launch, *step], "step": [*edm, *step],
              "nothing, launched": [*launch, "--version"], "nothing": [*edm, "--version"]}  # fmt: skip
-    found = {name: min(cost(folder, *words, environment=searched) for _ in range(3)) for name, words in parts.items()}
+    found = {name: min(cost(folder, *words, environment=searched) for _ in range(2)) for name, words in parts.items()}
     seconds = {name: of for name, (of, _) in found.items()}
     yield "the node, in all", found["whole"]
     yield "of it two Snakemakes", (seconds["whole"] - seconds["launched"], found["whole"][1])

@@ -84,20 +84,18 @@ def _chosen(experiment: Experiment, models: Iterable[str]) -> str:
 def _samplers(experiment: Experiment, jobs: list[Job]) -> list[dict[str, Any]]:
     """The evaluated grids and the sheets: one row for all models with the same settings."""
     rows: dict[tuple[str, str, tuple[SamplerConfig, ...], str, int], list[str]] = {}
-    for job in jobs:
-        if job.rule == "evaluate":
-            grid_name = job.key[2].partition("/")[0]
-            given = experiment.grids[grid_name]
-            settings = tuple(point.sampler for point in given.points[job.key[1]])
+    drawn = ((job.rule, job.key[1], job.key[2]) for job in jobs if job.rule in ("evaluate", "sample"))
+    # Each grid of a model once, however many jobs share its points.
+    for rule, model, name in dict.fromkeys((rule, model, name.partition("/")[0]) for rule, model, name in drawn):
+        if rule == "evaluate":
+            given = experiment.grids[name]
+            settings = tuple(point.sampler for point in given.points[model])
             origin = f"; the rest as found by search {given.settings_from}" if given.settings_from else ""
-            key = ("grid", grid_name, settings, origin, experiment.sampling.images)
-        elif job.rule == "sample":
-            sheet = experiment.sheets[job.key[2]]
-            key = ("sheet", sheet.name, (sheet.samplers[job.key[1]],), "", sheet.images)
+            key = ("grid", name, settings, origin, experiment.sampling.images)
         else:
-            continue
-        models = rows.setdefault(key, [])
-        models += [job.key[1]] if job.key[1] not in models else []
+            sheet = experiment.sheets[name]
+            key = ("sheet", sheet.name, (sheet.samplers[model],), "", sheet.images)
+        rows.setdefault(key, []).append(model)
     table = [(f"{kind} {name}", ", ".join(models), _settings(settings) + origin, _nfe(settings), f"{images:,}")
              for (kind, name, settings, origin, images), models in rows.items()]  # fmt: skip
     head = ("grid or sheet", "models", "settings", "NFE", "images")

@@ -17,9 +17,9 @@ ORIGIN = (
 )  # fmt: skip
 _SECONDS = between(0, 1e12)
 _DATE = Kind("a date and time", lambda value: _is_date(value))
+_TEXTS = ("commit", "dirty", "changes", "image", "host", "slurm_job", "gpu")
 _ORIGIN = {"created": Maybe(_DATE), "seconds": Maybe(_SECONDS), "processes": Maybe(whole(1)),
-           "versions": Maybe(Names(TEXT)),
-           **{name: Maybe(TEXT) for name in ("commit", "dirty", "changes", "image", "host", "slurm_job", "gpu")}}  # fmt: skip
+           "versions": Maybe(Names(TEXT)), **{name: Maybe(TEXT) for name in _TEXTS}}  # fmt: skip
 _SIDECAR = {
     "digest": TEXT, "specification": {"settings": ANY, "inputs": Names(TEXT.or_null())},
     "inputs": Names(TEXT.or_null()), "outputs": Names(TEXT), "adopted": Maybe(TEXT),

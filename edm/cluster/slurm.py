@@ -9,6 +9,7 @@ import time
 from edm.errors import UserError, one_line
 
 PATIENCE = 30.0  # seconds that Slurm may take to answer
+OVERDUE = 60.0  # seconds past its limit in which a job is being ended
 PORTS = range(20000, 60000)  # for the processes of a job to find each other
 
 
@@ -30,16 +31,17 @@ def require_slurm() -> None:
 
 
 def time_left() -> float:
-    """Seconds until the job's time limit; infinite outside Slurm, without a limit, or if Slurm does not answer."""
+    """Seconds until the job's time limit, 0 past it; infinite outside Slurm, without a limit, or without an answer."""
     end = os.environ.get("SLURM_JOB_END_TIME", "")  # seconds since 1970; older versions of Slurm do not set it
     if end.isdecimal():
         left = int(end) - time.time()
-        return left if left > 0 else math.inf  # a time in the past comes from another job
+        return max(left, 0.0) if left > -OVERDUE else math.inf  # a time further in the past comes from another job
     number = job()
     if number is None:
         return math.inf
     try:
-        return parse_time(_ask("squeue", "--noheader", "--job", number, "--format", "%L"))
+        answer = _ask("squeue", "--noheader", "--job", number, "--format", "%L")
+        return 0.0 if answer.strip() == "INVALID" else parse_time(answer)  # so squeue prints a negative time
     except (OSError, subprocess.SubprocessError):
         return math.inf
 

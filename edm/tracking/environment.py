@@ -17,7 +17,7 @@ _DVC_FILES = ("dvc.yaml", "dvc.lock", "*.dvc")
 
 
 def environment_tags() -> dict[str, str]:
-    """Commit and dirty flag, DVC revision, host, Python, container's image, Slurm job and GPU; unknown ones are omitted.
+    """Commit and dirty flag, DVC revision, host, Python, image, Slurm job and GPU; unknown ones are omitted.
 
     Never raises, and imports nothing large: it names the GPU only if the job has already imported torch.
     """

@@ -106,3 +106,19 @@ def test_a_step_that_changed_since_the_plan_is_refused_and_another_one_starts(st
         start(edited, "train digits/vp-A", before["train digits/vp-A"])
     with pytest.raises(UserError, match="no longer has this step"):
         start(edited, "train digits/vp-Z")
+
+
+def test_the_page_of_settings_looks_at_the_points_of_a_grid_once(stated, monkeypatch):
+    """Not once for each job of that grid: a report would cost the square of a grid's points."""
+
+    def shown(experiments):
+        thousand(experiments)
+        experiments["digits"]["figures"]["many"] = {"kind": "curve", "over": "nfe", "lines": {"A": "vp-A:many"}}
+
+    stated(shown)
+    chain = Chain(params.load("params.yaml"))
+    looked, of = [], SamplerConfig.__hash__
+    monkeypatch.setattr(SamplerConfig, "__hash__", lambda self: looked.append(1) or of(self))
+    sections = chain.specification(chain.by_name["about digits"])["choices"]
+    assert any(row[0] == "grid many" for section in sections for row in section["rows"])
+    assert 1000 <= len(looked) < 10_000

@@ -50,6 +50,10 @@ def test_where_the_environment_does_not_tell_when_the_job_ends_slurm_is_asked(in
     assert calls() == ["squeue --noheader --job 17 --format %L"]
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 500))
     assert 490 < slurm.time_left() <= 500 and len(calls()) == 1
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) - 10))
+    assert slurm.time_left() == 0
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) - 1000))
+    assert slurm.time_left() == math.inf
 
 
 def test_a_slurm_that_does_not_answer_sets_no_limit(in_job):
@@ -149,7 +153,8 @@ import signal, sys
 from edm.cli import main
 from edm.commands import launching
 child = (
-    "import signal, sys; [signal.signal(n, lambda *_: sys.exit(75)) for n in (2, 10, 15)];"
+    "import os, signal, sys; [signal.signal(n, lambda *_: sys.exit(75)) for n in (2, 10, 15)];"
+    "from edm.cluster.preemption import note_kept; os.environ.get('KEEPS') and note_kept();"
     "print(1, flush=True); signal.pause()"
 )
 launching._command_line = lambda *_: [sys.executable, "-c", child]
@@ -173,6 +178,23 @@ def test_only_a_job_of_the_workflows_own_is_queued_again_and_never_for_ctrl_c(in
     assert process.returncode == PREEMPTED, error
     assert calls() == (["scontrol requeue 17"] if requeued else [])
     assert ("goes back to Slurm's queue" in error) == requeued
+
+
+@pytest.mark.parametrize("left, keeps, requeued", [
+    ("2:00", "", False), ("2:00", "1", True), ("INVALID", "", False), ("1-00:00:00", "", True), ("UNLIMITED", "", True),
+])  # fmt: skip
+def test_what_finished_nothing_before_its_time_limit_is_not_repeated(in_job, monkeypatch, left, keeps, requeued):
+    calls = in_job("scontrol")
+    in_job("squeue", left)
+    monkeypatch.setenv("KEEPS", keeps)
+    process = subprocess.Popen([sys.executable, "-c", STOPPING, "launch", "--requeue", "--", "evaluate"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout.readline() == "1\n"
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == PREEMPTED, error
+    assert [call for call in calls() if call.startswith("scontrol")] == ["scontrol requeue 17"] * requeued
+    assert ("state a longer runtime in slurm/config.yaml" in error) != requeued
 
 
 @pytest.mark.parametrize(("exitcode", "raised", "status"), [

@@ -1,4 +1,5 @@
 """Steps other than training runs that come to their time limit on a real SLURM: they go back to the queue and resume.
+So does a whole Snakemake in an allocation, by the job script of slurm/, whose steps share a node's copy of the data.
 
 A solver of the test's own holds each step at a certain draw until Slurm ends the attempt, so that nothing depends on
 speed, and notes every draw, so that a step that draws anything twice is seen.
@@ -7,22 +8,27 @@ speed, and notes every draw, so that a step that draws anything twice is seen.
 import json
 import shutil
 import subprocess
+import sys
 import threading
-from pathlib import Path
+import time
 
 import pytest
 import yaml
 from cluster import Cluster
-from test_chain_on_slurm import POLLS, project, scratch, snakemake  # noqa: F401 (a fixture)
+from test_chain_on_slurm import POLLS, ROOT, project, scratch, snakemake  # noqa: F401 (a fixture)
 
 SOLVER = '''
+import os
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import edm
+from edm.data import archive
 
+if "EDM_CACHE" in os.environ:
+    archive.SHARED = 0  # the digits are small
 DRAWN = []
 
 
@@ -58,7 +64,7 @@ def write_params(folder):
         "base": {"model_channels": 8, "num_blocks": 1, "attn_resolutions": [], "channel_mult": [1], "duration": 1.28e-3,
                  "snapshot_every": 4.8e-4, "batch_size": 64, "level_samples": 16, "lr_rampup": 0, "conditional": False},
         "columns": {"vp": {"architecture": "ddpmpp", "preconditioning": "edm", "loss": "edm"}}, "ladder": {"A": {}},
-        "sampling": {"images": 16, "block": 16},
+        "sampling": {"images": 16, "block": 16, "gpus": 0}, "training": {"gpus": 0},
     }  # fmt: skip
     solver = {"solver": "patient", "num_steps": 2}
     grids = {"points": {"models": ["vp-A"], "solver": "patient", "num_steps": [2, 3, 4]},
@@ -79,7 +85,7 @@ class Limiter(threading.Thread):
 
     def __init__(self, cluster, folder):
         super().__init__(daemon=True)
-        self.cluster, self.folder, self.over, self.ended = cluster, folder, threading.Event(), []
+        self.cluster, self.folder, self.over = cluster, folder, threading.Event()
 
     def run(self):
         held = {"choose": "choose-1", "search": "search-1", "evaluate": "evaluate-1", "long": "evaluate-0"}
@@ -92,7 +98,6 @@ class Limiter(threading.Thread):
                     self.cluster.run("scontrol", "update", f"JobId={limited[name]}", "TimeLimit=2")
             jobs = [self.cluster.job(number) for number in limited.values()]
             if len(jobs) == len(held) and all(job["restarts"] != "0" or job["state"] == "FAILED" for job in jobs):
-                self.ended = jobs
                 for job in jobs:
                     if job["state"] != "FAILED":
                         self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=60")
@@ -101,53 +106,108 @@ class Limiter(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def finished(scratch):  # noqa: F811
-    """The folders of the undisturbed and of the limited run, the jobs of the latter, and its training run's files."""
-    calm = project(scratch / "calm")
-    write_params(calm)
-    snakemake(calm, "--cores", "2", *STEPS.values())
-    limited = project(scratch / "limited")
-    write_params(limited)
-    for name in ("data", "models", "steps", "runs"):  # one training run for both
-        shutil.copytree(calm / name, limited / name)
-    for name in ("models/chosen", "steps/train/chosen", "steps/evaluate"):  # all but the training run
-        shutil.rmtree(limited / name)
-    for path in (limited / "runs").rglob("*.history.jsonl"):
-        path.unlink()
-    (limited / "hold").touch()
+def calm(scratch):  # noqa: F811
+    """The folder of the undisturbed run, without Slurm."""
+    folder = project(scratch / "calm")
+    write_params(folder)
+    snakemake(folder, "--cores", "2", *STEPS.values())
+    return folder
+
+
+def held(calm, name, *kept):
+    """A folder as that of the undisturbed run, with some of its results, in which every step will be held."""
+    folder = project(calm.parent / name)
+    write_params(folder)
+    for path in kept:
+        shutil.copytree(calm / path, folder / path)
+    (folder / "hold").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(scratch):  # noqa: F811
     with Cluster(scratch / "slurm") as cluster:
-        limiter = Limiter(cluster, limited)
-        limiter.start()
-        words = ["snakemake", "--profile", "slurm", *STEPS.values(), LONG, "--retries", "0", *POLLS]
-        environment = {**cluster.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-        try:
-            done = subprocess.run(words, cwd=limited, env=environment, capture_output=True, text=True, timeout=600)
-        finally:
-            limiter.over.set()
-            limiter.join(30)
-        jobs = cluster.jobs()
-    return calm, limited, jobs, done
+        yield cluster
 
 
-def test_evaluations_choices_and_searches_resume_after_their_time_limit(finished):
-    calm, limited, jobs, done = finished
+@pytest.fixture(scope="module")
+def limited(calm, cluster):
+    """The folder of the limited run, which has the training run of the undisturbed one, its jobs, and its output."""
+    folder = held(
+        calm, "limited", "data", "models/plain", "steps/data", "steps/train/plain", "runs/plain/vp-A/snapshots"
+    )
+    limiter = Limiter(cluster, folder)
+    limiter.start()
+    words = ["snakemake", "--profile", "slurm", *STEPS.values(), LONG, "--retries", "0", *POLLS]
+    environment = {**cluster.environment, "PYTHONPATH": str(ROOT)}
+    try:
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    finally:
+        limiter.over.set()
+        limiter.join(30)
+    return folder, cluster.jobs(), done
+
+
+def test_evaluations_choices_and_searches_resume_after_their_time_limit(calm, limited):
+    folder, jobs, done = limited
     for rule, path in STEPS.items():
-        assert (limited / path).exists(), done.stdout + done.stderr
+        assert (folder / path).exists(), done.stdout + done.stderr
         (job,) = (job for job in jobs if LOGS[rule] in job["log"])
         assert (job["restarts"], job["state"]) == ("1", "COMPLETED")
-        assert _numbers(limited / path) == _numbers(calm / path)
+        assert _numbers(folder / path) == _numbers(calm / path)
         # The draw at which the step was held is the only one that was repeated.
-        assert len((limited / f"{rule}-1.draws").read_text()) == DRAWS + 1
+        assert len((folder / f"{rule}-1.draws").read_text()) == DRAWS + 1
         assert len((calm / f"{rule}-1.draws").read_text()) == DRAWS
 
 
-def test_a_step_that_finished_nothing_before_its_limit_is_an_error_and_not_repeated_for_ever(finished):
-    _, limited, jobs, done = finished
+def test_a_step_that_finished_nothing_before_its_limit_is_an_error_and_not_repeated_for_ever(limited):
+    folder, jobs, done = limited
     (job,) = (job for job in jobs if LOGS["long"] in job["log"])
     assert (job["restarts"], job["state"]) == ("0", "FAILED")
-    assert done.returncode == 1 and not (limited / LONG).exists()
+    assert done.returncode == 1 and not (folder / LONG).exists()
     assert "evaluate: the time limit came before any part was finished" in done.stdout + done.stderr
-    assert (limited / "evaluate-0.draws").read_text() == "."
+    assert (folder / "evaluate-0.draws").read_text() == "."
+
+
+def test_snakemake_in_an_allocation_stops_before_its_limit_and_the_next_one_continues(calm, cluster):
+    """The job script of docs/site.md, as it stands, but for what the command line of sbatch states."""
+    folder = held(calm, "inside", "data", "steps/data")
+    script = "slurm/allocation.sh"
+    assert f"```bash\n{(ROOT / script).read_text()}```" in (ROOT / "docs" / "site.md").read_text()
+    shutil.copy(ROOT / script, folder / script)
+    (folder / ".venv").symlink_to(sys.prefix)
+    environment = {**cluster.environment, "PYTHONPATH": str(ROOT), "EDM_CACHE": str(folder / "local")}
+
+    def submit():
+        asked = ("--parsable", "--gpus-per-node=1", script, *STEPS.values())
+        return cluster.run("sbatch", *asked, cwd=folder, env=environment).strip()
+
+    def wait(ready, job, seconds=400):
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, (folder / f"edm-{job}.log").read_text()
+            time.sleep(0.5)
+
+    def over():
+        return cluster.job(job)["state"] not in ("PENDING", "RUNNING", "COMPLETING")
+
+    job = submit()
+    draws = [folder / f"{step}-1.draws" for step in STEPS]
+    wait(lambda: over() or any(file.exists() and file.stat().st_size == 2 for file in draws), job)
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=15")
+    wait(over, job)
+    said = (folder / f"edm-{job}.log").read_text()
+    assert cluster.job(job)["state"] == "FAILED" and cluster.job(job)["restarts"] == "0", said
+    assert any("stopped: SIGINT" in log.read_text() for log in (folder / "runs").rglob("*.log")), said
+    assert [path.suffix for path in (folder / "local").glob("*.u8")] == [".u8"]  # of the training run
+    (folder / "hold").unlink()
+    job = submit()
+    wait(over, job)
+    assert cluster.job(job)["state"] == "COMPLETED", (folder / f"edm-{job}.log").read_text()
+    for path in STEPS.values():
+        assert _numbers(folder / path) == _numbers(calm / path)
+    counts = {file.stat().st_size for file in draws}  # no step drew anything twice but that at which it was held
+    assert DRAWS + 1 in counts <= {DRAWS, DRAWS + 1}
 
 
 def _numbers(path):
