@@ -129,9 +129,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
     notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     if without and layout.kind in ("configurations", "samplers"):  # of the others, the layout leaves cells free
-        notes.append(
-            f"–: not measured, since no grid of the row samples that model: {'; '.join(dict.fromkeys(without))}."
-        )
+        named = "; ".join(dict.fromkeys(without))
+        notes.append(f"–: not measured, since no grid of the row samples that model: {named}.")
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
 
 

@@ -1,4 +1,4 @@
-"""How many images or distances of a command are done, on stderr: a bar in a terminal, a line from time to time elsewhere."""
+"""How much of a command is done, on stderr: a bar in a terminal, a line from time to time elsewhere."""
 
 import sys
 import time
@@ -16,8 +16,8 @@ _Batch = TypeVar("_Batch")
 class Counting:
     """Shows how many of ``total`` images are done, and the time left. As a context manager it ends the bar.
 
-    what: the name in front. active: False shows nothing (other ranks). of: what is counted, if no images. delay: seconds
-    before a bar appears. Parts of an image count, too: an image of which half the steps are done is half done.
+    what: the name in front. active: False shows nothing (other ranks). of: what is counted, if no images. delay:
+    seconds before a bar appears. Parts of an image count, too: an image of which half the steps are done is half done.
     """
 
     def __init__(self, what: str, total: int, active: bool = True, of: str = "images", delay: float = 0.0):
@@ -46,8 +46,8 @@ class Counting:
             about = f"{left:,.0f} s" if left < 2 * _MINUTE else f"{left / _MINUTE:,.0f} min"
             share = int(100 * self._done / self._total)
             with suppress(OSError):  # a stderr that cannot be written does not end the work
-                print(f"{self._what}: {int(self._done):,} of {self._total:,} {self._of} ({share} %), about {about} left",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                done = f"{int(self._done):,} of {self._total:,} {self._of} ({share} %)"
+                print(f"{self._what}: {done}, about {about} left", file=sys.stderr, flush=True)
 
 
 def counted_batches(batches: Iterable[_Batch], what: str, total: int, active: bool = True) -> Iterator[_Batch]:

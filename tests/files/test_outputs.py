@@ -250,8 +250,10 @@ def test_an_output_is_replaced_as_before_where_nothing_is_lost(place):
     assert np.array_equal(read_archive("o.zip").images, read_archive("d.zip").images)
 
 
-@pytest.mark.parametrize(("output", "folder"), [("o.zip", None), ("snapshots/o.zip", None), ("snapshtos/o.zip", "snapshtos"),
-                                                ("a/b/o.zip", "a/b")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("output", "folder"),
+    [("o.zip", None), ("snapshots/o.zip", None), ("snapshtos/o.zip", "snapshtos"), ("a/b/o.zip", "a/b")],
+)
 def test_a_folder_that_an_output_makes_is_told(place, capsys, monkeypatch, output, folder):
     """It may be mistyped; steps of the chain have their own places."""
     command = ["prepare", output, "--source", "zip", "--input", "d.zip"]
