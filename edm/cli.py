@@ -23,12 +23,13 @@ from edm.commands import (
     tracking,
     watching,
 )
-from edm.commands.common import Commands, Parser, say
+from edm.commands.common import MADE_FROM, Commands, Parser, say
 from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
-from edm.files.outputs import check_outputs
+from edm.files.outputs import check_outputs, new_folders
 
 #: The arguments that name the files and folders that a command writes, and those that it reads; for all commands.
 _FILES = ("output", "figure", "journal", "history", "lock")
+_NAMED = _FILES[:2]  # the rest is in places of the program's own choice
 _FOLDERS_WRITTEN = ("out", "final")
 _READ = ("checkpoint", "config", "data", "evaluations", "file", "input", "levels", "params", "parts", "plugins", "ref",
          "samples", "settings", "snapshots", "throughput", "weights")  # fmt: skip
@@ -53,7 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         _require_folder()
         registry.load(args.plugins)
         check_outputs(*(_named(args, names) for names in (_FILES, _FOLDERS_WRITTEN, _READ)))
+        asked = [] if MADE_FROM in os.environ else new_folders(_named(args, _NAMED), _named(args, _FOLDERS_WRITTEN))
         status = args.function(args) or 0
+        for folder in filter(os.path.isdir, asked):  # not silently: the name may be mistyped
+            say(f"new folder: {folder}")
         if sys.stdout is not None:  # it is None where the caller closed it
             sys.stdout.flush()
     except UserError as error:

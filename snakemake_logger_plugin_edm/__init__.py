@@ -6,6 +6,7 @@
 import re
 import sys
 import threading
+from collections.abc import Callable
 from logging import DEBUG, WARNING, LogRecord
 from typing import Any
 
@@ -23,6 +24,8 @@ NOISE = re.compile(
     r"|Job \d+ has been submitted with SLURM jobid|SLURM run ID: |At least one job did not complete successfully"
     r"|(RuleException|WorkflowError):\n(CalledProcessError in file|At least one job did not complete successfully)"
 )
+#: Of a target, or of an input, that no rule makes.
+UNKNOWN = re.compile(r"MissingRuleException[^\n]*:\nNo rule to produce (.+) \(if you use input functions")
 QUIETER = (20.0, 600.0, 0.05)  # seconds between two lines on what runs: at least, at most, share of the time so far
 
 
@@ -38,6 +41,7 @@ class LogHandler(LogHandlerBase):
         self.story, self._shown, self._table = Story(), 0.0, False
         self._over, self._counts = threading.Event(), ""
         self._ticker: threading.Thread | None = None
+        self._unknown: Callable[[str], str] | None = None  # what to say of a target that there is not
         self._wanted = DefaultFilter(told.quiet or set(), told.debug_dag, told.verbose, told.dryrun,
                                      told.printshellcmds)  # fmt: skip
         self._own_text = DefaultFormatter(told.quiet, told.show_failed_logs)
@@ -66,6 +70,9 @@ class LogHandler(LogHandlerBase):
             return []
         if hasattr(record, "edm_costs"):
             self.story.costs = record.edm_costs
+            return []
+        if hasattr(record, "edm_unknown"):
+            self._unknown = record.edm_unknown
             return []
         event = getattr(record, "event", None)
         own = self._of_event(event, record)
@@ -115,6 +122,8 @@ class LogHandler(LogHandlerBase):
             return [*self._table_once(""), *self.story.would_run_all()]
         if found := re.match(r"Trying to restart job (\d+)", text):
             return self.story.again(int(found[1]))
+        if self._unknown and (found := UNKNOWN.match(text)):
+            return [f"error: {self._unknown(found[1])}"]
         if NOISE.match(text) and not (self.common_settings.verbose and text not in ("", "None")):
             return []
         return self._as_snakemake(record)

@@ -1,5 +1,6 @@
 """The chain: all jobs of a params file, and the jobs that a target needs."""
 
+import difflib
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,12 +47,22 @@ class Chain:
             return paths.figure_files(owner, part)
         if self.maker(name):
             return [name]
+        raise UserError(self.unknown(name))
+
+    def unknown(self, name: str, further: Iterable[str] = ()) -> str:
+        """One line on a target that there is not, with the nearest name. further: names beside those of the chain."""
+        owner, _, part = name.partition("/")
+        known = list(dict.fromkeys([*self.reports, *self.experiments]))
+        near = [*known, *further]
         if owner in self.reports and part:
-            known = [f"{owner}/{one}" for one in (*self.reports[owner].tables, *self.reports[owner].figures)]
-        else:
-            known = list(dict.fromkeys([*self.reports, *self.experiments]))
-        hint = nearest(name, known)
-        raise UserError(f"{name}: no job makes it{hint}{'' if hint.endswith('?') else ', REPORT/TABLE or a file'}")
+            near = known = [f"{owner}/{one}" for one in (*self.reports[owner].tables, *self.reports[owner].figures)]
+        elif part:
+            files = [path for job in self.by_name.values() for path in job.outputs]
+            near += difflib.get_close_matches(name, files, n=1, cutoff=0.9)  # paths have much in common
+        hint = nearest(name, near)
+        if not hint.endswith("?"):
+            hint = f"{nearest(name, known)}, REPORT/TABLE or a file"
+        return f"{name}: no job makes it{hint}"
 
     def needed(self, targets: Iterable[str]) -> list[Job]:
         """Every job that the target files need, each once, makers before users, even if the files exist."""

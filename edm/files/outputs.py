@@ -55,6 +55,12 @@ def require_replaceable(path: str | os.PathLike) -> None:
         raise UserError(f"{path}: is {kind_of(mode)} and would be replaced; name a file to write")
 
 
+def new_folders(files: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """The folders around these files and folders that are still to be made, as a command will make them."""
+    around = [Path(path).parent for path in (*files, *folders)]
+    return [str(folder) for folder in dict.fromkeys(around) if not folder.exists()]
+
+
 def _require_writable(path: str) -> None:
     """Raises UserError if a file or folder cannot be made at a path: told before the work, not after it."""
     try:

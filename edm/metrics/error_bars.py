@@ -15,9 +15,11 @@ import torch
 from edm.errors import UserError
 from edm.metrics.frechet import FeatureStatistics, ReferenceStatistics, factor, require_finite
 from edm.metrics.jackknife import FEWEST_PER_FEATURE, GROUPS, jackknife
+from edm.tracking.counting import Counting
 
 _OF_A_GROUP = ("count", "mean", "scatter")
 SIZES = 15  # of the line of FD∞; the smallest has 30 % of the images
+SILENT = 1.0  # seconds before a terminal shows a bar: 35 distances of 2,048 features take a minute
 
 
 class Groups:
@@ -111,12 +113,16 @@ class Groups:
     def measured(self, distance: "Distance") -> dict[str, Any]:
         """The bar without "features", of any number of images that fill all groups."""
         ahead = FeatureStatistics()
-        prefixes = []
-        for group in range(GROUPS):
-            ahead.merge(self._groups[group])
-            if group >= GROUPS - SIZES:
-                prefixes.append([ahead.count, distance.of(ahead)])
-        without = [distance.of(ahead.without(self._groups[group])) for group in range(GROUPS)]
+        prefixes, without = [], []
+        with Counting("error bar", SIZES + GROUPS, of="distances", delay=SILENT) as counting:
+            for group in range(GROUPS):
+                ahead.merge(self._groups[group])
+                if group >= GROUPS - SIZES:
+                    prefixes.append([ahead.count, distance.of(ahead)])
+                    counting.advance(1)
+            for group in range(GROUPS):
+                without.append(distance.of(ahead.without(self._groups[group])))
+                counting.advance(1)
         corrected, s = jackknife(prefixes[-1][1], without)
         return {"s": s, "corrected": corrected, "limit": limit(prefixes), "without": without, "prefixes": prefixes}
 

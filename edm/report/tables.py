@@ -122,6 +122,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
 
     rows = {row: [cell(source, row, column) for column, source in zip(layout.columns, cells, strict=True)]
             for row, cells in layout.rows.items()}  # fmt: skip
+    without = [row if not any(sources) else f"{row}, {column}" for row, sources in layout.rows.items()
+               for column, source in zip(layout.columns, sources, strict=True) if source is None]  # fmt: skip
     rows = uncertainty.marked(rows)
     corner = "configuration" if layout.kind == "configurations" else "sampler"
     notes = uncertainty.notes(layout.columns, rows)
@@ -131,6 +133,9 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     told = "; ".join(f"{model}, {weights}" for model, weights in chosen.items())
     notes += [f"Chosen: {told}."] if chosen else []
     notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
+    if without and layout.kind in ("configurations", "samplers"):  # of the others, the layout leaves cells free
+        named = "; ".join(dict.fromkeys(without))
+        notes.append(f"–: not measured, since no grid of the row samples that model: {named}.")
     return Table(layout.name, layout.title, corner, layout.columns, rows, notes, layout.metrics, layout.called)
 
 

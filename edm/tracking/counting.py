@@ -1,4 +1,4 @@
-"""How many images of a command are done, on stderr: a bar in a terminal, a line from time to time elsewhere."""
+"""How much of a command is done, on stderr: a bar in a terminal, a line from time to time elsewhere."""
 
 import sys
 import time
@@ -16,13 +16,15 @@ _Batch = TypeVar("_Batch")
 class Counting:
     """Shows how many of ``total`` images are done, and the time left. As a context manager it ends the bar.
 
-    what: the name in front. active: False shows nothing (other ranks). Parts of an image count, too: an image of which
-    half the steps are done is half done.
+    what: the name in front. active: False shows nothing (other ranks). of: what is counted, if no images. delay:
+    seconds before a bar appears. Parts of an image count, too: an image of which half the steps are done is half done.
     """
 
-    def __init__(self, what: str, total: int, active: bool = True):
-        self._what, self._total, self._done = what, total, 0.0
-        self._bar = tqdm(total=total, unit="img", unit_scale=True, desc=what, disable=None if active else True)
+    def __init__(self, what: str, total: int, active: bool = True, of: str = "images", delay: float = 0.0):
+        self._what, self._total, self._done, self._of = what, total, 0.0, of
+        unit = {"images": "img"}.get(of, f" {of}")
+        self._bar = tqdm(total=total, unit=unit, unit_scale=True, desc=what, delay=delay,
+                         disable=None if active else True)  # fmt: skip
         self._lines = active and self._bar.disable
         self._begun = self._told = time.monotonic()
 
@@ -44,8 +46,8 @@ class Counting:
             about = f"{left:,.0f} s" if left < 2 * _MINUTE else f"{left / _MINUTE:,.0f} min"
             share = int(100 * self._done / self._total)
             with suppress(OSError):  # a stderr that cannot be written does not end the work
-                print(f"{self._what}: {int(self._done):,} of {self._total:,} images ({share} %), about {about} left",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                done = f"{int(self._done):,} of {self._total:,} {self._of} ({share} %)"
+                print(f"{self._what}: {done}, about {about} left", file=sys.stderr, flush=True)
 
 
 def counted_batches(batches: Iterable[_Batch], what: str, total: int, active: bool = True) -> Iterator[_Batch]:

@@ -324,6 +324,15 @@ def test_a_target_with_a_near_name_gets_that_name_alone(chain, name, near):
     assert str(caught.value) == f"{name}: no job makes it; did you mean {near!r}?"
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("data-digist", "data-digits"), ("results/paper/tables/tabel2.md", "results/paper/tables/table2.md"),
+     ("models/cifar10-cond/vp-F/modl.safetensors", "models/cifar10-cond/vp-F/model.safetensors")],
+)  # fmt: skip
+def test_a_target_of_snakemake_may_be_a_rule_or_a_file(chain, name, near):
+    assert chain.unknown(name, ["data-digits", "train-digits"]) == f"{name}: no job makes it; did you mean {near!r}?"
+
+
 def test_no_file_lies_in_two_experiments_folders(chain):
     """Names of models and grids cannot lead out of their experiment, nor into another's."""
     for job in chain.jobs():

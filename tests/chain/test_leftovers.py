@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -12,20 +13,10 @@ from edm.chain.provenance import start
 from edm.chain.sidecars import changes_file, sidecar_file
 from edm.cli import main
 
-PARAMS = yaml.safe_load("""
-run: [tiny]
-datasets: {digits: {source: digits, resolution: 8, channels: 1, classes: 10}}
-experiments:
-  tiny:
-    dataset: digits
-    features: pixels
-    base: {model_channels: 8, num_blocks: 1, attn_resolutions: [], channel_mult: [1]}
-    columns: {vp: {architecture: ddpmpp}}
-    ladder: {A: {duration: 1.0e-3, batch_size: 100}, B: {batch_size: 50}}
-    sampling: {images: 12, one_job_per: point, gpus: 0}
-    grids: {ladder: {models: all, num_steps: [2, 3]}}
-    tables: {table2: {kind: configurations, title: T, grid: ladder}}
-""")
+PARAMS = miniature.smallest(
+    ladder={"A": {"duration": 1e-3, "batch_size": 100}, "B": {"batch_size": 50}},
+    sampling={"images": 12, "one_job_per": "point", "gpus": 0},
+)
 TRACES = ("train.log", "snapshots/000000000100.safetensors", "state-0.safetensors", "training.json")
 
 

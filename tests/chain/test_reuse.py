@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import miniature
 import pytest
 import torch
 import yaml
@@ -18,20 +19,11 @@ from edm.evaluation import jobs as evaluation
 from edm.models import building, checkpoint
 from edm.networks.pace import evaluations_per_second
 
-PARAMS = """
-run: [tiny]
-datasets: {digits: {source: digits, resolution: 8, channels: 1, classes: 10}}
-experiments:
-  tiny:
-    dataset: digits
-    features: pixels
-    base: {model_channels: 8, num_blocks: 1, attn_resolutions: [], channel_mult: [1]}
-    columns: {vp: {architecture: ddpmpp}}
-    ladder: {A: {duration: 1.0e-3, batch_size: 100}}
-    sampling: {images: 12, block: 4, repeats: 2, gpus: 0}
-    grids: {ladder: {models: all, num_steps: [2, 3]}}
-    tables: {table2: {kind: samplers, title: T, nfe: of the best, columns: [vp-A], rows: {A: ladder}}}
-"""
+PARAMS = miniature.smallest(
+    sampling={"images": 12, "block": 4, "repeats": 2, "gpus": 0},
+    tables={"table2": {"kind": "samplers", "title": "T", "nfe": "of the best", "columns": ["vp-A"],
+                       "rows": {"A": "ladder"}}},
+)  # fmt: skip
 FOLDER = Path("results/tiny/distances/vp-A")
 
 
@@ -70,7 +62,7 @@ def train(seed):
 def drawn(tmp_path, monkeypatch, digits_archive):
     """The names of the draws that were measured, on a chain whose grid has been."""
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(PARAMS)
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
     names, real = [], evaluation.evaluate
     monkeypatch.setattr(
         evaluation, "evaluate", lambda *rest, **options: names.append(rest[5]) or real(*rest, **options)

@@ -10,6 +10,7 @@ import pytest
 
 import edm
 from edm.cli import main
+from edm.commands.common import MADE_FROM
 from edm.data.archive import read_archive, write_archive
 from edm.data.prepare import prepare
 from edm.files.outputs import require_apart, require_replaceable
@@ -247,3 +248,24 @@ def test_an_output_is_replaced_as_before_where_nothing_is_lost(place):
     (place / "o.zip").write_bytes(b"an older one")
     assert main(["prepare", "o.zip", "--source", "zip", "--input", "d.zip"]) == 0
     assert np.array_equal(read_archive("o.zip").images, read_archive("d.zip").images)
+
+
+@pytest.mark.parametrize(
+    ("output", "folder"),
+    [("o.zip", None), ("snapshots/o.zip", None), ("snapshtos/o.zip", "snapshtos"), ("a/b/o.zip", "a/b")],
+)
+def test_a_folder_that_an_output_makes_is_told(place, capsys, monkeypatch, output, folder):
+    """It may be mistyped; steps of the chain have their own places."""
+    command = ["prepare", output, "--source", "zip", "--input", "d.zip"]
+    assert main(command) == 0
+    told = capsys.readouterr().err
+    assert told.endswith(f"new folder: {folder}\n") if folder else "new folder" not in told
+    if folder:
+        shutil.rmtree(folder)
+        monkeypatch.setenv(MADE_FROM, "0")
+        assert main(command) == 0 and "new folder" not in capsys.readouterr().err
+
+
+def test_a_folder_is_not_told_of_work_that_failed(place, capsys):
+    assert main(["prepare", "snapshtos/o.zip", "--source", "zip", "--input", "p.pkl"]) == 1
+    assert "new folder" not in capsys.readouterr().err

@@ -32,10 +32,10 @@ def nothing_happens(tmp_path, monkeypatch):
     """Runs a test in its own folder, and asserts that nothing was made there, run, or taken from the machine."""
     monkeypatch.chdir(tmp_path)
     tracemalloc.start()
-    begun = time.monotonic()
+    begun = time.process_time()
     yield
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert not (tmp_path / "executed").exists() and not EXECUTED
     assert peak < MEMORY, f"{peak >> 20} MiB"
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20

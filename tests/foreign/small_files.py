@@ -191,16 +191,16 @@ def adm_file(path, denoiser, change=lambda content: content, old=False):
 
 # Tiny ones, to be mutated ---------------------------------------------------------------------------------------------
 
-_TINY = {"resolution": 8, "channels": 1, "model_channels": 4, "channel_mult": (1,), "attn_resolutions": (8,)}
+TINY = {"resolution": 8, "channels": 1, "model_channels": 4, "channel_mult": (1,), "attn_resolutions": (8,)}
 
 
 def tiny_files(folder):
     """path → the arguments that it needs, of one small file per kind and container."""
     vp, ve = (
-        make("ddpmpp", VPPreconditioning(), **_TINY),
-        make("ncsnpp", VEPreconditioning(), **{**_TINY, "channel_mult": (1, 1)}),
+        make("ddpmpp", VPPreconditioning(), **TINY),
+        make("ncsnpp", VEPreconditioning(), **{**TINY, "channel_mult": (1, 1)}),
     )
-    cosine = guided(IDDPMPreconditioning(steps=20), **{**_TINY, "model_channels": 32, "out_channels": 2, "classes": 2})
+    cosine = guided(IDDPMPreconditioning(steps=20), **{**TINY, "model_channels": 32, "out_channels": 2, "classes": 2})
     files = {
         authors_pickle(folder / "authors.pkl", vp): {},
         score_sde_file(folder / "score-vp.pth", vp): {"resolution": 8},
@@ -211,7 +211,7 @@ def tiny_files(folder):
         folder / "export.pt": {},
     }
     checkpoint.save(folder / "own.safetensors", cosine, None, {})
-    config = TrainingConfig(conditional=False, num_blocks=1, **_TINY)
+    config = TrainingConfig(conditional=False, num_blocks=1, **TINY)
     checkpoint.save(folder / "trained.safetensors", building.build(config), config, {"images": 7})
     export(folder / "own.safetensors", folder / "export.pt")
     return files

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import torch
-from small_files import Call, Saved, authors_modules, authors_pickle, execute, make, named, score_sde_file
+from small_files import TINY, Call, Saved, authors_modules, authors_pickle, execute, make, named, score_sde_file
 
 from edm import foreign
 from edm.design.preconditioning import EDMPreconditioning, VPPreconditioning
@@ -36,6 +36,11 @@ CALLS = {
 }
 
 
+@pytest.fixture(scope="module")
+def network():
+    return make("ddpmpp", VPPreconditioning(), **TINY)
+
+
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_is_refused_in_whatever_protocol(tmp_path, refused, name, protocol):
@@ -45,16 +50,16 @@ def test_a_call_is_refused_in_whatever_protocol(tmp_path, refused, name, protoco
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("legacy", [False, True], ids=["archive", "stream"])
-def test_a_call_in_a_file_of_torch_is_refused(tmp_path, refused, name, legacy):
+def test_a_call_in_a_file_of_torch_is_refused(tmp_path, refused, network, name, legacy):
     def change(content):
         return {**content, "optimizer": CALLS[name]}
 
-    path = score_sde_file(tmp_path / "a.pth", make("ddpmpp", VPPreconditioning()), legacy=legacy, change=change)
-    refused("refused: it asks for", path, resolution=16)
+    path = score_sde_file(tmp_path / "a.pth", network, legacy=legacy, change=change)
+    refused("refused: it asks for", path, resolution=8)
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_anywhere_in_an_authors_pickle_is_refused(tmp_path, refused, name):
+def test_a_call_anywhere_in_an_authors_pickle_is_refused(tmp_path, refused, network, name):
     """As a top-level value, as a value of a state, and as a part of a module."""
     places = {
         "loss_fn": lambda content: content.update(loss_fn=CALLS[name]),
@@ -64,9 +69,7 @@ def test_a_call_anywhere_in_an_authors_pickle_is_refused(tmp_path, refused, name
         "arguments": lambda content: content["ema"].meta["state"]["_init_kwargs"].update(M=CALLS[name]),
     }
     for place, change in places.items():
-        path = authors_pickle(
-            tmp_path / f"{place}.pkl", make("ddpmpp", VPPreconditioning()), change=lambda c, f=change: f(c) or c
-        )
+        path = authors_pickle(tmp_path / f"{place}.pkl", network, change=lambda c, f=change: f(c) or c)
         refused("refused: it asks for", path)
 
 

@@ -62,6 +62,16 @@ def test_a_bar_is_made_of_the_distances_without_each_group_and_of_the_first_grou
     assert bar["features"] == FEATURES
 
 
+def test_the_distances_of_a_bar_are_counted_where_they_take_long(reference, monkeypatch, capsys):
+    groups = grouped(drawn(203), 203)
+    groups.bar(reference)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("edm.tracking.counting.EVERY", -1)
+    groups.bar(reference)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == SIZES + GROUPS - 1 and lines[6].startswith("error bar: 7 of 35 distances (20 %), about ")
+
+
 @pytest.mark.parametrize("cuts", [[0, 1, 90, 90, 203], [0, 3, 203], [0, *range(7, 203, 13), 203]])
 def test_parts_that_cut_groups_merge_to_the_bar_of_one_pass(reference, cuts):
     features, merged = drawn(203), Groups(203)

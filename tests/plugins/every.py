@@ -21,7 +21,7 @@ PARTS = {
 
         @edm.register("architecture", "lab-net")
         class Net(torch.nn.Module):
-            def __init__(self, resolution, channels, classes, augment_dim, *, width: int = 8):
+            def __init__(self, resolution, channels, classes, augment_dim, *, width: int = 8, dropout: float = 0.0):
                 super().__init__()
                 self.enter = torch.nn.Conv2d(channels, width, 3, padding=1)
                 self.told = torch.nn.Linear(1 + classes + augment_dim, width)
@@ -116,7 +116,7 @@ PARTS = {
         from itertools import pairwise
 
         @edm.register("solver", "lab-euler")
-        def euler(denoise, latents, sigmas, noise, *, eta: float = 1.0):
+        def euler(denoise, latents, sigmas, noise, *, eta: float = 1.0, S_noise: float = 1.0):
             x = latents * sigmas[0]
             for now, after in pairwise(sigmas):
                 x = x + eta * (after - now) * (x - denoise(x, now)) / now
@@ -163,8 +163,13 @@ def write_every(folder, change=lambda raw: None):
 
 
 def write_part(folder, kind, text):
-    head = "" if "\nimport edm\n" in text else "import edm\n"
-    (folder / "my_lab" / f"{kind}.py").write_text(head + textwrap.dedent(text))
+    (folder / "my_lab" / f"{kind}.py").write_text(file_of(text))
+
+
+def file_of(*texts):
+    """The text of a plugin file with these parts."""
+    whole = "".join(map(textwrap.dedent, texts))
+    return whole if "\nimport edm\n" in whole else f"import edm\n{whole}"
 
 
 EXPERIMENT = {

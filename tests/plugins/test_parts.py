@@ -4,10 +4,10 @@ import inspect
 import json
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
+from every import PARTS, file_of
 
 import edm
 from edm import registry
@@ -15,16 +15,7 @@ from edm.config import MEMBERS, SamplerConfig, TrainingConfig
 from edm.errors import UserError
 from edm.models import building, checkpoint
 
-EULER = """
-    import edm
-
-    @edm.register("solver", "lab-euler")
-    def euler(denoise, latents, sigmas, noise, *, eta: float = 1.0, S_noise: float = 1.0):
-        x = latents * sigmas[0]
-        for now, after in zip(sigmas, sigmas[1:]):
-            x = x + eta * (after - now) * (x - denoise(x, now)) / now
-        return x
-    """
+EULER = file_of(PARTS["solver"])
 
 
 def ideal(digits):
@@ -108,32 +99,7 @@ def test_a_solver_that_fails_says_where(plugin, digits, body, message):
 
 
 def test_time_steps_schedule_and_scaling_of_a_plugin(plugin, digits):
-    plugin("""
-        import torch
-        import edm
-
-        @edm.register("discretization", "lab-steps", sigma_range=(0.01, 50.0))
-        def steps(number, sigma_min, sigma_max, *, power: float = 1.0):
-            t = torch.arange(number, dtype=torch.float64) / max(number - 1, 1)
-            return sigma_max * (sigma_min / sigma_max) ** t**power
-
-        @edm.register("schedule", "lab-schedule")
-        class Power:
-            def __init__(self, sigma_min, sigma_max, power: float = 2.0):
-                self.power = power
-            def sigma(self, t):
-                return t**self.power
-            def sigma_dot(self, t):
-                return self.power * t ** (self.power - 1)
-            def inverse(self, sigma):
-                return sigma ** (1 / self.power)
-
-        @edm.register("scaling", "lab-scaling")
-        def scaling(schedule, t, *, size: float = 1.0):
-            sigma = schedule.sigma(t)
-            s = (1 + size * sigma**2).rsqrt()
-            return s, -size * sigma * schedule.sigma_dot(t) * s**3
-        """)
+    plugin(file_of(PARTS["discretization"], PARTS["schedule"], PARTS["scaling"]))
     net, latents = ideal(digits), torch.randn(3, 1, 8, 8, dtype=torch.float64)
     levels = []
     seen = lambda i, sigma, *_: levels.append(sigma)
@@ -142,7 +108,7 @@ def test_time_steps_schedule_and_scaling_of_a_plugin(plugin, digits):
     same = edm.sample(net, latents, num_steps=5, discretization="ve", sigma_min=0.01, sigma_max=50, solver="euler")
     assert torch.allclose(found, same, atol=1e-12, rtol=0)
     ours = edm.sample(net, latents, num_steps=64, schedule="vp", scaling="vp")
-    theirs = edm.sample(net, latents, num_steps=64, schedule="lab-schedule", scaling="lab-scaling")
+    theirs = edm.sample(net, latents, num_steps=64, schedule="lab-power", scaling="lab-unit")
     assert torch.allclose(ours, theirs, atol=0.05)  # other paths to the same images
     for wrong, message in (({"power": 0.0}, "expected 5 falling noise levels above 0"),):
         with pytest.raises(UserError, match=message):
@@ -150,9 +116,8 @@ def test_time_steps_schedule_and_scaling_of_a_plugin(plugin, digits):
             edm.sample(net, latents, num_steps=5, discretization="lab-steps", settings=settings)
 
 
-LOSS = """
+LAPLACE = """
     import torch
-    import edm
 
     @edm.register("loss", "lab-laplace")
     class Laplace:
@@ -170,30 +135,8 @@ LOSS = """
 
         def weight(self, sigma):
             return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
-
-    @edm.register("preconditioning", "lab-v")
-    class Velocity:
-        def __init__(self, sigma_data: float = 0.5, scale: float = 0.25):
-            self.sigma_data, self.scale = sigma_data, scale
-
-        def coefficients(self, sigma):
-            total = sigma**2 + self.sigma_data**2
-            c_out = sigma * self.sigma_data * total.rsqrt()
-            return self.sigma_data**2 / total, c_out, total.rsqrt(), self.scale * sigma.log()
-
-    @edm.register("architecture", "lab-net")
-    class Net(torch.nn.Module):
-        def __init__(self, resolution, channels, classes, augment_dim, width: int = 12, dropout: float = 0.0):
-            super().__init__()
-            self.enter = torch.nn.Conv2d(channels, width, 3, padding=1)
-            self.level = torch.nn.Linear(1 + classes + augment_dim, width)
-            self.leave = torch.nn.Conv2d(width, channels, 3, padding=1)
-
-        def forward(self, x, c_noise, class_labels, augment_labels):
-            told = [c_noise[:, None], *(one for one in (class_labels, augment_labels) if one is not None)]
-            shift = self.level(torch.cat(told, dim=1))[:, :, None, None]
-            return self.leave(torch.nn.functional.silu(self.enter(x) + shift))
     """
+LOSS = file_of(LAPLACE, PARTS["preconditioning"], PARTS["architecture"])
 DESIGN = {"loss": "lab-laplace", "preconditioning": "lab-v", "architecture": "lab-net", "augment": 0.0}
 
 
@@ -268,7 +211,7 @@ def test_a_changed_plugin_of_a_checkpoint_is_a_warning(plugin, tiny, tmp_path, c
     ],
 )
 def test_a_part_of_a_model_that_fails_says_where(plugin, tiny, digits, tmp_path, old, new, message):
-    plugin(textwrap.dedent(LOSS).lstrip().replace(old, new))
+    plugin(LOSS.replace(old, new))
     with pytest.raises(UserError, match=message) as caught:
         edm.train(TrainingConfig.from_dict({**tiny().to_dict(), **DESIGN}), digits, tmp_path / "run")
     assert "\n" not in str(caught.value)

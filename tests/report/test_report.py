@@ -15,6 +15,7 @@ import miniature
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import edm
 from edm import params
@@ -100,6 +101,17 @@ def cell_of(report, name, places, row, column):
 
 
 # What stands in a cell ------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_no_grid_measures_has_a_note(tmp_path, places):
+    raw = miniature.raw()
+    raw["experiments"]["digits"]["grids"]["ladder"]["models"] = ["vp-A", "vp-F"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    report = params.load(tmp_path / "params.yaml").report("digits")
+    measure(places, report.experiments[""], "vp-A", "ladder", {"only": [5.0]}, FD)
+    table = table_of(report, "table2", places)
+    assert table.rows["B"][0].ours() == "–" and table.rows["F"][0].ours() == "not run"
+    assert "–: not measured, since no grid of the row samples that model: B; C; D; E." in table.notes
 
 
 def test_cells_equal_the_results_files(digits, places):

@@ -4,6 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import miniature
 import pytest
 import yaml
 
@@ -29,20 +30,6 @@ rule summary:
 
 onstart:
     edm.onstart()
-"""
-PARAMS = """
-run: [tiny]
-datasets: {digits: {source: digits, resolution: 8, channels: 1, classes: 10}}
-experiments:
-  tiny:
-    dataset: digits
-    features: pixels
-    base: {model_channels: 8, num_blocks: 1, attn_resolutions: [], channel_mult: [1]}
-    columns: {vp: {architecture: ddpmpp}}
-    ladder: {A: {duration: 1.0e-3, batch_size: 100}}
-    sampling: {images: 12, gpus: 0}
-    grids: {ladder: {models: all, num_steps: [2, 3]}}
-    tables: {table2: {kind: configurations, title: T, grid: ladder}}
 """
 
 
@@ -71,7 +58,7 @@ def test_another_repository_uses_the_workflow_as_a_module(tmp_path):
     """It has params.yaml, a Snakefile with a rule of its own, and no code of this project."""
     (tmp_path / "workflow").mkdir()
     (tmp_path / "workflow/Snakefile").write_text(SECOND.format(snakefile=str(ROOT / "workflow/Snakefile")))
-    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(miniature.smallest()))
     plain = ("--cores", "1", "--workflow-profile", str(PROFILE))
     planned = snakemake(tmp_path, "-n", *plain, "all")
     assert planned.returncode == 0, planned.stderr[-3000:]

@@ -71,6 +71,19 @@ PLANNED = {f"models/{model}": ("train", f"train digits/{model}", "changed") for 
 PLANNED |= {"results/digits/tables/t.md": ("table", "table digits/t", "follow a step that runs")}
 
 
+def test_an_unknown_target_gets_a_line_with_the_nearest_name(told):
+    text = (
+        "MissingRuleException:\nNo rule to produce flower (if you use input functions make sure that they don't raise "
+        "unexpected exceptions)."
+    )
+    one = told(quiet={"all"}, dryrun=True)
+    one.tell(text, logging.ERROR)
+    one.tell(edm_unknown=lambda name: f"{name}: no job makes it; did you mean 'flowers'?")
+    one.tell(text, logging.ERROR)
+    assert one.lines[-1] == "error: flower: no job makes it; did you mean 'flowers'?"
+    assert "No rule to produce flower" in "".join(one.lines[:-1])  # from the time before params.yaml is read
+
+
 def test_each_step_has_its_number_its_duration_and_the_time_left(told, tmp_path):
     one, log = told(), tmp_path / "A" / "train.log"
     log.parent.mkdir()
