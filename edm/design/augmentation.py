@@ -5,6 +5,7 @@
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -148,30 +149,39 @@ def _warp(images: Tensor, inverse: Tensor) -> Tensor:
     The margin is always the largest that reflection allows, so that shapes do not depend on data.
     """
     batch, side = len(images), images.shape[-1]
-    taps = torch.tensor(_LOW_PASS, dtype=images.dtype).to(images.device, non_blocking=True)
-    pad = side - 1
-    wide = F.pad(images, (pad, pad, pad, pad), mode="reflect")
-    fine = _separable(wide, 2 * taps, up=True)
+    fine = _along_sides(images, _upsampled)
     # Sample positions: supersampled output pixels, and those the last filter reaches, in supersampled input pixels.
-    count = 2 * side + len(taps) - 2
+    count = 2 * side + len(_LOW_PASS) - 2
     grid = (torch.arange(count, dtype=torch.float64, device=images.device) - (count - 1) / 2 + 0.5) / 2
     y, x = torch.meshgrid(grid, grid, indexing="ij")
     points = torch.stack((x, y, torch.ones_like(x)), dim=-1).reshape(-1, 3)
     source = (2 * (points @ inverse.transpose(1, 2))[..., :2] - 0.5) * (2 / fine.shape[-1])
     source = source.reshape(batch, count, count, 2).to(images.dtype)
     warped = F.grid_sample(fine, source, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return _separable(warped, taps, up=False)
+    return _along_sides(warped, _subsampled)
 
 
-def _separable(images: Tensor, taps: Tensor, up: bool) -> Tensor:
-    channels, half = images.shape[1], len(taps) // 2
-    for shape in ((1, 1, -1, 1), (1, 1, 1, -1)):
-        kernel = taps.reshape(shape).expand(channels, *[-1] * 3)
-        vertical = shape[2] == -1
-        stride = (2, 1) if vertical else (1, 2)
-        if up:
-            padding = (half - 1, 0) if vertical else (0, half - 1)
-            images = F.conv_transpose2d(images, kernel, stride=stride, padding=padding, groups=channels)
-        else:
-            images = F.conv2d(images, kernel, stride=stride, groups=channels)
-    return images
+def _upsampled(lines: Tensor) -> Tensor:
+    """Lines [N, L], continued by reflection and supersampled by 2 with the low-pass filter: [N, 6L − 4]."""
+    taps = _taps(lines)
+    margin = lines.shape[1] - 1
+    wide = F.pad(lines[:, None], (margin, margin), mode="reflect")
+    return F.conv_transpose1d(wide, 2 * taps, stride=2, padding=taps.shape[-1] // 2 - 1)[:, 0]
+
+
+def _subsampled(lines: Tensor) -> Tensor:
+    """Lines [N, 2L + 10], filtered and subsampled by 2: [N, L]."""
+    return F.conv1d(lines[:, None], _taps(lines), stride=2)[:, 0]
+
+
+def _taps(lines: Tensor) -> Tensor:
+    return torch.tensor(_LOW_PASS, dtype=lines.dtype).to(lines.device, non_blocking=True)[None, None]
+
+
+def _along_sides(images: Tensor, linear: Callable[[Tensor], Tensor]) -> Tensor:
+    """Applies a linear map of lines to the columns and the rows of square images, as two products with its matrix.
+
+    torch's convolutions with one filter per channel take several times as long on a CPU.
+    """
+    matrix = linear(torch.eye(images.shape[-1], dtype=images.dtype, device=images.device))
+    return matrix.T @ images @ matrix

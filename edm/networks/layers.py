@@ -6,11 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edm.networks import winograd
+from edm.networks import few_pixels, winograd
 
 XAVIER, KAIMING = "xavier", "kaiming"
-#: Pixels of an image up to which attention on a CPU is two products and a softmax.
-FEW_PIXELS = 64
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, mode: str, gain: float) -> Tensor:
@@ -75,6 +73,11 @@ class Conv(nn.Module):
         weight, bias = self.weight.to(x.dtype), (self.bias if bias is None else bias).to(x.dtype)
         if padding is None and winograd.pays(x, weight):
             return winograd.convolve(x, weight, bias)
+        if padding is None and few_pixels.pays(x):
+            if weight.shape[-1] == 1:
+                return few_pixels.pointwise(x, weight, bias)
+            if few_pixels.is_tile(x, weight):
+                return few_pixels.tile(x, weight, bias)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2 if padding is None else padding)
 
 
@@ -111,6 +114,8 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
         if self.box and padding is None:
+            if few_pixels.pays(x) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
+                return few_pixels.doubled(x) if self.up else few_pixels.halved(x)
             return F.interpolate(x, scale_factor=2, mode="nearest") if self.up else F.avg_pool2d(x, 2)
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
@@ -193,7 +198,7 @@ class Attention(nn.Module):
             batch, 3, self.heads, channels // self.heads, height * width
         )
         qkv = qkv.to(torch.promote_types(x.dtype, torch.float32))
-        attend = _products if x.device.type == "cpu" and height * width <= FEW_PIXELS else _fused
+        attend = _products if x.device.type == "cpu" and height * width <= few_pixels.MOST_PIXELS else _fused
         y: Tensor = self.proj(attend(*qkv.unbind(1)).to(x.dtype).reshape(batch, channels, height, width))
         return y
 

@@ -72,11 +72,11 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     batch, inputs, height, width = x.shape
     outputs = len(weight)
     filters = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    filters = (_twice("G") @ filters).view(INPUTS**2, inputs, outputs)
+    filters = (twice("G") @ filters).view(INPUTS**2, inputs, outputs)
     y = x.new_empty(batch, height, width, outputs)
     for piece in _pieces(x, outputs):
         products = torch.bmm(_transformed(x[piece]), filters)
-        tiles = (_twice("AT") @ products.view(INPUTS**2, -1)).view(RESULTS, RESULTS, *_grid(x[piece]), outputs)
+        tiles = (twice("AT") @ products.view(INPUTS**2, -1)).view(RESULTS, RESULTS, *_grid(x[piece]), outputs)
         torch.add(tiles.permute(2, 3, 0, 4, 1, 5), bias, out=_tiles(y[piece]))
     return y.permute(0, 3, 1, 2)
 
@@ -87,9 +87,9 @@ def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     filters = x.new_zeros(INPUTS**2, inputs, outputs)
     for piece in _pieces(x, outputs):
         tiles = _tiles(gradient[piece].permute(0, 2, 3, 1)).permute(2, 4, 0, 1, 3, 5).reshape(RESULTS**2, -1)
-        products = (_twice("AT").T @ tiles).view(INPUTS**2, -1, outputs)
+        products = (twice("AT").T @ tiles).view(INPUTS**2, -1, outputs)
         filters.baddbmm_(_transformed(x[piece]).transpose(1, 2), products)
-    return (_twice("G").T @ filters.view(INPUTS**2, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1).contiguous()
+    return (twice("G").T @ filters.view(INPUTS**2, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1).contiguous()
 
 
 @_convolve.register_fake
@@ -177,7 +177,7 @@ class _WeightGradientForwards(_WeightGradient):
 
 
 @cache
-def _twice(name: str) -> Tensor:
+def twice(name: str) -> Tensor:
     """A transform of the rows and the columns of a tile as one matrix: M ⊗ M."""
     matrix = torch.tensor({"BT": BT, "G": G, "AT": AT}[name], dtype=torch.float64, device="cpu")
     return torch.kron(matrix, matrix).to(torch.float32)
@@ -208,4 +208,4 @@ def _transformed(x: Tensor) -> Tensor:
     image, row, column, channel = padded.stride()
     strides = (row, column, image, RESULTS * row, RESULTS * column, channel)
     tiles = padded.as_strided((INPUTS, INPUTS, *grid, channels), strides).reshape(INPUTS**2, -1)
-    return (_twice("BT") @ tiles).view(INPUTS**2, -1, channels)
+    return (twice("BT") @ tiles).view(INPUTS**2, -1, channels)
