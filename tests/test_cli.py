@@ -722,7 +722,8 @@ def test_odd_places_to_work_in(home, tmp_path, model):
     """A sample needs neither a home nor a folder for temporary files."""
     out = str(tmp_path / "o.safetensors")
     words = shlex.join([sys.executable, "-m", "edm", "sample", model, out, "--seeds", "0-1", "--steps", "1"])
-    done = subprocess.run(["sh", "-c", f"{home}; export TMPDIR=/no/such; exec {words}"], cwd=tmp_path, text=True, timeout=100,
+    line = f"{home}; export TMPDIR=/no/such; exec {words}"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, text=True, timeout=100,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)  # fmt: skip
     assert done.returncode == 0 and done.stderr.endswith(f"{out}: 2 images\n"), done.stderr
 
