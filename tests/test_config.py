@@ -10,6 +10,7 @@ import yaml
 
 import edm
 from edm import params
+from edm.checked import _require_within, fits
 from edm.config import LIMITS, NetworkConfig, SamplerConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,15 @@ def test_limits_are_of_fields_and_every_number_has_some():
     every = {field.name: field.type for cls in NEEDED for field in fields(cls)}
     assert LIMITS.keys() <= every.keys()
     assert {name for name, type in every.items() if type not in (bool, bool | None)} - {"settings"} <= LIMITS.keys()
+
+
+@pytest.mark.parametrize("cls", [NetworkConfig, TrainingConfig, SamplerConfig])
+def test_defaults_are_of_their_types_and_within_their_limits(cls):
+    """A configuration does not check a field that has its default."""
+    for field in fields(cls):
+        if field.default is not MISSING and "apart" not in field.metadata:
+            assert field.default == math.inf or fits(field.default, cls._hints()[field.name]), field.name
+            _require_within(cls.limits.get(field.name, {}), field.name, field.default)
 
 
 @pytest.mark.parametrize("cls", NEEDED)
