@@ -401,7 +401,7 @@ def launched(folder, *commands, first=""):
     return subprocess.run(
         [sys.executable, "-m", "edm.cluster.launch", "--standalone", "--nproc-per-node=2", folder / "script.py",
          json.dumps(commands)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900, capture_output=True, text=True,
     )  # fmt: skip
 
 
