@@ -72,6 +72,17 @@ def planned(folder):
     return sorted(re.findall(r"^would run: (.*)$", done.stdout + done.stderr, flags=re.M))
 
 
+def test_an_experiment_that_shares_training_runs_chooses_among_their_snapshots_for_itself(tmp_path):
+    write_params(tmp_path, lambda tiny: tiny["base"].update(snapshot_every=0.00064))
+    raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    raw["experiments"]["mine"] = {"extends": "tiny", "choose": {"grid": "ladder", "images": 40, "confirm": 1}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw | {"run": ["mine"]}))
+    found = [line for line in planned(tmp_path) if line.startswith(("Train tiny", "Train mine", "Choose"))]
+    assert found == [
+        *(f"Choose the best snapshot of mine/vp-{rung}" for rung in "AF"), *(f"Train tiny/vp-{rung}" for rung in "AF"),
+    ]  # fmt: skip
+
+
 def test_names_that_differ_in_a_mark_are_rules_of_their_own(tmp_path):
     write_params(tmp_path)
     raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
