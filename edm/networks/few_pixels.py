@@ -62,12 +62,14 @@ def doubled(x: Tensor) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # as in winograd.twice
 def _inner() -> Tensor:
     """Bᵀ ⊗ Bᵀ without the columns of the pixels around the image: [36, 16]."""
     return twice("BT").view(-1, INPUTS, INPUTS)[:, 1:-1, 1:-1].reshape(-1, RESULTS**2)
 
 
 @cache
+@torch.inference_mode(False)
 def _means(height: int, width: int) -> Tensor:
     """The matrix [H·W, H·W/4] of :func:`halved`."""
     pixels = torch.eye(height * width, device="cpu").view(-1, 1, height, width)

@@ -177,6 +177,7 @@ class _WeightGradientForwards(_WeightGradient):
 
 
 @cache
+@torch.inference_mode(False)  # the first use may be a preview, and autograd refuses what was made in inference mode
 def twice(name: str) -> Tensor:
     """A transform of the rows and the columns of a tile as one matrix: M ⊗ M."""
     matrix = torch.tensor({"BT": BT, "G": G, "AT": AT}[name], dtype=torch.float64, device="cpu")
