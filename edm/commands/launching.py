@@ -18,10 +18,9 @@ from edm.errors import PREEMPTED, UserError
 if TYPE_CHECKING:
     from edm.chain.provenance import Started
 
-NEAR = (
-    300.0  # seconds before a time limit, in which a request to stop comes from that limit: slurm/ asks for 120, Slurm
-)
-# may be a minute early, and processes take some time to stop
+#: Seconds before a time limit in which a request to stop comes from that limit: the rules ask Slurm for 120, Slurm may
+#: be a minute early, and processes take some time to stop.
+NEAR = 300.0
 
 
 def add(command: Commands) -> None:

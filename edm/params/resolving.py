@@ -132,7 +132,9 @@ def resolve(name: str, raw: dict[str, Any], dataset: dict[str, Any], scale: floa
     choice = _choice(here, raw.get("choose"), grids, scale)
     averages: tuple[str, ...] = ()
     if _names_averages(raw):
-        places = _evaluated(here, grids, searches, sheets)
+        guided = lambda section: (key for key, entry in raw.get(section, {}).items() if any(_guides(entry)))
+        places = _evaluated(here, grids, {key: searches[key] for key in guided("searches")},
+                            {key: sheets[key] for key in guided("sheets")})  # fmt: skip
         averages, training_runs = _averages(places, _to_choose(here, choice, grids, models), models, training_runs)
     return Experiment(
         name=name,
@@ -211,17 +213,17 @@ def _check_pairs(
         raise UserError(f"{here}: memorisation is not among the metrics of this experiment; add it")
 
 
+def _guides(entry: dict[str, Any]) -> Iterator[Any]:
+    """The guides that a grid, a search or a sheet states for all models or for one; None where none is stated."""
+    by_model = entry["models"].values() if isinstance(entry["models"], dict) else ()
+    for settings in (entry, *by_model):
+        yield from _listed((settings or {}).get("guide"))
+
+
 def _names_averages(raw: dict[str, Any]) -> bool:
     """Whether an experiment evaluates averages of snapshots, chooses among them, or names one as a guide."""
-
-    def guides(entry: dict[str, Any]) -> Iterator[Any]:
-        by_model = entry["models"].values() if isinstance(entry["models"], dict) else ()
-        for settings in (entry, *by_model):
-            stated = (settings or {}).get("guide")
-            yield from stated if isinstance(stated, list) else [stated]
-
     entries = [entry for section in ("grids", "searches", "sheets") for entry in raw.get(section, {}).values()]
-    of_average = ((isinstance(one, dict) and "ema" in one) or OF_EMA in str(one) for e in entries for one in guides(e))
+    of_average = ((isinstance(one, dict) and "ema" in one) or OF_EMA in str(one) for e in entries for one in _guides(e))
     return any("ema" in entry for entry in (*entries, raw.get("choose") or {})) or any(of_average)
 
 

@@ -124,7 +124,7 @@ def test_in_a_job_of_slurm_its_own_gpus_are_shared(machine, monkeypatch):
 def test_a_command_is_started_on_gpus_of_its_own(asked, visible, machine, monkeypatch):
     machine(4)
     heard = []
-    monkeypatch.setattr(launching, "_run", lambda *_: heard.append(os.environ.get(VISIBLE)) or (0, set()))
+    monkeypatch.setattr(launching, "_run", lambda *_: heard.append(os.environ.get(VISIBLE)) or (0, set(), False))
     assert main(["launch", *asked, "--", "check"]) == 0
     assert heard == [visible]
 
@@ -213,7 +213,7 @@ def test_a_process_per_gpu(asked, processes, monkeypatch):
     """However many: Snakemake lowers what a job asks for to what --resources allows."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     heard = []
-    monkeypatch.setattr(launching, "_run", lambda command, *_: heard.append(command) or (0, set()))
+    monkeypatch.setattr(launching, "_run", lambda command, *_: heard.append(command) or (0, set(), False))
     assert main(["launch", *asked, "--", "check"]) == 0
     assert ([f"--nproc-per-node={processes}"] if processes > 1 else []) == [
         word for word in heard[0] if word.startswith("--nproc")

@@ -15,7 +15,7 @@ def test_the_command_of_a_step_names_the_plugins(tmp_path, monkeypatch, more):
     monkeypatch.chdir(tmp_path)
     write_lab(tmp_path)
     seen = []
-    monkeypatch.setattr(launching, "_run", lambda command, *_: (seen.append(command), (1, set()))[1])
+    monkeypatch.setattr(launching, "_run", lambda command, *_: (seen.append(command), (1, set(), False))[1])
     monkeypatch.setattr(launching.slurm, "on_each_node", lambda command, *_: command)
     assert main(["launch", *more, "--step", "prepare digits", "--", "prepare", "data/digits.zip"]) == 1
     plugins = [word for kind in KINDS for word in ("--plugins", f"my_lab/{kind}.py")]

@@ -262,10 +262,11 @@ def test_a_run_stops_before_its_time_limit_and_continues(short, digits, tmp_path
 
 
 @pytest.mark.parametrize(
-    "end, left", [("1000600", 600), ("999999", math.inf), ("", math.inf), ("soon", math.inf), (None, math.inf)]
+    "end, left",
+    [("1000600", 600), ("999999", 0), ("999900", math.inf), ("", math.inf), ("soon", math.inf), (None, math.inf)],
 )
 def test_slurm_says_when_its_job_ends(monkeypatch, end, left):
-    """Past ends are those of another job whose environment was handed on."""
+    """Ends long past are those of another job whose environment was handed on."""
     monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     if end is not None:
