@@ -120,6 +120,7 @@ def test_the_moments_are_those_of_the_density():
     assert mean == pytest.approx(-1.2, abs=1e-6) and deviation == pytest.approx(1.2, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_digits_lie_between_what_is_memorised_and_what_few_images_show(digits, digits_archive):
     """At σ_max the output of the ideal denoiser has 1 % of the data's variance; errors are bounds of one another."""
     found = advise(digits_archive)

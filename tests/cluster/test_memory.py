@@ -25,6 +25,7 @@ print(*faults)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
 def test_large_tensors_of_the_same_size_cost_no_page_faults():
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)

@@ -36,6 +36,7 @@ def test_residuals_to_the_printed_digits(count):
         assert sum(found.weights) == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_widths_far_off_need_weights_that_cancel():
     assert recombine((PowerFunction(0.02), 1.0), pairs(80)).total == pytest.approx(39, abs=0.5)
     assert recombine((PowerFunction(0.075), 1.0), pairs(80)).total < 2
