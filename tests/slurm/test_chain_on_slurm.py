@@ -49,7 +49,7 @@ def snakemake(folder, *words, environment=None, **options):
     with (folder / "snakemake.log").open("w") as log:
         process = subprocess.Popen(["snakemake", *words], cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            status = process.wait(timeout=900)
+            status = process.wait(timeout=2700)
         finally:
             process.kill()
     assert status == 0, (folder / "snakemake.log").read_text()[-6000:]
