@@ -12,14 +12,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PORT ?= 5000
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test test-slow test-all test-slurm ci ui docs install
+.PHONY: help demo test test-slow test-all test-slurm ui docs install
 
 help:
 	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (8 to 14 minutes on two cores)"
 	@echo "make test     the tests of a first look: every layer, on two cores"
 	@echo "make test-all  all tests but those of Slurm: make test, then the slow ones"
 	@echo "make test-slurm  the tests on a private two-node Slurm on this machine (Debian: installs it)"
-	@echo "make ci       all of them, and the site; what CI runs"
 	@echo "make ui       MLflow on http://127.0.0.1:$(PORT)"
 	@echo "make docs     the documentation as a site, in site/"
 	@echo "make install  create the virtual environment $(VENV) only"
@@ -56,14 +55,6 @@ test-slurm: $(READY)
 	@command -v slurmctld munged >/dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld munged >/dev/null \
 	  || { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y slurm-wlm munge; }
 	@python -m pytest tests/slurm
-
-# The jobs of Slurm mostly wait: the slow tests take what they leave of two cores. The output of each stays together.
-# If one fails, the other goes on to its end, and the status is an error. With diffusers, no test is skipped.
-ci: $(READY)
-	@python -m pip install --quiet --constraint constraints.txt --editable '.[diffusers]'
-	@$(MAKE) --no-print-directory test
-	@$(MAKE) --jobs=2 --keep-going --output-sync=target --no-print-directory test-slow test-slurm
-	@$(MAKE) --no-print-directory docs
 
 ui: $(READY)
 	@edm track sync --or-later --server http://127.0.0.1:$(PORT)

@@ -106,9 +106,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """A registered part. make: what was registered. settings: its own. shared: the fields of ours that it takes.
+    """A registered part.
 
-    source: None for our own parts, and for those that a notebook registers.
+    make: the registered function or class. settings: those that the part declares itself. shared: fields of the
+    configuration that it also takes. source: None for parts of this package, and for those that a notebook registers.
     """
 
     kind: str

@@ -79,7 +79,7 @@ def environment(chain: Chain, report: Report, done: list[Done]) -> str:
 
 
 def _advice(chain: Chain, report: Report) -> list[str]:
-    """The settings that ``edm advise`` derives for the datasets of a report, as far as they are there."""
+    """A table of the settings that ``edm advise`` derived for the datasets of a report; empty without any."""
     names = ("sigma_data", "sigma_min", "sigma_max", "P_mean", "P_std", "P_mean_new", "P_std_new")
     rows = []
     for name in dict.fromkeys(experiment.dataset for experiment in report.experiments.values()):
@@ -114,7 +114,7 @@ def runtime(report: Report, done: list[Done], spent: dict[tuple[str, str, str], 
     listed = [(one.name, one.gpu or "CPU", str(one.processes), duration(one.seconds or 0.0)) for one in longest]
     notes = ("Wall time of each job from its start to its last file, as the job recorded it; start-up counts, "
              "waiting for a machine does not. Jobs run side by side: the total is not how long one waits. "
-             "A training that was interrupted counts from its last start.")  # fmt: skip
+             "A training run that was interrupted counts from its last start.")  # fmt: skip
     hours = "GPU-hours: wall time times GPUs." if on_gpus else "No job recorded a GPU."
     missing = f"Not counted, since their files were adopted: {in_words(unknown)}." if unknown else ""
     return page(f"Runtime: {report.title}", grid(head, rows, total=True), paragraphs(notes, hours, missing),

@@ -15,7 +15,7 @@ CSV_COLUMNS = ("row", "column", "ours", "paper", "difference", "verified", "miss
                "dirty", "checkpoint_sha256", "dataset_sha256", "mlflow_run")  # fmt: skip
 
 #: Of tables that show models with several training runs.
-TRAININGS = ("trainings", "spread_of_trainings")
+TRAINING_RUNS = ("training_runs", "spread_of_training_runs")
 
 
 def as_markdown(table: Table) -> str:
@@ -53,7 +53,7 @@ def as_csv(table: Table) -> str:
     several = any(cell.spread is not None for _, _, cell in _each(table))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*CSV_COLUMNS, *(TRAININGS if several else ()), *more])
+    writer.writerow([*CSV_COLUMNS, *(TRAINING_RUNS if several else ()), *more])
     for row, column, cell in _each(table):
         m, paper = cell.measured, cell.paper
         ours = repr(cell.value) if m or cell.error is not None else cell.text

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edm import params
 from edm.cli import main
 
 
@@ -24,6 +25,20 @@ def chain(seed, confirm=1):
     }  # fmt: skip
     digits = {"source": "digits", "resolution": 8, "channels": 1, "classes": 10}
     return {"run": ["tiny"], "datasets": {"digits": digits}, "experiments": {"tiny": tiny}}
+
+
+def loaded(raw, path="params.yaml"):
+    Path(path).write_text(yaml.safe_dump(raw, sort_keys=False))
+    return params.load(path, whole=True)
+
+
+def train(raw, archive):
+    """Trains tiny/vp-A of params.yaml in the folders of the chain, below this one, and makes the reference."""
+    loaded(raw)
+    folders = ["--out", "runs/tiny/vp-A", "--final", "models/tiny/vp-A"]
+    words = ["--experiment", "tiny", "--model", "vp-A", "--data", str(archive), *folders, "--device", "cpu"]
+    assert main(["train", *words]) == 0
+    assert main(["fid-ref", str(archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
 
 
 @pytest.fixture

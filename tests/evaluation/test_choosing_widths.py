@@ -1,11 +1,12 @@
 """Choosing among averages of snapshots, with and without the snapshots, on the command line and in the chain."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from test_choosing import chain
+from test_choosing import chain, loaded, train
 
 import edm
 from edm import params
@@ -34,30 +35,20 @@ def choosing(**changes):
     return raw
 
 
-def loaded(raw, path="params.yaml"):
-    Path(path).write_text(yaml.safe_dump(raw, sort_keys=False))
-    return params.load(path, whole=True)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits_archive):
     """A training run with two snapshots in the folders of the chain, two averages of them, and the reference."""
     folder = tmp_path_factory.mktemp("widths")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        loaded(choosing())
-        folders = ["--out", "runs/tiny/vp-A", "--final", FINAL]
-        assert main(["train", *OF, "--data", str(digits_archive), *folders, "--device", "cpu"]) == 0
+        train(choosing(), digits_archive)
         assert main(["average", "runs/tiny/vp-A", "--width", "0.1", "0.2", "--out", FINAL, *OF]) == 0
-        assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
     return folder
 
 
 @pytest.fixture
 def inside(trained, tmp_path, monkeypatch):
     """A copy of it, since tests change it."""
-    import shutil
-
     shutil.copytree(trained, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
 

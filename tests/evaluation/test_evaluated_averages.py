@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-import yaml
-from test_choosing import chain
+from test_choosing import chain, loaded, train
 
 import edm
 from edm import params
@@ -30,21 +29,13 @@ def averaged(**changes):
     return raw
 
 
-def loaded(raw, path="params.yaml"):
-    Path(path).write_text(yaml.safe_dump(raw, sort_keys=False))
-    return params.load(path, whole=True)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, digits_archive):
     """A training run with two tracks and two snapshots, and the reference."""
     folder = tmp_path_factory.mktemp("averaged")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        loaded(averaged())
-        folders = ["--out", "runs/tiny/vp-A", "--final", "models/tiny/vp-A"]
-        assert main(["train", *OF, "--model", "vp-A", "--data", str(digits_archive), *folders]) == 0
-        assert main(["fid-ref", str(digits_archive), "ref.npz", "--features", "pixels", "--device", "cpu"]) == 0
+        train(averaged(), digits_archive)
     return folder
 
 

@@ -101,9 +101,9 @@ def test_every_format_tells_the_mean_and_csv_how_many_training_runs(report, plac
     assert "6.00 ± 1.00" in as_markdown(table) and r"6.00 $\pm$ 1.00" in as_latex(table)
     assert "mean of 3 training runs; the first: model vp-A," in as_html(table)
     first, second, *_ = csv.DictReader(io.StringIO(as_csv(table)))
-    assert (first["ours"], first["trainings"], first["spread_of_trainings"], first["model"]) == \
+    assert (first["ours"], first["training_runs"], first["spread_of_training_runs"], first["model"]) == \
            ("6.0", "3", "1.0", "vp-A")  # fmt: skip
-    assert second["trainings"] == "" and second["missing"] == "not run"
+    assert second["training_runs"] == "" and second["missing"] == "not run"
 
 
 def test_metrics_json_has_the_mean(report, places):
