@@ -25,17 +25,20 @@ DEFAULT_RANGE = {
 }
 
 
-@lru_cache(maxsize=4)
 def iddpm_levels(steps: int = IDDPM_STEPS, c1: float = IDDPM_C1, c2: float = IDDPM_C2) -> Tensor:
-    """The noise levels u_0 > u_1 > … > u_M = 0 of iDDPM (Table 1), float64 of shape [M + 1]; do not modify it."""
+    """The noise levels u_0 > u_1 > … > u_M = 0 of iDDPM (Table 1), float64 of shape [M + 1]."""
+    return torch.tensor(_iddpm_levels(steps, c1, c2), dtype=torch.float64)
 
+
+@lru_cache(maxsize=4)
+def _iddpm_levels(steps: int, c1: float, c2: float) -> tuple[float, ...]:
     def alpha_bar(j: int) -> float:
         return math.sin(0.5 * math.pi * j / (steps * (c2 + 1))) ** 2
 
     u = [0.0]
     for j in range(steps, 0, -1):
         u.append(math.sqrt((u[-1] ** 2 + 1) / max(alpha_bar(j - 1) / alpha_bar(j), c1) - 1))
-    return torch.tensor(u[::-1], dtype=torch.float64)
+    return tuple(u[::-1])
 
 
 def linear_levels(steps: int, beta_first: float, beta_last: float) -> Tensor:

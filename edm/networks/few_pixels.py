@@ -9,13 +9,17 @@ each pair of channels instead of 144. The pixels around the image are zeros, so 
 
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from edm.networks.winograd import INPUTS, LEAST_CHANNELS, RESULTS, twice
+from edm.networks.winograd import INPUTS, LEAST_CHANNELS, RESULTS, TWICE, twice
 
 #: Pixels of an image up to which these are faster than torch's layers.
 MOST_PIXELS = 64
+#: Bᵀ ⊗ Bᵀ without the columns of the pixels around the image: [36, 16].
+INNER = TWICE["BT"].reshape(-1, INPUTS, INPUTS)[:, 1:-1, 1:-1].reshape(-1, RESULTS**2)
 
 
 def pays(x: Tensor) -> bool:
@@ -34,7 +38,7 @@ def is_tile(x: Tensor, weight: Tensor) -> bool:
 def tile(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The convolution of x [B, C, 4, 4] with weight [C_out, C, 3, 3], padded by one pixel, plus bias [C_out]."""
     batch, inputs, outputs = len(x), x.shape[1], len(weight)
-    tiles = (_inner() @ x.view(batch * inputs, RESULTS**2).t()).view(INPUTS**2, batch, inputs)
+    tiles = (torch.from_numpy(INNER) @ x.view(batch * inputs, RESULTS**2).t()).view(INPUTS**2, batch, inputs)
     filters = (twice("G") @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(INPUTS**2, inputs, outputs)
     products = torch.bmm(tiles, filters).view(INPUTS**2, batch * outputs)
     y = (products.t() @ twice("AT").t()).view(batch, outputs, RESULTS, RESULTS)
@@ -61,16 +65,12 @@ def doubled(x: Tensor) -> Tensor:
     return (x.view(-1, height * width) @ copies).view(*x.shape[:2], 2 * height, 2 * width)
 
 
-@cache
-@torch.inference_mode(False)  # as in winograd.twice
-def _inner() -> Tensor:
-    """Bᵀ ⊗ Bᵀ without the columns of the pixels around the image: [36, 16]."""
-    return twice("BT").view(-1, INPUTS, INPUTS)[:, 1:-1, 1:-1].reshape(-1, RESULTS**2)
-
-
-@cache
-@torch.inference_mode(False)
 def _means(height: int, width: int) -> Tensor:
     """The matrix [H·W, H·W/4] of :func:`halved`."""
-    pixels = torch.eye(height * width, device="cpu").view(-1, 1, height, width)
-    return torch.nn.functional.avg_pool2d(pixels, 2).view(height * width, -1)
+    return torch.from_numpy(_kept_means(height, width))  # like winograd.TWICE
+
+
+@cache
+def _kept_means(height: int, width: int) -> NDArray[np.float32]:
+    rows, columns = (np.kron(np.eye(side // 2), [[0.5], [0.5]]) for side in (height, width))
+    return np.kron(rows, columns).astype(np.float32)

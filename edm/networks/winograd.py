@@ -11,9 +11,9 @@ float32 the rounding errors are a few times those of a direct convolution (four 
 """
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +30,9 @@ BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
 G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
      (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
 AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+#: M ⊗ M. Arrays of numpy, because a tensor that is made in inference mode, under a transform of torch.func or with fake
+#: tensors, and kept, is of no use outside.
+TWICE = {name: np.kron(m, m).astype(np.float32) for name, m in {"BT": BT, "G": G, "AT": AT}.items()}
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -176,12 +179,9 @@ class _WeightGradientForwards(_WeightGradient):
         return weight_gradient(dx, gradient) + weight_gradient(x, dgradient)
 
 
-@cache
-@torch.inference_mode(False)  # the first use may be a preview, and autograd refuses what was made in inference mode
 def twice(name: str) -> Tensor:
     """A transform of the rows and the columns of a tile as one matrix: M ⊗ M."""
-    matrix = torch.tensor({"BT": BT, "G": G, "AT": AT}[name], dtype=torch.float64, device="cpu")
-    return torch.kron(matrix, matrix).to(torch.float32)
+    return torch.from_numpy(TWICE[name])
 
 
 def _grid(x: Tensor) -> tuple[int, int, int]:

@@ -15,11 +15,12 @@ raised begins without history, so within [S_min, S_max] churn makes the solver E
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edm.config import SamplerConfig
@@ -49,11 +50,11 @@ def variable(over: str, sigma_min: float, sigma_max: float, rho: float = 7.0) ->
     return Variable(schedule.inverse, schedule.sigma, schedule.sigma_dot)
 
 
-@lru_cache(maxsize=1)
-def _quadrature() -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the Gauss–Legendre rule on [0, 1]."""
+@cache
+def _quadrature() -> NDArray[np.float64]:
+    """Nodes and weights of the Gauss–Legendre rule on [0, 1]: [2, NODES]."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+    return np.stack(((nodes + 1) / 2, weights / 2))
 
 
 def step_weights(u: Variable, predicts: str, nodes: Tensor, sigma: float, sigma_next: float) -> list[float]:
@@ -62,7 +63,7 @@ def step_weights(u: Variable, predicts: str, nodes: Tensor, sigma: float, sigma_
     nodes: distinct levels σ, float64 [k].
     """
     start, end = u.of_sigma(torch.tensor([sigma, sigma_next], dtype=torch.float64))
-    fractions, weights = _quadrature()
+    fractions, weights = torch.from_numpy(_quadrature())
     points, at = start + (end - start) * fractions, u.of_sigma(nodes)
     kernel = u.sigma_dot(points) * (end - start)
     if predicts == "data":
