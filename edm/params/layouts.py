@@ -100,11 +100,13 @@ def selection(sources: Iterable[Source]) -> str:
     found: dict[str, dict[str, None]] = {}
     for source in sources:
         one, model = source.experiment, source.model
-        if source.kind != "grid" or model in one.pretrained:
+        if source.kind not in ("grid", "likelihood") or model in one.pretrained:
             continue
         told = "an average of its snapshots, of the width named" if training_of(model)[1] else ""
         if one.choice is not None and one.chosen(model):
             told = one.choice.told(len(one.models[model].snapshots), one.sampling.images)
+            if source.kind == "likelihood":
+                told = f"the likelihood is that of the {told}; the bound is that of the final model"
         found.setdefault(told, {})[f"{one.name}/{model}"] = None
     if len(found) == 1:
         return "".join(f"Each model: {told}." for told in found if told)

@@ -207,6 +207,23 @@ def test_an_experiment_shares_the_likelihoods_of_shared_models(tmp_path, monkeyp
     assert owners == {"vp-A": "tiny", "vp-B": "more"}
 
 
+def test_tables_and_captions_say_that_the_likelihood_is_that_of_a_chosen_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    def texts():
+        there = loaded(found)
+        notes = " ".join(build_table(there.report("tiny"), "L1", Results(Path("results"), Path("runs"))).notes)
+        captions = Captions(Chain(there))
+        return notes, captions.table("tiny", "L1"), captions.figure("tiny", "L1")
+
+    found = raw()
+    assert not any("snapshots" in text for text in texts())
+    tiny = found["experiments"]["tiny"]
+    original = chain(seed=0)["experiments"]["tiny"]
+    tiny["choose"], tiny["base"]["snapshot_every"] = original["choose"], original["base"]["snapshot_every"]
+    for text in texts():
+        assert "best of 2 snapshots" in text and "the bound is that of the final model" in text
+
+
 def test_of_several_training_runs_tables_and_figures_show_mean_and_spread(inside, tmp_path, monkeypatch):
     """Numbers of the files: of three runs of vp-A and two of vp-B so far, whose images differ between runs."""
     assert likelihood("vp-A", "whole.json") == 0
