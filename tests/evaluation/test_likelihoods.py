@@ -209,6 +209,7 @@ def test_an_experiment_shares_the_likelihoods_of_shared_models(tmp_path, monkeyp
 
 def test_tables_and_captions_say_that_the_likelihood_is_that_of_a_chosen_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
     def texts():
         there = loaded(found)
         notes = " ".join(build_table(there.report("tiny"), "L1", Results(Path("results"), Path("runs"))).notes)
