@@ -32,6 +32,7 @@ ADDED = {
 ELSEWHERE = {
     r"make (demo|install)": ("Makefile", "snakemake digits"),
     r"make (ci|test(-all)?)": ("Makefile", "test-all: test test-slow"),
+    r"\.ci/run": ("tests/test_makefile.py", '"bash", ".ci/run"'),
     r"make ui": ("Makefile", "mlflow server"),
     r"(ruff|python -m mypy) .*": ("tests/test_types.py", "mypy"),
     r"curl -LO https://nvlabs-fi-cdn.nvidia.com/edm/.*": (
