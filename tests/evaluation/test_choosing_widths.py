@@ -53,10 +53,10 @@ def inside(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "copy")
 
 
-def choose(averages=AVERAGES):
+def choose(averages=AVERAGES, output="best.safetensors", more=()):
     files = [f"{FINAL}/{name}" for name in averages]
-    words = [*OF, "--ref", "ref.npz", "--device", "cpu", *(["--averages", *files] if files else [])]
-    return main(["choose", "runs/tiny/vp-A/snapshots", f"{FINAL}/best.safetensors", *words])
+    words = [*OF, "--ref", "ref.npz", "--device", "cpu", *(["--averages", *files] if files else []), *more]
+    return main(["choose", "runs/tiny/vp-A/snapshots", f"{FINAL}/{output}", *words])
 
 
 def path_of(name):
@@ -103,6 +103,23 @@ def test_the_journal_keeps_widths_apart_although_all_have_seen_the_same_images(i
     lines = Path("runs/tiny/vp-A/choice.journal.jsonl").read_text().splitlines()
     values = [entry["values"] for entry in map(json.loads, lines) if entry["event"] == "metrics"]
     assert {"FD_of_12", "FD_of_12_ema_0.1", "FD_of_12_ema_0.2"} <= {name for row in values for name in row}
+
+
+def test_history_and_journal_are_where_the_command_names_them(inside, capfd):
+    loaded(choosing())
+    named = ["--journal", "mine/choice.journal.jsonl", "--history", "mine/choice.history.jsonl"]
+    assert choose(more=named) == 0 and capfd.readouterr().err.count("of 12 images") == 4
+    assert all(Path(path).stat().st_size for path in named[1::2])
+    assert not list(Path("runs/tiny/vp-A").glob("choice.*"))
+    assert choose(more=named) == 0 and "of 12 images" not in capfd.readouterr().err
+
+
+def test_an_average_that_competes_is_not_overwritten(inside, capsys):
+    loaded(choosing())
+    before = path_of(AVERAGES[0]).read_bytes()
+    assert choose(output=AVERAGES[0]) == 1
+    assert "is read by this command and would be replaced" in capsys.readouterr().err
+    assert path_of(AVERAGES[0]).read_bytes() == before
 
 
 def test_other_averages_than_those_of_params_are_refused(inside, capsys):
