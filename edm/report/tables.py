@@ -287,15 +287,18 @@ def _notes_of_exact(rows: dict[str, list[Cell]], exact: dict[str, dict[str, Any]
         for row, one in exact.items()
         if (one["images"], one["dataset_sha256"]) == (exact[best]["images"], exact[best]["dataset_sha256"])
     }
-    means = False
+    means = pairs = False
     for row, one in comparable.items():
         if rows[row][0].spread is not None or rows[best][0].spread is not None:
             tied, means = row != best and not uncertainty.means_differ(rows[row][0], rows[best][0]), True
         else:
             apart = [a - b for a, b in zip(one["each"], exact[best]["each"], strict=True)]
             tied = row != best and fmean(apart) < TELLING * stdev(apart) / math.sqrt(len(apart))
+            pairs = pairs or row != best
         rows[row][0] = replace(rows[row][0], tied=tied)
-    how = f"|z| below {TELLING}, {'by means over training runs' if means else 'image by image'}"
+    ways = ["by means over training runs"] * means
+    ways += ["of two single training runs image by image" if means else "image by image"] * (pairs or not means)
+    how = f"|z| below {TELLING}, {', '.join(ways)}"
     told = {
         f"{one['images']:,} images, {one['num_steps']} steps, "
         + ("exact trace" if one["trace"] == "exact" else f"probes: {one['probes']}")
