@@ -327,7 +327,6 @@ def test_the_note_on_bold_says_how_each_pair_was_compared(tmp_path, monkeypatch)
     assert "(|z| below 2, by means over training runs)" in note({"vp-B@1": 3.0, "vp-C@1": 3.1})
 
 
-
 def test_seeds_first_computes_the_likelihood_of_the_first_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = raw(seeds="first")
