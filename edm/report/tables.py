@@ -97,7 +97,7 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     partial: list[str] = []
     settings: list[str] = []
     seen: list[Measurement] = []
-    chosen: dict[str, str] = {}
+    chosen: dict[tuple[str, str], str] = {}
 
     def cell(source: Source | None, row: str, column: str) -> Cell:
         if source is None:
@@ -111,7 +111,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
         shown = best(points)
         seen.extend(m for point in points for m in point.every)
         if source.experiment.averages_to_choose(source.model):
-            chosen.update({m.model: _weights_of(m) for point in points for m in point.every})
+            of = source.experiment.name
+            chosen.update({(of, m.model): _weights_of(m) for point in points for m in point.every})
         m = shown.lowest
         if len(source.points) > 1:
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
@@ -130,7 +131,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     notes += [f"{TO_TEST}: the distance of the same images to images held out from training."] * (
         TO_TEST in layout.metrics)  # fmt: skip
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
-    told = "; ".join(f"{model}, {weights}" for model, weights in chosen.items())
+    several = len({of for of, _ in chosen}) > 1
+    told = "; ".join(f"{f'{of}/' * several}{model}, {weights}" for (of, model), weights in chosen.items())
     notes += [f"Chosen: {told}."] if chosen else []
     notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     if without and layout.kind in ("configurations", "samplers"):  # of the others, the layout leaves cells free

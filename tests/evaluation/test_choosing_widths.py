@@ -15,6 +15,7 @@ from edm.chain.plan import make_plan
 from edm.chain.provenance import Provenance
 from edm.cli import main
 from edm.files.tensors import load_tensors, save_tensors
+from edm.files.writing import write_json
 from edm.models import checkpoint
 from edm.report.results import Results
 from edm.report.tables import build_table
@@ -178,6 +179,30 @@ def test_tables_say_what_was_chosen_and_from_how_many(inside):
     assert "Chosen: vp-A, EMA width 0.2." in notes
     assert ("best of 2 snapshots and 2 EMA widths (ranked with 12 images, the best 2 again with 24), measured again on "
             "fresh seeds") in notes  # fmt: skip
+
+
+def test_tables_of_two_experiments_say_of_each_what_was_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = choosing()
+    raw["experiments"]["more"] = {"extends": "tiny", "choose": {"ema": [0.1, 0.25]}, "title": "More"}
+    both = {"kind": "samplers", "title": "Both", "nfe": "of the best", "rows": {"Ours": "ladder"},
+            "columns": {"tiny": "t/vp-A", "more": "m/vp-A"}}  # fmt: skip
+    raw["reports"] = {"both": {"title": "Both", "experiments": {"t": "tiny", "m": "more"}, "tables": {"best": both}}}
+    report = loaded(raw).report("both")
+    for one, width in (("tiny", 0.1), ("more", 0.25)):
+        path = Path(f"results/{one}/distances/vp-A/ladder.json")
+        (evaluation,) = params.load("params.yaml").experiment(one).evaluations_of("vp-A", "ladder")
+        ((point, _),) = evaluation.draws
+        row = {"id": point.id, "repeat": 0, "first_seed": 0, "run": "r", "sampler": point.sampler.to_dict(),
+               "images": 24, "nfe": 3, "distance": 5.0}  # fmt: skip
+        ema = {"width": width, "residual": 0.0, "total": 1.0}
+        about = {"path": "best.safetensors", "sha256": "c" * 64, "dataset_sha256": "d" * 64, "ema": ema}
+        record = {"format": "edm-distances/2", "experiment": one, "model": "vp-A", "grid": "ladder", "more": [],
+                  "evaluation": "ladder", "settings": None, "metric": {"label": "FD", "description": "a test"},
+                  "points": [row], "checkpoint": about, "commit": "c0ffee", "dirty": "false"}  # fmt: skip
+        write_json(path, record)
+    notes = build_table(report, "best", Results(Path("results"), Path("runs"))).notes
+    assert "Chosen: tiny/vp-A, EMA width 0.1; more/vp-A, EMA width 0.25." in notes
 
 
 @pytest.mark.parametrize(("changes", "says"), [
