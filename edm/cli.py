@@ -31,8 +31,8 @@ from edm.files.outputs import check_outputs, new_folders
 _FILES = ("output", "figure", "journal", "history", "lock")
 _NAMED = _FILES[:2]  # the rest is in places of the program's own choice
 _FOLDERS_WRITTEN = ("out", "final")
-_READ = ("checkpoint", "config", "data", "evaluations", "file", "input", "levels", "params", "parts", "plugins", "ref",
-         "samples", "settings", "snapshots", "throughput", "weights")  # fmt: skip
+_READ = ("averages", "checkpoint", "config", "data", "evaluations", "file", "input", "levels", "params", "parts",
+         "plugins", "ref", "samples", "settings", "snapshots", "throughput", "weights")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -407,7 +407,7 @@ RULES: dict[str, Rule] = {
                    files=("runs/{}/{}/sheets/{}.safetensors",)),
     "analyse": Rule("sample", _analyse, _of_experiment("analysis"), code=2, computes=True, cost=costs.analysing,
                     files=("runs/{}/{}/analyses/{}.safetensors",)),
-    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=7,
+    "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=8,
                   files=tuple(paths.table_files("{}", "{}"))),
     "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=4,
                    files=tuple(paths.figure_files("{}", "{}"))),

@@ -61,10 +61,11 @@ def add(command: Commands) -> None:
             split.add_argument("--parts", nargs="+", metavar="FILE", help="merge the shard files of all parts")
         if name != "sheet":
             sub.add_argument("--weights", help="file with the extractor's weights")
-        if name in ("evaluate", "search"):
-            sub.add_argument("--journal", help="journal for tracking (default: beside the output)")
-        if name == "search":
-            sub.add_argument("--history", help="file with the completed evaluations (default: beside the output)")
+        if name in ("evaluate", "choose", "search"):
+            beside = "the snapshots" if name == "choose" else "the output"
+            sub.add_argument("--journal", help=f"journal for tracking (default: beside {beside})")
+        if name in ("choose", "search"):
+            sub.add_argument("--history", help=f"file with the completed evaluations (default: beside {beside})")
         from_params(sub)
         machine(sub)
 
@@ -123,8 +124,8 @@ def choose(args: Namespace) -> None:
 
         threads(args.threads)
         choose_snapshot(experiment, args.model, args.snapshots, args.output, args.ref, weights=args.weights,
-                        averages=args.averages, command=again(args.output), made_from=made_from("choose"),
-                        world=place, say=say)  # fmt: skip
+                        averages=args.averages, journal=args.journal, history=args.history,
+                        command=again(args.output), made_from=made_from("choose"), world=place, say=say)  # fmt: skip
 
 
 def search(args: Namespace) -> None:

@@ -126,12 +126,13 @@ def evaluate_grid(
 
 def choose_snapshot(
     experiment: Experiment, model: str, snapshots: str, output: str, references: Sequence[str], *,
-    weights: str | None = None, averages: Sequence[str] = (), command: str = "", made_from: str = "",
-    world: World = ALONE, say: Say = _quiet,
+    weights: str | None = None, averages: Sequence[str] = (), journal: str | None = None, history: str | None = None,
+    command: str = "", made_from: str = "", world: World = ALONE, say: Say = _quiet,
 ) -> None:  # fmt: skip
     """Copies the best snapshot of a training run to ``output`` and writes ``choice.json`` beside it.
 
-    snapshots: the folder of the run's snapshots. averages: of these snapshots, which compete with them.
+    snapshots: the folder of the run's snapshots. averages: of these snapshots, which compete with them. journal,
+    history: files of this choice alone, by default in the folder of the training run.
     Raises UserError unless both are exactly those set in params.yaml.
     """
     spec, folder = experiment.choice_spec(model), Path(snapshots)
@@ -165,12 +166,12 @@ def choose_snapshot(
     hashes = {name: sha256_file(path) for name, path in files.items()} if world.is_first else {}
     identity = {**spec, "sampler": sampler.to_dict(), "snapshots": hashes, "metric": yardstick.describe(),
                 "made_from": made_from}  # fmt: skip
-    history = SearchHistory(folder.with_name("choice.history.jsonl"), identity, world)
+    known = SearchHistory(history or folder.with_name("choice.history.jsonl"), identity, world)
 
     def chosen() -> Choice:
         return choose(
             list(files), lambda name: distance(name, spec["images"]),
-            lambda name: distance(name, spec["confirm_images"]), spec["confirm"], history,
+            lambda name: distance(name, spec["confirm_images"]), spec["confirm"], known,
         )  # fmt: skip
 
     if not world.is_first:
@@ -181,7 +182,7 @@ def choose_snapshot(
     first = next(iter(told.values()))
     dataset = {"dataset_sha256": first.get("dataset_sha256")}  # the weights of the run are those of no single snapshot
     details = {**sampler.to_dict(), **{key: value for key, value in spec.items() if key != "sampler"}, "model": model}
-    run = run_below(Journal(folder.with_name("choice.journal.jsonl")), experiment.name, model, "choice",
+    run = run_below(Journal(journal or folder.with_name("choice.journal.jsonl")), experiment.name, model, "choice",
                     f"{model} choice", "choice", details, dataset, made_from,
                     description(f"Choice among {experiment.choice_of(model).among(len(names))} of {model}.", command),
                     dataset=experiment.dataset)  # fmt: skip

@@ -41,15 +41,16 @@ def tile(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     tiles = (torch.from_numpy(INNER) @ x.view(batch * inputs, RESULTS**2).t()).view(INPUTS**2, batch, inputs)
     filters = (twice("G") @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(INPUTS**2, inputs, outputs)
     products = torch.bmm(tiles, filters).view(INPUTS**2, batch * outputs)
-    y = (products.t() @ twice("AT").t()).view(batch, outputs, RESULTS, RESULTS)
-    return y + bias[:, None, None] if torch.is_grad_enabled() else y.add_(bias[:, None, None])
+    each = bias.expand(batch, -1).reshape(-1, 1)
+    return torch.addmm(each, products.t(), twice("AT").t()).view(batch, outputs, RESULTS, RESULTS)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The convolution of x [B, C, H, W] with weight [C_out, C, 1, 1], plus bias [C_out]."""
     batch, inputs, height, width = x.shape
     filters = weight.reshape(1, -1, inputs).expand(batch, -1, -1)
-    return torch.baddbmm(bias[:, None], filters, x.view(batch, inputs, -1)).view(batch, -1, height, width)
+    products = torch.baddbmm(bias[:, None], filters, x.view(batch, inputs, height * width))
+    return products.view(batch, len(weight), height, width)
 
 
 def halved(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from edm import registry
-from edm.config import NULL, SamplerConfig, TrainingConfig
+from edm.config import LIMITS, NULL, SamplerConfig, TrainingConfig
 from edm.errors import UserError, nearest
 from edm.files.writing import named
 from edm.metrics import CLASSIFIER, EXTRACTORS, METRICS, check_metrics
@@ -272,8 +272,11 @@ def _check_name(place: str, model: str, models: Mapping[str, TrainingConfig]) ->
     """Raises UserError if no average has that name."""
     training, mark = training_of(model)
     known(f"{place}: ema {mark}", "model", training, models)
+    limits = LIMITS["ema_widths"]
     try:
-        stated = averaged(training, *width_and_time(mark)) == model
+        width, at = width_and_time(mark)
+        stated = averaged(training, width, at) == model and limits["minimum"] <= width <= limits["maximum"]
+        stated = stated and (at is None or 0 < at < math.inf)
     except ValueError:
         stated = False
     if not stated:
@@ -551,6 +554,7 @@ def _guide(here: str, value: str | dict[str, Any], scale: float) -> str:
     snapshot ("vp-F@ema-0.05-at-20").
     """
     if isinstance(value, str):
+        _check_snapshot(here, value)
         return value
     if "at" not in value and "ema" not in value:
         what = "its snapshot (at, in Mimg), its EMA width (ema), or both"
@@ -560,6 +564,17 @@ def _guide(here: str, value: str | dict[str, Any], scale: float) -> str:
         return averaged(value["model"], value["ema"], at)
     assert at is not None
     return f"{value['model']}{OF_SNAPSHOT}{named(at)}"
+
+
+def _check_snapshot(here: str, guide: str) -> None:
+    """Raises UserError for a guide at no number of images."""
+    try:
+        model, at = guiding_model(guide)
+        valid = at is None or 0 < at < math.inf
+    except ValueError:
+        model, valid = guide.partition(OF_SNAPSHOT)[0], False
+    if not valid:
+        raise UserError(f"{here}: guide {guide!r} is no snapshot; state {{model: {model}, at: 20}}, in Mimg")
 
 
 def _chosen(models: Any, names: Names) -> Any:

@@ -134,8 +134,8 @@ def _of_search(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
 
 
 def _of_likelihood(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
-    experiment, model, name = source.experiment, source.model, source.name
-    path = likelihood_file(experiment, model, name)
+    experiment, name = source.experiment, source.name
+    model, path = _first_run(source, lambda model: likelihood_file(experiment, model, name))
     record = read_bits(path)
     walk = _Walk(chain, path, record | {"metric": {}})
     found = {**place, "value": record["bits_per_dimension"], "s": record["s"], "images": record["images"],
@@ -149,8 +149,8 @@ def _of_likelihood(chain: Chain, place: dict[str, Any], cell: Cell, source: Sour
 
 def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:
     """A number that is computed from the errors per noise level, which a training run measures at its end."""
-    experiment, model = source.experiment, source.model
-    path = levels_file(experiment, model)
+    experiment = source.experiment
+    model, path = _first_run(source, lambda model: levels_file(experiment, model))
     walk = _Walk(chain, path, {"checkpoint": {}, "metric": {}})
     value = {"value": cell.value} if cell.training_runs == 1 else _mean_of(cell)
     found = {**place, **value, "experiment": experiment.name, "model": model}
@@ -158,6 +158,12 @@ def _of_levels(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) 
     code = ("from edm.training.bound import bound; from edm.training.curves import read_curves; "
             f"print(bound(read_curves({path!r})['after'], {experiment.models[model].sigma_data}).{term})")  # fmt: skip
     return walk.finished(found, [], "") | {"measure_again": [shlex.join(["python", "-c", code])]}
+
+
+def _first_run(source: Source, file: Callable[[str], str]) -> tuple[str, str]:
+    """The first training run of a model whose file is there, as the table has it, and that file."""
+    files = {one.model: file(one.model) for one in source.training_runs()}
+    return next((model, path) for model, path in files.items() if os.path.exists(path))
 
 
 def _of_study(chain: Chain, place: dict[str, Any], cell: Cell, source: Source) -> dict[str, Any]:

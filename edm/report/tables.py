@@ -97,7 +97,7 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     partial: list[str] = []
     settings: list[str] = []
     seen: list[Measurement] = []
-    chosen: dict[str, str] = {}
+    chosen: dict[tuple[str, str], str] = {}
 
     def cell(source: Source | None, row: str, column: str) -> Cell:
         if source is None:
@@ -111,7 +111,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
         shown = best(points)
         seen.extend(m for point in points for m in point.every)
         if source.experiment.averages_to_choose(source.model):
-            chosen.update({m.model: _weights_of(m) for point in points for m in point.every})
+            of = source.experiment.name
+            chosen.update({(of, m.model): _weights_of(m) for point in points for m in point.every})
         m = shown.lowest
         if len(source.points) > 1:
             settings.append(f"{row}, {column}: {m.point}" if len(layout.columns) > 1 else f"{row}: {m.point}")
@@ -130,7 +131,8 @@ def _measured(layout: Layout, results: Results, nfe: Callable[[str, list[Repeats
     notes += [f"{TO_TEST}: the distance of the same images to images held out from training."] * (
         TO_TEST in layout.metrics)  # fmt: skip
     notes += [f"Settings of the lowest distances: {'; '.join(settings)}."] if settings else []
-    told = "; ".join(f"{model}, {weights}" for model, weights in chosen.items())
+    several = len({of for of, _ in chosen}) > 1
+    told = "; ".join(f"{f'{of}/' * several}{model}, {weights}" for (of, model), weights in chosen.items())
     notes += [f"Chosen: {told}."] if chosen else []
     notes += [metric(seen), *about_metrics(seen, layout.metrics), *partial]
     if without and layout.kind in ("configurations", "samplers"):  # of the others, the layout leaves cells free
@@ -287,15 +289,18 @@ def _notes_of_exact(rows: dict[str, list[Cell]], exact: dict[str, dict[str, Any]
         for row, one in exact.items()
         if (one["images"], one["dataset_sha256"]) == (exact[best]["images"], exact[best]["dataset_sha256"])
     }
-    means = False
+    means = pairs = False
     for row, one in comparable.items():
         if rows[row][0].spread is not None or rows[best][0].spread is not None:
             tied, means = row != best and not uncertainty.means_differ(rows[row][0], rows[best][0]), True
         else:
             apart = [a - b for a, b in zip(one["each"], exact[best]["each"], strict=True)]
             tied = row != best and fmean(apart) < TELLING * stdev(apart) / math.sqrt(len(apart))
+            pairs = pairs or row != best
         rows[row][0] = replace(rows[row][0], tied=tied)
-    how = f"|z| below {TELLING}, {'by means over training runs' if means else 'image by image'}"
+    ways = ["by means over training runs"] * means
+    ways += ["of two single training runs image by image" if means else "image by image"] * (pairs or not means)
+    how = f"|z| below {TELLING}, {', '.join(ways)}"
     told = {
         f"{one['images']:,} images, {one['num_steps']} steps, "
         + ("exact trace" if one["trace"] == "exact" else f"probes: {one['probes']}")

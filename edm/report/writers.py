@@ -56,7 +56,7 @@ def as_csv(table: Table) -> str:
     writer.writerow([*CSV_COLUMNS, *(TRAINING_RUNS if several else ()), *more])
     for row, column, cell in _each(table):
         m, paper = cell.measured, cell.paper
-        ours = repr(cell.value) if m or cell.error is not None else cell.text
+        ours = repr(cell.value) if m or cell.error is not None or cell.training_runs > 1 else cell.text
         reference = ("", "", "", "") if paper is None else (paper.text, cell.difference, str(paper.verified).lower(),
                                                             paper.nfe or "")  # fmt: skip
         origin = [""] * 10 if m is None else [m.model, m.grid, m.point, m.images, m.first_seed, m.commit, m.dirty,
@@ -72,7 +72,7 @@ def as_csv(table: Table) -> str:
 
 
 def _over_trainings(cell: Cell) -> list[str]:
-    return ["", ""] if cell.measured is None else [str(cell.training_runs), repr(cell.spread) if cell.spread else ""]
+    return ["", ""] if cell.value is None else [str(cell.training_runs), repr(cell.spread) if cell.spread else ""]
 
 
 def as_latex(table: Table) -> str:

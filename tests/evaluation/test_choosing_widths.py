@@ -15,6 +15,7 @@ from edm.chain.plan import make_plan
 from edm.chain.provenance import Provenance
 from edm.cli import main
 from edm.files.tensors import load_tensors, save_tensors
+from edm.files.writing import write_json
 from edm.models import checkpoint
 from edm.report.results import Results
 from edm.report.tables import build_table
@@ -53,10 +54,10 @@ def inside(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "copy")
 
 
-def choose(averages=AVERAGES):
+def choose(averages=AVERAGES, output="best.safetensors", more=()):
     files = [f"{FINAL}/{name}" for name in averages]
-    words = [*OF, "--ref", "ref.npz", "--device", "cpu", *(["--averages", *files] if files else [])]
-    return main(["choose", "runs/tiny/vp-A/snapshots", f"{FINAL}/best.safetensors", *words])
+    words = [*OF, "--ref", "ref.npz", "--device", "cpu", *(["--averages", *files] if files else []), *more]
+    return main(["choose", "runs/tiny/vp-A/snapshots", f"{FINAL}/{output}", *words])
 
 
 def path_of(name):
@@ -103,6 +104,23 @@ def test_the_journal_keeps_widths_apart_although_all_have_seen_the_same_images(i
     lines = Path("runs/tiny/vp-A/choice.journal.jsonl").read_text().splitlines()
     values = [entry["values"] for entry in map(json.loads, lines) if entry["event"] == "metrics"]
     assert {"FD_of_12", "FD_of_12_ema_0.1", "FD_of_12_ema_0.2"} <= {name for row in values for name in row}
+
+
+def test_history_and_journal_are_where_the_command_names_them(inside, capfd):
+    loaded(choosing())
+    named = ["--journal", "mine/choice.journal.jsonl", "--history", "mine/choice.history.jsonl"]
+    assert choose(more=named) == 0 and capfd.readouterr().err.count("of 12 images") == 4
+    assert all(Path(path).stat().st_size for path in named[1::2])
+    assert not list(Path("runs/tiny/vp-A").glob("choice.*"))
+    assert choose(more=named) == 0 and "of 12 images" not in capfd.readouterr().err
+
+
+def test_an_average_that_competes_is_not_overwritten(inside, capsys):
+    loaded(choosing())
+    before = path_of(AVERAGES[0]).read_bytes()
+    assert choose(output=AVERAGES[0]) == 1
+    assert "is read by this command and would be replaced" in capsys.readouterr().err
+    assert path_of(AVERAGES[0]).read_bytes() == before
 
 
 def test_other_averages_than_those_of_params_are_refused(inside, capsys):
@@ -161,6 +179,30 @@ def test_tables_say_what_was_chosen_and_from_how_many(inside):
     assert "Chosen: vp-A, EMA width 0.2." in notes
     assert ("best of 2 snapshots and 2 EMA widths (ranked with 12 images, the best 2 again with 24), measured again on "
             "fresh seeds") in notes  # fmt: skip
+
+
+def test_tables_of_two_experiments_say_of_each_what_was_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = choosing()
+    raw["experiments"]["more"] = {"extends": "tiny", "choose": {"ema": [0.1, 0.25]}, "title": "More"}
+    both = {"kind": "samplers", "title": "Both", "nfe": "of the best", "rows": {"Ours": "ladder"},
+            "columns": {"tiny": "t/vp-A", "more": "m/vp-A"}}  # fmt: skip
+    raw["reports"] = {"both": {"title": "Both", "experiments": {"t": "tiny", "m": "more"}, "tables": {"best": both}}}
+    report = loaded(raw).report("both")
+    for one, width in (("tiny", 0.1), ("more", 0.25)):
+        path = Path(f"results/{one}/distances/vp-A/ladder.json")
+        (evaluation,) = params.load("params.yaml").experiment(one).evaluations_of("vp-A", "ladder")
+        ((point, _),) = evaluation.draws
+        row = {"id": point.id, "repeat": 0, "first_seed": 0, "run": "r", "sampler": point.sampler.to_dict(),
+               "images": 24, "nfe": 3, "distance": 5.0}  # fmt: skip
+        ema = {"width": width, "residual": 0.0, "total": 1.0}
+        about = {"path": "best.safetensors", "sha256": "c" * 64, "dataset_sha256": "d" * 64, "ema": ema}
+        record = {"format": "edm-distances/2", "experiment": one, "model": "vp-A", "grid": "ladder", "more": [],
+                  "evaluation": "ladder", "settings": None, "metric": {"label": "FD", "description": "a test"},
+                  "points": [row], "checkpoint": about, "commit": "c0ffee", "dirty": "false"}  # fmt: skip
+        write_json(path, record)
+    notes = build_table(report, "best", Results(Path("results"), Path("runs"))).notes
+    assert "Chosen: tiny/vp-A, EMA width 0.1; more/vp-A, EMA width 0.25." in notes
 
 
 @pytest.mark.parametrize(("changes", "says"), [

@@ -124,6 +124,11 @@ def test_training_runs_of_several_seeds_are_averaged_each(tmp_path, monkeypatch)
      "grids.guided: ema 0.1: model 'vp-B' is not defined"),
     ({"grids": {"guided": {"models": ["vp-A"], "guide": "vp-A@ema-thin", "guidance": 2}}},
      "vp-A@ema-thin is no average; state {model: vp-A, ema: 0.1}"),
+    *(({"grids": {"guided": {"models": ["vp-A"], "guide": f"vp-A@ema-{mark}", "guidance": 2}}},
+       f"vp-A@ema-{mark} is no average") for mark in ("nan", "0", "5", "-0.1", "0.1-at-nan", "0.1-at-inf")),
+    *(({"grids": {"guided": {"models": ["vp-A"], "guide": f"vp-A at {time}", "guidance": 2}}},
+       f"grids.guided: guide 'vp-A at {time}' is no snapshot; state {{model: vp-A, at: 20}}, in Mimg")
+      for time in ("first", "nan", "inf", "-1")),
     ({"grids": {"guided": {"models": ["vp-A"], "guide": {"model": "vp-A"}, "guidance": 2}}},
      "guide vp-A: state its snapshot (at, in Mimg), its EMA width (ema), or both"),
     ({"grids": {"guided": {"models": ["vp-A"], "guide": {"model": "vp-A", "at": 1, "ema": 0.1}, "guidance": 2}}},

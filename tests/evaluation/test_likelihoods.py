@@ -1,6 +1,8 @@
 """Likelihoods of params.yaml: shards with the same numbers, the table, the figure, and where a number comes from."""
 
 import copy
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from edm.report.figures import Places, write_figure
 from edm.report.lineage import trace
 from edm.report.results import Results
 from edm.report.tables import build_table
+from edm.report.writers import as_csv
 from edm.tracking import read_journal
+from edm.training.curves import write_curves
 
 NAMES = ["--experiment", "tiny", "--likelihood", "held-out", "--device", "cpu"]
 
@@ -269,6 +273,58 @@ def test_of_several_training_runs_tables_and_figures_show_mean_and_spread(inside
     lineage = trace(params.load("params.yaml"), "tiny/L1", "vp-A", "exact")
     cell = lineage["cell"]
     assert cell["value"] == pytest.approx(bits) and "mean of 3 training runs" in cell["table_shows"]
+    cells = {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(as_csv(table)))}
+    shown = cells["vp-A", "exact"]
+    assert (shown["ours"], shown["training_runs"]) == (repr(first.value), "3")
+    assert shown["spread_of_training_runs"] == repr(first.spread)
+    assert cells["vp-A", "prior"]["ours"] == repr(terms[1].value) and cells["vp-B", "prior"]["training_runs"] == "2"
+
+
+def in_files(runs):
+    """Likelihoods and errors per noise level, made up: bits per dimension of each training run."""
+    levels = {"sigma": [0.0025, 0.5, 100], "mean": [6e-6, 0.12, 0.25], "std": [1e-6, 0.01, 0.1], "samples": 64}
+    for model, bits in runs.items():
+        record = {"bits_per_dimension": bits, "s": 0.1, "images": 3, "spread": None, "num_steps": 3, "probes": 1,
+                  "each": [bits - 0.1, bits, bits + 0.1], "trace": "exact", "dataset_sha256": "d" * 64,
+                  "checkpoint": {"sha256": "c" * 64}}  # fmt: skip
+        path = Path(f"results/tiny/likelihoods/{model}/held-out.json")
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(record | {"format": "edm-likelihood/1"}))
+        path = Path(f"models/tiny/{model}/levels.json")
+        path.parent.mkdir(parents=True)
+        after = levels | {"mean": [error * bits / 3 for error in levels["mean"]]}
+        write_curves(path, levels, after, {"images": [1], "loss": [1.0]})
+
+
+def test_a_number_of_a_later_training_run_is_traced_to_that_run(tmp_path, monkeypatch):
+    """The first training runs of both models failed: their files are not there."""
+    monkeypatch.chdir(tmp_path)
+    found = raw()
+    found["experiments"]["tiny"]["seeds"] = [0, 1, 2]
+    there = loaded(found)
+    in_files({"vp-A@1": 3.0, "vp-A@2": 3.2, "vp-B@1": 3.5})
+    for row, column in (("vp-A", "exact"), ("vp-A", "bound"), ("vp-B", "exact"), ("vp-B", "bound")):
+        lineage = trace(there, "tiny/L1", row, column)
+        assert lineage["cell"]["model"] == f"{row}@1"
+        assert f"{row}@1" in lineage["measure_again"][0] and lineage["steps"][0]["sha256"]
+
+
+def test_the_note_on_bold_says_how_each_pair_was_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = raw()
+    found["experiments"]["tiny"]["ladder"]["C"] = {"model_channels": 24}
+    found["experiments"]["tiny"]["seeds"] = [0, 1, 2]
+    report = loaded(found).report("tiny")
+
+    def note(runs):
+        in_files(runs)
+        return next(note for note in build_table(report, "L1", Results(Path("results"), Path("runs"))).notes
+                    if note.startswith("Exact"))  # fmt: skip
+
+    assert "(|z| below 2, image by image)" in note({"vp-B": 3.0, "vp-C": 3.1})
+    both = note({"vp-A": 3.2, "vp-A@1": 3.4})
+    assert "(|z| below 2, by means over training runs, of two single training runs image by image)" in both
+    assert "(|z| below 2, by means over training runs)" in note({"vp-B@1": 3.0, "vp-C@1": 3.1})
 
 
 def test_seeds_first_computes_the_likelihood_of_the_first_alone(tmp_path, monkeypatch):

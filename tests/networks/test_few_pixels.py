@@ -52,6 +52,22 @@ def test_derivatives_forwards_and_by_the_image_are_those_of_torchs_layer(ours, t
     assert off(ours(x, *rest), theirs(x, *rest)) < 1e-5  # nothing of the transform was kept
 
 
+@pytest.mark.parametrize("ours, theirs, shape, weights", LAYERS.values(), ids=LAYERS)
+def test_no_images_give_no_images(ours, theirs, shape, weights):
+    x, *rest = drawn(shape, weights)
+    assert ours(x[:0], *rest).shape == theirs(x[:0], *rest).shape
+
+
+@pytest.mark.parametrize("name", ["3x3 of 4x4 pixels", "1x1"])
+def test_several_biases_are_tried_at_once_without_gradients_too(name):
+    ours, theirs, shape, weights = LAYERS[name]
+    x, weight, bias = (one.detach() for one in drawn(shape, weights))
+    biases = torch.stack((bias, 2 * bias))
+    with torch.no_grad():
+        found = torch.vmap(lambda bias: ours(x, weight, bias))(biases)
+    assert off(found, torch.stack([theirs(x, weight, one) for one in biases])) < 1e-5
+
+
 def test_a_network_uses_them_and_computes_the_same_without(monkeypatch):
     torch.manual_seed(0)
     network = UNet(NetworkConfig.of("ddpmpp", resolution=8, channels=1, model_channels=16, channel_mult=(1, 2),

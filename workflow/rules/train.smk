@@ -71,6 +71,7 @@ rule choose:
         options=measuring("choose", "trained"),
         step=step("choose", "trained"),
         expect=expect("choose", "trained"),
+        beside=lambda w: f"runs/{w.trained}/choice",
     log:
         "runs/{trained}/choose.log",
     priority: 5
@@ -81,6 +82,7 @@ rule choose:
     shell:
         launched(
             "choose {params.snapshots:q} {output.best:q} {params.names:q} --expect {params.expect}"
+            " --journal {params.beside:q}.journal.jsonl --history {params.beside:q}.history.jsonl"
             " {params.options:q} >> {log:q} 2>&1"
         )
 
