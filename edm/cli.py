@@ -112,7 +112,7 @@ def _named(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="edm",
-        description="Train, sample and score diffusion models in the EDM design space (Karras et al. 2022).",
+        description="Train, sample and evaluate diffusion models in the EDM design space (Karras et al. 2022).",
         epilog="`snakemake` runs the whole chain; these commands are its steps. Each has its own --help.",
     )
     top.add_argument("--version", action="version", version=f"edm {__version__}")

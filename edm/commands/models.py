@@ -103,7 +103,7 @@ def add(command: Commands) -> None:
         "average", average, "average the weights of a training run after the fact",
         "Combine the snapshots of a training run to the power-function averages (EMA) of any relative width.",
     )  # fmt: skip
-    sub.add_argument("run", help="folder of the training run, such as runs/digits/vp-F")
+    sub.add_argument("run", help="folder of the training run, such as runs/averaged/vp-F")
     sub.add_argument("--width", nargs="+", type=float, required=True, metavar="S", help="relative widths, such as 0.13")
     sub.add_argument("--at", type=float, metavar="MIMG", help="images seen, in millions (default: the last snapshot)")
     sub.add_argument("--out", help="folder for ema-WIDTH.safetensors, with --at ema-WIDTH-at-MIMG.safetensors "

@@ -63,7 +63,7 @@ def average(
     such as 0.13. images: seen so far, t; by default those of the last snapshot. mark: after the width in the name of
     each file, such as "-at-20". Sums are float64.
 
-    ``average(snapshots_of("runs/digits/vp-F"), [0.05, 0.13], "runs/digits/vp-F")``
+    ``average(snapshots_of("runs/averaged/vp-F"), [0.05, 0.13], "runs/averaged/vp-F")``
 
     Raises UserError for files of different training runs, and for widths and times that no average has.
     """
