@@ -86,11 +86,13 @@ def test_the_script_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_comparison_with_the_authors_code_needs_a_checkout_of_it(tmp_path):
     done = run(ROOT / "bench" / "peer.py", tmp_path)
     assert done.returncode == 2 and "give a checkout of github.com/NVlabs/edm" in done.stderr
 
 
+@pytest.mark.slow
 def test_every_benchmark_says_how_it_is_used():
     """Those that take options; in one process, since most of them load torch."""
     takes_options = [path for path in sorted((ROOT / "bench").glob("*.py")) if "__doc__" in path.read_text()]

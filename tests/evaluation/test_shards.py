@@ -176,6 +176,7 @@ def test_what_compare_says_of_rounding_of_seeds_and_of_a_solver(place, whole, tm
     assert solver["paired"] and solver["s"] < 0.1 * pair["s"]  # what two solvers share with the seeds drops out
 
 
+@pytest.mark.slow
 def test_a_lost_part_measured_again_alone_is_the_same_file(place, parts):
     lost = parts(3)[1]
     before = lost.read_bytes()

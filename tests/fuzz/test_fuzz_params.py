@@ -1,9 +1,11 @@
 """A short run of the fuzz command of params files."""
 
 import fuzz_params
+import pytest
 from door import run
 
 
+@pytest.mark.slow
 def test_mutated_params_files_are_accepted_or_refused_in_a_line():
     tally = run(fuzz_params.inputs(50, seed=7))
     assert tally.clean and tally.peak < 500, str(tally)

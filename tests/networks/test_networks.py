@@ -43,11 +43,10 @@ def golden(request):
 #: Largest difference to the authors' outputs, relative to the largest number, in each mode that a network may run in.
 MODES = {"plain": 1e-5, "wide on a CPU": 1e-5, "channels_last": 1e-5, "compiled": 1e-5, "tf32": 1e-5, "bf16": 2e-2,
          "fp16": 3e-3}  # fmt: skip
+SLOW = ("compiled", "tf32", "bf16", "fp16")
 
 
-@pytest.fixture(
-    params=[pytest.param(mode, marks=[pytest.mark.slow] * (mode in ("compiled", "fp16"))) for mode in MODES]
-)
+@pytest.fixture(params=[pytest.param(mode, marks=[pytest.mark.slow] * (mode in SLOW)) for mode in MODES])
 def in_mode(request, golden, monkeypatch):
     """A golden network in a mode, and its tolerance. Of a compiler there is the front half; TF32 is float32 on CPUs."""
     net, mode = copy.deepcopy(golden[3]), request.param

@@ -57,6 +57,7 @@ def written(path, *between):
     return path
 
 
+@pytest.mark.slow
 def test_every_bad_line_is_named_and_the_rest_arrives(store, capsys):
     Path("runs").mkdir()
     written("runs/a.journal.jsonl", *BAD)

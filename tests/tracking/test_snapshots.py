@@ -59,6 +59,7 @@ def models(store):
     return {model.tags["edm.model"]: model for model in found}
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_an_external_model_with_its_lowest_distance_on_a_dataset(store, lab):
     store.sync(*lab)
     found = models(store)

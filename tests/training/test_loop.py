@@ -299,6 +299,7 @@ def test_errors_per_level_leave_out_what_the_model_never_saw(tiny, digits):
     assert min(levels["sigma"]) >= 0.02 and len(levels["sigma"]) == len(levels["mean"]) == len(levels["std"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(tiny, digits, tmp_path, precision):
     train(tiny(precision=precision, loss_scale=100.0, duration=0.0016), digits, tmp_path)

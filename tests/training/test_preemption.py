@@ -163,6 +163,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(short, digits, tmp_
     assert not states(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_leaves_the_state_of_all_images(short, digits, tmp_path, monkeypatch, undisturbed):
     at(monkeypatch, 71 * 32, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with Notice() as notice, pytest.raises(Preempted, match="SIGTERM; everything is saved"):
@@ -245,6 +246,7 @@ def test_the_margin_before_the_time_limit_follows_from_what_a_state_takes_to_sav
         assert pauses.notice.reason == "the time limit is near"
 
 
+@pytest.mark.slow
 def test_a_run_stops_before_its_time_limit_and_continues(short, digits, tmp_path, monkeypatch, undisturbed):
     monkeypatch.setattr(preemption, "EXIT", 0.0)
     stops = 0
@@ -516,6 +518,7 @@ def test_every_bit_of_a_state_counts(short, digits, tmp_path, monkeypatch, capsy
         assert state.restore() == 320, place
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_backwards_does_not_confuse_which_state_is_newer(
     short, digits, tmp_path, monkeypatch, undisturbed
 ):
@@ -576,6 +579,7 @@ def test_rows_that_a_full_disk_refused_are_written_when_it_can(tmp_path, capsys)
     assert (tmp_path / "log.jsonl").read_text() == '{"images": 1}\n{"images": 2}\n{"images": 3}\n'
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_left_is_cleared_away(short, digits, tmp_path, monkeypatch, undisturbed):
     run = tmp_path / "run"
     interrupted(short(), digits, run, monkeypatch, 800)
