@@ -113,7 +113,7 @@ def replaced() -> list[contextlib.AbstractContextManager]:
     """What would start processes, reach the network, or wait."""
     offline = mock.Mock(side_effect=OSError(101, "Network is unreachable"))
     return [
-        mock.patch.object(launching, "_run", lambda *_: (0, set())),
+        mock.patch.object(launching, "_run", lambda *_: (0, set(), False)),
         mock.patch("socket.socket.connect", offline),
         mock.patch("edm.files.download.time.sleep"),
         mock.patch("edm.tracking.sync.sync", lambda *_, **__: (_ for _ in ()).throw(edm.UserError("nothing is sent"))),
