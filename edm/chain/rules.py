@@ -409,7 +409,7 @@ RULES: dict[str, Rule] = {
                     files=("runs/{}/{}/analyses/{}.safetensors",)),
     "table": Rule("tables", _table, lambda chain, job: table_spec(chain.reports[job.key[0]], job.key[1]), code=8,
                   files=tuple(paths.table_files("{}", "{}"))),
-    "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=4,
+    "figure": Rule("tables", _figure, lambda chain, job: figure_spec(chain.reports[job.key[0]], job.key[1]), code=5,
                    files=tuple(paths.figure_files("{}", "{}"))),
     "metrics": Rule("tables", _metrics, lambda chain, job: metrics_spec(chain.reports[job.key[0]]),
                     files=tuple(paths.metrics_files("{}"))),

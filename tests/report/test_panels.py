@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import edm
@@ -374,3 +375,15 @@ def test_a_label_that_is_no_formula_is_drawn_as_it_is_written(tmp_path):
     svg = (tmp_path / "curve.svg").read_text(encoding="utf-8")
     assert [path.suffix for path in written] == [".png", ".svg"]
     assert r"<!-- $\nosuch$ -->" in svg and r"<!-- $\frac{1}$ and $\sigma$ -->" in svg and r"<!-- $\sigma$ -->" in svg
+
+
+@pytest.mark.parametrize("length, columns", [(5, 2), (40, 1)])
+def test_a_legend_is_no_wider_than_its_figure(tmp_path, monkeypatch, length, columns):
+    figures = []
+    draw = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **how: (figures.append(self), draw(self, *a, **how))[1])
+    curve = {"sigma": [0.1, 1.0], "mean": [1.0, 0.5], "s": [0.1, 0.1]}
+    panels.bits_per_level({f"{n}{'m' * length}": curve for n in range(4)}, tmp_path / "bits", [])
+    figure = figures[0]
+    (legend,) = figure.legends
+    assert legend._ncols == columns and legend.get_window_extent().width <= figure.bbox.width

@@ -273,8 +273,14 @@ def _density_axis(axes, densities: Mapping[str, Curve]):
 
 
 def _legend_below(figure, *entries) -> None:
-    """The legend below the axes, where it hides no curve."""
+    """The legend below the axes, where it hides no curve: of two columns, or one if two are wider than the figure."""
     if not entries:
         entries = figure.axes[0].get_legend_handles_labels()
-    if entries[0]:
-        figure.legend(*entries, loc="outside lower center", ncols=2, fontsize=7.5)
+    if not entries[0]:
+        return
+    for columns in (2, 1):
+        legend = figure.legend(*entries, loc="outside lower center", ncols=columns, fontsize=7.5)
+        figure.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
