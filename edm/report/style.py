@@ -42,7 +42,7 @@ def page(
         figure = plt.figure(figsize=(width, height), dpi=dpi, layout=layout)
         try:
             yield figure
-            _show_broken_formulas_as_text(figure)
+            show_broken_formulas_as_text(figure)
             for suffix in FORMATS:
                 target = path.parent / f"{path.name}{suffix}"
                 with atomic_write(target) as temporary:
@@ -53,7 +53,7 @@ def page(
             plt.close(figure)
 
 
-def _show_broken_formulas_as_text(figure: Any) -> None:
+def show_broken_formulas_as_text(figure: Any) -> None:
     """A label with dollar signs that is no valid formula would fail only when the figure is written."""
     from matplotlib.cbook import is_math_text
     from matplotlib.mathtext import MathTextParser

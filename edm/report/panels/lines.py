@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from edm.report.style import canvas, line_styles, log_ticks, page
+from edm.report.style import canvas, line_styles, log_ticks, page, show_broken_formulas_as_text
 
 #: The quantities of the x axis: the paper's symbol, and the scale of the axis.
 OVER = {
@@ -280,6 +280,7 @@ def _legend_below(figure, *entries) -> None:
         return
     for columns in (2, 1):
         legend = figure.legend(*entries, loc="outside lower center", ncols=columns, fontsize=7.5)
+        show_broken_formulas_as_text(figure)
         figure.draw_without_rendering()
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
