@@ -38,9 +38,19 @@ AT_SNAPSHOT = "-at-"
 
 
 def guiding_model(guide: str) -> tuple[str, float | None]:
-    """The model of a guide, and the images seen of its snapshot in Mimg; None for the model that is evaluated."""
+    """The model of a guide, and the images seen of its snapshot in Mimg; None for the model that is evaluated.
+
+    Raises ValueError for other text after the model than a positive, finite number.
+    """
     model, at, seen = guide.partition(OF_SNAPSHOT)
-    return model, float(seen) if at else None
+    return model, _images_seen(seen) if at else None
+
+
+def _images_seen(text: str) -> float:
+    seen = float(text)
+    if not 0 < seen < math.inf:
+        raise ValueError(f"{text}: not a positive, finite number")
+    return seen
 
 
 def averaged(training: str, width: float, at: float | None = None) -> str:
@@ -59,7 +69,7 @@ def average_mark(width: float, at: float | None = None) -> str:
 def width_and_time(mark: str) -> tuple[float, float | None]:
     """The arguments of :func:`average_mark`. Raises ValueError for any other text."""
     width, found, at = mark.partition(AT_SNAPSHOT)
-    return float(width), float(at) if found else None
+    return float(width), _images_seen(at) if found else None
 
 
 def training_of(model: str) -> tuple[str, str]:

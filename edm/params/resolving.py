@@ -276,7 +276,6 @@ def _check_name(place: str, model: str, models: Mapping[str, TrainingConfig]) ->
     try:
         width, at = width_and_time(mark)
         stated = averaged(training, width, at) == model and limits["minimum"] <= width <= limits["maximum"]
-        stated = stated and (at is None or 0 < at < math.inf)
     except ValueError:
         stated = False
     if not stated:
@@ -569,12 +568,10 @@ def _guide(here: str, value: str | dict[str, Any], scale: float) -> str:
 def _check_snapshot(here: str, guide: str) -> None:
     """Raises UserError for a guide at no number of images."""
     try:
-        model, at = guiding_model(guide)
-        valid = at is None or 0 < at < math.inf
+        guiding_model(guide)
     except ValueError:
-        model, valid = guide.partition(OF_SNAPSHOT)[0], False
-    if not valid:
-        raise UserError(f"{here}: guide {guide!r} is no snapshot; state {{model: {model}, at: 20}}, in Mimg")
+        model = guide.partition(OF_SNAPSHOT)[0]
+        raise UserError(f"{here}: guide {guide!r} is no snapshot; state {{model: {model}, at: 20}}, in Mimg") from None
 
 
 def _chosen(models: Any, names: Names) -> Any:
