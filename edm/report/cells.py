@@ -1,5 +1,6 @@
 """A table as data: the content of each cell, independent of the output format."""
 
+import math
 from dataclasses import dataclass, field
 
 from edm.metrics.jackknife import Difference
@@ -66,9 +67,16 @@ class Cell:
         span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 and self.spread is None else ""
         error = "" if self.s is None else f" ± {self.s:.2f}" if self.s >= 0.005 else f" ± {self.s:.1g}"
         if self.rank is not None:  # in a panel: metrics of any scale
-            error = "" if self.s is None else f" ± {self.s:.2g}"
+            error = "" if self.s is None else f" ± {rounded(self.s, self.s)}"
         brackets = [f" ({number})" for number in (self.nfe, self.rank) if number]
         return f"{self.text}{error}{span}{''.join(brackets)}"
+
+
+def rounded(value: float, s: float | None) -> str:
+    """A value with as many decimals as show two digits of its error s; with four digits without an error."""
+    if s is None or not 0 < s < math.inf:
+        return f"{value:.4g}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(s)))}f}"
 
 
 @dataclass(frozen=True)

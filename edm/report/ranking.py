@@ -8,7 +8,7 @@ from edm.evaluation.comparing import difference
 from edm.metrics import lower_is_better, metric_error
 from edm.params.sources import Layout
 from edm.report import uncertainty
-from edm.report.cells import Cell, Table
+from edm.report.cells import Cell, Table, rounded
 from edm.report.results import Measurement, Results, about_metrics, metric
 
 DISPUTED = 5  # pairs of rows that the notes name
@@ -72,8 +72,9 @@ def _cell(measured: Measurement | None, name: str, value: float | None, rank: in
     error = metric_error(name, measured.more, measured.images)
     if name != DISTANCE:  # the draw as this metric sees it: its name, its value, its error bar
         measured = replace(measured, label=name, distance=value, bar=measured.more_bars.get(name), few=False)
-    return Cell(f"{value:.4g}", value, low=value, high=value, repeats=1, measured=measured, best=rank == 1, rank=rank,
+    cell = Cell(f"{value:.4g}", value, low=value, high=value, repeats=1, measured=measured, best=rank == 1, rank=rank,
                 all=(measured,), error=error)  # fmt: skip
+    return replace(cell, text=rounded(value, cell.s))
 
 
 def _beside(cell: Cell, first: Cell) -> Cell:

@@ -101,7 +101,7 @@ def test_a_figure_shows_the_bits_of_every_noise_level_with_the_bound_in_its_lege
     assert all(path.stat().st_size > 1000 for path in written) and len(written) == 2
     found = bound(curve(0.5))
     (label,) = [label for label in drawn if label.startswith("A")]
-    assert label.endswith(f": {found.bits:.4g} ± {found.s:.2g}") and len(drawn) == 2
+    assert label.endswith(f": {found.bits:.2f} ± {found.s:.2f}") and len(drawn) == 2
     assert drawn[label]["mean"][0] == pytest.approx(1 / math.log(2), rel=1e-3)  # e is σ² far below the data's scale
     assert drawn[label]["s"][3] == pytest.approx(drawn[label]["mean"][3] / 16)
 

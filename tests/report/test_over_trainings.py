@@ -17,6 +17,7 @@ from edm.chain.jobs import Chain
 from edm.params.sources import Source
 from edm.report import panels
 from edm.report.captions import Captions
+from edm.report.cells import rounded
 from edm.report.figures import Places, write_figure
 from edm.report.results import Results
 from edm.report.tables import write_metrics
@@ -136,3 +137,11 @@ def test_training_runs_of_a_source_are_those_that_its_grid_evaluates(report):
     assert [one.model for one in Source("grid", digits, "vp-A", "ours").training_runs()] == ["vp-A", "vp-A@1", "vp-A@2"]
     assert [one.model for one in Source("grid", digits, "vp-A@1", "ours").training_runs()] == ["vp-A@1"]
     assert Results(Path("nowhere")).over(Source("grid", digits, "vp-A", "ours")) == []
+
+
+@pytest.mark.parametrize("value, s, text", [
+    (6.34, 0.068, "6.340"), (328.4, 13.2, "328"), (5.4312, 0.0996, "5.431"), (0.0123, 0.00057, "0.01230"), (7.0, 0.0, "7"),
+    (7.12345, None, "7.123"), (7.12345, float("nan"), "7.123"), (1234.5, 120.0, "1234"),
+])  # fmt: skip
+def test_a_value_has_the_digits_that_its_error_has(value, s, text):
+    assert rounded(value, s) == text

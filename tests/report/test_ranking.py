@@ -133,7 +133,7 @@ def test_metrics_have_their_own_error_bars_and_distances_are_compared_by_the_sam
     table = panel(layout, Barred())
     a, b, c, d, *_ = table.rows.values()
     assert [cell.ours() for cell in a] == [
-        "2 ± 0.05 (1)", "4 ± 0.05 (1)", "0.01 (1)", "0.64 ± 0.0096 (1)", "10 ± 0.6 (1)", "9 ± 0.1 (1)", "1–1",
+        "2.000 ± 0.050 (1)", "4.000 ± 0.050 (1)", "0.01 (1)", "0.6400 ± 0.0096 (1)", "10.00 ± 0.60 (1)", "9.00 ± 0.10 (1)", "1–1",
     ]  # fmt: skip
     assert [cell.s for cell in d] == [None, None, None, *(cell.s for cell in a[3:6]), None]
     assert [row[0].tied for row in (a, b, c, d)] == [False, True, False, False]
@@ -143,7 +143,7 @@ def test_metrics_have_their_own_error_bars_and_distances_are_compared_by_the_sam
     assert "of inception_score from 10 parts of the images" in notes
     assert "No error bar: distances of fewer than 13 images per feature, kid." in notes
     assert "Bold too: distances with |z| of the difference from the first below 2." in notes
-    assert "**2.001** ± 0.05 (2)" in as_markdown(table)
+    assert "**2.001** ± 0.050 (2)" in as_markdown(table)
     errors = {(row["row"], row["column"]): row["s"] for row in csv.DictReader(io.StringIO(as_csv(table)))}
     assert float(errors["A: baseline", "precision"]) == pytest.approx(0.0096)
     assert errors["A: baseline", "kid"] == ""
