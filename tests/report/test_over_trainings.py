@@ -140,8 +140,8 @@ def test_training_runs_of_a_source_are_those_that_its_grid_evaluates(report):
 
 
 @pytest.mark.parametrize("value, s, text", [
-    (6.34, 0.068, "6.340"), (328.4, 13.2, "328"), (5.4312, 0.0996, "5.431"), (0.0123, 0.00057, "0.01230"), (7.0, 0.0, "7"),
-    (7.12345, None, "7.123"), (7.12345, float("nan"), "7.123"), (1234.5, 120.0, "1234"),
+    (6.34, 0.068, "6.340"), (328.4, 13.2, "328"), (5.4312, 0.0996, "5.431"), (0.0123, 0.00057, "0.01230"),
+    (7.0, 0.0, "7"), (7.12345, None, "7.123"), (7.12345, float("nan"), "7.123"), (1234.5, 120.0, "1234"),
 ])  # fmt: skip
 def test_a_value_has_the_digits_that_its_error_has(value, s, text):
     assert rounded(value, s) == text
