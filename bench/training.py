@@ -5,7 +5,8 @@
 Runs edm's training step (input preparation with augmentation, loss, gradients, Adam, moving average) on synthetic
 images. The variants do one step each by turns. Compilation is part of the first step, whose time is reported
 separately. Utilisation is the FLOP rate of the network's forward and backward passes, counted with plain convolutions,
-relative to that of a large matrix product on the same device in the same precision. Every variant runs in its own
+relative to that of a large matrix product on the same device in the same precision. Variants with "recompute" compute
+each block again for its gradient (`training: {recompute: true}`). Every variant runs in its own
 process; peak memory includes the first step.
 With --each-core, one variant runs one process per core, and its images/s are their total.
 """
@@ -22,8 +23,8 @@ from workers import Worker, serve
 #: Name → precision and choice of compilation; "reference" is bench/reference.py.
 ON_GPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "tf32": ("tf32", "no"), "tf32 compiled": ("tf32", "yes"),
           "bf16": ("bf16", "no"), "bf16 compiled": ("bf16", "yes"), "fp16 compiled": ("fp16", "yes"),
-          "bf16 graphs": ("bf16", "graphs")}  # fmt: skip
-ON_CPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no")}
+          "bf16 graphs": ("bf16", "graphs"), "bf16, recompute": ("bf16", "no")}  # fmt: skip
+ON_CPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "fp32, recompute": ("fp32", "no")}
 COMPILED_ON_CPU = {"fp32 compiled": ("fp32", "yes")}
 EACH_CORE = "fp32, one per core"  # one thread each, as the workflow runs small training runs and evaluations
 
@@ -119,7 +120,7 @@ def begin(name: str, config, place, compile: str) -> tuple[float, Callable[[], f
         step = Training(config, dataset, place.device)
     else:
         compiled = compile_options(compile, config.network(), float("inf"), place.device)
-        step = TrainingStep(config, dataset, place, compiled)
+        step = TrainingStep(config, dataset, place, compiled, recompute=name.endswith(", recompute"))
     sums, images = torch.zeros(4, dtype=torch.float64, device=place.device), 0
 
     def run() -> float:

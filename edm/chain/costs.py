@@ -61,12 +61,15 @@ def nothing(chain: "Chain", job: Job, rates: Throughput) -> Cost:
 
 
 def training(chain: "Chain", job: Job, rates: Throughput) -> Cost:
-    config = chain.experiments[job.key[0]].models[job.key[1]]
+    experiment = chain.experiments[job.key[0]]
+    config = experiment.models[job.key[1]]
     images = config.steps * config.batch_size
     rate = rates.training(config)
-    hours = images / rate.per_second / 3600
+    again = 1 / (1 + BACKWARD) if experiment.training.recompute else 0.0  # a forward pass more
+    hours = images / rate.per_second / 3600 * (1 + again)
     disk = FLOAT * parameters(config) * (1 + len(config.snapshots) * (1 + len(config.ema_widths)))
-    return Cost(trained=images, hours=(hours, hours), disk=disk, sources=frozenset({rate.source}))
+    source = rate.source + (", and a third for recompute" if again else "")
+    return Cost(trained=images, hours=(hours, hours), disk=disk, sources=frozenset({source}))
 
 
 def importing(chain: "Chain", job: Job, rates: Throughput) -> Cost:

@@ -29,13 +29,13 @@ from edm.commands.common import (
     threads,
     whole,
 )
-from edm.config import AUTO, TrainingConfig
+from edm.config import TrainingConfig
 from edm.errors import Preempted, UserError
 from edm.files.documents import read_json
 from edm.files.writing import named
 from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
-from edm.params.experiment import AT_SNAPSHOT, average_mark
+from edm.params.experiment import AT_SNAPSHOT, Training, average_mark
 from edm.tracking import Journal, description, environment_tags
 
 
@@ -69,6 +69,11 @@ def add(command: Commands) -> None:
         help="time limit of this run in seconds; the time limit of a Slurm job counts, too",
     )  # fmt: skip
     compile_option(sub, "that of the experiment, else auto", None)
+    sub.add_argument(
+        "--recompute", action=argparse.BooleanOptionalAction,
+        help="compute the blocks of the network again for their gradients: less memory, more time, the same results "
+        "(default: that of the experiment, else no)",
+    )  # fmt: skip
     from_params(sub)
     machine(sub)
 
@@ -118,7 +123,7 @@ def add(command: Commands) -> None:
 
 
 def train(args: Namespace) -> None:
-    experiment, model, compile = args.experiment, args.model, AUTO
+    experiment, model, resources = args.experiment, args.model, Training()
     if args.config:
         stated = mapping(read_json(args.config), args.config)
         try:
@@ -128,7 +133,7 @@ def train(args: Namespace) -> None:
     elif experiment and model:
         chosen = load_params(args).experiment(experiment)
         check_planned(args, chosen.training_spec(model), f"{experiment}/{model}")
-        config, compile = chosen.models[model], chosen.training.compile
+        config, resources = chosen.models[model], chosen.training
     else:
         raise UserError("train: name what to train: --experiment and --model of params.yaml, or --config FILE.json")
     if args.dry_run:
@@ -138,10 +143,10 @@ def train(args: Namespace) -> None:
         raise UserError("train: --data and --out are needed")
 
     with Notice(min(args.time_limit or math.inf, slurm.time_left())) as notice:
-        _train(args, config, compile, notice)
+        _train(args, config, resources, notice)
 
 
-def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice) -> None:
+def _train(args: Namespace, config: TrainingConfig, resources: Training, notice: Notice) -> None:
     from edm.cluster.processes import world
     from edm.data.archive import read_archive
     from edm.data.labels import described
@@ -158,7 +163,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
     about = {"experiment": experiment, "model": model}  # no commit: equal weights must give equal files
     with world(args.device) as place, ExitStack() as stack:
         work = (1 + BACKWARD) * config.steps * config.batch_size
-        compiled = options(args.compile or compile, config.network(), work / place.size, place.device)
+        compiled = options(args.compile or resources.compile, config.network(), work / place.size, place.device)
         check(config, dataset, place)  # before writing any file
         if place.is_first and config.conditional and dataset.empty_classes:
             say(f"warning: {args.data}: {described(dataset.classes, dataset.empty_classes)}; it samples all classes")
@@ -193,6 +198,7 @@ def _train(args: Namespace, config: TrainingConfig, compile: str, notice: Notice
             train(
                 config, dataset, out, place, final=final, run=run, notice=notice,
                 state_every=args.state_every, compiled=compiled, about=about, made_from=source, tell=True,
+                recompute=resources.recompute if args.recompute is None else args.recompute,
             )  # fmt: skip
         except BaseException as error:
             if isinstance(error, Preempted) and run is not None:

@@ -189,13 +189,15 @@ class Training:
     """Resources for training; they do not affect the result.
 
     gpus: total on all nodes, one process each; 0 for one process on a CPU. state_every: seconds between two states,
-    from which an interrupted training run resumes. compile: of :data:`edm.config.COMPILE`.
+    from which an interrupted training run resumes. compile: of :data:`edm.config.COMPILE`. recompute: whether the
+    blocks of the network are computed again for their gradients: less memory, more time.
     """
 
     gpus: int = 1
     nodes: int = 1
     state_every: float = 300.0
     compile: str = AUTO
+    recompute: bool = False
 
     @property
     def processes(self) -> int:

@@ -19,6 +19,7 @@ from edm.design import draws as noise
 from edm.design.losses import Loss
 from edm.models.building import augmentation_of
 from edm.models.compilation import Compiled
+from edm.networks.precision import float32_as
 
 _SEED_STRIDE = 2**63 // (MAX_SEED + 1)  # samples of different training seeds never share a draw
 
@@ -72,7 +73,8 @@ class Batches:
         if labels is not None and self.config.label_dropout > 0:
             kept = noise.uniform(seeds, 0, 1, noise.UNLABELLED) >= self.config.label_dropout
             labels = one_hot(labels, self.config.classes).to(torch.float32) * kept
-        images, augment_labels, quantiles, draws = self._inputs(self._on_device(pixels), seeds)
+        with float32_as():  # the precision of a configuration is that of its network, not of its images
+            images, augment_labels, quantiles, draws = self._inputs(self._on_device(pixels), seeds)
         return Batch(images, labels, augment_labels, self.loss.sigma(quantiles).to(torch.float32), draws)
 
     def _pixels(self, first: int, count: int) -> tuple[Tensor, Tensor]:

@@ -25,13 +25,15 @@ def train(
     *,
     device: str | torch.device = "auto",
     compile: str = AUTO,
+    recompute: bool = False,
     state_every: float = 300.0,
 ) -> Denoiser:
     """Trains a configuration on a dataset in this process and returns the averaged (EMA) denoiser.
 
     dataset: a :class:`edm.Dataset`, or the path of an archive. out: folder for model.safetensors, levels.json (loss per
     noise level), log.jsonl, snapshots/, and the states of an unfinished run. The same call resumes an interrupted run
-    bit for bit; that of a finished run loads its model. device: auto, cpu, cuda or cuda:N. compile: as in params.yaml.
+    bit for bit; that of a finished run loads its model. device: auto, cpu, cuda or cuda:N. compile, recompute: as in
+    params.yaml.
     state_every: seconds between two states. Several GPUs: ``torchrun -m edm train``.
 
     Raises UserError if the dataset does not fit the configuration, if ``out`` holds another training run, if another
@@ -44,6 +46,8 @@ def train(
     if not fits(state_every, float) or state_every < 0:
         raise UserError(f"state_every is {state_every!r}; expected a number of seconds")
     choose("compile", compile, COMPILE)
+    if not isinstance(recompute, bool):
+        raise UserError(f"recompute is {recompute!r}; expected True or False")
     if not isinstance(dataset, Dataset):
         dataset = Dataset.open(dataset)
     place, folder = World(device=pick_device(str(device))), Path(out)
@@ -55,4 +59,5 @@ def train(
         if own.is_finished():
             return checkpoint.load(folder / FINAL[0], place.device)
         own.require_own()
-        return loop.train(config, dataset, folder, place, state_every=state_every, compiled=compiled)
+        return loop.train(config, dataset, folder, place, state_every=state_every, compiled=compiled,
+                          recompute=recompute)  # fmt: skip

@@ -47,6 +47,7 @@ def train(
     notice: Notice | None = None,
     state_every: float = 300.0,
     compiled: Compiled | None = None,
+    recompute: bool = False,
     about: dict[str, Any] | None = None,
     made_from: str = "",
     tell: bool = False,
@@ -60,7 +61,7 @@ def train(
 
     final: folder for model.safetensors and levels.json, instead of ``out``.
     run: receives the logged metrics; finished at the end. notice: requests an early stop. state_every: seconds between
-    two states. compiled: as in :class:`TrainingStep`. about: entries for the header of the checkpoint.
+    two states. compiled, recompute: as in :class:`TrainingStep`. about: entries for the header of the checkpoint.
     made_from: identifies the code and the preceding steps; a state with another value is moved aside, not resumed.
     tell: prints lines about the progress where no terminal shows a bar.
     Raises Preempted if ``notice`` requests a stop, after saving the state; UserError if the dataset does not fit the
@@ -71,7 +72,7 @@ def train(
     notice, final = notice or Notice(), final or out
     about = {**(about or {}), "dataset_sha256": dataset.sha256}
 
-    step = TrainingStep(config, dataset, world, compiled)
+    step = TrainingStep(config, dataset, world, compiled, recompute)
     if world.is_first:
         tracks = [f"{TRACKS}/{width:g}/*.safetensors" for width in config.ema_widths]
         for path in (*(final / name for name in FINAL), *(out / name for name in (*FILES, *tracks))):

@@ -34,12 +34,14 @@ class TrainingStep:
     """A network (``net``), its moving average (``ema``) and its ``optimizer``; each call trains on one minibatch.
 
     compiled: keyword arguments of ``torch.compile`` for the drawing of inputs, the network and the loss; None does
-    not compile.
+    not compile. recompute: whether the network computes its blocks again for their gradients, instead of keeping all.
+    Raises UserError if the network cannot.
     """
 
     def __init__(
-        self, config: TrainingConfig, dataset: Dataset, world: World = ALONE, compiled: Compiled | None = None
-    ):
+        self, config: TrainingConfig, dataset: Dataset, world: World = ALONE, compiled: Compiled | None = None,
+        recompute: bool = False,
+    ):  # fmt: skip
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
         self.net = building.build(config).placed(world.device).train()
@@ -48,6 +50,10 @@ class TrainingStep:
         #: Power-function averages by their relative width.
         self.tracks = {width: copy.deepcopy(self.ema) for width in config.ema_widths}
         self._powers = [(PowerFunction(width), list(one.parameters())) for width, one in self.tracks.items()]
+        if recompute:
+            if not hasattr(self.net.network, "recompute"):
+                raise UserError(f"architecture {config.architecture}: has no attribute recompute; leave recompute out")
+            self.net.network.recompute = True
         self.optimizer = optimizer_of(config, list(self.net.parameters()))
         self._parameters, self._averages = list(self.net.parameters()), list(self.ema.parameters())
         self._gradients = one_vector_of_gradients(self._parameters)

@@ -15,6 +15,7 @@ from edm.cluster.processes import ALONE
 from edm.data.archive import Dataset
 from edm.files.tensors import load_tensors
 from edm.models import building, checkpoint
+from edm.networks.precision import float32_as
 from edm.training import loop as training
 from edm.training import step
 from edm.training.batches import Batches
@@ -55,6 +56,16 @@ def test_label_dropout_sets_the_label_of_a_sample_by_its_own_seed(tiny, digits):
     kept = whole.labels.sum(1)
     assert set(kept.tolist()) == {0.0, 1.0} and 0.06 < 1 - float(kept.mean()) < 0.14
     assert torch.equal(whole.labels[kept > 0].argmax(1), labelled.labels[kept > 0])
+
+
+def test_images_are_augmented_in_full_float32_whatever_the_precision_of_the_network(tiny, digits, monkeypatch):
+    batches = Batches(digits, config := tiny(precision="tf32"), building.loss_of(config), torch.device("cpu"))
+    found, augment = [], batches._augment
+    seen = lambda *what: (found.append(torch.backends.cuda.matmul.fp32_precision), augment(*what))[1]
+    monkeypatch.setattr(batches, "_augment", seen)
+    with float32_as("tf32"):
+        batches.draw(0, 8)
+        assert found == ["ieee"] and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def test_no_label_dropout_is_the_training_of_before(tiny, digits, tmp_path):
