@@ -5,9 +5,9 @@
 Runs edm's training step (input preparation with augmentation, loss, gradients, Adam, moving average) on synthetic
 images. The variants do one step each by turns. Compilation is part of the first step, whose time is reported
 separately. Utilisation is the FLOP rate of the network's forward and backward passes, counted with plain convolutions,
-relative to that of a large matrix product on the same device in the same precision. Variants with "recompute" compute
-each block again for its gradient (`training: {recompute: true}`). Every variant runs in its own
-process; peak memory includes the first step.
+relative to that of a large matrix product on the same device in the same precision. "bf16, recompute" computes each
+block again for its gradient (`training: {recompute: true}`; on a CPU, bench/recompute.py). Every variant runs in its
+own process; peak memory includes the first step.
 With --each-core, one variant runs one process per core, and its images/s are their total.
 """
 
@@ -24,7 +24,7 @@ from workers import Worker, serve
 ON_GPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "tf32": ("tf32", "no"), "tf32 compiled": ("tf32", "yes"),
           "bf16": ("bf16", "no"), "bf16 compiled": ("bf16", "yes"), "fp16 compiled": ("fp16", "yes"),
           "bf16 graphs": ("bf16", "graphs"), "bf16, recompute": ("bf16", "no")}  # fmt: skip
-ON_CPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no"), "fp32, recompute": ("fp32", "no")}
+ON_CPU = {"reference": ("fp32", "no"), "fp32": ("fp32", "no")}
 COMPILED_ON_CPU = {"fp32 compiled": ("fp32", "yes")}
 EACH_CORE = "fp32, one per core"  # one thread each, as the workflow runs small training runs and evaluations
 

@@ -45,6 +45,16 @@ def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, 
         assert found["features, largest relative difference"] < 1e-6
 
 
+@pytest.mark.slow
+def test_recompute_keeps_less_for_equal_gradients(tmp_path):
+    done = run(
+        ROOT / "bench" / "recompute.py", "--models", "digits/vp-C", "--rounds", "1", "--output", tmp_path / "f.json"
+    )
+    assert done.returncode == 0, done.stderr
+    plain, again = json.loads((tmp_path / "f.json").read_text())["rows"]
+    assert again["kept per image (MiB)"] < plain["kept per image (MiB)"] / 2 and plain["times"] == 1
+
+
 @pytest.mark.parametrize("name", ["training", "sampling"])
 @pytest.mark.slow
 def test_training_and_sampling_are_compared_with_the_reference(name, tmp_path):
