@@ -66,7 +66,7 @@ class Cell:
             return self.missing or "–"
         span = f" [{self.low:.2f}–{self.high:.2f}]" if self.repeats > 1 and self.spread is None else ""
         error = "" if self.s is None else f" ± {self.s:.2f}" if self.s >= 0.005 else f" ± {self.s:.1g}"
-        if self.rank is not None:  # in a panel: metrics of any scale
+        if self.rank is not None or self.error is not None:  # metrics of any scale
             error = "" if self.s is None else f" ± {rounded(self.s, self.s)}"
         brackets = [f" ({number})" for number in (self.nfe, self.rank) if number]
         return f"{self.text}{error}{span}{''.join(brackets)}"

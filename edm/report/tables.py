@@ -270,7 +270,8 @@ def _mean(values: list[float], error: float | None, plain: bool = False) -> Cell
     """The mean and the spread over training runs, or the value of a single one with its error. plain: without ±."""
     value, several = fmean(values), len(values) > 1
     if not several or plain:
-        return Cell(f"{value:.4g}", value, error=None if several else error, training_runs=len(values))
+        alone = None if several else error
+        return Cell(rounded(value, alone), value, error=alone, training_runs=len(values))
     spread = stdev(values)
     return Cell(
         f"{rounded(value, spread)} ± {rounded(spread, spread)}", value, training_runs=len(values), spread=spread

@@ -63,7 +63,7 @@ def test_a_table_has_the_bound_of_every_training_with_its_error_and_its_terms(lo
     assert table.columns == ["bound", "diffusion", "prior", "reconstruction"]
     rows = {row[0]: cells for row, cells in table.rows.items()}
     found = bound(curve(0.5))
-    assert rows["A"][0].ours() == f"{found.bits:.4g} ± {found.s:.2f}"
+    assert rows["A"][0].ours() == f"{found.bits:.2f} ± {found.s:.2f}"
     assert [cell.value for cell in rows["A"]] == pytest.approx(
         [found.bits, found.diffusion, found.prior, found.reconstruction]
     )
