@@ -76,7 +76,7 @@ def test_a_table_has_the_bound_of_every_training_with_its_error_and_its_terms(lo
     assert float(lines["A", "bound"]["s"]) == pytest.approx(found.s) and lines["A", "prior"]["s"] == ""
     assert repr(found.bits) in as_csv(table)
     for suffix, write in WRITERS.items():
-        assert suffix == ".csv" or f"{found.bits:.4g}" in write(table)
+        assert suffix == ".csv" or f"{found.bits:.2f}" in write(table)
 
 
 def test_the_steps_of_table_and_figure_read_the_curves_of_the_trainings(loaded):
