@@ -55,13 +55,18 @@ class Pair:
 
     def squared(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Squared distances, float64, of points rows [n] to others columns [n] or [n, c], from the differences."""
-        size = max(1, GATHERED // (self.points.shape[1] * columns[0].numel())) if len(columns) else 1
-        parts = []
-        for row, column in zip(rows.split(size), columns.split(size), strict=True):
-            near, far = self.points[row], self.others[column]
-            far.sub_(near if columns.ndim == 1 else near[:, None])
-            parts.append(far.square_().sum(dim=-1, dtype=torch.float64))
-        return torch.cat(parts)
+        width, features = math.prod(columns.shape[1:]), self.points.shape[1]
+        size = min(len(columns), max(1, GATHERED // (features * width)))
+        # One piece of memory for all parts: the C library does not reuse the holes that aligned pieces leave.
+        room = self.others.new_empty(size * width, features)
+        found = torch.empty(columns.shape, dtype=torch.float64, device=columns.device)
+        for start in range(0, len(columns), max(size, 1)):
+            part = slice(start, start + size)
+            near, column = self.points[rows[part]], columns[part]
+            far = torch.index_select(self.others, 0, column.flatten(), out=room[: column.numel()])
+            far = far.view(*column.shape, features).sub_(near if columns.ndim == 1 else near[:, None])
+            torch.sum(far.square_(), dim=-1, dtype=torch.float64, out=found[part])
+        return found
 
     def _strips(self) -> Iterator[Strip]:
         norms = self.others.square().sum(dim=1)
