@@ -1,6 +1,8 @@
 """Metrics of nearest neighbours: brute force, closed forms, copies, blocks of any size, bounded memory."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -135,3 +137,21 @@ def test_a_kept_feature_leads_back_to_its_image():
         for batch in (rows[:123], rows[123:]):
             sample.append(batch)
         assert (rows[places_of_features(500, kept)] == sample.rows).all()
+
+
+GROWTH = """
+import resource, torch
+from edm.metrics.neighbours import Pair
+torch.set_num_threads(1)
+points = torch.randn(1000, 2048)
+pair, rows, columns = Pair(points), torch.arange(1000), torch.randint(0, 1000, (1000, 58))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pair.squared(rows, columns)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_distances_of_candidates_take_little_memory_however_many_they_are():
+    """Their differences have 475 MB in all, and are formed in pieces of 17 MB."""
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150
