@@ -46,6 +46,7 @@ class Pair:
         self.points, self.alone = points, others is None
         self.others = points if others is None else others
         self.size = max(1, strip // len(self.others))
+        self._room: tuple[Tensor, Tensor] | None = None
 
     def go(self, *looking: Looks) -> None:
         """Computes every strip once and shows it to all."""
@@ -57,16 +58,26 @@ class Pair:
         """Squared distances, float64, of points rows [n] to others columns [n] or [n, c], from the differences."""
         width, features = math.prod(columns.shape[1:]), self.points.shape[1]
         size = min(len(columns), max(1, GATHERED // (features * width)))
-        # One piece of memory for all parts: the C library does not reuse the holes that aligned pieces leave.
-        room = self.others.new_empty(size * width, features)
+        room, wide = self._rooms(size * width, features)
         found = torch.empty(columns.shape, dtype=torch.float64, device=columns.device)
         for start in range(0, len(columns), max(size, 1)):
             part = slice(start, start + size)
             near, column = self.points[rows[part]], columns[part]
             far = torch.index_select(self.others, 0, column.flatten(), out=room[: column.numel()])
-            far = far.view(*column.shape, features).sub_(near if columns.ndim == 1 else near[:, None])
-            torch.sum(far.square_(), dim=-1, dtype=torch.float64, out=found[part])
+            far.view(*column.shape, features).sub_(near if columns.ndim == 1 else near[:, None]).square_()
+            summed = wide[: len(far)].copy_(far).sum(dim=-1)
+            found[part] = summed.view(column.shape)
         return found
+
+    def _rooms(self, count: int, features: int) -> tuple[Tensor, Tensor]:
+        """Room for ``count`` differences in float32 and in float64, the same for all parts and strips.
+
+        The C library does not reuse the holes that aligned pieces of new memory leave.
+        """
+        if self._room is None or len(self._room[0]) < count:
+            new = self.others.new_empty
+            self._room = new(count, features), new(count, features, dtype=torch.float64)
+        return self._room
 
     def _strips(self) -> Iterator[Strip]:
         norms = self.others.square().sum(dim=1)
