@@ -57,10 +57,10 @@ class Pair:
     def squared(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Squared distances, float64, of points rows [n] to others columns [n] or [n, c], from the differences."""
         width, features = math.prod(columns.shape[1:]), self.points.shape[1]
-        size = min(len(columns), max(1, GATHERED // (features * width)))
+        size = max(1, min(len(columns), GATHERED // (features * width)))
         room, wide = self._rooms(size * width, features)
         found = torch.empty(columns.shape, dtype=torch.float64, device=columns.device)
-        for start in range(0, len(columns), max(size, 1)):
+        for start in range(0, len(columns), size):
             part = slice(start, start + size)
             near, column = self.points[rows[part]], columns[part]
             far = torch.index_select(self.others, 0, column.flatten(), out=room[: column.numel()])

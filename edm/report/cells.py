@@ -79,6 +79,11 @@ def rounded(value: float, s: float | None) -> str:
     return f"{value:.{max(0, 1 - math.floor(math.log10(s)))}f}"
 
 
+def with_error(value: float, s: float) -> str:
+    """value ± s, both with the decimals of s."""
+    return f"{rounded(value, s)} ± {rounded(s, s)}"
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows by label, columns by name, and one cell for each pair.

@@ -20,7 +20,7 @@ from edm.params import Report
 from edm.params.layouts import EXACT, LIKELIHOOD, OVER_WIDTHS, figure_layout
 from edm.params.sources import Figure, Source
 from edm.report import panels
-from edm.report.cells import rounded
+from edm.report.cells import rounded, with_error
 from edm.report.results import Repeats, Results, metric
 from edm.report.sheet import COLUMNS, by_class
 from edm.report.tables import best, least_nfe
@@ -160,8 +160,8 @@ def _bits(layout: Figure, places: Places, path: Path, written: list[Path]) -> No
         if file.exists():
             levels = read_curves(file)["after"]
             found = bound(levels, source.experiment.models[source.model].sigma_data)
-            error = "" if found.s is None else f" ± {rounded(found.s, found.s)}"
-            curves[f"{label}: {rounded(found.bits, found.s)}{error}"] = bits_per_level(levels)
+            shown = rounded(found.bits, None) if found.s is None else with_error(found.bits, found.s)
+            curves[f"{label}: {shown}"] = bits_per_level(levels)
     if not curves:
         raise UserError(f"{path}: none of its models is trained yet; run snakemake")
     panels.bits_per_level(curves, path, written)

@@ -18,7 +18,7 @@ from edm.params import Report
 from edm.params.layouts import BY_NFE, EXACT, LIKELIHOOD, ORDERS, metrics_layout, table_layout
 from edm.params.sources import WITHIN, Layout, Source
 from edm.report import uncertainty
-from edm.report.cells import Cell, Table, rounded
+from edm.report.cells import Cell, Table, rounded, with_error
 from edm.report.ranking import panel
 from edm.report.results import Measurement, Repeats, Results, about_metrics, metric
 from edm.report.writers import WRITERS
@@ -273,9 +273,7 @@ def _mean(values: list[float], error: float | None, plain: bool = False) -> Cell
         alone = None if several else error
         return Cell(rounded(value, alone), value, error=alone, training_runs=len(values))
     spread = stdev(values)
-    return Cell(
-        f"{rounded(value, spread)} ± {rounded(spread, spread)}", value, training_runs=len(values), spread=spread
-    )
+    return Cell(with_error(value, spread), value, training_runs=len(values), spread=spread)
 
 
 def _partial(what: str, there: int, wanted: int) -> list[str]:
