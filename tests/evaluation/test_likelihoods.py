@@ -257,7 +257,7 @@ def test_of_several_training_runs_tables_and_figures_show_mean_and_spread(inside
     table = build_table(report, "L1", Results(Path("results"), Path("runs")))
     bits, (first, bound_of, *terms) = record["bits_per_dimension"], table.rows["vp-A"]
     assert first.value == pytest.approx(bits + 0.3) and first.spread == pytest.approx(0.3) and first.training_runs == 3
-    assert first.ours() == f"{bits + 0.3:.4g} ± 0.3" and bound_of.spread > 0 and " ± " in bound_of.ours()
+    assert first.ours() == f"{bits + 0.3:.2f} ± 0.30" and bound_of.spread > 0 and " ± " in bound_of.ours()
     assert bound_of.value == pytest.approx(sum(term.value for term in terms))
     # By means the runs cannot be told apart, although all images of vp-A's first run are more probable than vp-B's.
     assert first.best and table.rows["vp-B"][0].tied
