@@ -60,7 +60,7 @@ seen = collections.Counter()
 def look(_, frame):
     while frame is not None:
         name = frame.f_code.co_filename
-        if name.startswith(root):
+        if name.startswith(root) and "/site-packages/" not in name:
             seen["ours"] += 1
             return
         if "/snakemake" in name:

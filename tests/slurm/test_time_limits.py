@@ -81,7 +81,8 @@ def write_params(folder):
 
 
 class Limiter(threading.Thread):
-    """Lowers the time limit of each step's job once it holds; lets all go on when those that can are queued again."""
+    """Lowers the time limit of each step's job once it holds, and raises it again when the job is back in the queue, so
+    that no job meets it twice; lets all go on when those that can are queued again."""
 
     def __init__(self, cluster, folder):
         super().__init__(daemon=True)
@@ -89,20 +90,26 @@ class Limiter(threading.Thread):
 
     def run(self):
         held = {"choose": "choose-1", "search": "search-1", "evaluate": "evaluate-1", "long": "evaluate-0"}
-        limited = {}
+        limited, stopped = {}, set()
         while not self.over.wait(0.3):
             for name, file in held.items():
                 draws = self.folder / f"{file}.draws"
                 if name not in limited and draws.exists() and draws.stat().st_size == int(file[-1]) + 1:
                     limited[name] = next(job["id"] for job in self.cluster.jobs() if LOGS[name] in job["log"])
-                    self.cluster.run("scontrol", "update", f"JobId={limited[name]}", "TimeLimit=2")
-            jobs = [self.cluster.job(number) for number in limited.values()]
-            if len(jobs) == len(held) and all(job["restarts"] != "0" or job["state"] == "FAILED" for job in jobs):
-                for job in jobs:
-                    if job["state"] != "FAILED":
-                        self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=60")
+                    self.limit(limited[name], 2)
+            for number in set(limited.values()) - stopped:
+                job = self.cluster.job(number)
+                if job["state"] == "FAILED":
+                    stopped.add(number)
+                elif job["restarts"] != "0":
+                    self.limit(number, 60)
+                    stopped.add(number)
+            if len(stopped) == len(held):
                 (self.folder / "hold").unlink()
                 return
+
+    def limit(self, job, minutes):
+        self.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
 
 
 @pytest.fixture(scope="module")
