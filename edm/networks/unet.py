@@ -203,10 +203,16 @@ class UNet(nn.Module):
 
     def _through(self, block: nn.Module, emb: Tensor, *parts: Tensor) -> Tensor:
         """The output of a block whose input has these parts of the channels."""
-        compute = lambda emb, *parts: block(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], emb)
+
+        def compute(emb: Tensor, *parts: Tensor) -> Tensor:
+            found: Tensor = block(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], emb)
+            return found
+
         if not (self.recompute and torch.is_grad_enabled()):
             return compute(emb, *parts)
-        return checkpoint(compute, emb, *parts, use_reentrant=False, preserve_rng_state=self.config.dropout > 0)
+        random = self.config.dropout > 0
+        again: Tensor = checkpoint(compute, emb, *parts, use_reentrant=False, preserve_rng_state=random)
+        return again
 
 
 for _name in ARCHITECTURES:
