@@ -51,7 +51,7 @@ def test_runs_of_processes_that_sync_at_once_on_an_empty_store_all_arrive(tmp_pa
         subprocess.Popen([*command, str(me), "4"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for me in range(4)
     ]
-    ends = [(*worker.communicate(timeout=120), worker.returncode) for worker in workers]
+    ends = [(*worker.communicate(timeout=600), worker.returncode) for worker in workers]
     assert ends == [("400\n", "", 0)] * 4  # nothing on stderr either
     runs = store.runs()
     assert sorted(runs) == sorted(f"train/{me}-{number}" for me in range(4) for number in range(4))
