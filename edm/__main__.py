@@ -1,5 +1,3 @@
-import sys
+from edm.cli import run
 
-from edm.cli import main
-
-sys.exit(main())
+run()

@@ -1,12 +1,14 @@
 """The command line ``edm``: parses arguments, calls a command and returns its exit status."""
 
 import argparse
+import atexit
 import io
 import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from edm import __version__, registry
 from edm.cluster.memory import keep_freed
@@ -127,5 +129,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def run() -> NoReturn:
+    """The program: exits with the status of :func:`main`.
+
+    Python's own end frees torch's tables entry by entry, which takes more than a second. After a command that has
+    returned, everything else that Python does at its end is done first.
+    """
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # the last function of this kind to run, since it is the first
+    ended.append(main())
+    sys.exit(ended[0])
+
+
+def _leave(ended: list[int]) -> None:
+    """Ends the process at once, if its command has returned and everything that it printed can be written."""
+    with suppress(OSError, ValueError):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        if ended:
+            os._exit(ended[0])
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

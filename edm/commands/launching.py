@@ -10,7 +10,7 @@ from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from edm.cluster import slurm
+from edm.cluster import forkserver, slurm
 from edm.cluster.preemption import KEPT, SIGNALS
 from edm.commands.common import MADE_FROM, Commands, count, counted, from_params, load_params, say
 from edm.errors import PREEMPTED, UserError
@@ -212,11 +212,15 @@ def _forwarding(command: list[str], environment: dict[str, str], handles: list[i
     """The status of a command, and the signals that it was passed."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command can get them
     hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    process, heard = subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles), set()
+    process: forkserver.Forked | subprocess.Popen[bytes] | None = None
+    if not handles:
+        process = forkserver.fork(command, environment)
+    process = process or subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles)
+    started, heard = process, set[int]()
 
     def hear(number: int, frame: object) -> None:
         heard.add(number)
-        process.send_signal(number)
+        started.send_signal(number)
 
     for number in SIGNALS:
         signal.signal(number, hear)

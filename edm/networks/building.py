@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from edm import registry
 from edm.config import NetworkConfig
@@ -57,6 +56,8 @@ def counted(config: NetworkConfig) -> tuple[int, int]:
 
 
 def _counted(config: NetworkConfig, device: torch.device) -> tuple[int, int]:
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     with torch.random.fork_rng(devices=[]), torch.no_grad(), device:
         net = PluginNetwork(config).eval()
         x = torch.zeros(1, config.channels, config.resolution, config.resolution)

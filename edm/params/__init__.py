@@ -29,8 +29,8 @@ from edm.params.experiment import (
     Training,
     check_spec,
 )
-from edm.params.reading import Params, load
+from edm.params.reading import Params, load, state_valid
 from edm.params.validating import schema
 
 __all__ = ["Analysis", "Choice", "Evaluation", "Experiment", "Grid", "Params", "Point", "Report", "Sampling",
-           "Search", "Sheet", "Training", "check_spec", "load", "schema"]  # fmt: skip
+           "Search", "Sheet", "Training", "check_spec", "load", "schema", "state_valid"]  # fmt: skip

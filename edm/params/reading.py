@@ -1,6 +1,7 @@
 """Reading params.yaml: the file, entries that extend others, and checks between its sections."""
 
 import functools
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -29,6 +30,7 @@ MAX_BYTES = 1 << 20  # of a params file; the project's own has 40 kB
 #: Places in an experiment where null is a value: a training field, an extractor's weights, a model without changes.
 NULL_IS_A_VALUE = ("base", "override", "columns/*", "ladder/*", "models/*", "more_features",
                    "grids/*/models", "searches/*/models", "sheets/*/models")  # fmt: skip
+VALID = "EDM_VALID_PARAMS"  # environment variable: SHA-256 of a params file that a workflow found valid
 MAX_BASES = 20  # entries that extend each other in a row
 
 
@@ -43,6 +45,7 @@ class Params:
     path: str
     raw: dict[str, Any]
     planned: bool = False
+    sha256: str = ""
 
     @property
     def plugins(self) -> list[str]:
@@ -204,16 +207,19 @@ def load(path: str | Path = "params.yaml", whole: bool = False, planned: bool = 
     and the expected value.
     """
     path = Path(path)
+    content = read_regular(path, MAX_BYTES, "the params file of a project")
     try:
-        raw = read_yaml(read_regular(path, MAX_BYTES, "the params file of a project").decode())
+        raw = read_yaml(content.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
     _extend(raw, path)
     _load_plugins(raw, path)
-    validate(raw, path)
-    params = Params(str(path), raw, planned)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if not planned or registry.plugins() or os.environ.get(VALID) != sha256:
+        validate(raw, path)
+    params = Params(str(path), raw, planned, sha256)
     for name in raw.get("reports", {}):
         if name in raw["experiments"] or name in RESERVED:
             raise UserError(f"{path}: reports.{name}: an experiment or a rule has that name; choose another")
@@ -229,6 +235,15 @@ def load(path: str | Path = "params.yaml", whole: bool = False, planned: bool = 
             if name not in params.reports:
                 params.experiment(name)
     return params
+
+
+def state_valid(params: Params) -> None:
+    """Tells the jobs of a workflow that the schema accepts this file: checking that takes longer than reading it.
+
+    Not with plugins, which are a part of the schema and may change.
+    """
+    if not registry.plugins():
+        os.environ[VALID] = params.sha256
 
 
 def _load_plugins(raw: Any, path: Path) -> None:

@@ -12,8 +12,10 @@ from snakemake.logging import logger
 from edm.chain.plan import reasons, weights
 from edm.chain.provenance import made
 from edm.chain.remaking import check_sources, new_marker, set_aside, to_present
+from edm.cluster import forkserver
 from edm.cluster.slurm import require_slurm
 
+IMPORTED = ("edm.cli", "edm.training.loop", "edm.evaluation.jobs", "edm.report.panels", "scipy.linalg", "jsonschema")
 atexit.register(PROVENANCE.hashes.save)
 
 
@@ -183,6 +185,10 @@ onstart:
         # Snakemake has chosen the jobs. Their outputs must become newer than all their inputs.
         inside = (path for job in to_run() for path in (*(path for path, _ in made(CHAIN, job)), *job.parts))
         to_present([marker(), *inside])
+    # Steps on this machine fork from a process that has imported what takes seconds; in containers they cannot.
+    if workflow.executor_plugin.name == "local" and not workflow.deployment_settings.deployment_method:
+        if len(to_run()) > 2:
+            forkserver.start(IMPORTED)
     logger.info(None, extra=dict(edm_costs=weights(CHAIN, to_run())))
 
 

@@ -1,0 +1,203 @@
+"""Forks the steps of one Snakemake on this machine from a process that has imported torch already.
+
+The import takes seconds, a fork milliseconds. The server starts with Snakemake and ends with it::
+
+    python -m edm.cluster.forkserver FILE MODULE …
+
+It serves commands of one CPU thread. All others start as new processes, and so do all commands where no server runs or
+where a source file has changed since the server read it. A forked command has the arguments, environment, folder and
+streams of the process that asks for it, which passes it signals and waits for its exit status.
+"""
+
+import gc
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from edm.cluster.preemption import SIGNALS
+
+ADDRESS = "EDM_FORKSERVER"  # environment variable: the server's socket
+THREADS = "OMP_NUM_THREADS"
+STREAMS = (0, 1, 2)
+_BYTES = 8  # of a number in a message
+
+_servers: list[subprocess.Popen[bytes]] = []  # whose standard inputs stay open as long as this process lives
+
+
+class Forked:
+    """A command that a server has forked, with methods of subprocess.Popen."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self._connection, self.pid = connection, pid
+
+    def send_signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """The exit status, or minus the signal that ended the command."""
+        with self._connection:
+            if (status := _number(self._connection)) is not None:
+                return status
+        self.send_signal(signal.SIGKILL)  # the process that waits for it was killed: its status cannot be known
+        return -signal.SIGKILL
+
+
+def start(modules: Iterable[str]) -> None:
+    """Starts a server that has imported these modules, for the processes that this one starts."""
+    os.environ[ADDRESS] = f"{tempfile.mkdtemp(prefix='edm-fork-')}/socket"  # in a folder of this user only
+    with socket.socket(socket.AF_UNIX) as listener:  # open from now on: whoever comes early waits
+        listener.bind(os.environ[ADDRESS])
+        listener.listen()
+        number = listener.fileno()
+        command = [sys.executable, "-m", __name__, str(number), *modules]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the server: a terminal sends them to all
+        try:
+            server = subprocess.Popen(command, env={**os.environ, THREADS: "1"}, stdin=subprocess.PIPE,
+                                      stdout=subprocess.DEVNULL, pass_fds=[number])  # fmt: skip
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    _servers.append(server)
+
+
+def fork(command: list[str], environment: dict[str, str]) -> Forked | None:
+    """``python -m MODULE …`` with this environment, if the server can fork it; otherwise None."""
+    if ADDRESS not in environment or environment.get(THREADS) != "1" or command[:2] != [sys.executable, "-m"]:
+        return None
+    os.umask(umask := os.umask(0))
+    request = {"command": command, "environment": environment, "folder": os.getcwd(), "umask": umask}
+    message = json.dumps(request).encode()
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(environment[ADDRESS])
+        socket.send_fds(connection, [len(message).to_bytes(_BYTES, "big")], STREAMS)
+        connection.sendall(message)
+        pid = _number(connection)
+    except OSError:  # its Snakemake has ended, or a stream is closed
+        pid = None
+    if pid is None:
+        connection.close()
+        return None
+    return Forked(connection, pid)
+
+
+def serve(listener: socket.socket, modules: Iterable[str]) -> list[str] | None:
+    """Serves until the standard input ends, and returns None; in a forked process, returns the command to run."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers report to those who asked
+    begun = time.time_ns()
+    folder = Path(listener.getsockname()).parent
+    with listener:
+        try:
+            for module in modules:
+                import_module(module)
+            sources = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
+            read = {path: _state(path) for path in sources if isinstance(path, str)}
+            if any(state is not None and state[1] > begun for state in read.values()):
+                return None  # changed meanwhile: before it was read, or after
+            gc.freeze()  # so that collections in forked processes copy no shared pages
+            while True:
+                ready, _, _ = select.select([listener, sys.stdin], [], [])
+                if sys.stdin in ready:
+                    return None
+                connection, _ = listener.accept()
+                with connection:
+                    if os.fork() == 0:
+                        listener.close()
+                        asked = _keep(connection, read)
+                        break
+        except ImportError:  # the command tells it
+            return None
+        finally:
+            if listener.fileno() >= 0:
+                shutil.rmtree(folder, ignore_errors=True)
+    return _become(*asked)
+
+
+def _keep(connection: socket.socket, read: dict[str, tuple[int, int] | None]) -> tuple[dict[str, Any], list[int]]:
+    """Forks a command and reports its process id and, later, its status.
+
+    Returns in the forked process only: what was asked for, and open files of the command's streams.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with suppress(OSError, EOFError):  # whoever asked was killed: the command goes on, as a child process would
+        head, streams, _, _ = socket.recv_fds(connection, _BYTES, len(STREAMS))
+        request = json.loads(_received(connection, int.from_bytes(head, "big")))
+        unchanged = all(_state(path) == state for path, state in read.items())
+        if unchanged and request["command"][0] == sys.executable:
+            if (pid := os.fork()) == 0:
+                return request, streams
+            for stream in (*streams, *STREAMS):
+                os.close(stream)  # nobody who reads what the command writes waits for this process
+            _tell(connection, pid)
+            _tell(connection, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> list[str]:
+    """Gives this process the streams, folder, environment and signals of a new one. Returns its command."""
+    for stream, own in zip(streams, STREAMS, strict=True):
+        os.dup2(stream, own)
+        os.close(stream)
+    for name, own in zip(("stdin", "stdout", "stderr"), STREAMS, strict=True):
+        old = getattr(sys, name)
+        new = os.fdopen(own, old.mode, encoding=old.encoding, errors=old.errors, closefd=False)
+        new.reconfigure(line_buffering=own == 2 or os.isatty(own))
+        setattr(sys, name, new)
+    os.chdir(request["folder"])
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    command: list[str] = request["command"]
+    return command
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Size and time of a file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _tell(connection: socket.socket, number: int) -> None:
+    connection.sendall(number.to_bytes(_BYTES, "big", signed=True))
+
+
+def _number(connection: socket.socket) -> int | None:
+    """The next number that the other side tells; None if it ends before."""
+    try:
+        return int.from_bytes(_received(connection, _BYTES), "big", signed=True)
+    except (EOFError, ConnectionError):
+        return None
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    """The next bytes. Raises EOFError if the other side ends before."""
+    message = b""
+    while len(message) < size:
+        if not (part := connection.recv(size - len(message))):
+            raise EOFError
+        message += part
+    return message
+
+
+if __name__ == "__main__":
+    if (command := serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])) is not None:
+        sys.path[0] = os.getcwd()  # as for `python -m`
+        sys.argv = command[2:]
+        runpy.run_module(command[2], run_name="__main__", alter_sys=True)
