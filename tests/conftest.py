@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -26,8 +27,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background
 FIRST = ("tests", "workflow", "plugins", "training", "evaluation")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.parent.name not in FIRST)
+    seen = Counter()
+    for item in items:
+        if limit := item.get_closest_marker("first"):
+            function = item.nodeid.partition("[")[0]
+            seen[function] += 1
+            if seen[function] > limit.args[0]:
+                item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -60,6 +60,7 @@ def classifier(tmp_path_factory, digits):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_chain_by_hand(tmp_path, classifier, capsys):
     """prepare → train → sample → distance, typed one after the other."""
     data, out = str(tmp_path / "digits.zip"), str(tmp_path / "run")
@@ -129,6 +130,7 @@ def test_the_distance_of_sampled_images_has_an_error_bar(tmp_path, capsys):
         assert "; memorisation " in said and len(point["pairs"]) == 64
 
 
+@pytest.mark.slow
 def test_equal_weights_of_two_commits_are_equal_files(tmp_path, digits_archive, tiny, monkeypatch):
     """What follows from a model is not made again for a commit: the sidecar names it, not the checkpoint."""
     (tmp_path / "config.json").write_text(json.dumps(tiny(snapshot_every=160e-6).to_dict()))
@@ -158,6 +160,30 @@ def test_help_is_quick_and_names_every_command():
     heavy = ("torch", "mlflow", "torch_fidelity", "numpy", "matplotlib", "snakemake", "sklearn")
     out = subprocess.run([sys.executable, "-c", code % (heavy,)], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+ENDING = """
+import atexit, sys, threading, time
+import edm.cli
+class Kept:
+    def __del__(self):
+        print("freed")
+def main():
+    sys.kept = Kept()
+    atexit.register(lambda: print("and exit functions"))
+    threading.Thread(target=lambda: (time.sleep(0.3), print("threads", end=" "))).start()
+    return %s
+edm.cli.main = main
+edm.cli.run()
+"""
+
+
+@pytest.mark.parametrize("main, status, out", [
+    ("0", 0, ""), ("75", 75, ""), ("1 / 0", 1, "freed\n"), ("sys.exit(2)", 2, "freed\n"),
+])  # fmt: skip
+def test_a_command_that_has_returned_ends_after_threads_and_exit_functions_but_frees_nothing(main, status, out):
+    done = subprocess.run([sys.executable, "-c", ENDING % main], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, f"threads and exit functions\n{out}")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -468,6 +494,7 @@ def test_an_unknown_command_gets_the_nearest_name_and_only_without_one_all_names
         assert error.startswith(f"{said}known: prepare, ") and "fid-ref" in error
 
 
+@pytest.mark.slow
 def test_check_counts_what_is_asked_for_and_names_what_is_not_in_run(tmp_path, capsys):
     params = ["--params", str(tmp_path / "params.yaml")]
     mine = {"mine": {"extends": "cluster"}, "flowers": {"extends": "cluster"}}
@@ -692,6 +719,7 @@ def test_an_output_that_cannot_be_printed_is_one_line_and_a_closed_pipe_none():
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_the_older_file(command, tmp_path, model, digits_archive):
     """A limit on the size of files stands for a disk that is full."""
     words = command.format(model=model, data=digits_archive).split()
@@ -718,6 +746,7 @@ def test_a_training_run_without_a_terminal_tells_its_progress_and_where_the_mode
 
 
 @pytest.mark.parametrize("home", ["unset HOME", "export HOME=/dev/null/x"])
+@pytest.mark.first(1)
 def test_odd_places_to_work_in(home, tmp_path, model):
     """A sample needs neither a home nor a folder for temporary files."""
     out = str(tmp_path / "o.safetensors")

@@ -56,6 +56,7 @@ def test_the_flow_solves_the_ode_of_the_denoiser():
 @pytest.mark.parametrize(("predicts", "over"), list(itertools.product(PREDICTS, OVER)))
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.first(8)
 def test_the_measured_order_of_every_choice_is_the_claimed_one(predicts, over, order, corrector):
     """One more with a corrector, although the last step has none: its local error has that order."""
     found = measure_order(family(predicts, over, order, corrector), steps=(256, 512))
@@ -110,6 +111,7 @@ def test_the_command_prints_orders_and_errors(capsys):
     assert heun.endswith(" 1,024")
 
 
+@pytest.mark.slow
 def test_the_page_on_samplers_shows_what_the_command_prints(capsys):
     assert main(["orders"]) == 0
     page = (Path(__file__).parents[2] / "docs" / "sampler.md").read_text(encoding="utf-8")

@@ -27,6 +27,7 @@ def test_the_truth_is_the_exact_solution(gaussian):
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)  # first order globally
 
 
+@pytest.mark.slow
 def test_euler_errs_by_the_square_and_heun_by_the_cube_of_the_step(gaussian):
     """Step i of N − 1 steps and step 2i of 2(N − 1) start at one noise level; the second is half as wide."""
     coarse, fine = (

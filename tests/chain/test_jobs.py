@@ -260,6 +260,7 @@ def test_what_only_a_person_can_fetch_is_a_download_that_says_how(whole, tmp_pat
     assert of_rule(Chain(whole).jobs(), "prepare")[("ffhq",)].files == ("downloads/images1024x1024",)
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_downloads_is_whole_before_it_is_prepared(whole, tmp_path, monkeypatch):
     """MNIST is two files: that the folder is there with one of them does not make do without the other."""
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from edm.chain.jobs import Chain
 from edm.chain.provenance import Provenance, made, raw_labels, start
 from edm.config import SamplerConfig, TrainingConfig
 from edm.errors import UserError
+from edm.params import reading
 
 ROOT = Path(__file__).parents[2]
 POINTS = {"num_steps": list(range(1, 26)), "S_churn": [0.01 * i for i in range(40)]}
@@ -108,6 +109,7 @@ def test_a_step_that_changed_since_the_plan_is_refused_and_another_one_starts(st
         start(edited, "train digits/vp-Z")
 
 
+@pytest.mark.slow
 def test_the_page_of_settings_looks_at_the_points_of_a_grid_once(stated, monkeypatch):
     """Not once for each job of that grid: a report would cost the square of a grid's points."""
 
@@ -122,3 +124,17 @@ def test_the_page_of_settings_looks_at_the_points_of_a_grid_once(stated, monkeyp
     sections = chain.specification(chain.by_name["about digits"])["choices"]
     assert any(row[0] == "grid many" for section in sections for row in section["rows"])
     assert 1000 <= len(looked) < 10_000
+
+
+def test_a_job_checks_no_schema_again_unless_the_file_has_changed_since_the_plan(stated, monkeypatch):
+    stated()
+    monkeypatch.setenv(reading.VALID, "")
+    params.state_valid(params.load("params.yaml", whole=True))
+    text = Path("params.yaml").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(reading, "validate", lambda *_: pytest.fail("the schema took time"))
+        assert params.load("params.yaml", planned=True).raw["run"] == ["digits"]
+    for edited in (text.replace("run:\n- digits", "run:\n- 3"), f"{text}\nfoo: 1\n"):
+        Path("params.yaml").write_text(edited)
+        with pytest.raises(UserError, match=r"params.yaml: (run.1|the file): "):
+            params.load("params.yaml", planned=True)

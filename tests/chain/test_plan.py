@@ -319,6 +319,7 @@ def test_large_numbers_are_shown_to_three_digits_with_their_unit(whole):
 
 
 @pytest.mark.parametrize("target", ["paper", "rehearsal", "digits", "paper/table2", "paper/figure7", "cifar10-cond"])
+@pytest.mark.first(3)
 def test_the_plan_counts_the_jobs_of_the_chain(whole, tmp_path, monkeypatch, target):
     monkeypatch.chdir(tmp_path)
     chain = Chain(whole)

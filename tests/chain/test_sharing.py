@@ -116,6 +116,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.first(6)
 def test_a_step_is_shared_exactly_if_its_settings_and_its_inputs_are_the_same(name):
     """By the rules' own settings and inputs, in a chain where the experiment states everything itself."""
     base, change = CHANGES[name]

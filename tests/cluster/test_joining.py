@@ -67,6 +67,7 @@ def test_waiting_for_others_is_said_and_has_an_end(told, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_ends_the_waiting(number):
     """In a process of its own, as a user's: with torch's call in the main thread, it would hear nothing."""
     code = ("import sys; from edm.cluster import processes; from edm.commands.common import processes as joined;"

@@ -218,6 +218,7 @@ def test_images_collected_ahead_are_those_asked_for():
         assert ahead.take(first, count, then)[0].tolist() == list(range(first, first + count))
 
 
+@pytest.mark.slow
 def test_training_with_images_in_host_memory_changes_no_bit(tiny, digits, digits_archive, cache, tmp_path, monkeypatch):
     config = tiny(batch_size=24, microbatch=10)
     train(config, digits, tmp_path / "one")

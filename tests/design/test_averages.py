@@ -84,6 +84,7 @@ def averaged(values, decay):
 
 
 @pytest.mark.parametrize(("target", "at"), [(0.03, 20), (0.075, 20), (0.13, 20), (0.20, 15)])
+@pytest.mark.first(1)
 def test_two_tracks_give_the_average_that_training_would_have_made(target, at):
     steps, count = 20_000, 20
     values = path(steps)
@@ -99,6 +100,7 @@ def test_two_tracks_give_the_average_that_training_would_have_made(target, at):
 
 
 @pytest.mark.parametrize("target", [0.05, 0.10, 0.15])
+@pytest.mark.first(1)
 def test_so_do_snapshots_of_a_half_life_that_exist(target):
     steps, count, halflife, ramp = 20_000, 40, 600, 0.05
     values = path(steps)

@@ -57,6 +57,7 @@ def choice(tmp_path, digits_archive, monkeypatch):
     return choose
 
 
+@pytest.mark.slow
 def test_snapshots_of_another_training_are_measured_anew_although_they_are_called_the_same(choice, capfd):
     """One history holds their distances; an interrupted choice resumes from it."""
     first = choice(seed=0)

@@ -51,6 +51,7 @@ def test_the_distance_to_the_held_out_images_stands_beside_the_other(model, capf
     assert merged["distance_to_test"] == pytest.approx(row["distance_to_test"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_memorisation_stands_beside_that_of_the_held_out_images(model, capfd):
     """Exactly: a held-out image counts if it is nearer to its nearest training image than half the mean of 50."""
     raw = yaml.safe_load(Path("params.yaml").read_text())

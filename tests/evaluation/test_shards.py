@@ -139,6 +139,7 @@ def parts(place):
 
 
 @pytest.mark.parametrize("count", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 3, 7))])
+@pytest.mark.first(1)
 def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_named(place, whole, parts, count):
     files, output = parts(count), place.folder / f"merged-{count}.json"
     random.Random(0).shuffle(files)
@@ -262,6 +263,7 @@ def test_a_file_that_is_no_part_of_the_evaluation_is_named_with_what_to_do(place
     assert [path.name for path in tmp_path.iterdir()] == ["unfit.safetensors"]
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_make_a_whole_are_refused(place, parts, tmp_path, capsys):
     twos, threes = parts(2), parts(3)
     for files, message in (
@@ -314,6 +316,7 @@ def sampled(place):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.first(2)
 def test_parts_of_the_seeds_merge_into_the_file_of_one_job_to_the_byte(place, sampled, tmp_path, count):
     files = [str(tmp_path / f"{index}.safetensors") for index in range(1, count + 1)]
     for index, file in enumerate(files, 1):

@@ -25,6 +25,7 @@ def test_a_file_that_is_cut_is_refused_at_any_length(tmp_path, refused, files):
             refused("damaged|empty|no known kind|not a (file of this|whole safetensors)", tmp_path / "cut", **asked)
 
 
+@pytest.mark.slow
 def test_a_bit_that_flips_is_refused_or_moves_a_weight(tmp_path, files):
     """Formats without checksums cannot tell a weight from another; what they read is still finite and complete."""
     for path, asked in files.items():

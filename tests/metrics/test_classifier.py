@@ -10,6 +10,7 @@ from edm.metrics.classifier import HEADER_KEY, load_classifier, train_classifier
 from edm.metrics.extractors import CLASSIFIER, load_features
 
 
+@pytest.mark.slow
 def test_the_classifier_reads_digits_it_has_not_seen(digits, classifier):
     """Checks its record independently: the accuracy, computed here over all images."""
     (images, labels), (path, record) = digits, classifier

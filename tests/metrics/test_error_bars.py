@@ -168,6 +168,7 @@ def simulated():
     return float(mean @ mean + (deviations - 1).square().sum()), bars
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_distance_and_the_plain_value_does_not(simulated):
     true, bars = simulated
     covered = {name: np.mean([abs(value(bar) - true) <= 1.96 * bar["s"] for bar in bars])

@@ -151,6 +151,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
 
 
+@pytest.mark.slow
 def test_distances_of_candidates_take_little_memory_however_many_they_are():
     """Their differences have 475 MB in all, and are formed in pieces of 17 MB."""
     done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)

@@ -75,6 +75,7 @@ def test_a_compiled_training_step_does_the_same(tiny, digits, captured):
     assert max(float((a - b).abs().max()) for a, b in zip(*weights.values(), strict=True)) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_draws_the_inputs_is_one_graph(tiny, digits, monkeypatch):
     """No graph breaks: a GPU runs augmentation and noise as a few kernels without synchronisation."""
     compile = torch.compile

@@ -83,6 +83,7 @@ def test_published_names_round_trip_exactly(golden):
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
+@pytest.mark.first(4)
 def test_samplers_over_networks_agree_with_the_authors(golden, in_mode):
     """Images may differ by ten times the tolerance of one evaluation."""
     (case, tensors, _, _), (net, tolerance) = golden, in_mode

@@ -1193,6 +1193,7 @@ os.system(":")  # which is heard
     assert done.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+@pytest.mark.slow
 def test_dvc_changes_one_value_of_the_file_and_keeps_the_rest(tmp_path):
     """`dvc exp run -S` writes params.yaml with its own YAML writer, which folds lines: docs/versions.md's example."""
     from dvc.utils.hydra import apply_overrides

@@ -92,6 +92,7 @@ def names(svg):
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.filterwarnings("error")
+@pytest.mark.first(3)
 def test_every_kind_is_written_as_png_and_svg_the_same_bytes_twice(kind, tmp_path):
     results = []
     for attempt in ("one", "two"):
@@ -249,6 +250,7 @@ def test_a_foot_stands_below_its_sheet_and_takes_a_line(figures, tmp_path):
     assert foot.get_position()[1] < figures[1].axes[0].get_position().y0
 
 
+@pytest.mark.slow
 def test_trajectories_are_drawn_over_t_with_examples_in_black(figures, tmp_path):
     wide, near = paths()
     written = []

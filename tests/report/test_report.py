@@ -701,6 +701,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.first(3)
 def test_every_kind_of_figure_is_drawn_from_its_files_the_same_bytes_twice(drawable, places, name):
     first = {path: path.read_bytes() for path in write_figure(drawable, name, places)}
     assert [path.name for path in first] == [f"{name}.png", f"{name}.svg"]
@@ -730,6 +731,7 @@ def test_the_sheet_of_pairs_is_drawn_from_the_study_of_memorisation(whole, place
         write_figure(report, "pairs", places)
 
 
+@pytest.mark.slow
 def test_figures_change_with_their_data(drawable, places):
     """Else the same bytes twice would be told of figures that draw nothing."""
     experiment = drawable.experiments[""]
@@ -811,6 +813,7 @@ def test_curves_in_different_features_share_no_axis(digits, places):
     assert not places.results.joinpath("digits", "figures").exists()
 
 
+@pytest.mark.slow
 def test_no_curve_is_left_out_however_many_there_are(whole, places):
     report = whole.report("digits-full")
     experiment = report.experiments[""]

@@ -198,6 +198,7 @@ def test_captions_say_what_the_columns_are_and_do_not_credit_the_paper(loaded):
     assert text.count("The paper has no such table.") == 2 and "of the paper" not in text
 
 
+@pytest.mark.slow
 def test_no_file_is_behind_an_order(loaded, digits, places, monkeypatch):
     monkeypatch.chdir(places.results.parent)
     few(places, digits, "ipndm", (5, 8.0))

@@ -112,6 +112,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.first(6)
 def test_a_change_that_is_seen_makes_stale_what_shows_it_and_nothing_else(before, tmp_path, what):
     change, expected = CHANGES[what]
     assert stale(before, change, tmp_path) == expected
@@ -145,6 +146,7 @@ def edited(tmp_path, monkeypatch):
     ],
     ids=["value", "NFE", "mark", "rounding", "comment"],
 )
+@pytest.mark.first(2)
 def test_a_published_number_makes_stale_the_table_that_prints_it(before, tmp_path, edited, old, new, expected):
     edited(old, new)
     assert stale(before, lambda raw: None, tmp_path) == expected

@@ -65,6 +65,7 @@ def around(*edges):
 @pytest.mark.parametrize(
     ("w", "golden"), [(0.0, 0.999922), (1.0, 0.499990), (1.5, 0.353557), (2.0, 0.250010), (3.0, 0.125012)]
 )
+@pytest.mark.first(2)
 def test_guided_gaussian(w, golden):
     """Data N(0, 0.5²), guide N(0, 1), T = 80: numbers of an independent program."""
     found = deviation(edm.sample(Normal(0.5), LATENTS, guide=Normal(1.0), guidance=w, **FINE))
@@ -72,6 +73,7 @@ def test_guided_gaussian(w, golden):
 
 
 @pytest.mark.parametrize(("w", "golden"), [(1.0, 0.499990), (2.0, 0.287613), (3.0, 0.165446)])
+@pytest.mark.first(1)
 def test_guided_gaussian_in_an_interval(w, golden):
     found = deviation(
         edm.sample(Normal(0.5), LATENTS, guide=Normal(1.0), guidance=w, guidance_min=0.28, guidance_max=2.9,

@@ -67,6 +67,7 @@ def net():
     return net.requires_grad_(False)
 
 
+@pytest.mark.slow
 def test_a_gaussian_has_its_density():
     """Exactly, if σ_d is that of the data. Without it, ∫ tr ∂D/∂x dσ/σ per dimension is 5.52144938693 nats."""
     images = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, *SHAPE)

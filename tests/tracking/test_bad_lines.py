@@ -89,6 +89,7 @@ def mutated(line, draw):
     return bytes(text).replace(b"\n", b" ")
 
 
+@pytest.mark.slow
 def test_five_hundred_mutated_lines_stop_nothing(store, capsys):
     draw = random.Random(0)
     Path("runs").mkdir()

@@ -114,6 +114,7 @@ def test_a_training_killed_while_it_removed_its_states_leaves_none(command, tmp_
     [([], {"learning_rate": 1e-3, "duration": 256e-6}, "with another duration, learning_rate"),
      (["--final", "other"], {}, "whose files are not in other")],
 )  # fmt: skip
+@pytest.mark.slow
 def test_another_training_in_the_folder_of_a_finished_one_has_to_be_asked_for(
     command, tmp_path, monkeypatch, capsys, words, changes, message
 ):

@@ -68,6 +68,7 @@ def test_images_are_augmented_in_full_float32_whatever_the_precision_of_the_netw
         assert found == ["ieee"] and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
+@pytest.mark.slow
 def test_no_label_dropout_is_the_training_of_before(tiny, digits, tmp_path):
     for name, config in (("plain", tiny()), ("none", tiny(label_dropout=0.0)), ("some", tiny(label_dropout=0.5))):
         train(config, digits, tmp_path / name)
@@ -76,6 +77,7 @@ def test_no_label_dropout_is_the_training_of_before(tiny, digits, tmp_path):
 
 
 @pytest.mark.parametrize("microbatch", [8, 20])
+@pytest.mark.first(1)
 def test_gradient_accumulation_changes_nothing_but_rounding(tiny, digits, tmp_path, microbatch):
     train(tiny(dropout=0.0), digits, tmp_path / "whole")
     train(tiny(dropout=0.0, microbatch=microbatch), digits, tmp_path / "parts")
@@ -132,6 +134,7 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_log(tiny, digits, 
     assert (tmp_path / "undisturbed" / "levels.json").read_text() == (tmp_path / "killed" / "levels.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_state_of_another_configuration_is_not_continued_but_kept(tiny, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "remove_states", lambda out: None)
     train(tiny(), digits, tmp_path / "run", state_every=0)
@@ -193,6 +196,7 @@ def test_weights_that_are_not_finite_never_become_the_last_good_state(tiny, digi
     assert header["images"] == 128 and all(t.isfinite().all() for t in tensors.values())
 
 
+@pytest.mark.slow
 def test_what_leaves_the_weights_alone_does_not_cost_an_interrupted_run_its_state(tiny, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "remove_states", lambda out: None)
     train(tiny(), digits, tmp_path / "run", state_every=0)

@@ -450,6 +450,7 @@ DAMAGES = [flip_in_tensors, flip_in_images, cut, zero_the_end, empty, drop_a_fie
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.first(2)
 def test_a_damaged_newest_state_gives_way_to_the_one_before(
     short, digits, tmp_path, monkeypatch, capsys, undisturbed, damage
 ):
@@ -535,6 +536,7 @@ def test_a_clock_that_jumps_backwards_does_not_confuse_which_state_is_newer(
     assert_same(run, undisturbed(short()))
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_a_state_but_not_the_training(short, digits, tmp_path, monkeypatch, capsys, undisturbed):
     """Half of a state fits; the older one stays and is continued from."""
     run, write, written = tmp_path / "run", save_tensors, []
@@ -590,6 +592,7 @@ def test_what_a_killed_writer_left_is_cleared_away(short, digits, tmp_path, monk
     assert_same(run, undisturbed(short()))
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_is_there_is_not_written_again(short, digits, tmp_path, monkeypatch):
     interrupted(short(), digits, tmp_path, monkeypatch, 640, 1600)
     (tmp_path / "state-1.safetensors").unlink()
@@ -599,6 +602,7 @@ def test_a_snapshot_that_is_there_is_not_written_again(short, digits, tmp_path, 
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+@pytest.mark.slow
 def test_a_kill_between_a_snapshot_and_the_state_of_its_step_costs_no_snapshot(short, digits, tmp_path, monkeypatch):
     """The state comes last in a step: no state claims a step whose snapshot is missing."""
     order = []

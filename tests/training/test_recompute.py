@@ -20,6 +20,7 @@ from edm.training.step import TrainingStep
 
 
 @pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
+@pytest.mark.first(1)
 def test_weights_and_log_are_those_without_it(architecture, tiny, digits, tmp_path):
     config = tiny(architecture=architecture, dropout=0.2, attn_resolutions=[4], augment=0.1, duration=0.0004)
     logs = []
@@ -61,6 +62,7 @@ def test_the_library_takes_a_truth_value_only(tiny, digits, tmp_path):
 @pytest.mark.parametrize("stated, words, expected", [
     (True, [], True), (None, [], False), (True, ["--no-recompute"], False), (None, ["--recompute"], True),
 ])  # fmt: skip
+@pytest.mark.first(2)
 def test_the_command_takes_it_from_the_experiment_unless_told(
     stated, words, expected, digits_archive, tmp_path, monkeypatch
 ):

@@ -2,12 +2,14 @@
 
 import re
 
+import pytest
 import yaml
 from test_small_chain import snakemake, write_params
 
 MODEL = "vp-A/best.safetensors"
 
 
+@pytest.mark.slow
 def test_choices_of_one_training_run_have_histories_and_journals_of_their_own(tmp_path):
     """In one file, of two choices at once, a choice that resumes takes the other's distances for its own."""
 

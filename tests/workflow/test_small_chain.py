@@ -72,6 +72,7 @@ def planned(folder):
     return sorted(re.findall(r"^would run: (.*)$", done.stdout + done.stderr, flags=re.M))
 
 
+@pytest.mark.slow
 def test_an_experiment_that_shares_training_runs_chooses_among_their_snapshots_for_itself(tmp_path):
     write_params(tmp_path, lambda tiny: tiny["base"].update(snapshot_every=0.00064))
     raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
@@ -83,6 +84,7 @@ def test_an_experiment_that_shares_training_runs_chooses_among_their_snapshots_f
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_names_that_differ_in_a_mark_are_rules_of_their_own(tmp_path):
     write_params(tmp_path)
     raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
