@@ -3,11 +3,13 @@
     python bench/startup.py [--rounds N]
 
 Runs `edm --help`, `edm check`, `import edm`, `import torch`, and `edm sample` of a tiny checkpoint up to the first call
-of its network: each in a fresh process, by turns. Time starts with the process. Targets: help within 0.3 s, and the
-first call at most 2 s later than the end of `import torch` alone.
+of its network: each in a fresh process, by turns. Time starts with the process. Then a whole step of a workflow, `edm
+launch -- sample …`, as a new process and forked by the server of a local workflow (edm/cluster/forkserver.py). Targets:
+help within 0.3 s, and the first call at most 2 s later than the end of `import torch` alone.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +18,9 @@ import time
 from pathlib import Path
 
 from common import ROOT, by_turns, environment, in_process, report, summary
+
+from edm.cluster import forkserver
+from edm.commands.launching import IMPORTED
 
 HELP, SAMPLE, TORCH = "edm --help", "edm sample, first call", "import torch"
 BEYOND = "of it beyond torch"
@@ -55,12 +60,18 @@ def main() -> int:
         model, images = Path(folder) / "model.safetensors", Path(folder) / "images.safetensors"
         in_process("-c", CHECKPOINT, model)
         python = [sys.executable, "-c"]
+        step = ["edm", "launch", "--gpus", "0", "--", "sample", model, images, "--seeds", "0-3", "--device", "cpu"]
+        forkserver.start(IMPORTED)
+        served = {forkserver.ADDRESS: os.environ.pop(forkserver.ADDRESS)}
+        run(*step, **served)  # waits for the server's imports
         seconds = by_turns({
             "python alone": lambda: run(*python, "pass"),
             "import edm": lambda: run(*python, "import edm"),
             HELP: lambda: run("edm", "--help"),
             "edm check": lambda: run("edm", "check"),
             TORCH: lambda: until_it_prints(*python, IMPORT_TORCH),
+            "a step, new": lambda: run(*step),
+            "a step, forked": lambda: run(*step, **served),
             SAMPLE: lambda: until_it_prints(*python, FIRST_CALL, model, images),
         }, args.rounds)  # fmt: skip
     seconds[BEYOND] = [one - other for one, other in zip(seconds[SAMPLE], seconds[TORCH], strict=True)]
@@ -72,9 +83,9 @@ def main() -> int:
     return 0
 
 
-def run(*words: str | Path) -> None:
+def run(*words: str | Path, **more: str) -> None:
     """Runs a command to its end and discards its output. A failure stops the benchmark: its time would be invalid."""
-    subprocess.run(words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(words, cwd=ROOT, env={**environment(), **more}, stdout=subprocess.DEVNULL, check=True)
 
 
 def until_it_prints(*words: str | Path) -> float:

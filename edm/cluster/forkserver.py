@@ -57,11 +57,19 @@ class Forked:
 
 
 def start(modules: Iterable[str]) -> None:
-    """Starts a server that has imported these modules, for the processes that this one starts."""
-    os.environ[ADDRESS] = f"{tempfile.mkdtemp(prefix='edm-fork-')}/socket"  # in a folder of this user only
-    with socket.socket(socket.AF_UNIX) as listener:  # open from now on: whoever comes early waits
-        listener.bind(os.environ[ADDRESS])
-        listener.listen()
+    """Starts a server that has imported these modules, for the processes that this one starts.
+
+    Does nothing where there is no place for its socket: a full disk, or a folder for temporary files with a long name.
+    """
+    with socket.socket(socket.AF_UNIX) as listener, suppress(OSError):
+        folder = tempfile.mkdtemp(prefix="edm-fork-")  # of this user only
+        address = f"{folder}/socket"
+        try:
+            listener.bind(address)
+        except OSError:
+            os.rmdir(folder)
+            raise
+        listener.listen()  # from now on, whoever comes early waits
         number = listener.fileno()
         command = [sys.executable, "-m", __name__, str(number), *modules]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the server: a terminal sends them to all
@@ -70,7 +78,8 @@ def start(modules: Iterable[str]) -> None:
                                       stdout=subprocess.DEVNULL, pass_fds=[number])  # fmt: skip
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    _servers.append(server)
+        _servers.append(server)
+        os.environ[ADDRESS] = address
 
 
 def fork(command: list[str], environment: dict[str, str]) -> Forked | None:

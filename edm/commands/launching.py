@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Seconds before a time limit in which a request to stop comes from that limit: the rules ask Slurm for 120, Slurm may
 #: be a minute early, and processes take some time to stop.
 NEAR = 300.0
+#: What the steps of a workflow import and takes long, for the server that forks them.
+IMPORTED = ("edm.cli", "edm.training.loop", "edm.evaluation.jobs", "edm.report.panels", "scipy.linalg", "jsonschema")
 
 
 def add(command: Commands) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -156,6 +157,17 @@ def test_the_server_ends_with_the_process_that_started_it_even_by_sigkill(tmp_pa
             return
         time.sleep(0.1)
     pytest.fail("the server still runs")
+
+
+@pytest.mark.parametrize("folder", ["x" * 120, "missing"])
+def test_without_a_place_for_a_socket_there_is_no_server(tmp_path, monkeypatch, folder):
+    (tmp_path / ("x" * 120)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    monkeypatch.setattr(forkserver, "_servers", [])
+    monkeypatch.delenv(ADDRESS, raising=False)
+    forkserver.start(["json"])
+    assert forkserver._servers == [] and ADDRESS not in os.environ and not [*tmp_path.glob("*/*")]
+    assert fork(python("json.tool"), {**os.environ, THREADS: "1"}) is None
 
 
 def test_a_launched_training_run_is_the_same_to_the_byte(tiny, digits_archive, tmp_path, monkeypatch):

@@ -76,6 +76,7 @@ def about(monkeypatch, folder):
     return page.page("A title", page.heading("Models"), page.paragraphs("A note."), grid)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("rule, look, pinned, since", [("table", tables, "e01ac499a839", 5),
                                                        ("figure", figures, "129f3869c1a4", 4),
                                                        ("about", about, "e6e08eb03aa3", 1)])  # fmt: skip

@@ -14,8 +14,8 @@ from edm.chain.provenance import made
 from edm.chain.remaking import check_sources, new_marker, set_aside, to_present
 from edm.cluster import forkserver
 from edm.cluster.slurm import require_slurm
+from edm.commands.launching import IMPORTED
 
-IMPORTED = ("edm.cli", "edm.training.loop", "edm.evaluation.jobs", "edm.report.panels", "scipy.linalg", "jsonschema")
 atexit.register(PROVENANCE.hashes.save)
 
 
