@@ -165,6 +165,7 @@ class TestSample:
 
 class TestTrain:
     @pytest.mark.parametrize("side", [28, 96])
+    @pytest.mark.first(1)
     def test_sides_that_are_no_powers_of_two_go_from_arrays_to_a_distance(self, tmp_path, side):
         """28 and 96 can be halved twice; in features of plain pixels it is a Fréchet distance, not FID."""
         images = np.random.default_rng(0).integers(0, 256, (40, 1, side, side), dtype=np.uint8)

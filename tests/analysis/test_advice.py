@@ -97,6 +97,7 @@ def two_brightnesses(a=0.5, pixels=64):
     return e1
 
 
+@pytest.mark.slow
 def test_two_brightnesses_have_the_distribution_that_quadrature_gives():
     """e₀ = σ² a²/(σ² + 64 a²) per pixel: one direction has all the variance."""
     a, e1 = 0.5, two_brightnesses()

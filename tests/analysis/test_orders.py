@@ -65,6 +65,7 @@ def test_the_measured_order_of_every_choice_is_the_claimed_one(predicts, over, o
 
 
 @pytest.mark.parametrize("solver", NAMED)
+@pytest.mark.first(3)
 def test_the_measured_order_of_a_named_solver_on_its_own_steps(solver):
     """Two are of lower order than their authors claim: iPNDM on any steps, and DPM-Solver++(3M) as shipped."""
     found = measure_order(named(solver))
@@ -85,6 +86,7 @@ def test_dpm_solver_3m_as_shipped_and_the_member_have_the_errors_of_another_prog
         assert f"{found:.{digits}e}" == printed
 
 
+@pytest.mark.slow
 def test_ipndm_has_order_4_on_equal_steps_in_sigma():
     """Its fixed coefficients are those of equal steps: rho = 1."""
     assert abs(measure_order(named("ipndm", rho=1.0), steps=(1024, 2048)).measured - 4) < 0.2

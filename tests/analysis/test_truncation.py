@@ -52,6 +52,7 @@ def test_mean_and_spread_are_those_of_each_images_root_mean_square(gaussian):
     assert curve["euler"]["std"][0] == pytest.approx(float(rmse.std()), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_steps_start_on_the_true_trajectory_not_on_that_of_the_steps_before(gaussian):
     """If the true solution is exact, the error of a step depends only on its start: it equals that of a single step."""
     record = truncation_errors(gaussian, SHAPE, num_steps=6, rhos=(1.0,), substeps=4000, samples=3, sigma_max=10.0)

@@ -78,6 +78,7 @@ def test_every_file_has_one_maker_and_every_job_one_name(chain):
         "rehearsal-beyond",
     ],
 )
+@pytest.mark.first(4)
 def test_makers_come_before_users_and_nothing_twice(chain, name):
     jobs = needed(chain, name)
     there = set()

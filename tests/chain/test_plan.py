@@ -341,6 +341,7 @@ def test_the_paper_costs_what_section_6_and_table_7_say(whole, tmp_path, monkeyp
     assert plan.longest[1] == "train imagenet adm-E"
 
 
+@pytest.mark.slow
 def test_a_scale_shortens_the_plan_in_proportion(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = make_plan(whole, "paper")

@@ -76,6 +76,7 @@ def test_parts_of_the_experiment_make_the_shared_steps_too():
     assert chain.tracked("mine") == ["runs/digits", "runs/mine"]  # whose journals hold its runs
 
 
+@pytest.mark.slow
 def test_the_page_of_the_configuration_names_shared_models_in_the_order_of_the_experiment():
     """leak stands before the models of its own that a chain lists, and after them in the experiment."""
     change = {"columns": {"ve": {"architecture": "ncsnpp", "preconditioning": "ve", "loss": "ve"}},
@@ -84,6 +85,7 @@ def test_the_page_of_the_configuration_names_shared_models_in_the_order_of_the_e
     assert choices(shared, shared.reports["mine"]) == choices(alone, alone.reports["mine"])
 
 
+@pytest.mark.slow
 def test_dvc_has_to_keep_the_owner_as_well(capsys):
     chain_of(MINE)
     assert main(["digests", "--experiments", "mine"]) == 1
@@ -116,7 +118,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.first(6)
+@pytest.mark.first(3)
 def test_a_step_is_shared_exactly_if_its_settings_and_its_inputs_are_the_same(name):
     """By the rules' own settings and inputs, in a chain where the experiment states everything itself."""
     base, change = CHANGES[name]

@@ -170,6 +170,7 @@ def test_without_a_place_for_a_socket_there_is_no_server(tmp_path, monkeypatch, 
     assert fork(python("json.tool"), {**os.environ, THREADS: "1"}) is None
 
 
+@pytest.mark.slow
 def test_a_launched_training_run_is_the_same_to_the_byte(tiny, digits_archive, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(tiny().to_dict()))
     monkeypatch.setenv(ADDRESS, "")

@@ -57,6 +57,7 @@ def test_one_process_stands_alone(told, variables):
     assert (join().rank, join().size) == (0, 1)
 
 
+@pytest.mark.slow
 def test_waiting_for_others_is_said_and_has_an_end(told, monkeypatch, capsys):
     monkeypatch.setattr(processes, "JOINING", 2.0)
     monkeypatch.setattr(processes, "QUIET", 0.5)

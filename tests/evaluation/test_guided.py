@@ -71,6 +71,7 @@ def results(path):
 
 
 @pytest.mark.parametrize("grid", GUIDES)
+@pytest.mark.first(2)
 def test_a_guided_grid_differs_from_the_same_without_guidance_only_above_1(inside, grid):
     assert evaluate(grid, f"{grid}.json") == evaluate("ladder", "ladder.json") == 0
     record, rows = results(f"{grid}.json")

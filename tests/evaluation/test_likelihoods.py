@@ -76,6 +76,7 @@ def likelihood(model, output, *options):
     return main(["likelihood", checkpoint, "data/other.zip", output, *NAMES, "--model", model, *options])
 
 
+@pytest.mark.first(1)
 def test_shards_give_the_numbers_of_a_single_job_to_the_bit(inside, capsys):
     assert likelihood("vp-A", "whole.json") == 0
     parts = [f"{number}-of-3.json" for number in (1, 2, 3)]
@@ -125,6 +126,7 @@ def test_jobs_and_their_specification(inside):
     assert set(built.targets("tiny")) > {"results/tiny/tables/L1.md", "results/tiny/figures/L1.png"}
 
 
+@pytest.mark.slow
 def test_the_table_and_the_figure_have_the_likelihood_beside_the_bound(inside):
     report = params.load("params.yaml").report("tiny")
     places = Places(*map(Path, ("results", "runs", "data", "models")))
@@ -229,6 +231,7 @@ def test_tables_and_captions_say_that_the_likelihood_is_that_of_a_chosen_model(t
         assert "best of 2 snapshots" in text and "the bound is that of the final model" in text
 
 
+@pytest.mark.slow
 def test_of_several_training_runs_tables_and_figures_show_mean_and_spread(inside, tmp_path, monkeypatch):
     """Numbers of the files: of three runs of vp-A and two of vp-B so far, whose images differ between runs."""
     assert likelihood("vp-A", "whole.json") == 0

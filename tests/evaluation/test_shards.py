@@ -138,8 +138,8 @@ def parts(place):
 # Jobs
 
 
-@pytest.mark.parametrize("count", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 3, 7))])
-@pytest.mark.first(1)
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.slow
 def test_the_parts_of_an_evaluation_give_its_results_in_whatever_order_they_are_named(place, whole, parts, count):
     files, output = parts(count), place.folder / f"merged-{count}.json"
     random.Random(0).shuffle(files)
@@ -472,6 +472,7 @@ def test_two_processes_come_to_what_one_comes_to(place, whole, parts, sampled, t
     assert two.sigma == pytest.approx(one.sigma, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_worst_pairs_are_drawn_again_from_their_seeds_beside_their_training_images(place, whole, tmp_path, capsys):
     """The distance between the two images of each pair is the one that the evaluation found."""
     from edm.analysis.studies import read_numbers

@@ -50,6 +50,7 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path, locks):
     assert [path.name for path in tmp_path.iterdir()] == ["l"]
 
 
+@pytest.mark.slow
 def test_the_lock_file_of_a_dead_process_is_broken_and_that_of_a_living_one_is_not(tmp_path, monkeypatch):
     no_locks(monkeypatch.setattr)
     dead = tmp_path / "l.held"

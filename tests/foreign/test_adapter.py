@@ -141,6 +141,7 @@ def test_predictions_are_called_as_diffusers_calls_them():
         DiscreteDenoiser(lambda x_t, t: x_t, LINEAR, "eps")
 
 
+@pytest.mark.slow
 def test_a_unet_of_diffusers_is_a_denoiser():
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)

@@ -59,6 +59,7 @@ def test_a_call_in_a_file_of_torch_is_refused(tmp_path, refused, network, name, 
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.first(4)
 def test_a_call_anywhere_in_an_authors_pickle_is_refused(tmp_path, refused, network, name):
     """As a top-level value, as a value of a state, and as a part of a module."""
     places = {

@@ -150,6 +150,7 @@ def test_modules_that_hold_each_other_without_end_are_refused(tmp_path, refused)
         ({"channels_per_head": 0}, "channels_per_head outside"),
     ],
 )
+@pytest.mark.first(6)
 def test_constructor_arguments_beyond_reason_are_refused_at_once(tmp_path, refused, change, message):
     def with_change(content):
         content["ema"].meta["state"]["_init_kwargs"] |= change

@@ -66,6 +66,7 @@ def test_a_file_is_known_by_its_content(name, tmp_path):
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
 @pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.first(6)
 def test_pickles_of_every_preconditioning_and_architecture_open(case, protocol, tmp_path):
     tensors = load_file(FIXTURES / "golden" / f"{case['name']}.safetensors")
     state = {name.removeprefix("param/"): t for name, t in tensors.items() if name.startswith("param/")}
@@ -79,6 +80,7 @@ def test_pickles_of_every_preconditioning_and_architecture_open(case, protocol, 
 @pytest.mark.parametrize("legacy", [False, True], ids=["archive", "stream"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("architecture, design", [("ddpmpp", VPPreconditioning), ("ncsnpp", VEPreconditioning)])
+@pytest.mark.first(4)
 def test_score_sde_opens_at_any_size(tmp_path, architecture, design, size, legacy):
     net = make(architecture, design(), **size)
     path = score_sde_file(tmp_path / "a.pth", net, legacy=legacy)

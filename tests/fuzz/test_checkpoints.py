@@ -4,9 +4,11 @@ import io
 import pickle
 
 import fuzz_checkpoints
+import pytest
 from door import run
 
 
+@pytest.mark.slow
 def test_a_hundred_hostile_files_run_nothing_and_end_in_a_line():
     tally = run(fuzz_checkpoints.generate(100, 7), canary=fuzz_checkpoints.CANARY)
     assert tally.clean, tally

@@ -55,6 +55,7 @@ def test_other_sizes_are_recorded_in_the_file_and_found_again(channels, resoluti
     assert features(images).shape == (40, 16)
 
 
+@pytest.mark.slow
 def test_images_of_another_size_than_the_classifiers_are_refused(classifier):
     features = load_features(CLASSIFIER, classifier[0])
     for shape in ((2, 3, 8, 8), (2, 1, 16, 16)):

@@ -178,6 +178,7 @@ def test_the_interval_covers_the_true_distance_and_the_plain_value_does_not(simu
     assert covered["plain"] < 0.8
 
 
+@pytest.mark.slow
 def test_the_bias_falls_with_the_number_of_images_and_both_corrections_remove_it(simulated):
     """E[FD_N] − FD is a/N: the excess at 300, 500 and 1,000 images, times N, is one number a."""
     true, bars = simulated
@@ -213,6 +214,7 @@ def test_a_difference_is_told_apart_from_two_standard_errors():
     assert Difference(0.0, 0.0, True).z == 0
 
 
+@pytest.mark.slow
 def test_a_paired_difference_covers_the_true_one_and_is_far_narrower():
     """Two models that draw from the same seeds and differ a little, 100 times; 320 images of 8 features."""
     random, features = torch.Generator().manual_seed(1), 8

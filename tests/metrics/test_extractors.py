@@ -91,6 +91,7 @@ def test_a_distance_in_pixels_is_not_called_fid_and_says_that_it_is_no_measure_o
     assert "nothing of image quality" in features.description
 
 
+@pytest.mark.slow
 def test_pixel_features_need_neither_weights_nor_torch_fidelity(tmp_path):
     with pytest.raises(UserError, match="leave the weights out"):
         load_features(PIXELS, tmp_path / "weights.pth")

@@ -155,6 +155,7 @@ def test_the_same_images_are_kept_where_several_processes_see_a_part_each(cuts):
     assert statistics.mean == pytest.approx(ramp(200).mean() / 255, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_every_image_is_equally_likely_to_be_kept(monkeypatch):
     """Over 2,000 seeds, the one kept of five images: χ² of four degrees of freedom, below its 99.9 % point."""
     counts = np.zeros(5)

@@ -88,6 +88,7 @@ def test_what_draws_the_inputs_is_one_graph(tiny, digits, monkeypatch):
         torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_augmenting_all_at_once_gives_what_augmenting_the_moved_ones_gives():
     """The code path of GPUs and of compiled code leaves unmoved images bit-identical."""
     seeds = torch.arange(64)

@@ -83,7 +83,7 @@ def test_published_names_round_trip_exactly(golden):
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 def test_samplers_over_networks_agree_with_the_authors(golden, in_mode):
     """Images may differ by ten times the tolerance of one evaluation."""
     (case, tensors, _, _), (net, tolerance) = golden, in_mode
@@ -182,6 +182,7 @@ def test_loading_leaves_the_callers_random_numbers_alone(golden):
 
 
 @pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
+@pytest.mark.first(1)
 def test_a_network_is_one_graph_to_the_compiler(architecture):
     """No graph breaks: what torch.compile gets is the whole network, with its conditions, in one piece."""
     config = NetworkConfig.of(

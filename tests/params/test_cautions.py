@@ -85,6 +85,7 @@ def test_attention_that_no_resolution_has_is_named_with_its_models():
 
 
 @pytest.mark.parametrize("command", [["check"], ["plan", "mine"], ["plan", "mine/table2"]])
+@pytest.mark.first(1)
 def test_check_and_plan_print_them_and_succeed(command, capsys):
     lines_of(grids={"ladder": {"num_steps": 1}})
     assert main(command) == 0

@@ -1068,6 +1068,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.first(40)
 def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
     change, message = MISTAKES[mistake]
     with pytest.raises(edm.UserError) as caught:

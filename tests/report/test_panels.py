@@ -92,7 +92,7 @@ def names(svg):
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.filterwarnings("error")
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 def test_every_kind_is_written_as_png_and_svg_the_same_bytes_twice(kind, tmp_path):
     results = []
     for attempt in ("one", "two"):
@@ -123,6 +123,7 @@ def test_curves_are_the_points_given_in_order_of_x(figures, tmp_path):
     assert all(line.get_markerfacecolor() == "none" for line in axes.lines[:2])  # one mark shows what is below it
 
 
+@pytest.mark.slow
 def test_axes_are_the_papers(figures, tmp_path):
     for over in ("nfe", "S_churn", "rho", "alpha", "sigma"):
         panels.curves(LINES, over, tmp_path / over, [])
@@ -134,6 +135,7 @@ def test_axes_are_the_papers(figures, tmp_path):
 
 
 @pytest.mark.parametrize("over", ["nfe", "S_churn", "rho", "alpha"])
+@pytest.mark.first(1)
 def test_values_within_a_factor_of_five_have_a_linear_axis(figures, tmp_path, over):
     for highest in (9.9, 10.1):
         panels.curves({"A": [(1, 2.0, 2.0, highest)], "B": 3.0}, over, tmp_path / "f", [])
@@ -208,6 +210,7 @@ def test_loss_levels_show_the_means_their_bands_and_the_training_density(figures
     assert axes.get_yscale() == "linear" and axes.get_ylim()[0] == 0
 
 
+@pytest.mark.slow
 def test_loss_levels_of_many_models_keep_every_line_and_one_band(figures, tmp_path):
     after = {f"vp-{rung}": CURVE for rung in "ABCDEF"}
     before = {"vp-A": {**CURVE, "mean": [1, 1, 100, 1e4]}, "vp-B": CURVE}

@@ -701,7 +701,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 def test_every_kind_of_figure_is_drawn_from_its_files_the_same_bytes_twice(drawable, places, name):
     first = {path: path.read_bytes() for path in write_figure(drawable, name, places)}
     assert [path.name for path in first] == [f"{name}.png", f"{name}.svg"]

@@ -62,6 +62,7 @@ def test_a_cell_is_the_distance_at_its_number_of_evaluations(digits, places):
     assert "UniPC-3, NFE 6: 0 of 1" not in notes  # says "not run"
 
 
+@pytest.mark.slow
 def test_orders_stand_before_the_distances(digits, places):
     few(places, digits, "dpmpp-3m", (5, 8.0), (10, 4.0), (20, 3.5))
     table = table_of(digits, "tableS2", places)

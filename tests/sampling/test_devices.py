@@ -48,12 +48,14 @@ def test_every_solver_draws_on_the_device_of_the_network(solver):
 
 
 @pytest.mark.parametrize("settings", [{"S_churn": 4.0}, {"schedule": "vp", "scaling": "vp"}])
+@pytest.mark.first(1)
 def test_churn_and_schedules_draw_on_the_device(settings):
     with pretended():
         assert len(draw(**settings)) == 2
 
 
 @pytest.mark.parametrize("architecture", ["ncsnpp", "adm"])
+@pytest.mark.first(1)
 def test_every_architecture_draws_on_the_device(architecture):
     with pretended():
         assert len(draw(config=TrainingConfig(**{**TINY.to_dict(), "architecture": architecture}))) == 2

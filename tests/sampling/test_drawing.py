@@ -73,6 +73,7 @@ def test_parts_in_order_are_the_seeds_cut_between_blocks(seeds, block):
 
 
 @pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 100])
+@pytest.mark.first(1)
 def test_other_block_sizes_agree_to_rounding(net, block):
     images, labels, _ = draw(net, range(64))
     others, other_labels, _ = draw(net, range(64), block=block)
@@ -91,6 +92,7 @@ def test_pixels_are_truncated_as_the_protocol_says():
 
 
 @pytest.mark.parametrize("solver, nfe", [("euler", 6), ("heun", 11), ("vp-ode", 6), ("vp-sde", 6), ("rk45", None)])
+@pytest.mark.first(2)
 def test_every_kind_of_sampler_depends_on_the_seed_alone(net, solver, nfe):
     """The originals and the black box too: their draws come from the seeds, their step sizes from each image."""
     net = edm.Denoiser(net.network, VPPreconditioning()).eval()

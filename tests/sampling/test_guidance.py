@@ -89,6 +89,7 @@ def test_guided_gaussian_in_an_interval(w, golden):
     {"solver": "ipndm", "num_steps": 500}, {"solver": "dpmpp-2m", "num_steps": 500},
     *({"solver": name, "num_steps": 500} for name in MEMBERS),
 ], ids=lambda settings: "-".join(map(str, settings.values())))  # fmt: skip
+@pytest.mark.first(4)
 def test_every_solver_is_guided(settings):
     own = {"sigma_min": 1e-3} if settings.get("schedule") != "vp" else {}
     found = deviation(edm.sample(Normal(0.5), LATENTS, guide=Normal(1.0), guidance=2.0, **own, **settings))

@@ -65,6 +65,7 @@ def two_peaks(std):
 
 
 @pytest.mark.parametrize("solver, alpha, order", [("euler", 1, 1)] + [("heun", a, 2) for a in (0.5, 2 / 3, 1)])
+@pytest.mark.first(2)
 def test_order_of_convergence(solver, alpha, order):
     """The error falls as N^-1 for Euler and as N^-2 for every α of Algorithm 3.
 

@@ -110,6 +110,7 @@ def test_five_hundred_mutated_lines_stop_nothing(store, capsys):
 
 
 @pytest.mark.parametrize("made", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.slow
 def test_what_is_no_regular_file_is_never_read(store, made):
     """As an artifact it counts as missing, as a journal it is named; all else arrives."""
     Path("picture.png").write_bytes(b"picture")

@@ -119,6 +119,7 @@ def test_a_track_is_the_power_function_average_of_all_weights(kept, digits):
         assert torch.allclose(found, average, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tracks_change_nothing_else_and_snapshots_keep_both(kept, digits, tmp_path):
     train(kept(ema_widths=()), digits, tmp_path / "plain")
     train(kept(), digits, tmp_path / "tracked")
@@ -130,6 +131,7 @@ def test_tracks_change_nothing_else_and_snapshots_keep_both(kept, digits, tmp_pa
     assert not (tmp_path / "plain" / "averages").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_tracks_ends_with_the_same_files(kept, digits, tmp_path, monkeypatch):
     train(kept(), digits, tmp_path / "undisturbed")
     save = TrainingState.save

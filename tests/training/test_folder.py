@@ -156,6 +156,7 @@ def test_a_model_that_no_training_in_the_folder_made_is_not_written_over(command
     assert f"error: {model}: no training run in {tmp_path / 'run'} made it; choose" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_chain_trains_again_what_is_stale(command, tmp_path, monkeypatch, capsys):
     """Snakemake has decided that, and `edm launch` says which step it is."""
     for step, code in (("one", 1), ("one", 1), ("other", 2)):
@@ -166,6 +167,7 @@ def test_the_chain_trains_again_what_is_stale(command, tmp_path, monkeypatch, ca
     assert command(seed=2) == 0 and (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_training_of_older_code_is_not_thrown_away_unasked(command, tmp_path, monkeypatch, capsys):
     assert command() == 0
     monkeypatch.setitem(RULES, "train", replace(RULES["train"], code=RULES["train"].code + 1))
@@ -178,6 +180,7 @@ def test_a_finished_training_of_older_code_is_not_thrown_away_unasked(command, t
 # Interrupted
 
 
+@pytest.mark.slow
 def test_other_code_starts_again_and_keeps_the_state_aside(short, killed, digits, tmp_path, capsys):
     """Else its first steps would be those of the old code, under the new one's number."""
     train(short(), digits, tmp_path / "undisturbed", made_from="new code")

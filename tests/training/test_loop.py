@@ -213,6 +213,7 @@ def test_the_average_is_a_denoiser_without_history(tiny, digits, tmp_path):
     assert all(p.is_leaf and not p.requires_grad for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_snapshots_of_an_earlier_run_do_not_stay(tiny, digits, tmp_path):
     train(tiny(snapshot_every=96e-6), digits, tmp_path)
     train(tiny(snapshot_every=160e-6), digits, tmp_path)
@@ -242,6 +243,7 @@ def test_non_finite_gradients_are_replaced_and_counted_in_half_precision(tiny, d
     assert all(t.isfinite().all() for t in weights(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_the_loss_scale_does_not_change_the_training(tiny, digits, tmp_path):
     train(tiny(dropout=0.0, clip_norm=1.0), digits, tmp_path / "plain")
     train(tiny(dropout=0.0, clip_norm=1.0, loss_scale=128.0), digits, tmp_path / "scaled")

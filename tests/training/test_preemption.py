@@ -212,6 +212,7 @@ def wait_for(path, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_journal_of_a_stopped_run_has_every_row_once(short, digits, tmp_path, monkeypatch):
     config = short()
     for seed, moment in enumerate((20, 40, None)):
@@ -450,7 +451,7 @@ DAMAGES = [flip_in_tensors, flip_in_images, cut, zero_the_end, empty, drop_a_fie
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 def test_a_damaged_newest_state_gives_way_to_the_one_before(
     short, digits, tmp_path, monkeypatch, capsys, undisturbed, damage
 ):

@@ -87,6 +87,7 @@ def test_members_that_lie_are_refused(tmp_path, refused, fields, message):
     refused(message, "zip", edited(path, **fields))
 
 
+@pytest.mark.slow
 def test_a_zip_bomb_is_refused_for_what_it_claims_and_cut_at_what_it_claims(tmp_path, refused):
     path = write_zip(tmp_path / "a.zip", {"0.png": bytes(65 << 20)})
     refused("0.png claims 68,157,440 bytes; more than 67,108,864", "zip", path)
