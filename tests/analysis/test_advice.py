@@ -197,6 +197,7 @@ def test_a_training_run_replaces_the_ideal_denoiser(tmp_path, digits_archive, ca
     assert pasted["grids"]["ladder"] == {"sigma_min": 0.0023, "sigma_max": 11.8}
 
 
+@pytest.mark.slow
 def test_text_json_and_figure(tmp_path, digits_archive, capsys, few):
     picture = tmp_path / "advice.png"
     assert main(["advise", str(digits_archive), "--figure", str(picture), "--json"]) == 0

@@ -63,6 +63,7 @@ class Rank(World):
         return [self.kept[0], self.kept[1]] if self.rank == 0 else []
 
 
+@pytest.mark.slow
 def test_processes_share_the_images_and_an_image_depends_on_its_place_alone(config, dataset):
     torch.manual_seed(1)
     net = building.build(config).eval()

@@ -149,6 +149,7 @@ def test_no_default_changes_without_a_raised_code():
         ("edm.analysis.orders.SIGMA_FIRST", "table"),
     ],
 )
+@pytest.mark.first(5)
 def test_a_changed_value_is_told_until_every_rule_that_it_decides_is_raised(name, rule):
     values = found()
     (rules, *_) = (rules for rules, stated in values.items() if name in stated and rule in rules.split())

@@ -175,7 +175,7 @@ def test_what_is_missing_in_the_other_layout_is_measured(drawn):
 
 
 @pytest.mark.parametrize("change", ["settings", "code", "model", "file", "elsewhere"])
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 def test_only_what_its_sidecar_vouches_for_is_taken(drawn, monkeypatch, change):
     measure("ladder")
     edit(one_job_per="point")

@@ -183,6 +183,7 @@ def test_only_a_job_of_the_workflows_own_is_queued_again_and_never_for_ctrl_c(in
 @pytest.mark.parametrize("left, keeps, requeued", [
     ("2:00", "", False), ("2:00", "1", True), ("INVALID", "", False), ("1-00:00:00", "", True), ("UNLIMITED", "", True),
 ])  # fmt: skip
+@pytest.mark.first(2)
 def test_what_finished_nothing_before_its_time_limit_is_not_repeated(in_job, monkeypatch, left, keeps, requeued):
     calls = in_job("scontrol")
     in_job("squeue", left)

@@ -100,7 +100,7 @@ def test_two_tracks_give_the_average_that_training_would_have_made(target, at):
 
 
 @pytest.mark.parametrize("target", [0.05, 0.10, 0.15])
-@pytest.mark.first(1)
+@pytest.mark.slow
 def test_so_do_snapshots_of_a_half_life_that_exist(target):
     steps, count, halflife, ramp = 20_000, 40, 600, 0.05
     values = path(steps)

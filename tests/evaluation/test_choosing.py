@@ -70,6 +70,7 @@ def test_snapshots_of_another_training_are_measured_anew_although_they_are_calle
     assert all(other["cheap"][name] != value for name, value in first["cheap"].items())
 
 
+@pytest.mark.slow
 def test_to_confirm_all_measures_every_snapshot_with_the_images_of_an_evaluation_and_other_seeds(choice, capfd):
     record = choice(seed=0, confirm="all")
     assert capfd.readouterr().err.count("of 24 images") == 2

@@ -72,6 +72,7 @@ def spoil(name):
 
 
 @pytest.mark.parametrize("winner", [SNAPSHOTS[0], *AVERAGES])
+@pytest.mark.first(1)
 def test_the_best_is_taken_whether_it_is_a_snapshot_or_an_average(inside, winner):
     loaded(choosing(confirm=2))
     for name in {*SNAPSHOTS, *AVERAGES} - {winner}:

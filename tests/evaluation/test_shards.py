@@ -251,6 +251,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("kind", UNFIT)
+@pytest.mark.slow
 def test_a_file_that_is_no_part_of_the_evaluation_is_named_with_what_to_do(place, parts, tmp_path, capsys, kind):
     change, message = UNFIT[kind]
     first, second = parts(2)

@@ -101,7 +101,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 def test_bombs_end_soon_and_small(tmp_path, refused, name):
     program, message = BOMBS[name]
     (tmp_path / "a.pkl").write_bytes(EMPTY + program)

@@ -78,6 +78,7 @@ def test_data_that_cannot_be_classified_is_refused(shape, labels, message, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_classifier_files_that_do_not_fit_give_one_line(classifier, tmp_path):
     tensors, path = load_file(classifier[0]), tmp_path / "weights"
     huge = '{"channels": 1, "resolution": 8, "classes": 1000000000000, "features": 64}'

@@ -40,7 +40,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("config", (PAPER | SMALL).values(), ids=(PAPER | SMALL).keys())
-@pytest.mark.first(8)
+@pytest.mark.first(3)
 def test_the_counts_are_those_of_the_network_itself(config):
     """torch's counter watches a forward pass on the meta device, where nothing is computed."""
     with torch.device("meta"):

@@ -50,6 +50,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.first(3)
 def test_a_grid_is_named_with_its_points(case):
     settings, expected = CASES[case]
     found = lines_of(grids={"tried": {"models": ["vp-A", "vp-F"], **settings}})

@@ -1082,6 +1082,7 @@ def test_a_mistake_is_named_with_its_place_in_one_line(tmp_path, mistake):
     "downloads/mine", "downloads/mine.tar.gz", "/", "..", ".", "/tmp/mine", "runs/made-up", "runs/made-up/",
     "runs/made-up/../../mine", "runs//made-up/mine", "runs/made-up/..", None, ["runs/made-up/mine"],
 ])  # fmt: skip
+@pytest.mark.first(4)
 def test_made_up_data_lie_in_a_folder_of_their_own(tmp_path, place):
     """Snakemake removes what is at the path of an output before it is made."""
     with pytest.raises(edm.UserError, match=r"datasets\.digits\.path: synthetic data must be below runs/made-up/"):
@@ -1169,6 +1170,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.first(4)
 def test_a_hostile_params_file_runs_nothing_and_is_refused_in_a_line(tmp_path, kind):
     """In a process of its own, where anything that was run, imported or written would be heard of."""
     (tmp_path / "params.yaml").write_text(HOSTILE[kind])

@@ -112,7 +112,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-@pytest.mark.first(6)
+@pytest.mark.first(3)
 def test_a_change_that_is_seen_makes_stale_what_shows_it_and_nothing_else(before, tmp_path, what):
     change, expected = CHANGES[what]
     assert stale(before, change, tmp_path) == expected

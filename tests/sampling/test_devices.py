@@ -37,7 +37,7 @@ def draw(solver="heun", config=TINY, **settings):
 
 
 @pytest.mark.parametrize("solver", sorted({*SOLVERS, MULTISTEP, *SHIPPED, *ORIGINAL} - {"iddpm"}))
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 def test_every_solver_draws_on_the_device_of_the_network(solver):
     """But for rk45, whose steps depend on values, and iddpm, whose network also predicts a variance."""
     assert registry.find("solver", solver).name != ADAPTIVE

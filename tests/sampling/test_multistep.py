@@ -61,6 +61,7 @@ def test_order_1_is_euler_to_the_bit(predicts, over):
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("corrector", [False, True])
 @pytest.mark.parametrize(("predicts", "over"), FAMILY)
+@pytest.mark.first(15)
 def test_a_scaling_changes_no_image(predicts, over, corrector, order):
     """Every choice is exact in s(t); Euler and Heun are not so: their steps are straight in s(t) x."""
     choices = {"predicts": predicts, "over": over, "corrector": corrector, "order": order}

@@ -146,6 +146,7 @@ def test_lines_journals_and_names_beyond_any_lab_are_set_aside(tmp_path):
         read_journal(path)
 
 
+@pytest.mark.slow
 def test_an_artifact_too_large_for_a_picture_counts_as_missing(store):
     Path("picture.png").write_bytes(b"")
     with Journal("a").run("a") as run:

@@ -22,6 +22,7 @@ SPELLED = {"num_steps": "18", "S_churn": "0", "learning_rate": "0.001", "S_max":
            "flip": "true"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_equal_settings_are_spelled_alike(store):
     for key, params in (("first", FIRST), ("second", SECOND)):
         Journal(f"{key}.jsonl").run(key, params=params).finish()

@@ -58,6 +58,7 @@ def test_of_two_values_for_a_step_the_last_wins(store, synced_between):
     ],
     ids=repr,
 )
+@pytest.mark.first(3)
 def test_a_run_that_contradicts_its_rewritten_journal_is_replaced(store, begin, rest):
     """As when a rule deletes its outputs, the journal among them, and runs again."""
 

@@ -77,7 +77,7 @@ def test_no_label_dropout_is_the_training_of_before(tiny, digits, tmp_path):
 
 
 @pytest.mark.parametrize("microbatch", [8, 20])
-@pytest.mark.first(1)
+@pytest.mark.slow
 def test_gradient_accumulation_changes_nothing_but_rounding(tiny, digits, tmp_path, microbatch):
     train(tiny(dropout=0.0), digits, tmp_path / "whole")
     train(tiny(dropout=0.0, microbatch=microbatch), digits, tmp_path / "parts")

@@ -451,7 +451,7 @@ DAMAGES = [flip_in_tensors, flip_in_images, cut, zero_the_end, empty, drop_a_fie
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.first(1)
+@pytest.mark.slow
 def test_a_damaged_newest_state_gives_way_to_the_one_before(
     short, digits, tmp_path, monkeypatch, capsys, undisturbed, damage
 ):
