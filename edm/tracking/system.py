@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 _MB = 1e6
-PERIOD = 2.0  # seconds between two readings of a job that records metrics more often
 
 
 class SystemMetrics:
@@ -19,7 +18,6 @@ class SystemMetrics:
     def __init__(self) -> None:
         self._machine, self._process = _machine_times(), _process_times()
         self._busy = self._machine[0] / max(self._machine[1], 1)  # since boot, until a tick has passed
-        self._due = 0.0
 
     def read(self) -> dict[str, float]:
         """The metrics by name. Never raises."""
@@ -30,13 +28,6 @@ class SystemMetrics:
             except Exception:
                 continue  # omit metrics that the machine does not provide
         return {f"system/{name}": value for name, value in found.items()}
-
-    def now_and_then(self) -> dict[str, float]:
-        """The same, at most once every two seconds; otherwise nothing."""
-        if time.monotonic() < self._due:
-            return {}
-        self._due = time.monotonic() + PERIOD
-        return self.read()
 
     def _processor(self) -> dict[str, float]:
         """Busy share of the machine's processors, and the processor use of this process (100 is one processor)."""

@@ -144,7 +144,7 @@ def train(
                 log.write(row)
                 if run is not None and world.is_first:
                     numbers = {key: value for key, value in row.items() if key != "images"}
-                    run.metrics(numbers | system.now_and_then(), step=seen)
+                    run.metrics(numbers | system.read(), step=seen)
                 progress.loss(mean)
             if seen in snapshots and world.is_first:
                 for folder_name, average, kind in kept_averages(step):

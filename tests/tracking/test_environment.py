@@ -165,16 +165,6 @@ def test_system_metrics_of_a_gpu_and_of_one_that_tells_little(monkeypatch):
     assert not any("gpu" in name for name in SystemMetrics().read())
 
 
-def test_quick_steps_record_system_metrics_every_two_seconds(monkeypatch):
-    now, found = 100.0, []
-    monkeypatch.setattr(system.time, "monotonic", lambda: now)
-    metrics = SystemMetrics()
-    for _ in range(50):
-        found.append(bool(metrics.now_and_then()))
-        now += 0.125
-    assert [i for i, there in enumerate(found) if there] == [0, 16, 32, 48]
-
-
 def test_system_metrics_stay_silent_where_the_machine_does(monkeypatch):
     monkeypatch.setattr(system.Path, "read_text", lambda path: "")
     monkeypatch.setattr(system, "_machine_times", lambda: (0, 0))
