@@ -6,7 +6,6 @@ FID of synthetic 32×32 images against a tenth as many reference images, in Ince
 
 torch-fidelity   its own command `fidelity --fid` on two existing folders of PNG files, with its default settings:
                  batches of 64 and worker processes for reading
-pytorch-fid      where it is installed (`pip install pytorch-fid`): its own command on the same folders, batches of 50
 edm              `extract` and `frechet_distance` on the same images in memory
 
 Each runs in a fresh process by turns, timed in total and in parts: features, mean and covariance, distance. Then the
@@ -21,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from common import ROOT, by_turns, in_process, report, summary
 sys.path.insert(0, str(ROOT / "tests" / "metrics"))
 from image_sets import smooth_images, untrained_inception
 
-THEIRS, OTHERS, OURS = "torch-fidelity", "pytorch-fid", "edm"
+THEIRS, OURS = "torch-fidelity", "edm"
 PARTS = ("features", "statistics", "distance")
 
 
@@ -49,8 +47,6 @@ def main() -> int:
         variant, folder = args.only
         if variant == THEIRS:
             found = torch_fidelity(Path(folder), args.device)
-        elif variant == OTHERS:
-            found = pytorch_fid(Path(folder), args.device)
         else:
             found = edm(Path(folder), args.device, args.batches, args.compile)
         print(json.dumps(found))
@@ -73,13 +69,12 @@ def whole(folder: Path, args: argparse.Namespace) -> tuple[list[dict], dict[str,
     """A row per variant, and the relative differences of edm's features and FID from torch-fidelity's."""
     make(folder, args.images)
     variants: dict[str, list[str]] = {THEIRS: [], OURS: []}
-    variants |= {OTHERS: []} if find_spec("pytorch_fid") else {}
     variants |= {f"{OURS}, {size} at once": ["--batches", str(size)] for size in args.batches}
     variants |= {f"{OURS}, compiled": ["--compile"]} if args.compile else {}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
 
     def turn(name: str) -> None:
-        only = ["--only", name if name in (THEIRS, OTHERS) else OURS, folder]
+        only = ["--only", THEIRS if name == THEIRS else OURS, folder]
         found[name].append(in_process(__file__, "--device", args.device, *variants[name], *only))
 
     seconds = by_turns({name: lambda name=name: turn(name) for name in variants}, args.rounds)
@@ -134,36 +129,6 @@ def torch_fidelity(folder: Path, device: str) -> dict[str, float]:
     with contextlib.redirect_stdout(sys.stderr):
         fidelity.main()
     return found
-
-
-def pytorch_fid(folder: Path, device: str) -> dict[str, float]:
-    """Runs pytorch-fid's command in this process, with the weights of the others, and times its parts."""
-    import contextlib
-    import io
-
-    import torch
-    from pytorch_fid import fid_score, inception
-
-    found = dict.fromkeys(PARTS, 0.0)
-
-    def watched(part: str, function: Callable) -> Callable:
-        def run(*args, **settings):
-            begun = time.perf_counter()
-            result = function(*args, **settings)
-            found[part] += time.perf_counter() - begun
-            return result
-
-        return run
-
-    inception.load_state_dict_from_url = lambda *_, **__: torch.load(folder / "weights.pth", weights_only=True)
-    fid_score.calculate_frechet_distance = watched("distance", fid_score.calculate_frechet_distance)
-    fid_score.get_activations = watched("features", fid_score.get_activations)
-    sys.argv = ["pytorch-fid", f"{folder}/generated", f"{folder}/real", "--device", device]
-    begun, printed = time.perf_counter(), io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        fid_score.main()
-    found["statistics"] = time.perf_counter() - begun - found["features"] - found["distance"]
-    return found | {"result": float(printed.getvalue().split()[-1])}
 
 
 def edm(folder: Path, device: str, batches: list[int], compiled: bool) -> dict[str, float]:

@@ -6,7 +6,8 @@ The import takes seconds, a fork milliseconds. The server starts with Snakemake 
 
 It serves commands of one CPU thread. All others start as new processes, and so do all commands where no server runs or
 where a source file has changed since the server read it. A forked command has the arguments, environment, folder and
-streams of the process that asks for it, which passes it signals and waits for its exit status.
+streams of the process that asks for it (the client), which passes on signals and waits for the exit status. Only this
+user's processes reach the socket, in a folder of mode 0700: they may run any command anyway.
 """
 
 import gc
@@ -52,7 +53,7 @@ class Forked:
         with self._connection:
             if (status := _number(self._connection)) is not None:
                 return status
-        self.send_signal(signal.SIGKILL)  # the process that waits for it was killed: its status cannot be known
+        self.send_signal(signal.SIGKILL)  # its keeper was killed, so nothing can report its status
         return -signal.SIGKILL
 
 
@@ -69,7 +70,7 @@ def start(modules: Iterable[str]) -> None:
         except OSError:
             os.rmdir(folder)
             raise
-        listener.listen()  # from now on, whoever comes early waits
+        listener.listen()  # before the server's imports: a client that connects during them waits for their end
         number = listener.fileno()
         command = [sys.executable, "-m", __name__, str(number), *modules]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for the server: a terminal sends them to all
@@ -95,7 +96,7 @@ def fork(command: list[str], environment: dict[str, str]) -> Forked | None:
         socket.send_fds(connection, [len(message).to_bytes(_BYTES, "big")], STREAMS)
         connection.sendall(message)
         pid = _number(connection)
-    except OSError:  # its Snakemake has ended, or a stream is closed
+    except OSError:  # the server's Snakemake has ended, or a stream is closed
         pid = None
     if pid is None:
         connection.close()
@@ -105,7 +106,7 @@ def fork(command: list[str], environment: dict[str, str]) -> Forked | None:
 
 def serve(listener: socket.socket, modules: Iterable[str]) -> list[str] | None:
     """Serves until the standard input ends, and returns None; in a forked process, returns the command to run."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers report to those who asked
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the keepers report to the clients, so the server waits for none
     begun = time.time_ns()
     folder = Path(listener.getsockname()).parent
     with listener:
@@ -115,7 +116,7 @@ def serve(listener: socket.socket, modules: Iterable[str]) -> list[str] | None:
             sources = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
             read = {path: _state(path) for path in sources if isinstance(path, str)}
             if any(state is not None and state[1] > begun for state in read.values()):
-                return None  # changed meanwhile: before it was read, or after
+                return None  # a file changed during the imports: the server may have read the old code or the new
             gc.freeze()  # so that collections in forked processes copy no shared pages
             while True:
                 ready, _, _ = select.select([listener, sys.stdin], [], [])
@@ -127,7 +128,7 @@ def serve(listener: socket.socket, modules: Iterable[str]) -> list[str] | None:
                         listener.close()
                         asked = _keep(connection, read)
                         break
-        except ImportError:  # the command tells it
+        except ImportError:  # each command reports it itself
             return None
         finally:
             if listener.fileno() >= 0:
@@ -136,12 +137,12 @@ def serve(listener: socket.socket, modules: Iterable[str]) -> list[str] | None:
 
 
 def _keep(connection: socket.socket, read: dict[str, tuple[int, int] | None]) -> tuple[dict[str, Any], list[int]]:
-    """Forks a command and reports its process id and, later, its status.
+    """Runs in the keeper of one command: forks the command and reports its process id and, later, its status.
 
     Returns in the forked process only: what was asked for, and open files of the command's streams.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with suppress(OSError, EOFError):  # whoever asked was killed: the command goes on, as a child process would
+    with suppress(OSError, EOFError):  # the client was killed; the command continues, as a child process would
         head, streams, _, _ = socket.recv_fds(connection, _BYTES, len(STREAMS))
         request = json.loads(_received(connection, int.from_bytes(head, "big")))
         unchanged = all(_state(path) == state for path, state in read.items())
@@ -149,7 +150,7 @@ def _keep(connection: socket.socket, read: dict[str, tuple[int, int] | None]) ->
             if (pid := os.fork()) == 0:
                 return request, streams
             for stream in (*streams, *STREAMS):
-                os.close(stream)  # nobody who reads what the command writes waits for this process
+                os.close(stream)  # a reader of the command's output must not wait for the keeper
             _tell(connection, pid)
             _tell(connection, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     os._exit(0)
