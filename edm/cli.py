@@ -10,22 +10,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from edm import __version__, registry
-from edm.cluster.memory import keep_freed
-from edm.commands import (
-    advising,
-    data,
-    images,
-    launching,
-    likelihood,
-    models,
-    reports,
-    solvers,
-    studies,
-    tracking,
-    watching,
-)
-from edm.commands.common import MADE_FROM, Commands, Parser, say
+from edm import __version__
 from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs, new_folders
 
@@ -43,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     0: success. 1: an error that the user can correct (one line on stderr). 75: the job stopped on request, by a signal
     or its time limit; the same command resumes a training run or a search. 130: Ctrl-C in other commands.
     """
+    from edm import registry
+    from edm.cluster.memory import keep_freed
+    from edm.commands.common import MADE_FROM, say
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 shows "?" for what it cannot write
             stream.reconfigure(errors="replace")
@@ -112,6 +101,9 @@ def _named(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
+    from edm.commands import FILES
+    from edm.commands.common import Commands, Parser
+
     top = Parser(
         prog="edm",
         description="Train, sample and evaluate diffusion models in the EDM design space (Karras et al. 2022).",
@@ -123,18 +115,22 @@ def parser() -> argparse.ArgumentParser:
         help="Python file, or name of a module, that adds parts to choose; before the command, once for each",
     )  # fmt: skip
     commands = Commands(top)
-    of_models = (launching, models, images, likelihood, solvers)
-    for module in (data, advising, *of_models, studies, reports, tracking, watching):
-        module.add(commands)
+    for file in FILES:
+        import_module(f"edm.commands.{file}").add(commands)
     return top
 
 
 def run() -> NoReturn:
-    """The program: exits with the status of :func:`main`.
+    """The program: exits with the status of :func:`main`. A fork server, where there is one, forks `edm launch`.
 
     Python's own end frees torch's tables entry by entry, which takes more than a second. After a command that has
     returned, everything else that Python does at its end is done first.
     """
+    if sys.argv[1:2] == ["launch"]:
+        from edm.cluster import children
+
+        if (status := children.forked(sys.argv[1:])) is not None:
+            sys.exit(status)
     ended: list[int] = []
     atexit.register(_leave, ended)  # the last function of this kind to run, since it is the first
     ended.append(main())

@@ -7,7 +7,6 @@ that registers parts: params.yaml names it, ``edm --plugins`` does, or the entry
 
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import math
@@ -370,7 +369,9 @@ def load_installed() -> bool:
     if _looked_for_installed:
         return False
     _looked_for_installed = True
-    found = importlib.metadata.entry_points(group=GROUP)
+    from importlib import metadata  # takes longer to load than all of this file
+
+    found = metadata.entry_points(group=GROUP)
     for entry in found:
         _load_module(entry.value.partition(":")[0])
     return bool(found)

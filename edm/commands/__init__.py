@@ -10,3 +10,7 @@ tracking.py    track sync
 common.py      options, argument types and helpers of all commands
 =============  =========================================================
 """
+
+#: Files of commands, in the order of `edm --help`. Each has a function ``add``, which adds its commands.
+FILES = ("data", "advising", "launching", "models", "images", "likelihood", "solvers", "studies", "reports", "tracking",
+         "watching")  # fmt: skip

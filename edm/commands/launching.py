@@ -3,15 +3,15 @@
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from edm.cluster import forkserver, slurm
-from edm.cluster.preemption import KEPT, SIGNALS
+from edm.cluster import children, slurm
+from edm.cluster.preemption import KEPT
+from edm.commands import FILES
 from edm.commands.common import MADE_FROM, Commands, count, counted, from_params, load_params, say
 from edm.errors import PREEMPTED, UserError
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 #: be a minute early, and processes take some time to stop.
 NEAR = 300.0
 #: What the steps of a workflow import and takes long, for the server that forks them.
-IMPORTED = ("edm.cli", "edm.training.loop", "edm.evaluation.jobs", "edm.report.panels", "scipy.linalg", "jsonschema")
+IMPORTED = (*(f"edm.commands.{file}" for file in FILES), "edm.chain.provenance", "edm.training.loop",
+            "edm.evaluation.jobs", "edm.report.panels", "scipy.linalg", "jsonschema")  # fmt: skip
 
 
 def add(command: Commands) -> None:
@@ -206,26 +207,5 @@ def _run(command: list[str], threads: int, handles: list[int], made_from: str) -
     """
     with tempfile.NamedTemporaryFile(prefix="edm-kept-") as told:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), MADE_FROM: made_from, KEPT: told.name}
-        status, heard = _forwarding(command, environment, handles)
+        status, heard = children.run(command, environment, handles)
         return status, heard, os.path.getsize(told.name) > 0
-
-
-def _forwarding(command: list[str], environment: dict[str, str], handles: list[int]) -> tuple[int, set[int]]:
-    """The status of a command, and the signals that it was passed."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command can get them
-    hear_again = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    process: forkserver.Forked | subprocess.Popen[bytes] | None = None
-    if not handles:
-        process = forkserver.fork(command, environment)
-    process = process or subprocess.Popen(command, env=environment, preexec_fn=hear_again, pass_fds=handles)
-    started, heard = process, set[int]()
-
-    def hear(number: int, frame: object) -> None:
-        heard.add(number)
-        started.send_signal(number)
-
-    for number in SIGNALS:
-        signal.signal(number, hear)
-    hear_again()
-    status = process.wait()
-    return status if status >= 0 else 128 - status, heard

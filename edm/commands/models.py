@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edm.cluster import slurm
 from edm.cluster.preemption import Notice
@@ -35,8 +36,10 @@ from edm.files.documents import read_json
 from edm.files.writing import named
 from edm.foreign.asked import CHOICES
 from edm.networks.flops import BACKWARD
-from edm.params.experiment import AT_SNAPSHOT, Training, average_mark
 from edm.tracking import Journal, description, environment_tags
+
+if TYPE_CHECKING:
+    from edm.params.experiment import Training
 
 
 def add(command: Commands) -> None:
@@ -123,6 +126,8 @@ def add(command: Commands) -> None:
 
 
 def train(args: Namespace) -> None:
+    from edm.params.experiment import Training
+
     experiment, model, resources = args.experiment, args.model, Training()
     if args.config:
         stated = mapping(read_json(args.config), args.config)
@@ -146,7 +151,7 @@ def train(args: Namespace) -> None:
         _train(args, config, resources, notice)
 
 
-def _train(args: Namespace, config: TrainingConfig, resources: Training, notice: Notice) -> None:
+def _train(args: Namespace, config: TrainingConfig, resources: "Training", notice: Notice) -> None:
     from edm.cluster.processes import world
     from edm.data.archive import read_archive
     from edm.data.labels import described
@@ -260,6 +265,7 @@ def import_published(args: Namespace) -> None:
 
 
 def average(args: Namespace) -> None:
+    from edm.params.experiment import AT_SNAPSHOT, average_mark
     from edm.training.averaging import average, require_whole, snapshots_of
 
     if (args.experiment is None) != (args.model is None):

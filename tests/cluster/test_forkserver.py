@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edm.cluster import forkserver
+from edm.cluster.children import FORKED
 from edm.cluster.forkserver import ADDRESS, THREADS, fork
 
 PROBE = """
@@ -170,6 +171,15 @@ def test_without_a_place_for_a_socket_there_is_no_server(tmp_path, monkeypatch, 
     assert fork(python("json.tool"), {**os.environ, THREADS: "1"}) is None
 
 
+def test_a_launch_and_its_command_are_forked_and_end_as_new_ones(served):
+    """Each once: a launch that was forked must not ask for its fork again."""
+    launch = python("edm", "launch", "--gpus", "0", "--", "trayn")
+    ended = [subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=60)
+             for environment in (served, {**served, FORKED: ""}, {**served, ADDRESS: ""})]  # fmt: skip
+    statuses, errors = {one.returncode for one in ended}, {one.stderr for one in ended}
+    assert statuses == {2} and len(errors) == 1 and "'trayn' is unknown; did you mean 'train'?" in errors.pop()
+
+
 @pytest.mark.slow
 def test_a_launched_training_run_is_the_same_to_the_byte(tiny, digits_archive, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(tiny().to_dict()))
@@ -182,6 +192,14 @@ def test_a_launched_training_run_is_the_same_to_the_byte(tiny, digits_archive, t
                          digits_archive, "--out", tmp_path / name)  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    forkserver._servers[0].stdin.close()
     new, forked = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("new", "forked"))
     assert new == forked
+    (tmp_path / "config.json").write_text(json.dumps(tiny(duration=1.0).to_dict()))
+    stopped = subprocess.Popen([*command[:-1], tmp_path / "stopped"], stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "stopped" / "log.jsonl").exists():
+            break
+        time.sleep(0.1)
+    stopped.send_signal(signal.SIGTERM)  # to the process that asked for the launch
+    assert stopped.wait(timeout=60) == 75 and "the same command continues" in stopped.stderr.read()
+    forkserver._servers[0].stdin.close()

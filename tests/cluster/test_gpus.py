@@ -13,6 +13,7 @@ from made_up_gpus import driver
 
 import edm
 from edm.cli import main
+from edm.cluster import children
 from edm.cluster.gpus import VISIBLE, gpu_name, on_this_machine, own
 from edm.commands import launching
 
@@ -138,7 +139,7 @@ def test_what_outlives_its_launcher_keeps_its_gpus(machine, monkeypatch):
         left.append(real(["sleep", "60"], pass_fds=pass_fds))
         return real(command, **options)
 
-    monkeypatch.setattr(launching.subprocess, "Popen", and_another)
+    monkeypatch.setattr(children.subprocess, "Popen", and_another)
     assert main(["launch", "--gpus", "1", "--", "--help"]) == 0
     monkeypatch.undo()
     blocked = job(1, 0)
