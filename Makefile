@@ -35,11 +35,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[workflow,test]'
 	@touch $@
 
-# One step more than cores at a time: no core waits while Snakemake ends a step and starts the next.
-STEPS = $$(( $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1 ))
-
 demo: $(READY)
-	@snakemake --cores $(STEPS) digits || { status=$$?; [ -z "$$(ls .snakemake/locks 2>/dev/null)" ] || echo "If no other Snakemake runs\
+	@snakemake digits || { status=$$?; [ -z "$$(ls .snakemake/locks 2>/dev/null)" ] || echo "If no other Snakemake runs\
 	 in this folder, one was killed. Nothing is lost: $(VENV)/bin/snakemake --unlock && make demo"; exit $$status; }
 	@cat results/digits/tables/*.md
 

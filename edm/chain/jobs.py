@@ -169,8 +169,18 @@ class Chain:
 
     def downloads_for(self, names: Iterable[str]) -> list[str]:
         """The missing downloads of some reports or experiments."""
-        jobs = self.needed(path for name in names for path in self.targets(name))
-        return [path for job in jobs if job.rule == "download" for path in job.outputs]
+        targets = (path for name in names for path in self.targets(name))
+        return list(dict.fromkeys(path for target in targets for path in self._downloads[target]))
+
+    @functools.cached_property
+    def _downloads(self) -> dict[str, dict[str, None]]:
+        """The missing downloads that each file needs; of all files at once, since a Snakefile asks for every target."""
+        found: dict[str, dict[str, None]] = {}
+        for job in self.needed(self.makers):
+            own = job.outputs if job.rule == "download" else ()
+            together = dict.fromkeys((*own, *(p for path in (*job.files, *job.parts) for p in found.get(path, ()))))
+            found |= dict.fromkeys(job.outputs, together)
+        return found
 
     def jobs(self) -> Iterator[Job]:
         """Every job of the chain."""
