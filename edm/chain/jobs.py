@@ -173,13 +173,13 @@ class Chain:
         return list(dict.fromkeys(path for target in targets for path in self._downloads[target]))
 
     @functools.cached_property
-    def _downloads(self) -> dict[str, dict[str, None]]:
+    def _downloads(self) -> dict[str, tuple[str, ...]]:
         """The missing downloads that each file needs; of all files at once, since a Snakefile asks for every target."""
-        found: dict[str, dict[str, None]] = {}
+        found: dict[str, tuple[str, ...]] = {}
         for job in self.needed(self.makers):
             own = job.outputs if job.rule == "download" else ()
-            together = dict.fromkeys((*own, *(p for path in (*job.files, *job.parts) for p in found.get(path, ()))))
-            found |= dict.fromkeys(job.outputs, together)
+            of_inputs = (download for path in (*job.files, *job.parts) for download in found.get(path, ()))
+            found |= dict.fromkeys(job.outputs, tuple(dict.fromkeys((*own, *of_inputs))))
         return found
 
     def jobs(self) -> Iterator[Job]:

@@ -55,6 +55,14 @@ def test_in_the_project_what_no_job_makes_is_a_raw_source_a_download_or_a_publis
     assert all(Path(path).exists() for path in outside)
 
 
+def test_the_downloads_of_a_target_are_those_that_its_steps_need(chain):
+    for reports in (*([report] for report in chain.reports), ["paper", "solvers"]):
+        jobs = chain.needed(path for report in reports for path in chain.targets(report))
+        downloads = sorted(path for job in jobs if job.rule == "download" for path in job.outputs)
+        assert sorted(chain.downloads_for(reports)) == downloads
+    assert len(downloads) > len(chain.downloads_for(["paper"])) > 5
+
+
 def test_every_file_has_one_maker_and_every_job_one_name(chain):
     jobs = list(chain.jobs())
     made = Counter(path for job in jobs for path in job.outputs)
