@@ -170,7 +170,7 @@ class Chain:
     def downloads_for(self, names: Iterable[str]) -> list[str]:
         """The missing downloads of some reports or experiments."""
         targets = (path for name in names for path in self.targets(name))
-        return list(dict.fromkeys(path for target in targets for path in self._downloads[target]))
+        return list(dict.fromkeys(path for target in targets for path in self._downloads.get(target, ())))
 
     @functools.cached_property
     def _downloads(self) -> dict[str, tuple[str, ...]]:
