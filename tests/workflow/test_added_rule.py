@@ -29,9 +29,8 @@ def project(tmp_path, digits_archive):
         file.write(f"\n\n{pieces['entry']}")
     (tmp_path / "workflow" / "rules" / "size.smk").write_text(pieces["snakemake"])
     (tmp_path / "edm" / "commands" / "size.py").write_text(pieces["command"])
-    command_line = tmp_path / "edm" / "cli.py"
-    text = command_line.read_text().replace("    data,\n", "    data,\n    size,\n", 1)
-    command_line.write_text(text.replace("in (data,", "in (size, data,"))
+    commands = tmp_path / "edm" / "commands" / "__init__.py"
+    commands.write_text(commands.read_text().replace('FILES = ("data", ', 'FILES = ("data", "size", ', 1))
     return tmp_path
 
 
