@@ -40,9 +40,10 @@ demo: $(READY)
 	 in this folder, one was killed. Nothing is lost: $(VENV)/bin/snakemake --unlock && make demo"; exit $$status; }
 	@cat results/digits/tables/*.md
 
-# Two processes share the tests, each with one thread for torch; the tests of a file stay together, with what they share,
-# and files start in the order of tests/conftest.py.
-TESTS := env OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes share the tests, each with one thread for torch. Some tests ask for two threads, which must wait without
+# spinning: beside other work they would starve. The tests of a file stay together, with what they share, and files start
+# in the order of tests/conftest.py.
+TESTS := env OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	@$(TESTS) -m "not slow"
