@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Container images often set this; each process would then compile our package again, which takes half a second.
+# Container images often set this; each process would then compile our package again.
 export PYTHONDONTWRITEBYTECODE :=
 PORT ?= 5000
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
