@@ -1,12 +1,17 @@
 """The commands: each function takes the parsed arguments. A command imports heavy modules only when it needs them.
 
 =============  =========================================================
-data.py        prepare, features, fid-ref, download, made-up
-models.py      train, import, export
+data.py        prepare, download, made-up, features, fid-ref
+advising.py    advise
+launching.py   launch, adopt, clean, digests: steps of the workflow
+models.py      train, import, average, export
 images.py      sample, merge, fid
-studies.py     evaluate, choose, search, analyse: the workflow's steps on a model
-reports.py     tables, figures, plan, bench, check
-tracking.py    track sync
+likelihood.py  likelihood
+solvers.py     orders
+studies.py     evaluate, choose, search, sheet, analyse: the workflow's steps on a model
+reports.py     tables, figures, metrics, about, trace, compare, crate, plan, bench, check
+tracking.py    track
+watching.py    watch
 common.py      options, argument types and helpers of all commands
 =============  =========================================================
 """

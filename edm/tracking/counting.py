@@ -19,10 +19,10 @@ class Counting:
     """
 
     def __init__(self, what: str, total: int, active: bool = True, of: str = "images", delay: float = 0.0):
-        self._what, self._total, self._done, self._of = what, total, 0.0, of
-        unit = {"images": "img"}.get(of, f" {of}")
         from tqdm import tqdm  # `edm --help` needs none
 
+        self._what, self._total, self._done, self._of = what, total, 0.0, of
+        unit = {"images": "img"}.get(of, f" {of}")
         self._bar = tqdm(total=total, unit=unit, unit_scale=True, desc=what, delay=delay,
                          disable=None if active else True)  # fmt: skip
         self._lines = active and self._bar.disable

@@ -171,7 +171,7 @@ def test_without_a_place_for_a_socket_there_is_no_server(tmp_path, monkeypatch, 
     assert fork(python("json.tool"), {**os.environ, THREADS: "1"}) is None
 
 
-def test_a_launch_and_its_command_are_forked_and_end_as_new_ones(served):
+def test_a_launch_ends_alike_forked_or_new(served):
     """Each once: a launch that was forked must not ask for its fork again."""
     launch = python("edm", "launch", "--gpus", "0", "--", "trayn")
     ended = [subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=60)
@@ -200,6 +200,9 @@ def test_a_launched_training_run_is_the_same_to_the_byte(tiny, digits_archive, t
         if (tmp_path / "stopped" / "log.jsonl").exists():
             break
         time.sleep(0.1)
+    server = forkserver._servers[0].pid
+    keepers = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    assert len(keepers) == 2, "of the launch and of its command"
     stopped.send_signal(signal.SIGTERM)  # to the process that asked for the launch
     assert stopped.wait(timeout=60) == 75 and "the same command continues" in stopped.stderr.read()
     forkserver._servers[0].stdin.close()
