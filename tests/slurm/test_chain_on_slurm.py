@@ -47,16 +47,36 @@ def project(folder, **training):
     return folder
 
 
-def snakemake(folder, *words, environment=None, **options):
-    environment = {**(environment or os.environ), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+def snakemake(folder, *words, cluster=None, seconds=2400):
+    """What a call of Snakemake printed, on a cluster or without one. If it fails or takes longer, all that is known."""
+    environment = {**(cluster.environment if cluster else os.environ), "PYTHONPATH": str(ROOT)}
     with (folder / "snakemake.log").open("w") as log:
         process = subprocess.Popen(["snakemake", *words], cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            status = process.wait(timeout=2700)
+            status = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"Snakemake runs after {seconds} s\n{_known(folder, cluster)}", pytrace=False)
         finally:
             process.kill()
-    assert status == 0, (folder / "snakemake.log").read_text()[-6000:]
+    assert status == 0, _known(folder, cluster)
     return (folder / "snakemake.log").read_text()
+
+
+def _known(folder, cluster, characters=3000):
+    """The end of every log of a run, and what Slurm says of its nodes, its last jobs and their processes."""
+    logs = [
+        folder / "snakemake.log",
+        *sorted(folder.glob("runs/**/*.log")),
+        *sorted(folder.glob(".snakemake/slurm_logs/**/*.log")),
+    ]
+    said = [f"== {path.relative_to(folder)}\n{path.read_text(errors='replace')[-characters:]}" for path in logs]
+    if cluster:
+        said += [cluster.run("sinfo", "-N", "-o", "%N %T %E"), *map(str, cluster.jobs()[-3:])]
+        for number in cluster.processes():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{number}/cmdline").read_text().replace("\0", " ")
+                said.append(f"{number} {Path(f'/proc/{number}/wchan').read_text()} {words[:200]}")
+    return "\n".join(said)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +207,7 @@ def disturbed(scratch, cluster):
     disturber = Disturber(cluster, folder)
     disturber.start()
     try:
-        snakemake(folder, "--profile", "slurm", "cluster", *POLLS, environment=cluster.environment)
+        snakemake(folder, "--profile", "slurm", "cluster", *POLLS, cluster=cluster)
     finally:
         disturber.over.set()
         disturber.join(60)
@@ -248,7 +268,7 @@ def test_what_was_stopped_by_its_time_limit_says_so(disturbed):
 
 def test_there_is_nothing_left_to_do(disturbed, cluster):
     folder, _, _ = disturbed
-    said = snakemake(folder, "--profile", "slurm", "cluster", environment=cluster.environment)
+    said = snakemake(folder, "--profile", "slurm", "cluster", cluster=cluster)
     assert "Nothing to be done" in said
 
 
@@ -259,7 +279,7 @@ def test_a_training_on_two_nodes_is_that_on_one(undisturbed, cluster, scratch):
     shutil.copytree(undisturbed / "steps" / "data", folder / "steps" / "data")
     before = len(cluster.jobs())
     model = "models/cluster/vp-F/model.safetensors"
-    snakemake(folder, "--profile", "slurm", model, *POLLS, environment=cluster.environment)
+    snakemake(folder, "--profile", "slurm", model, *POLLS, cluster=cluster, seconds=600)
     (job,) = cluster.jobs()[before:]
     assert job["node"] == "n[1-2]" and "gres:gpu:2" in job["tres"]
     ours, theirs = load_file(folder / model), load_file(undisturbed / model)
@@ -275,7 +295,7 @@ def test_a_failing_rank_ends_the_job_and_its_error_is_shown(cluster, scratch, un
     begun = time.monotonic()
     with pytest.raises(AssertionError):
         snakemake(folder, "--profile", "slurm", "models/cluster/vp-F/model.safetensors", "--retries", "0", *POLLS,
-                  environment=cluster.environment)  # fmt: skip
+                  cluster=cluster)  # fmt: skip
     assert time.monotonic() - begun < 900  # a process that waits for the other ends after half an hour
     assert cluster.jobs()[-1]["state"] == "FAILED"
     said = (folder / "snakemake.log").read_text()

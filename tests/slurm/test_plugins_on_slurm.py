@@ -19,7 +19,7 @@ def finished(scratch):  # noqa: F811
     write_lab(folder, columns=("my",))
     write_params(folder, only_the_solver, columns=("my",))
     with Cluster(scratch / "slurm") as cluster:
-        snakemake(folder, "--profile", "slurm", "results/tiny/tables/mine.md", *POLLS, environment=cluster.environment)
+        snakemake(folder, "--profile", "slurm", "results/tiny/tables/mine.md", *POLLS, cluster=cluster)
         jobs = cluster.jobs()
     return folder, jobs, living(cluster.configuration)
 
