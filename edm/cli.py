@@ -1,7 +1,6 @@
 """The command line ``edm``: parses arguments, calls a command and returns its exit status."""
 
 import argparse
-import atexit
 import io
 import os
 import sys
@@ -11,6 +10,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from edm import __version__
+from edm.cluster.leaving import leave_after
 from edm.errors import PREEMPTED, Preempted, UserError, one_line, out_of_memory
 from edm.files.outputs import check_outputs, new_folders
 
@@ -121,29 +121,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run() -> NoReturn:
-    """The program: exits with the status of :func:`main`. A fork server, where there is one, forks `edm launch`.
-
-    Python's own end frees torch's tables entry by entry, which takes more than a second. After a command that has
-    returned, everything else that Python does at its end is done first.
-    """
+    """The program: exits with the status of :func:`main`. A fork server, where there is one, forks `edm launch`."""
     if sys.argv[1:2] == ["launch"]:
         from edm.cluster import children
 
         if (status := children.forked(sys.argv[1:])) is not None:
             sys.exit(status)
-    ended: list[int] = []
-    atexit.register(_leave, ended)  # the last function of this kind to run, since it is the first
-    ended.append(main())
-    sys.exit(ended[0])
-
-
-def _leave(ended: list[int]) -> None:
-    """Ends the process at once, if its command has returned and everything that it printed can be written."""
-    with suppress(OSError, ValueError):
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-        if ended:
-            os._exit(ended[0])
+    leave_after(main)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ The import takes seconds, a fork milliseconds. The server starts with Snakemake 
 
     python -m edm.cluster.forkserver FILE MODULE …
 
-It serves commands of one CPU thread. All others start as new processes, and so do all commands where no server runs or
-where a source file has changed since the server read it. A forked command has the arguments, environment, folder and
-streams of the process that asks for it (the client), which passes on signals and waits for the exit status. Only this
-user's processes reach the socket, in a folder of mode 0700: they may run any command anyway.
+It serves commands of one CPU thread. All others start as new processes, and so do all commands where no server runs,
+where a source file has changed since the server read it, or where Python would find another copy of the package. A
+forked command has the arguments, environment, folder and streams of the process that asks for it (the client), which
+passes on signals and waits for the exit status. Only this user's processes reach the socket, in a folder of mode 0700:
+they may run any command anyway.
 """
 
 import gc
@@ -22,12 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from edm.cluster.leaving import leave_after
 from edm.cluster.preemption import SIGNALS
 
 ADDRESS = "EDM_FORKSERVER"  # environment variable: the server's socket
@@ -48,8 +51,9 @@ class Forked:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def wait(self) -> int:
-        """The exit status, or minus the signal that ended the command."""
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, or minus the signal that ended the command. Raises TimeoutError after so many seconds."""
+        self._connection.settimeout(timeout)
         with self._connection:
             if (status := _number(self._connection)) is not None:
                 return status
@@ -60,8 +64,12 @@ class Forked:
 def start(modules: Iterable[str]) -> None:
     """Starts a server that has imported these modules, for the processes that this one starts.
 
-    Does nothing where there is no place for its socket: a full disk, or a folder for temporary files with a long name.
+    Does nothing if this process has one already, from a process around it, or where there is no place for its socket: a
+    full disk, or a folder for temporary files with a long name.
     """
+    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+        connection.connect(os.environ.get(ADDRESS) or "/")
+        return
     with socket.socket(socket.AF_UNIX) as listener, suppress(OSError):
         folder = tempfile.mkdtemp(prefix="edm-fork-")  # of this user only
         address = f"{folder}/socket"
@@ -83,17 +91,23 @@ def start(modules: Iterable[str]) -> None:
         os.environ[ADDRESS] = address
 
 
-def fork(command: list[str], environment: dict[str, str]) -> Forked | None:
-    """``python -m MODULE …`` with this environment, if the server can fork it; otherwise None."""
+def fork(
+    command: list[str], environment: dict[str, str], folder: str | None = None, streams: Sequence[int] = STREAMS
+) -> Forked | None:
+    """``python -m MODULE …`` with this environment, if the server can fork it; otherwise None.
+
+    folder, streams: the working directory and the open files for its input, output and errors; by default those of this
+    process.
+    """
     if ADDRESS not in environment or environment.get(THREADS) != "1" or command[:2] != [sys.executable, "-m"]:
         return None
     os.umask(umask := os.umask(0))
-    request = {"command": command, "environment": environment, "folder": os.getcwd(), "umask": umask}
+    request = {"command": command, "environment": environment, "folder": folder or os.getcwd(), "umask": umask}
     message = json.dumps(request).encode()
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(environment[ADDRESS])
-        socket.send_fds(connection, [len(message).to_bytes(_BYTES, "big")], STREAMS)
+        socket.send_fds(connection, [len(message).to_bytes(_BYTES, "big")], streams)
         connection.sendall(message)
         pid = _number(connection)
     except OSError:  # the server's Snakemake has ended, or a stream is closed
@@ -144,9 +158,11 @@ def _keep(connection: socket.socket, read: dict[str, tuple[int, int] | None]) ->
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with suppress(OSError, EOFError):  # the client was killed; the command continues, as a child process would
         head, streams, _, _ = socket.recv_fds(connection, _BYTES, len(STREAMS))
+        if not head:  # another process only looks whether the server is there
+            raise EOFError
         request = json.loads(_received(connection, int.from_bytes(head, "big")))
         unchanged = all(_state(path) == state for path, state in read.items())
-        if unchanged and request["command"][0] == sys.executable:
+        if unchanged and request["command"][0] == sys.executable and _finds_same(request):
             if (pid := os.fork()) == 0:
                 return request, streams
             for stream in (*streams, *STREAMS):
@@ -173,6 +189,19 @@ def _become(request: dict[str, Any], streams: list[int]) -> list[str]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     command: list[str] = request["command"]
     return command
+
+
+def _finds_same(request: dict[str, Any]) -> bool:
+    """Whether Python would find the command's package where the server has found it: not in another folder's copy."""
+    package = request["command"][2].partition(".")[0]
+    given, own = ([path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+                  for environment in (request["environment"], os.environ))  # fmt: skip
+    rest = [path for path in sys.path[1:] if path not in own]
+    found = PathFinder.find_spec(package, [request["folder"], *given, *rest])
+    here = getattr(sys.modules.get(package), "__file__", None)
+    if here is None or found is None or found.origin is None:  # not imported yet, or found by other means than a path
+        return True
+    return os.path.realpath(found.origin) == os.path.realpath(here)
 
 
 def _state(path: str) -> tuple[int, int] | None:
@@ -210,4 +239,4 @@ if __name__ == "__main__":
     if (command := serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])) is not None:
         sys.path[0] = os.getcwd()  # as for `python -m`
         sys.argv = command[2:]
-        runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+        leave_after(lambda: runpy.run_module(command[2], run_name="__main__", alter_sys=True) and None)

@@ -122,6 +122,38 @@ def test_it_forks_no_code_that_has_changed_on_disk(served, tmp_path, change, cap
     assert fork(python("probe", "0"), served) is None
 
 
+def test_it_forks_no_other_copy_of_the_code(served, tmp_path, capfd):
+    """The copy in the working directory comes first, then those of PYTHONPATH, as for a new process."""
+    for folder in ("other", "third"):
+        (tmp_path / folder / "edm").mkdir(parents=True)
+        (tmp_path / folder / "edm" / "__init__.py").write_text("")
+    command, own = python("edm", "--version"), served["PYTHONPATH"]
+    assert fork(command, served, str(tmp_path)).wait(60) == 0
+    assert fork(command, served, str(tmp_path / "other")) is None
+    elsewhere = {**served, "PYTHONPATH": f"{tmp_path / 'third'}{os.pathsep}{own}"}
+    assert fork(command, elsewhere) is None
+    (tmp_path / "same").mkdir()
+    (tmp_path / "same" / "edm").symlink_to(Path(__file__).parents[2] / "edm")
+    assert fork(command, elsewhere, str(tmp_path / "same")).wait(60) == 0
+
+
+def test_streams_of_its_own_and_a_wait_that_ends(served, tmp_path):
+    with open(os.devnull) as nothing, open(tmp_path / "out", "w+") as out:
+        streams = (nothing.fileno(), out.fileno(), out.fileno())
+        assert fork(python("probe", "3"), served, streams=streams).wait() == 3
+        assert "an error\n" in (tmp_path / "out").read_text()
+        command = fork(python("sleeper"), served, streams=streams)
+        with pytest.raises(TimeoutError):
+            command.wait(0.2)
+        command.send_signal(signal.SIGKILL)
+
+
+def test_a_process_inside_uses_the_server_of_the_one_around(served, monkeypatch):
+    address = os.environ[ADDRESS]
+    forkserver.start(["slow"])
+    assert len(forkserver._servers) == 1 and os.environ[ADDRESS] == address
+
+
 def test_a_command_whose_status_cannot_be_known_is_killed(served, capfd):
     command = fork(python("sleeper"), served)
     os.kill(int(printed(capfd)), signal.SIGKILL)  # its parent, which waits for it

@@ -6,11 +6,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 import yaml
@@ -403,11 +402,8 @@ with distributed.world("cpu") as place:
 def launched(folder, *commands, first=""):
     """Runs commands on two gloo processes."""
     (folder / "script.py").write_text(SCRIPT.format(first=first))
-    return subprocess.run(
-        [sys.executable, "-m", "edm.cluster.launch", "--standalone", "--nproc-per-node=2", folder / "script.py",
-         json.dumps(commands)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900, capture_output=True, text=True,
-    )  # fmt: skip
+    launch = ["python", "-m", "edm.cluster.launch", "--standalone", "--nproc-per-node=2"]
+    return forking.run([*launch, folder / "script.py", json.dumps(commands)], folder)
 
 
 @pytest.mark.slow

@@ -1,11 +1,9 @@
 """The four files of docs/extend.md through Snakemake to a table; edited; traced; by hand, in several processes."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
+import forking
 import pytest
 from lab import KINDS, PAGE, ROOT, write_lab
 
@@ -13,20 +11,18 @@ pytestmark = pytest.mark.slow
 
 
 def run(folder, *words, status=0):
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800)
+    done = forking.run(words, folder, {"PYTHONPATH": str(ROOT)}, timeout=1800)
     assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
 def snakemake(folder, *words):
     snakefile = ROOT / "workflow" / "Snakefile"
-    return run(folder, sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--cores", "2", *words)
+    return run(folder, "snakemake", "--snakefile", snakefile, "--cores", "2", *words)
 
 
 def edm(folder, *words, status=0):
-    return run(folder, sys.executable, "-m", "edm", *words, status=status)
+    return run(folder, "edm", *words, status=status)
 
 
 def planned(folder):

@@ -171,6 +171,20 @@ class Cluster:
         """Starts the daemon of a node, again if it was lost."""
         self._start("slurmd", "-D", "-N", node, name=node, environment={"SLURMD_NODENAME": node})
 
+    def settle(self) -> list[str]:
+        """Waits until every node is idle, and returns why Slurm had drained nodes, which are resumed.
+
+        It drains a node whose killed job does not end in time, for one. An administrator has to look and resume it.
+        """
+        found = []
+        for node in NODES:
+            said = self.run("scontrol", "show", "node", node)
+            if "DRAIN" in said:
+                found.append(f"{node}: {said[said.find('Reason=') :].strip()}")
+                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self._wait(lambda: self._idle(*NODES), 120)
+        return found
+
     def _write(self):
         host, (port, *ports) = socket.gethostname().split(".")[0], _free_ports(1 + len(NODES))
         # Daemons listen where the machine's name leads to, if that is the machine itself, and otherwise everywhere.
@@ -224,13 +238,13 @@ class Cluster:
             return False
         return all(states.get(node) == "idle" for node in nodes)
 
-    def _wait(self, ready):
-        end = time.monotonic() + self.patience
+    def _wait(self, ready, patience=None):
+        end = time.monotonic() + (patience or self.patience)
         while not ready():
             dead = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
             if dead or time.monotonic() > end:
-                why = f"{', '.join(dead)} ended" if dead else f"not ready after {self.patience:g} s"
-                raise UserError(f"the private SLURM did not come up ({why}). Its logs:\n{self._logs()}")
+                why = f"{', '.join(dead)} ended" if dead else f"not ready after {patience or self.patience:g} s"
+                raise UserError(f"the private SLURM is not up ({why}). Its logs:\n{self._logs()}")
             time.sleep(0.1)
 
     def _logs(self, lines=8):

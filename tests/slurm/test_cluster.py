@@ -85,6 +85,12 @@ def test_a_job_of_a_lost_node_runs_again_on_another(folder, tmp_path):
         time.sleep(1)
         assert cluster.daemons[lost].poll() is None  # the thread's end does not end the daemon
 
+        cluster.run("scancel", job)
+        cluster.run("scontrol", "update", f"NodeName={lost}", "State=DRAIN", "Reason=Kill task failed")
+        (drained,) = cluster.settle()
+        assert drained.startswith(f"{lost}: Reason=Kill task failed")
+        assert cluster._idle(*NODES) and not cluster.settle()
+
 
 def test_an_error_inside_takes_the_cluster_down(folder):
     with pytest.raises(KeyboardInterrupt), Cluster(folder) as cluster:

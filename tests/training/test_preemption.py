@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -342,11 +343,9 @@ def two(digits_archive, tmp_path):
         script, file = tmp_path / "script.py", tmp_path / "config.json"
         script.write_text(SCRIPT.format(first=first, other=other, moment=moment))
         file.write_text(json.dumps(config.to_dict()))
-        return subprocess.run(
-            [sys.executable, "-m", launcher, "--standalone", "--nproc-per-node=2", script, "train", "--config", file,
-             "--data", digits_archive, "--out", out, "--device", "cpu", "--threads", "1"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, capture_output=True, text=True,
-        )  # fmt: skip
+        command = ["python", "-m", launcher, "--standalone", "--nproc-per-node=2", script, "train", "--config", file,
+                   "--data", digits_archive, "--out", out, "--device", "cpu", "--threads", "1"]  # fmt: skip
+        return forking.run(command, tmp_path, timeout=120)
 
     return start
 

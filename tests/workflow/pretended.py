@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -96,12 +95,11 @@ def make(folder, text=PARAMS):
 
 def snakemake(folder, *words):
     """Plain snakemake with the stand-in for `edm`."""
+    import forking  # the stand-in does not find it, and does not need it
+
     path = os.pathsep.join((str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]))
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words],
-        cwd=folder, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=900,
-    )  # fmt: skip
+    command = ["snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words]
+    return forking.run(command, folder, {"PATH": path, "PYTHONPATH": str(ROOT)})
 
 
 def dry_run(folder, *words):

@@ -1,9 +1,8 @@
 """Conventions of Snakemake workflows: the linter, the catalog's file, and use as a module of another workflow."""
 
-import os
-import subprocess
 from pathlib import Path
 
+import forking
 import miniature
 import pytest
 import yaml
@@ -34,9 +33,7 @@ onstart:
 
 
 def snakemake(folder, *words):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(["snakemake", *words], cwd=folder, env=environment, capture_output=True, text=True,
-                          timeout=300)  # fmt: skip
+    return forking.run(["snakemake", *words], folder, {"PYTHONPATH": str(ROOT)}, timeout=300)
 
 
 @pytest.mark.slow

@@ -1,13 +1,11 @@
 """The paper's report as a DAG, and a part of its rehearsal on made-up data through the real rules."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
+import forking
 import pytest
 
 from edm import params
@@ -19,11 +17,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def snakemake(folder, *words):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words],
-        cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=1500,
-    )  # fmt: skip
+    command = ["snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words]
+    return forking.run(command, folder, timeout=1500)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import base64
 import copy
 import html
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -13,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import miniature
 import pytest
 import yaml
@@ -23,11 +23,8 @@ RAW = miniature.raw()
 
 def snakemake(folder, *words, **environment):
     """Runs plain snakemake in a folder, with the commands of this environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words],
-        cwd=folder, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+    command = ["snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", "--cores", "2", *words]
+    return forking.run(command, folder, environment)
 
 
 def write_params(folder, change=lambda tiny: None, uri=None):
@@ -268,9 +265,7 @@ def test_a_store_that_is_away_does_not_fail_the_chain_and_gets_the_runs_with_its
 
 def shell(folder, text):
     """What lines for a shell print, with the commands of this environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(["bash", "-ec", text], cwd=folder, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = forking.run(["bash", "-ec", text], folder, {"PYTHONPATH": str(ROOT)}, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
