@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -235,8 +236,12 @@ def _received(connection: socket.socket, size: int) -> bytes:
     return message
 
 
+def _run(module: str) -> None:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
     if (command := serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])) is not None:
         sys.path[0] = os.getcwd()  # as for `python -m`
         sys.argv = command[2:]
-        leave_after(lambda: runpy.run_module(command[2], run_name="__main__", alter_sys=True) and None)
+        leave_after(partial(_run, command[2]))

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import NoReturn
 
 
-def leave_after(program: Callable[[], int | None]) -> NoReturn:
-    """Exits with the status that ``program`` returns (None: 0) or raises as SystemExit.
+def leave_after(program: Callable[[], object]) -> NoReturn:
+    """Exits with the status that ``program`` returns (0 or None: success) or raises as SystemExit.
 
     Python's own end frees torch's tables entry by entry, which takes more than a second. Everything else that Python
     does at its end is done first. After an exception, Python ends as usual.
