@@ -180,11 +180,13 @@ edm.cli.run()
 
 
 @pytest.mark.parametrize("main, status, out", [
-    ("0", 0, ""), ("75", 75, ""), ("1 / 0", 1, "freed\n"), ("sys.exit(2)", 2, "freed\n"),
+    ("0", 0, ""), ("75", 75, ""), ("1 / 0", 1, "freed\n"), ("sys.exit(2)", 2, ""),
+    ("sys.exit('a message')", 1, ""), ("sys.exit()", 0, ""),
 ])  # fmt: skip
 def test_a_command_that_has_returned_ends_after_threads_and_exit_functions_but_frees_nothing(main, status, out):
     done = subprocess.run([sys.executable, "-c", ENDING % main], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (status, f"threads and exit functions\n{out}")
+    assert ("a message\n" == done.stderr) == ("a message" in main)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
