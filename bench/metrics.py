@@ -67,7 +67,7 @@ def main() -> int:
 
 def whole(folder: Path, args: argparse.Namespace) -> tuple[list[dict], dict[str, float]]:
     """A row per variant, and the relative differences of edm's features and FID from torch-fidelity's."""
-    make(folder, args.images)
+    make(folder, args.images, max(args.images // 10, 2))
     variants: dict[str, list[str]] = {THEIRS: [], OURS: []}
     variants |= {f"{OURS}, {size} at once": ["--batches", str(size)] for size in args.batches}
     variants |= {f"{OURS}, compiled": ["--compile"]} if args.compile else {}
@@ -87,13 +87,13 @@ def whole(folder: Path, args: argparse.Namespace) -> tuple[list[dict], dict[str,
                   "features, largest relative difference": unlike(folder, args.device)}  # fmt: skip
 
 
-def make(folder: Path, images: int) -> None:
+def make(folder: Path, images: int, real: int) -> None:
     """Writes the two image sets as PNG files for torch-fidelity and as an array for edm, and the weights."""
     import numpy as np
     from PIL import Image
 
     untrained_inception(folder)
-    for name, count, contrast in (("generated", images, 60), ("real", max(images // 10, 2), 30)):
+    for name, count, contrast in (("generated", images, 60), ("real", real, 30)):
         pixels = smooth_images(count, seed=count, contrast=contrast).numpy()
         (folder / name).mkdir()
         for i, one in enumerate(pixels):

@@ -45,6 +45,37 @@ def test_a_benchmark_prints_a_table_and_leaves_its_rows_with_their_origin(name, 
         assert found["features, largest relative difference"] < 1e-6
 
 
+TOOL = """
+import argparse, io, pathlib, zipfile
+from PIL import Image
+parser = argparse.ArgumentParser()
+for name in ("--source", "--dest", "--resolution", "--transform"):
+    parser.add_argument(name, required=True)
+args = parser.parse_args()
+assert (args.resolution, args.transform) == ("64x64", "center-crop")
+with zipfile.ZipFile(args.dest, "w") as archive:
+    for number, path in enumerate(sorted(pathlib.Path(args.source).rglob("*.png"))):
+        image = Image.open(path).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((64, 64), Image.Resampling.LANCZOS)
+        image.save(picture := io.BytesIO(), format="PNG", compress_level=0)
+        archive.writestr(f"{number:08d}.png", picture.getvalue())
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_command_is_compared_with_that_of_another(tmp_path):
+    """In place of the authors' tool, a short one of the same options. That of FID takes a minute and is run by hand."""
+    (tmp_path / "dataset_tool.py").write_text(TOOL)
+    done = run(ROOT / "bench" / "commands.py", "preparation", "--images", "6", "--rounds", "1", "--peer", tmp_path,
+               "--output", tmp_path / "found.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    theirs, *_, ours = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert ours["ours is so many times as fast"] == 1 and theirs["processor"] > 0 and theirs["rounds"] == 1
+    assert ours["images unlike theirs"] == 0 and theirs["archive (bytes)"] > 6 * 64 * 64 * 3
+
+
 @pytest.mark.slow
 def test_recompute_keeps_less_for_equal_gradients(tmp_path):
     done = run(

@@ -186,7 +186,7 @@ edm.cli.run()
 def test_a_command_that_has_returned_ends_after_threads_and_exit_functions_but_frees_nothing(main, status, out):
     done = subprocess.run([sys.executable, "-c", ENDING % main], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (status, f"threads and exit functions\n{out}")
-    assert ("a message\n" == done.stderr) == ("a message" in main)
+    assert (done.stderr == "a message\n") == ("a message" in main)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
