@@ -10,7 +10,7 @@ from edm.errors import UserError, one_line
 
 PATIENCE = 30.0  # seconds that Slurm may take to answer
 OVERDUE = 60.0  # seconds past its limit in which a job is being ended
-PORTS = range(20000, 60000)  # for the processes of a job to find each other
+PORTS = range(20000, 32768)  # for the processes of a job to find each other; Linux gives connections those above
 
 
 def job() -> str | None:

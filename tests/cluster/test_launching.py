@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,7 @@ def test_the_nodes_of_a_step_meet_at_its_first(in_job, monkeypatch):
     assert found[0]["rdzv-endpoint"] == found[1]["rdzv-endpoint"]
     host, _, port = found[0]["rdzv-endpoint"].partition(":")
     assert host == "10.0.0.1" and int(port) in slurm.PORTS
+    assert max(slurm.PORTS) < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import getpass
 import os
+import random
 import re
 import secrets
 import shutil
@@ -29,6 +30,7 @@ CPUS, MEMORY, GPUS = 16, 256_000, 2  # of each node, whatever the machine has; m
 CLIENTS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl, 1
+PORTS = range(10_000, 20_000)  # of the daemons; Linux gives connections ports from 32,768 on
 LONGEST = 70  # characters of the folder's path: UNIX sockets live below it, and theirs may have 107
 
 CONFIGURATION = """\
@@ -171,19 +173,9 @@ class Cluster:
         """Starts the daemon of a node, again if it was lost."""
         self._start("slurmd", "-D", "-N", node, name=node, environment={"SLURMD_NODENAME": node})
 
-    def settle(self) -> list[str]:
-        """Waits until every node is idle, and returns why Slurm had drained nodes, which are resumed.
-
-        It drains a node whose killed job does not end in time, for one. An administrator has to look and resume it.
-        """
-        found = []
-        for node in NODES:
-            said = self.run("scontrol", "show", "node", node)
-            if "DRAIN" in said:
-                found.append(f"{node}: {said[said.find('Reason=') :].strip()}")
-                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    def settle(self):
+        """Returns when every node is idle. Raises UserError with the logs if one stays away."""
         self._wait(lambda: self._idle(*NODES), 120)
-        return found
 
     def _write(self):
         host, (port, *ports) = socket.gethostname().split(".")[0], _free_ports(1 + len(NODES))
@@ -297,11 +289,15 @@ def _program(name):
 
 
 def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports that the system gives to no connection: one that gets a lost node's would keep it from coming back."""
+    found = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise UserError(f"fewer than {count} of the ports {PORTS[0]} to {PORTS[-1]} are free")
 
 
 def _end(number, frame):
