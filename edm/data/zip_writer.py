@@ -43,14 +43,15 @@ class ArchiveWriter:
 
     def add(self, png: bytes) -> None:
         """Appends the next image."""
-        self._append(image_name(self.count), png)
+        checksum = zlib.crc32(png)
+        self._append(image_name(self.count), png, checksum)
         self._sizes.append(len(png))
-        self._checksums.append(zlib.crc32(png))
+        self._checksums.append(checksum)
 
     def finish(self, labels: Sequence[int] | None) -> None:
         """Appends dataset.json and the zip directory. labels: one per image, or None."""
         text, offset = _labels_json(labels), self._end
-        self._append(LABELS_FILE, text)
+        self._append(LABELS_FILE, text, zlib.crc32(text))
         start, position = self._end, 0
         for i, (size, checksum) in enumerate(zip(self._sizes, self._checksums, strict=True)):
             self._write(_central(image_name(i), size, checksum, position))
@@ -59,8 +60,8 @@ class ArchiveWriter:
         self._write(_zip_end(self.count + 1, start, self._end - start))
         self._file.flush()
 
-    def _append(self, name: str, content: bytes) -> None:
-        self._write(_local(name, len(content), zlib.crc32(content)))
+    def _append(self, name: str, content: bytes, checksum: int) -> None:
+        self._write(_local(name, len(content), checksum))
         self._write(content)
 
     def _write(self, content: bytes) -> None:
