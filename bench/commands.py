@@ -12,6 +12,7 @@ runs beside `edm prepare`. Prints the seconds by the clock and of the processors
 import argparse
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, by_turns, environment, in_process, report, summary
+from common import by_turns, environment, in_process, report, summary
 from preparation import unlike
 
 RESOLUTION, REAL = 64, 20  # pixels; images behind the statistics
@@ -68,8 +69,8 @@ def timed(commands: dict[str, list[str]], result: Callable[[str, str], dict], ro
 
     seconds = by_turns({name: lambda name=name: turn(name) for name in commands}, rounds)
     *_, ours = commands
-    ratio = lambda times, name: summary([a / b for a, b in zip(times[name], times[ours], strict=True)])["median"]
-    return [{"variant": name, **summary(seconds[name]), "processor": summary(processors[name])["median"],
+    ratio = lambda times, name: statistics.median(a / b for a, b in zip(times[name], times[ours], strict=True))
+    return [{"variant": name, **summary(seconds[name]), "processor": statistics.median(processors[name]),
              "ours is so many times as fast": ratio(seconds, name), "by processor time": ratio(processors, name),
              **found[name]} for name in commands]  # fmt: skip
 
@@ -106,10 +107,10 @@ def write_images(folder: Path, images: int) -> None:
     from edm.metrics.frechet import FeatureStatistics
 
     make(folder, images, REAL)
-    statistics = FeatureStatistics()
+    moments = FeatureStatistics()
     features = load_features(INCEPTION, folder / "weights.pth", "cpu")
-    statistics.append(features(torch.from_numpy(np.load(folder / "real.npy"))))
-    np.savez(folder / "real.npz", mu=statistics.mean, sigma=statistics.covariance)
+    moments.append(features(torch.from_numpy(np.load(folder / "real.npy"))))
+    np.savez(folder / "real.npz", mu=moments.mean, sigma=moments.covariance)
     print("{}")
 
 
@@ -146,5 +147,4 @@ WORK = {"fid": fid, "preparation": preparation}
 ENVIRONMENT = environment()
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "bench"))
     sys.exit(main())

@@ -125,6 +125,9 @@ def project(tmp_path, made):
     return tmp_path
 
 
+_planned: set[tuple[str, str]] = set()  # commands that have run, with their params.yaml
+
+
 def run(command, folder):
     for pattern, (file, words) in ELSEWHERE.items():
         if re.fullmatch(pattern, command):
@@ -141,9 +144,6 @@ def run(command, folder):
     done = forking.run(words, folder, {"PYTHONPATH": str(ROOT)}, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     _planned.add(state)
-
-
-_planned: set[tuple[str, str]] = set()  # commands of dry runs, with their params.yaml
 
 
 @pytest.mark.parametrize("page", PAGES)

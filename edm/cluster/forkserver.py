@@ -193,16 +193,17 @@ def _become(request: dict[str, Any], streams: list[int]) -> list[str]:
 
 
 def _finds_same(request: dict[str, Any]) -> bool:
-    """Whether Python would find the command's package where the server has found it: not in another folder's copy."""
-    package = request["command"][2].partition(".")[0]
+    """Whether Python would find the command's package and ours where the server has: not in another folder's copy."""
     given, own = ([path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
                   for environment in (request["environment"], os.environ))  # fmt: skip
-    rest = [path for path in sys.path[1:] if path not in own]
-    found = PathFinder.find_spec(package, [request["folder"], *given, *rest])
-    here = getattr(sys.modules.get(package), "__file__", None)
-    if here is None or found is None or found.origin is None:  # not imported yet, or found by other means than a path
-        return True
-    return os.path.realpath(found.origin) == os.path.realpath(here)
+    places = [request["folder"], *given, *(path for path in sys.path[1:] if path not in own)]
+    for package in (request["command"][2].partition(".")[0], "edm"):
+        found = PathFinder.find_spec(package, places)
+        here = getattr(sys.modules.get(package), "__file__", None)
+        # Without one of these, the package is not imported yet, or is found by other means than a path.
+        if here and found and found.origin and os.path.realpath(found.origin) != os.path.realpath(here):
+            return False
+    return True
 
 
 def _state(path: str) -> tuple[int, int] | None:

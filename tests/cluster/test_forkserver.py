@@ -130,6 +130,7 @@ def test_it_forks_no_other_copy_of_the_code(served, tmp_path, capfd):
     command, own = python("edm", "--version"), served["PYTHONPATH"]
     assert fork(command, served, str(tmp_path)).wait(60) == 0
     assert fork(command, served, str(tmp_path / "other")) is None
+    assert fork(python("json.tool", "--help"), served, str(tmp_path / "other")) is None  # it may import it
     elsewhere = {**served, "PYTHONPATH": f"{tmp_path / 'third'}{os.pathsep}{own}"}
     assert fork(command, elsewhere) is None
     (tmp_path / "same").mkdir()
