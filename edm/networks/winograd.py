@@ -8,22 +8,31 @@ Winograd's minimal filtering F(4×4, 3×3) (Lavin and Gray, "Fast Algorithms for
 
 Summed over the input channels, the elementwise products become 36 matrix products, which take most of the time. In
 float32 the rounding errors are a few times those of a direct convolution (four in tests/networks/test_winograd.py).
+
+Transforms of whole tiles are products with matrices M ⊗ M. The tiles of x overlap: copying them out would take as long
+as transforming them, so Bᵀ acts on the rows of x, then on the columns, as sums of strided views.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 #: Side of a tile's output and of its input, in pixels.
 RESULTS, INPUTS = 4, 6
 #: Minimum channels, and tiles in a batch, for which the products save more than the transforms cost.
 LEAST_CHANNELS, LEAST_TILES = 128, 64
-#: Bytes of transformed tiles per pass: small enough for the caches and for memory that malloc reuses.
-PIECE = 4 * 2**20
+#: Minimum tiles where the transformed filter is kept.
+LEAST_TILES_KEPT = 8
+#: Bytes of transformed filters, four times their weights, that a process keeps: all of the paper's CIFAR-10 networks.
+MOST_KEPT = 2**30
+#: Bytes of transformed tiles per pass: enough rows for fast products, little enough for the caches and for memory that
+#: malloc reuses.
+PIECE = 10 * 2**20
 
 BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
       (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
@@ -39,10 +48,11 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` supports this convolution of x [B, C, H, W] and is faster than torch's."""
     outputs, inputs, kernel, _ = weight.shape
     batch, _, height, width = x.shape
+    least = LEAST_TILES if weight.requires_grad or torch.is_grad_enabled() else LEAST_TILES_KEPT
     return (
         x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not torch.is_autocast_enabled("cpu")
         and min(inputs, outputs) >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
-        and batch * height * width >= LEAST_TILES * RESULTS**2
+        and batch * height * width >= least * RESULTS**2
     )  # fmt: skip
 
 
@@ -72,10 +82,8 @@ def _input_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
 
 @torch.library.custom_op("edm::convolve", mutates_args=())
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    batch, inputs, height, width = x.shape
-    outputs = len(weight)
-    filters = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    filters = (twice("G") @ filters).view(INPUTS**2, inputs, outputs)
+    batch, _, height, width = x.shape
+    outputs, filters = len(weight), _filters(weight)
     y = x.new_empty(batch, height, width, outputs)
     for piece in _pieces(x, outputs):
         products = torch.bmm(_transformed(x[piece]), filters)
@@ -179,6 +187,36 @@ class _WeightGradientForwards(_WeightGradient):
         return weight_gradient(dx, gradient) + weight_gradient(x, dgradient)
 
 
+class _Kept(NamedTuple):
+    """A transformed filter, and of what: the memory, whose address no other gets meanwhile, and its state."""
+
+    weight: Tensor
+    version: int
+    filters: Tensor
+
+
+_KEPT: MutableMapping[Tensor, _Kept] = WeakTensorKeyDictionary()  # without a key that is gone
+
+
+def _filters(weight: Tensor) -> Tensor:
+    """G w Gᵀ [36, C, C_out]; for a layer that is not trained, kept while its weight lives and is not written to."""
+    if not isinstance(weight, torch.nn.Parameter) or weight.requires_grad or weight.is_inference():
+        return _transformed_filter(weight)
+    kept = _KEPT.get(weight)
+    if kept and kept.version == weight._version and kept.weight.data_ptr() == weight.data_ptr():
+        return kept.filters
+    _KEPT.pop(weight, None)
+    filters = _transformed_filter(weight)
+    if sum(other.filters.nbytes for other in _KEPT.values()) + filters.nbytes <= MOST_KEPT:
+        _KEPT[weight] = _Kept(weight.detach(), weight._version, filters)
+    return filters
+
+
+def _transformed_filter(weight: Tensor) -> Tensor:
+    outputs, inputs = weight.shape[:2]
+    return (twice("G") @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(INPUTS**2, inputs, outputs)
+
+
 def twice(name: str) -> Tensor:
     """A transform of the rows and the columns of a tile as one matrix: M ⊗ M."""
     return torch.from_numpy(TWICE[name])
@@ -204,9 +242,30 @@ def _tiles(y: Tensor) -> Tensor:
 
 def _transformed(x: Tensor) -> Tensor:
     """Bᵀ x B of all tiles of x [B, C, H, W], each with the pixel around its results: [36, tiles, C]."""
-    grid, channels = _grid(x), x.shape[1]
+    (batch, rows, columns), channels = _grid(x), x.shape[1]
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    image, row, column, channel = padded.stride()
-    strides = (row, column, image, RESULTS * row, RESULTS * column, channel)
-    tiles = padded.as_strided((INPUTS, INPUTS, *grid, channels), strides).reshape(INPUTS**2, -1)
-    return (twice("BT") @ tiles).view(INPUTS**2, -1, channels)
+    half = x.new_empty(INPUTS, batch, rows, padded.shape[2], channels)
+    tiles = x.new_empty(INPUTS, INPUTS, batch, rows, columns, channels)
+    _times_bt([padded[:, start::RESULTS][:, :rows] for start in range(INPUTS)], half)
+    _times_bt([half[..., start::RESULTS, :][..., :columns, :] for start in range(INPUTS)], tiles.transpose(0, 1))
+    return tiles.view(INPUTS**2, -1, channels)
+
+
+def _times_bt(x: Sequence[Tensor], out: Tensor) -> None:
+    """Writes Bᵀ x to out [6, …]; x: 6 tensors. Rows 1 and 2, as 3 and 4, differ in the signs of odd columns only."""
+    for row in (0, 5):
+        _sum(BT[row], x, out[row])
+    for row in (1, 3):
+        even, odd = _sum(BT[row][::2], x[::2]), _sum(BT[row][1::2], x[1::2])
+        torch.add(even, odd, out=out[row])
+        torch.sub(even, odd, out=out[row + 1])
+
+
+def _sum(factors: Sequence[float], tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """The sum of tensors times their factors; out: where to write it."""
+    terms = sorted(((f, t) for f, t in zip(factors, tensors, strict=True) if f), key=lambda term: term[0] != 1)
+    (factor, first), *rest = terms
+    found = first if factor == 1 else torch.mul(first, factor, out=out)
+    for factor, tensor in rest:
+        found = torch.add(found, tensor, alpha=factor, out=out if found is first else found)
+    return found

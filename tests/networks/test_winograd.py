@@ -1,5 +1,8 @@
 """3×3 convolutions with a quarter of the multiplications are the same convolutions."""
 
+import copy
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,6 +64,69 @@ def test_it_is_for_wide_layers_of_float32_on_cpus(change, expected):
     assert (
         winograd.pays(**{"x": torch.empty(8, 128, 16, 16), "weight": torch.empty(128, 128, 3, 3)} | change) == expected
     )
+
+
+def test_a_kept_filter_pays_for_fewer_tiles():
+    x, frozen, trained = torch.empty(1, 128, 16, 16), torch.empty(128, 128, 3, 3), Conv(128, 128, 3).weight
+    assert not winograd.pays(x, frozen) and not winograd.pays(x, trained)  # gradients of x transform it again
+    with torch.no_grad():
+        assert winograd.pays(x, frozen) and not winograd.pays(x, trained)
+        assert not winograd.pays(x[..., :8, :8], frozen)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The weights whose filters were transformed, and kept ones that are forgotten afterwards."""
+    weights, transformed = [], winograd._transformed_filter
+    monkeypatch.setattr(winograd, "_KEPT", type(winograd._KEPT)())
+    monkeypatch.setattr(winograd, "_transformed_filter", lambda weight: weights.append(weight) or transformed(weight))
+    return weights
+
+
+CHANGES = {
+    "in place": lambda layer: layer.weight.mul_(2),
+    "many at once, as a moving average": lambda layer: torch._foreach_lerp_([layer.weight], [layer.weight * 3], 0.5),
+    "a checkpoint": lambda layer: layer.load_state_dict({k: 2 * v for k, v in layer.state_dict().items()}),
+    "another tensor for the same parameter": lambda layer: setattr(layer.weight, "data", 2 * layer.weight),
+    "precision lost and back in new memory": lambda layer: layer.bfloat16().float(),
+    "another parameter": lambda layer: setattr(layer, "weight", torch.nn.Parameter(2 * layer.weight, False)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_filter_of_a_frozen_weight_is_transformed_once_until_the_weight_changes(change, made):
+    layer, x = Conv(5, 6, 3).requires_grad_(False), channels_last(2, 5, 8, 8)
+    for _ in range(3):
+        before = winograd.convolve(x, layer.weight, layer.bias)
+    assert len(made) == 1
+    with torch.no_grad():
+        change(layer)
+        after = [winograd.convolve(x, layer.weight, layer.bias) for _ in range(3)][-1]
+    assert len(made) == 2 and not torch.equal(before, after)
+    assert off(after, F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)) < 2e-5
+
+
+def test_filters_of_trained_weights_and_more_than_the_limit_are_not_kept(made, monkeypatch):
+    x, layers = channels_last(2, 5, 8, 8), [Conv(5, 6, 3) for _ in range(3)]
+    for layer in layers * 2:
+        winograd.convolve(x, layer.weight, layer.bias)
+    assert len(made) == 6 and not len(winograd._KEPT)
+    monkeypatch.setattr(winograd, "MOST_KEPT", 2 * 36 * 5 * 6 * 4)
+    for layer in layers * 2:
+        winograd.convolve(x, layer.requires_grad_(False).weight, layer.bias)
+    assert len(made) == 10 and len(winograd._KEPT) == 2
+
+
+def test_a_filter_goes_with_its_weight(made):
+    layer, x = Conv(5, 6, 3).requires_grad_(False), channels_last(2, 5, 8, 8)
+    winograd.convolve(x, layer.weight, layer.bias)
+    assert len(winograd._KEPT) == 1
+    copied = copy.deepcopy(layer)
+    assert len(winograd._KEPT) == 1
+    made.clear()
+    del layer
+    gc.collect()
+    assert not len(winograd._KEPT) and copied.weight.isfinite().all()
 
 
 def test_a_layer_uses_it_where_it_pays_and_where_the_margin_is_its_own_not(monkeypatch):
