@@ -31,6 +31,8 @@ CLIENTS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl, 1
 PORTS = range(10_000, 20_000)  # of the daemons; Linux gives connections ports from 32,768 on
+#: States of a job on its node; scontrol says SIGNALING while a signal is on its way, and COMPLETING at the end.
+RUNNING, ENDING = ("RUNNING", "SIGNALING"), ("COMPLETING",)
 LONGEST = 70  # characters of the folder's path: UNIX sockets live below it, and theirs may have 107
 
 CONFIGURATION = """\

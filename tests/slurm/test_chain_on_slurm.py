@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import ENDING, RUNNING, Cluster
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -105,7 +105,7 @@ class Disturber(threading.Thread):
     def run(self):
         try:
             while self.left and not self.over.wait(0.5):
-                running = [job for job in self.cluster.jobs() if job["state"] == "RUNNING"]
+                running = [job for job in self.cluster.jobs() if job["state"] in RUNNING]
                 for disturb in list(self.left):
                     if said := disturb(running):
                         self.left.remove(disturb)
@@ -141,7 +141,7 @@ class Disturber(threading.Thread):
         for number in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-        while processes and self.cluster.job(job["id"])["state"] in ("RUNNING", "COMPLETING"):
+        while processes and self.cluster.job(job["id"])["state"] in RUNNING + ENDING:
             if self.over.wait(0.5):
                 return 0
         return len(processes)
@@ -175,7 +175,7 @@ class Disturber(threading.Thread):
         if self.kill_shard in self.left or not lost:
             return None
         self.cluster.lose("n2")
-        while any(self.cluster.job(job["id"])["state"] == "RUNNING" for job in lost):
+        while any(self.cluster.job(job["id"])["state"] in RUNNING for job in lost):
             if self.over.wait(0.5):
                 return None
         self.cluster.revive("n2")
