@@ -18,6 +18,8 @@ from edm.networks.winograd import INPUTS, LEAST_CHANNELS, RESULTS, TWICE, twice
 
 #: Pixels of an image up to which these are faster than torch's layers.
 MOST_PIXELS = 64
+#: Whether torch's convolutions use AVX-512, with which those of 4×4 pixels are as fast as :func:`tile`, or faster.
+AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 #: Bᵀ ⊗ Bᵀ without the columns of the pixels around the image: [36, 16].
 INNER = TWICE["BT"].reshape(-1, INPUTS, INPUTS)[:, 1:-1, 1:-1].reshape(-1, RESULTS**2)
 
@@ -31,8 +33,9 @@ def pays(x: Tensor) -> bool:
 
 
 def is_tile(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`tile` supports this convolution; of wide layers, :mod:`edm.networks.winograd` is faster."""
-    return x.shape[2:] == (RESULTS, RESULTS) and weight.shape[2] == 3 and min(weight.shape[:2]) < LEAST_CHANNELS
+    """Whether :func:`tile` supports this convolution and is faster than torch's, and than that of wide layers."""
+    narrow = min(weight.shape[:2]) < LEAST_CHANNELS
+    return not AVX512 and x.shape[2:] == (RESULTS, RESULTS) and weight.shape[2] == 3 and narrow
 
 
 def tile(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -69,6 +69,7 @@ def test_several_biases_are_tried_at_once_without_gradients_too(name):
 
 
 def test_a_network_uses_them_and_computes_the_same_without(monkeypatch):
+    monkeypatch.setattr(few_pixels, "AVX512", False)
     torch.manual_seed(0)
     network = UNet(NetworkConfig.of("ddpmpp", resolution=8, channels=1, model_channels=16, channel_mult=(1, 2),
                                     num_blocks=1, attn_resolutions=(4,), dropout=0.0))  # fmt: skip
@@ -98,8 +99,12 @@ def test_they_are_for_small_contiguous_images_of_float32_on_cpus(x, expected):
     assert few_pixels.pays(x) == expected
 
 
-@pytest.mark.parametrize("inputs, side, expected", [(16, 4, True), (128, 4, False), (16, 8, False)])
-def test_a_tile_is_for_narrow_layers_of_4x4_pixels(inputs, side, expected):
+@pytest.mark.parametrize(
+    "inputs, side, avx512, expected",
+    [(16, 4, False, True), (128, 4, False, False), (16, 8, False, False), (16, 4, True, False)],
+)
+def test_a_tile_is_for_narrow_layers_of_4x4_pixels_without_avx_512(inputs, side, avx512, expected, monkeypatch):
+    monkeypatch.setattr(few_pixels, "AVX512", avx512)
     assert few_pixels.is_tile(torch.empty(2, inputs, side, side), torch.empty(inputs, inputs, 3, 3)) == expected
 
 
