@@ -26,10 +26,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 RESULTS, INPUTS = 4, 6
 #: Minimum channels, and tiles in a batch, for which the products save more than the transforms cost.
 LEAST_CHANNELS, LEAST_TILES = 128, 64
-#: Minimum tiles where the transformed filter is kept.
-LEAST_TILES_KEPT = 8
-#: Bytes of transformed filters, four times their weights, that a process keeps: all of the paper's CIFAR-10 networks.
-MOST_KEPT = 2**30
+#: Minimum tiles for a filter that is kept, if it has at most so many bytes: all of the paper's DDPM++ and NCSN++.
+LEAST_TILES_KEPT, LARGEST_KEPT = 8, 20 * 2**20
+#: Bytes of all filters that a process keeps: four times the weights of two such networks. Others are made again.
+MOST_KEPT = 2**31
 #: Bytes of transformed tiles per pass: enough rows for fast products, little enough for the caches and for memory that
 #: malloc reuses.
 PIECE = 10 * 2**20
@@ -48,11 +48,11 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` supports this convolution of x [B, C, H, W] and is faster than torch's."""
     outputs, inputs, kernel, _ = weight.shape
     batch, _, height, width = x.shape
-    least = LEAST_TILES if weight.requires_grad or torch.is_grad_enabled() else LEAST_TILES_KEPT
+    tiles = batch * height * width / RESULTS**2
     return (
         x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not torch.is_autocast_enabled("cpu")
         and min(inputs, outputs) >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
-        and batch * height * width >= least * RESULTS**2
+        and tiles >= (LEAST_TILES_KEPT if _is_for_keeping(weight) else LEAST_TILES)
     )  # fmt: skip
 
 
@@ -198,16 +198,33 @@ class _Kept(NamedTuple):
 _KEPT: MutableMapping[Tensor, _Kept] = WeakTensorKeyDictionary()  # without a key that is gone
 
 
+def _is_for_keeping(weight: Tensor) -> bool:
+    """Whether evaluations keep the filter. By the layer alone: results do not depend on what a process did before."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return _can_be_kept(weight)
+
+
+def _can_be_kept(weight: Tensor) -> bool:
+    """Whether it is of a layer that is not trained, torch counts what is written to it, and it is not too large."""
+    fixed = isinstance(weight, torch.nn.Parameter) and not (weight.requires_grad or weight.is_inference())
+    return fixed and _transformed_bytes(weight) <= LARGEST_KEPT
+
+
+def _transformed_bytes(weight: Tensor) -> int:
+    return weight.nbytes * INPUTS**2 // 9
+
+
 def _filters(weight: Tensor) -> Tensor:
     """G w Gᵀ [36, C, C_out]; for a layer that is not trained, kept while its weight lives and is not written to."""
-    if not isinstance(weight, torch.nn.Parameter) or weight.requires_grad or weight.is_inference():
+    if not _can_be_kept(weight):
         return _transformed_filter(weight)
     kept = _KEPT.get(weight)
     if kept and kept.version == weight._version and kept.weight.data_ptr() == weight.data_ptr():
         return kept.filters
     _KEPT.pop(weight, None)
     filters = _transformed_filter(weight)
-    if sum(other.filters.nbytes for other in _KEPT.values()) + filters.nbytes <= MOST_KEPT:
+    if sum(_transformed_bytes(other) for other in _KEPT) + filters.nbytes <= MOST_KEPT:
         _KEPT[weight] = _Kept(weight.detach(), weight._version, filters)
     return filters
 

@@ -66,14 +66,6 @@ def test_it_is_for_wide_layers_of_float32_on_cpus(change, expected):
     )
 
 
-def test_a_kept_filter_pays_for_fewer_tiles():
-    x, frozen, trained = torch.empty(1, 128, 16, 16), torch.empty(128, 128, 3, 3), Conv(128, 128, 3).weight
-    assert not winograd.pays(x, frozen) and not winograd.pays(x, trained)  # gradients of x transform it again
-    with torch.no_grad():
-        assert winograd.pays(x, frozen) and not winograd.pays(x, trained)
-        assert not winograd.pays(x[..., :8, :8], frozen)
-
-
 @pytest.fixture
 def made(monkeypatch):
     """The weights whose filters were transformed, and kept ones that are forgotten afterwards."""
@@ -81,6 +73,18 @@ def made(monkeypatch):
     monkeypatch.setattr(winograd, "_KEPT", type(winograd._KEPT)())
     monkeypatch.setattr(winograd, "_transformed_filter", lambda weight: weights.append(weight) or transformed(weight))
     return weights
+
+
+def test_a_kept_filter_pays_for_fewer_tiles(made, monkeypatch):
+    x, layer, trained = torch.empty(1, 128, 16, 16), Conv(128, 128, 3).requires_grad_(False), Conv(128, 128, 3)
+    assert not winograd.pays(x, layer.weight)  # gradients of x transform it again
+    with torch.no_grad():
+        assert winograd.pays(x, layer.weight) and not winograd.pays(x, trained.weight)
+        assert not winograd.pays(x[..., :8, :8], layer.weight)
+        monkeypatch.setattr(winograd, "MOST_KEPT", 0)
+        assert winograd.pays(x, layer.weight)  # the same results, whatever is kept at the time
+        monkeypatch.setattr(winograd, "LARGEST_KEPT", layer.weight.nbytes * 4 - 1)
+        assert not winograd.pays(x, layer.weight)
 
 
 CHANGES = {
