@@ -17,7 +17,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: help demo test test-slow test-all test-slurm ui docs install
 
 help:
-	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (5 to 10 minutes on two cores)"
+	@echo "make demo     the whole chain on handwritten digits: train, sample, evaluate, tabulate (4 to 8 minutes on two cores)"
 	@echo "make test     the tests of a first look: every layer, on two cores"
 	@echo "make test-all  all tests but those of Slurm: make test, then the slow ones"
 	@echo "make test-slurm  the tests on a private two-node Slurm on this machine (Debian: installs it)"

@@ -43,9 +43,13 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def environment() -> dict[str, str]:
-    """Environment variables of a subprocess, with this checkout's edm and the commands beside this Python."""
+    """Environment variables of a subprocess, with this checkout's edm and the commands beside this Python.
+
+    Without what makes each process compile its modules again, as make's commands (container images often set it).
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def in_process(*words: str | Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def write_archive(path: str | Path, images: Iterable[np.ndarray], labels: list[i
         for image in images:
             check_image(image, f"{path}: image {writer.count}", shape)
             shape = image.shape
-            writer.add(encode_png(image))
+            writer.add(encode_png(picture_of(image)))
         count = writer.count
         if count == 0:
             raise UserError(f"{path}: there are no images to write")
@@ -179,9 +179,14 @@ def _pictures(path: str | Path) -> Tree:
     return open_tree(Path(path)) if Path(path).is_dir() else opened(path)
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """An uncompressed PNG file of uint8 [C, H, W]."""
+def picture_of(image: np.ndarray) -> Image.Image:
+    """uint8 [C, H, W] as a grey or RGB picture."""
+    return Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """An uncompressed PNG file of a picture's pixels, without anything else that its file told."""
     buffer = io.BytesIO()
-    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-    Image.fromarray(pixels).save(buffer, format="png", compress_level=0)
+    picture.info = {}
+    picture.save(buffer, format="png", compress_level=0)
     return buffer.getvalue()

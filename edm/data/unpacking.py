@@ -59,8 +59,13 @@ def check_image(image: np.ndarray, where: str, shape: tuple[int, ...] | None) ->
     """Raises UserError if an archive cannot hold an image, or if its shape differs from the given one."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise UserError(f"{where} is {image.dtype} of shape {image.shape}; expected uint8 [1 or 3, side, side]")
-    _, height, width = image.shape
+    check_shape(image.shape, where, shape)
+
+
+def check_shape(found: tuple[int, ...], where: str, shape: tuple[int, ...] | None) -> None:
+    """Raises SizeError if an archive cannot hold an image of the shape found [C, H, W], or if another is given."""
+    channels, height, width = found
     if height != width or height < 8:
         raise SizeError(f"{where} is {width}x{height}; images must be square, of at least 8 pixels")
-    if shape is not None and image.shape != tuple(shape):
-        raise SizeError(f"{where} is {width}x{height} with {image.shape[0]} channels, unlike those before it {shape}")
+    if shape is not None and found != tuple(shape):
+        raise SizeError(f"{where} is {width}x{height} with {channels} channels, unlike those before it {shape}")

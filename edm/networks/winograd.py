@@ -26,8 +26,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 RESULTS, INPUTS = 4, 6
 #: Minimum channels, and tiles in a batch, for which the products save more than the transforms cost.
 LEAST_CHANNELS, LEAST_TILES = 128, 64
-#: Minimum tiles for a filter that is kept, if it has at most so many bytes: all of the paper's DDPM++ and NCSN++, and two
-#: thirds of ADM's, each about 1 GiB.
+#: Minimum tiles for a filter that is kept, and its maximum bytes: those of all layers of the paper's DDPM++ and NCSN++,
+#: and of two thirds of ADM's, about 1 GiB each.
 LEAST_TILES_KEPT, LARGEST_KEPT = 8, 48 * 2**20
 #: Bytes of all filters that a process keeps; others are made again, with equal results.
 MOST_KEPT = 2**31

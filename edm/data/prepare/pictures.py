@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from edm.data.archive import check_image
+from edm.data.archive import picture_of
 from edm.data.decoding import decoded
 from edm.data.labels import shown
 from edm.data.prepare.expected import Expected
+from edm.data.unpacking import SizeError, check_image, check_shape
 from edm.errors import UserError
 
 
@@ -33,8 +34,8 @@ class Images:
         return f"{self.where}: {shown(self.names[i]) if self.names else f'image {i}'}"
 
 
-def pixels(data: bytes, where: str, expected: Expected) -> np.ndarray:
-    """An image file as uint8 [C, H, W]: grey as one channel, anything else as RGB; cropped and resized on request.
+def picture(data: bytes, where: str, expected: Expected) -> Image.Image:
+    """An image file as a picture: grey or RGB; cropped and resized on request.
 
     With ``expected.resolution`` it crops the centre square and resizes it with Pillow's Lanczos filter, as the authors
     did (App. F); without it the image keeps its size.
@@ -51,31 +52,37 @@ def pixels(data: bytes, where: str, expected: Expected) -> np.ndarray:
         )
     if expected.resolution is not None and image.size != (expected.resolution, expected.resolution):
         image = _middle(image).resize((expected.resolution, expected.resolution), Image.Resampling.LANCZOS)
-    array = np.asarray(image)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return image
 
 
-def as_asked(item: bytes | np.ndarray, where: str, expected: Expected, shape: tuple[int, ...] | None) -> np.ndarray:
-    """An item of a source as uint8 [C, H, W] with the requested channels, valid for an archive.
+def as_asked(item: bytes | np.ndarray, where: str, expected: Expected, shape: tuple[int, ...] | None) -> Image.Image:
+    """An item of a source as a picture with the requested channels, valid for an archive.
 
-    Raises UserError if it is not an image, or if its shape differs from that of the images before it.
+    Raises UserError if it is not an image, or if its shape [C, H, W] differs from that of the images before it.
     """
-    image = pixels(item, where, expected) if isinstance(item, bytes) else item
-    image = _with_channels(image, expected.channels, where)
     try:
-        check_image(image, where, shape)
-    except UserError as error:
+        if not isinstance(item, bytes):
+            check_image(item, where, None)
+        image = picture(item, where, expected) if isinstance(item, bytes) else picture_of(item)
+        image = _with_channels(image, expected.channels, where)
+        check_shape(shape_of(image), where, shape)
+    except SizeError as error:
         unstated = [name for name in ("resolution", "channels") if getattr(expected, name) is None]
         raise UserError(f"{error}; state {' and '.join(unstated)} to make all images alike") from None
     return image
 
 
-def _with_channels(image: np.ndarray, channels: int | None, where: str) -> np.ndarray:
-    if channels is None or image.shape[0] == channels:
+def shape_of(image: Image.Image) -> tuple[int, int, int]:
+    """[C, H, W] of a picture."""
+    return len(image.getbands()), image.height, image.width
+
+
+def _with_channels(image: Image.Image, channels: int | None, where: str) -> Image.Image:
+    if channels is None or len(image.getbands()) == channels:
         return image
     if channels == 1:
         raise UserError(f"{where} is in colour, but channels: 1 is asked; state channels: 3")
-    return np.repeat(image, channels, axis=0)
+    return image.convert("RGB")
 
 
 def _middle(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ import numpy as np
 from edm.data.archive import encode_png
 from edm.data.forked import forked
 from edm.data.prepare.expected import Expected
-from edm.data.prepare.pictures import Images, as_asked
+from edm.data.prepare.pictures import Images, as_asked, shape_of
 from edm.files.resumable import StoppedError
 
 _CHUNK_BYTES = 1 << 20
@@ -29,7 +29,7 @@ class Work:
     def __init__(self, found: Images, expected: Expected) -> None:
         self.found, self.expected = found, expected
         first = found.read(0)
-        self.shape = as_asked(first, found.place(0), expected, None).shape
+        self.shape = shape_of(as_asked(first, found.place(0), expected, None))
         largest = max(len(first) if isinstance(first, bytes) else first.nbytes, int(np.prod(self.shape)))
         self.chunk = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // largest))
 

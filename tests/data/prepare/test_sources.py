@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from made_up import cifar_members, labels_file, picture, write_folder, write_mnist, write_tarball, write_zip
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from edm import registry
 from edm.cli import main
@@ -160,6 +160,28 @@ def test_grey_is_repeated_and_every_8_bit_kind_becomes_rgb(tmp_path, mode):
 
 
 # The paper's datasets -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_but_pixels_reaches_the_archive(tmp_path):
+    """Profiles, transparency, texts and orientation of files change no byte of an archive with the same pixels."""
+    told = PngImagePlugin.PngInfo()
+    told.add_text("Comment", "taken by hand")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 1
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    files = {"plain": {}, "told": {"pnginfo": told, "exif": exif, "icc_profile": profile, "dpi": (72, 72)},
+             "a colour that is transparent": {"transparency": (1, 2, 3)}}  # fmt: skip
+    written = set()
+    for name, extra in files.items():
+        (folder := tmp_path / name).mkdir()
+        for i in range(3):
+            Image.open(io.BytesIO(picture(i))).convert("RGB").save(folder / f"{i}.png", **extra)
+        prepare("folder", tmp_path / "out.zip", folder)
+        written.add((tmp_path / "out.zip").read_bytes())
+        arrays = read_archive(tmp_path / "out.zip").images
+        write_archive(tmp_path / "again.zip", arrays, None)
+        written.add((tmp_path / "again.zip").read_bytes())
+    assert len(written) == 1
 
 
 def test_the_paper_s_numbers():
