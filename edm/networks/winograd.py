@@ -83,13 +83,13 @@ def _input_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
 
 @torch.library.custom_op("edm::convolve", mutates_args=())
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    batch, _, height, width = x.shape
     outputs, filters = len(weight), _filters(weight)
-    y = x.new_empty(batch, height, width, outputs)
+    y = x.new_empty(len(x), *x.shape[2:], outputs)
     for piece in _pieces(x, outputs):
-        products = torch.bmm(_transformed(x[piece]), filters)
-        tiles = (twice("AT") @ products.view(INPUTS**2, -1)).view(RESULTS, RESULTS, *_grid(x[piece]), outputs)
-        torch.add(tiles.permute(2, 3, 0, 4, 1, 5), bias, out=_tiles(y[piece]))
+        batch, rows, columns = _grid(x[piece])
+        products = torch.bmm(_transformed(x[piece]), filters).view(INPUTS**2, batch * rows, -1)
+        tiles = _each(twice("AT"), products).view(batch, rows, RESULTS, RESULTS, columns, outputs)
+        torch.add(tiles.transpose(3, 4), bias, out=_tiles(y[piece]))
     return y.permute(0, 3, 1, 2)
 
 
@@ -224,7 +224,7 @@ def _filters(weight: Tensor) -> Tensor:
     if kept and kept.version == weight._version and kept.weight.data_ptr() == weight.data_ptr():
         return kept.filters
     _KEPT.pop(weight, None)
-    filters = _transformed_filter(weight)
+    filters = _transformed_filter(weight).contiguous()
     if sum(_transformed_bytes(other) for other in _KEPT) + filters.nbytes <= MOST_KEPT:
         _KEPT[weight] = _Kept(weight.detach(), weight._version, filters)
     return filters
@@ -232,7 +232,12 @@ def _filters(weight: Tensor) -> Tensor:
 
 def _transformed_filter(weight: Tensor) -> Tensor:
     outputs, inputs = weight.shape[:2]
-    return (twice("G") @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(INPUTS**2, inputs, outputs)
+    return _each(twice("G"), weight.permute(2, 3, 1, 0).reshape(9, inputs, outputs)).transpose(0, 1)
+
+
+def _each(matrix: Tensor, x: Tensor) -> Tensor:
+    """matrix [m, k] times x [k, n, C], one product for each of n: [n, m, C]. One large product keeps to one thread."""
+    return torch.bmm(matrix.expand(x.shape[1], -1, -1), x.transpose(0, 1))
 
 
 def twice(name: str) -> Tensor:
