@@ -121,6 +121,23 @@ def test_filters_of_trained_weights_and_more_than_the_limit_are_not_kept(made, m
     assert len(made) == 10 and len(winograd._KEPT) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # in torch.func.jvp's own first call
+def test_a_kept_filter_serves_every_mode_and_gives_the_same_bits_as_a_new_one(made, monkeypatch):
+    layer, x = Conv(160, 128, 3).requires_grad_(False), channels_last(2, 160, 16, 16)
+    with torch.inference_mode():
+        expected = winograd.convolve(x, layer.weight, layer.bias)
+    with torch.no_grad():
+        assert torch.equal(winograd.convolve(x, layer.weight, layer.bias), expected)
+    of_x = lambda x: winograd.convolve(x, layer.weight, layer.bias)
+    found, change = torch.func.jvp(of_x, (x,), (x,))
+    assert torch.equal(found, expected) and off(change, F.conv2d(x, layer.weight, padding=1)) < 2e-5
+    of_x(x.requires_grad_()).sum().backward()
+    assert x.grad.isfinite().all() and sum(weight is layer.weight for weight in made) == 1
+    monkeypatch.setattr(winograd, "MOST_KEPT", 0)
+    winograd._KEPT.clear()
+    assert torch.equal(of_x(x), expected) and not len(winograd._KEPT)
+
+
 def test_a_filter_goes_with_its_weight(made):
     layer, x = Conv(5, 6, 3).requires_grad_(False), channels_last(2, 5, 8, 8)
     winograd.convolve(x, layer.weight, layer.bias)
