@@ -29,7 +29,8 @@ LEAST_CHANNELS, LEAST_TILES = 128, 64
 #: Minimum tiles for a filter that is kept, and its maximum bytes: those of all layers of the paper's DDPM++ and NCSN++,
 #: and of two thirds of ADM's, about 1 GiB each.
 LEAST_TILES_KEPT, LARGEST_KEPT = 8, 48 * 2**20
-#: Bytes of all filters that a process keeps; others are made again, with equal results.
+#: Bytes of all filters that a process keeps, besides a quarter as much for the weights; others are made again, with
+#: equal results.
 MOST_KEPT = 2**31
 #: Bytes of transformed tiles per pass: enough rows for fast products, little enough for the caches and for memory that
 #: malloc reuses.
@@ -189,10 +190,9 @@ class _WeightGradientForwards(_WeightGradient):
 
 
 class _Kept(NamedTuple):
-    """A transformed filter, and of what: the memory, whose address no other gets meanwhile, and its state."""
+    """A copy of a weight, and its transformed filter."""
 
     weight: Tensor
-    version: int
     filters: Tensor
 
 
@@ -207,8 +207,8 @@ def _is_for_keeping(weight: Tensor) -> bool:
 
 
 def _can_be_kept(weight: Tensor) -> bool:
-    """Whether it is of a layer that is not trained, torch counts what is written to it, and it is not too large."""
-    fixed = isinstance(weight, torch.nn.Parameter) and not (weight.requires_grad or weight.is_inference())
+    """Whether it is of a layer that is not trained, and not too large."""
+    fixed = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
     return fixed and _transformed_bytes(weight) <= LARGEST_KEPT
 
 
@@ -217,16 +217,19 @@ def _transformed_bytes(weight: Tensor) -> int:
 
 
 def _filters(weight: Tensor) -> Tensor:
-    """G w Gᵀ [36, C, C_out]; for a layer that is not trained, kept while its weight lives and is not written to."""
+    """G w Gᵀ [36, C, C_out]; for a layer that is not trained, kept while its weight lives and stays the same.
+
+    The weight is compared, because torch does not count what is written by way of ``weight.data``.
+    """
     if not _can_be_kept(weight):
         return _transformed_filter(weight)
     kept = _KEPT.get(weight)
-    if kept and kept.version == weight._version and kept.weight.data_ptr() == weight.data_ptr():
+    if kept and torch.equal(kept.weight, weight):
         return kept.filters
     _KEPT.pop(weight, None)
     filters = _transformed_filter(weight).contiguous()
     if sum(_transformed_bytes(other) for other in _KEPT) + filters.nbytes <= MOST_KEPT:
-        _KEPT[weight] = _Kept(weight.detach(), weight._version, filters)
+        _KEPT[weight] = _Kept(weight.detach().clone(), filters)
     return filters
 
 

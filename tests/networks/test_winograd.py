@@ -3,6 +3,7 @@
 import copy
 import gc
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,8 @@ def test_a_kept_filter_pays_for_fewer_tiles(made, monkeypatch):
 
 CHANGES = {
     "in place": lambda layer: layer.weight.mul_(2),
+    "unseen by torch": lambda layer: layer.weight.data.mul_(2),
+    "by numpy": lambda layer: np.multiply(layer.weight.numpy(), 2, out=layer.weight.numpy()),
     "many at once, as a moving average": lambda layer: torch._foreach_lerp_([layer.weight], [layer.weight * 3], 0.5),
     "a checkpoint": lambda layer: layer.load_state_dict({k: 2 * v for k, v in layer.state_dict().items()}),
     "another tensor for the same parameter": lambda layer: setattr(layer.weight, "data", 2 * layer.weight),
