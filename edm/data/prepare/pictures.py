@@ -61,9 +61,11 @@ def as_asked(item: bytes | np.ndarray, where: str, expected: Expected, shape: tu
     Raises UserError if it is not an image, or if its shape [C, H, W] differs from that of the images before it.
     """
     try:
-        if not isinstance(item, bytes):
+        if isinstance(item, bytes):
+            image = picture(item, where, expected)
+        else:
             check_image(item, where, None)
-        image = picture(item, where, expected) if isinstance(item, bytes) else picture_of(item)
+            image = picture_of(item)
         image = _with_channels(image, expected.channels, where)
         check_shape(shape_of(image), where, shape)
     except SizeError as error:
