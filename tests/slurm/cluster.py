@@ -176,7 +176,7 @@ class Cluster:
         self._start("slurmd", "-D", "-N", node, name=node, environment={"SLURMD_NODENAME": node})
 
     def settle(self):
-        """Returns when every node is idle. Raises UserError with the logs if one stays away."""
+        """Returns when every node and its GPUs are idle. Raises UserError with the logs if one does not become so."""
         self._wait(lambda: self._idle(*NODES), 120)
 
     def _write(self):
@@ -226,11 +226,12 @@ class Cluster:
             )  # fmt: skip
 
     def _idle(self, *nodes):
+        columns = "NodeList:20,StateCompact:20,GresUsed:40"
         try:
-            states = dict(line.split() for line in self.run("sinfo", "-hN", "-o", "%N %t", stderr=-1).splitlines())
+            rows = [line.split() for line in self.run("sinfo", "-hN", "-O", columns, stderr=-1).splitlines()]
         except subprocess.SubprocessError:
             return False
-        return all(states.get(node) == "idle" for node in nodes)
+        return all([node, "idle", "gpu:0"] in rows for node in nodes)
 
     def _wait(self, ready, patience=None):
         end = time.monotonic() + (patience or self.patience)

@@ -135,12 +135,14 @@ class Disturber(threading.Thread):
             count = self.kill_nine(job, "train")
             return f"kill -9 of {count} processes of job {job['id']}: train vp-A, after {self.killed_at:,} images"
 
+    def processes_of(self, job, command):
+        """Numbers of the processes of a job that run a command of `edm`."""
+        return [number for number in self.cluster.processes(SLURM_JOB_ID=job["id"]) if _runs(number, command)]
+
     def kill_nine(self, job, command):
         """Kills the processes of a job that run a command of `edm`, waits until the job is over, returns how many."""
-        processes = [number for number in self.cluster.processes(SLURM_JOB_ID=job["id"]) if _runs(number, command)]
-        for number in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+        processes = self.processes_of(job, command)
+        _signal(processes, signal.SIGKILL)
         while processes and self.cluster.job(job["id"])["state"] in RUNNING + ENDING:
             if self.over.wait(0.5):
                 return 0
@@ -154,8 +156,18 @@ class Disturber(threading.Thread):
     def shorten_limit(self, running):
         if self.kill_training in self.left or not (job := self.training(running, "vp-A", self.killed_at)):
             return None
-        self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=2")
-        limited = self.images("vp-A")
+        processes = self.processes_of(job, "train")
+        if not processes:  # it has just ended
+            return None
+        _signal(processes, signal.SIGSTOP)  # Slurm looks at limits every 30 s: a fast machine would end the run first
+        try:
+            self.cluster.run("scontrol", "update", f"JobId={job['id']}", "TimeLimit=2")
+            limited = self.images("vp-A")
+            while not all(_asked_to_stop(number) for number in processes):
+                if self.over.wait(0.1):
+                    return None
+        finally:
+            _signal(processes, signal.SIGCONT)
         while self.cluster.job(job["id"])["restarts"] == "0":  # until it has saved its state and gone back to the queue
             if self.over.wait(0.5):
                 return None
@@ -169,17 +181,24 @@ class Disturber(threading.Thread):
         return None
 
     def lose_node(self, running):
-        lost = [
-            job for job in running if job["node"] == "n2" and re.search("/rule_(shard|evaluate|sample)/", job["log"])
-        ]
-        if self.kill_shard in self.left or not lost:
+        """Not while a job with GPUs may be on its way to the node: Slurm 22.05 would count them as used for ever."""
+        if self.left != [self.lose_node] or any("gpu" in job["tres"] and _lives(job) for job in self.cluster.jobs()):
             return None
-        self.cluster.lose("n2")
+        drawing = [job for job in running if re.search("/rule_(shard|evaluate|sample)/", job["log"])]
+        if not drawing:
+            return None
+        node = drawing[0]["node"]
+        lost = [job for job in drawing if job["node"] == node]
+        self.cluster.lose(node)
         while any(self.cluster.job(job["id"])["state"] in RUNNING for job in lost):
             if self.over.wait(0.5):
                 return None
-        self.cluster.revive("n2")
-        return "node n2 lost with " + ", ".join(f"job {job['id']} ({_step(job)})" for job in lost)
+        self.cluster.revive(node)
+        return f"node {node} lost with " + ", ".join(f"job {job['id']} ({_step(job)})" for job in lost)
+
+
+def _lives(job):
+    return job["state"] in ("PENDING", *RUNNING, *ENDING)
 
 
 def _runs(process, command):
@@ -188,6 +207,20 @@ def _runs(process, command):
         words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
         return words[1:4] == ["-m", "edm", command] or words[2:5] == ["-m", "edm", command]
     return False
+
+
+def _signal(processes, number):
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def _asked_to_stop(process):
+    """Whether a process that is held by SIGSTOP has a SIGTERM waiting for it, or is gone."""
+    with contextlib.suppress(OSError):
+        waiting = re.findall(r"(?m)^S[hi][dg]Pnd:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
+        return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in waiting)
+    return True
 
 
 def _step(job):
