@@ -9,8 +9,8 @@ Winograd's minimal filtering F(4×4, 3×3) (Lavin and Gray, "Fast Algorithms for
 Summed over the input channels, the elementwise products become 36 matrix products, which take most of the time. In
 float32 the rounding errors are a few times those of a direct convolution (four in tests/networks/test_winograd.py).
 
-Transforms of whole tiles are products with matrices M ⊗ M. The tiles of x overlap: copying them out would take as long
-as transforming them, so Bᵀ acts on the rows of x, then on the columns, as sums of strided views.
+Transforms of whole tiles are products with matrices M ⊗ M. Copying tiles out of an image would take as long as
+transforming them, so Bᵀ and A act on the rows of x or of a gradient, then on the columns, as sums of strided views.
 """
 
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+Matrix = Sequence[Sequence[float]]
 #: Side of a tile's output and of its input, in pixels.
 RESULTS, INPUTS = 4, 6
 #: Minimum channels, and tiles in a batch, for which the products save more than the transforms cost.
@@ -34,13 +35,14 @@ LEAST_TILES_KEPT, LARGEST_KEPT = 8, 48 * 2**20
 MOST_KEPT = 2**31
 #: Bytes of transformed tiles per pass: enough rows for fast products, little enough for the caches and for memory that
 #: malloc reuses.
-PIECE = 10 * 2**20
+PIECE = 20 * 2**20
 
 BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
       (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
 G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
      (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
 AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+A = tuple(zip(*AT, strict=True))
 #: M ⊗ M. Arrays of numpy, because a tensor that is made in inference mode, under a transform of torch.func or with fake
 #: tensors, and kept, is of no use outside.
 TWICE = {name: np.kron(m, m).astype(np.float32) for name, m in {"BT": BT, "G": G, "AT": AT}.items()}
@@ -97,12 +99,10 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @torch.library.custom_op("edm::convolve_weight_gradient", mutates_args=())
 def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     inputs, outputs = x.shape[1], gradient.shape[1]
-    filters = x.new_zeros(INPUTS**2, inputs, outputs)
+    filters = x.new_zeros(INPUTS**2, outputs, inputs)
     for piece in _pieces(x, outputs):
-        tiles = _tiles(gradient[piece].permute(0, 2, 3, 1)).permute(2, 4, 0, 1, 3, 5).reshape(RESULTS**2, -1)
-        products = (twice("AT").T @ tiles).view(INPUTS**2, -1, outputs)
-        filters.baddbmm_(_transformed(x[piece]).transpose(1, 2), products)
-    return (twice("G").T @ filters.view(INPUTS**2, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1).contiguous()
+        filters.baddbmm_(_transformed_gradient(gradient[piece]).transpose(1, 2), _transformed(x[piece]))
+    return _each(twice("G").T, filters).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
 
 
 @_convolve.register_fake
@@ -113,7 +113,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @_weight_gradient.register_fake
 def _(x: Tensor, gradient: Tensor) -> Tensor:
-    return x.new_empty(gradient.shape[1], x.shape[1], 3, 3)
+    return x.new_empty(gradient.shape[1], 3, 3, x.shape[1]).permute(0, 3, 1, 2)
 
 
 class _Context(Protocol):
@@ -227,15 +227,18 @@ def _filters(weight: Tensor) -> Tensor:
     if kept and torch.equal(kept.weight, weight):
         return kept.filters
     _KEPT.pop(weight, None)
-    filters = _transformed_filter(weight).contiguous()
+    filters = _transformed_filter(weight).mT.contiguous().mT
     if sum(_transformed_bytes(other) for other in _KEPT) + filters.nbytes <= MOST_KEPT:
         _KEPT[weight] = _Kept(weight.detach().clone(), filters)
     return filters
 
 
 def _transformed_filter(weight: Tensor) -> Tensor:
+    """G w Gᵀ [36, C, C_out], a view: those channels come last that do in weight, since reordering takes longer."""
     outputs, inputs = weight.shape[:2]
-    return _each(twice("G"), weight.permute(2, 3, 1, 0).reshape(9, inputs, outputs)).transpose(0, 1)
+    if weight.stride(0) == 1:  # as in the gradient of x
+        return _each(twice("G"), weight.permute(2, 3, 1, 0).reshape(9, inputs, outputs)).transpose(0, 1)
+    return _each(twice("G"), weight.permute(2, 3, 0, 1).reshape(9, outputs, inputs)).permute(1, 2, 0)
 
 
 def _each(matrix: Tensor, x: Tensor) -> Tensor:
@@ -268,21 +271,33 @@ def _tiles(y: Tensor) -> Tensor:
 
 def _transformed(x: Tensor) -> Tensor:
     """Bᵀ x B of all tiles of x [B, C, H, W], each with the pixel around its results: [36, tiles, C]."""
-    (batch, rows, columns), channels = _grid(x), x.shape[1]
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    half = x.new_empty(INPUTS, batch, rows, padded.shape[2], channels)
+    return _transformed_tiles(BT, F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)), _grid(x))
+
+
+def _transformed_gradient(gradient: Tensor) -> Tensor:
+    """A g Aᵀ of all tiles of a gradient [B, C, H, W]: [36, tiles, C]."""
+    return _transformed_tiles(A, gradient.permute(0, 2, 3, 1), _grid(gradient))
+
+
+def _transformed_tiles(matrix: Matrix, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """M x Mᵀ of the tiles of x [B, H, W, C], which start every four pixels: [36, tiles, C]."""
+    (batch, rows, columns), side, (width, channels) = grid, len(matrix[0]), x.shape[2:]
+    half = x.new_empty(INPUTS, batch, rows, width, channels)
     tiles = x.new_empty(INPUTS, INPUTS, batch, rows, columns, channels)
-    _times_bt([padded[:, start::RESULTS][:, :rows] for start in range(INPUTS)], half)
-    _times_bt([half[..., start::RESULTS, :][..., :columns, :] for start in range(INPUTS)], tiles.transpose(0, 1))
+    _times(matrix, [x[:, start::RESULTS][:, :rows] for start in range(side)], half)
+    _times(matrix, [half[..., start::RESULTS, :][..., :columns, :] for start in range(side)], tiles.transpose(0, 1))
     return tiles.view(INPUTS**2, -1, channels)
 
 
-def _times_bt(x: Sequence[Tensor], out: Tensor) -> None:
-    """Writes Bᵀ x to out [6, …]; x: 6 tensors. Rows 1 and 2, as 3 and 4, differ in the signs of odd columns only."""
+def _times(matrix: Matrix, x: Sequence[Tensor], out: Tensor) -> None:
+    """Writes M x to out [6, …]; x: a tensor for each column of M, which is Bᵀ or A.
+
+    Rows 1 and 2, as 3 and 4, differ in the signs of odd columns only.
+    """
     for row in (0, 5):
-        _sum(BT[row], x, out[row])
+        _sum(matrix[row], x, out[row])
     for row in (1, 3):
-        even, odd = _sum(BT[row][::2], x[::2]), _sum(BT[row][1::2], x[1::2])
+        even, odd = _sum(matrix[row][::2], x[::2]), _sum(matrix[row][1::2], x[1::2])
         torch.add(even, odd, out=out[row])
         torch.sub(even, odd, out=out[row + 1])
 
@@ -291,6 +306,8 @@ def _sum(factors: Sequence[float], tensors: Sequence[Tensor], out: Tensor | None
     """The sum of tensors times their factors; out: where to write it."""
     terms = sorted(((f, t) for f, t in zip(factors, tensors, strict=True) if f), key=lambda term: term[0] != 1)
     (factor, first), *rest = terms
+    if not rest and out is not None:
+        return torch.mul(first, factor, out=out)
     found = first if factor == 1 else torch.mul(first, factor, out=out)
     for factor, tensor in rest:
         found = torch.add(found, tensor, alpha=factor, out=out if found is first else found)
