@@ -30,10 +30,14 @@ def everywhere(monkeypatch):
 
 @pytest.mark.parametrize("x", [channels_last(5, 7, 8, 12), torch.randn(1, 7, 4, 4), torch.randn(3, 7, 16, 8)[:, :, :8]],
                          ids=["channels_last", "contiguous", "slice"])  # fmt: skip
+@pytest.mark.parametrize("weight", [channels_last(6, 7, 3, 3), torch.randn(6, 7, 3, 3),
+                                    channels_last(7, 6, 3, 3).flip(2, 3).transpose(0, 1)],
+                         ids=["inputs last", "pixels last", "outputs last"])  # fmt: skip
 @pytest.mark.parametrize("piece", [1, winograd.PIECE], ids=["by the image", "at once"])
-def test_results_and_gradients_are_those_of_a_convolution(x, piece, monkeypatch):
+def test_results_and_gradients_are_those_of_a_convolution(x, weight, piece, monkeypatch):
     monkeypatch.setattr(winograd, "PIECE", piece)
-    ours = [t.clone().requires_grad_() for t in (x, torch.randn(6, 7, 3, 3), torch.randn(6))]
+    ours = [t.clone().requires_grad_() for t in (x, weight, torch.randn(6))]
+    assert ours[1].stride() == weight.stride()
     exact = [t.detach().double().requires_grad_() for t in ours]
     y, expected = winograd.convolve(*ours), F.conv2d(*exact, padding=1)
     assert off(y, expected) < 2e-5
