@@ -306,9 +306,7 @@ def _sum(factors: Sequence[float], tensors: Sequence[Tensor], out: Tensor | None
     """The sum of tensors times their factors; out: where to write it."""
     terms = sorted(((f, t) for f, t in zip(factors, tensors, strict=True) if f), key=lambda term: term[0] != 1)
     (factor, first), *rest = terms
-    if not rest and out is not None:
-        return torch.mul(first, factor, out=out)
-    found = first if factor == 1 else torch.mul(first, factor, out=out)
+    found = first if factor == 1 and rest else torch.mul(first, factor, out=out)
     for factor, tensor in rest:
         found = torch.add(found, tensor, alpha=factor, out=out if found is first else found)
     return found

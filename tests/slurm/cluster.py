@@ -33,6 +33,7 @@ PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl, 1
 PORTS = range(10_000, 20_000)  # of the daemons; Linux gives connections ports from 32,768 on
 #: States of a job on its node; scontrol says SIGNALING while a signal is on its way, and COMPLETING at the end.
 RUNNING, ENDING = ("RUNNING", "SIGNALING"), ("COMPLETING",)
+LIVING = ("PENDING", *RUNNING, *ENDING)
 LONGEST = 70  # characters of the folder's path: UNIX sockets live below it, and theirs may have 107
 
 CONFIGURATION = """\

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from cluster import ENDING, RUNNING, Cluster
+from cluster import ENDING, LIVING, RUNNING, Cluster
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -182,7 +182,8 @@ class Disturber(threading.Thread):
 
     def lose_node(self, running):
         """Not while a job with GPUs may be on its way to the node: Slurm 22.05 would count them as used for ever."""
-        if self.left != [self.lose_node] or any("gpu" in job["tres"] and _lives(job) for job in self.cluster.jobs()):
+        with_gpus = (job for job in self.cluster.jobs() if "gpu" in job["tres"])
+        if self.left != [self.lose_node] or any(job["state"] in LIVING for job in with_gpus):
             return None
         drawing = [job for job in running if re.search("/rule_(shard|evaluate|sample)/", job["log"])]
         if not drawing:
@@ -195,10 +196,6 @@ class Disturber(threading.Thread):
                 return None
         self.cluster.revive(node)
         return f"node {node} lost with " + ", ".join(f"job {job['id']} ({_step(job)})" for job in lost)
-
-
-def _lives(job):
-    return job["state"] in ("PENDING", *RUNNING, *ENDING)
 
 
 def _runs(process, command):

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import yaml
-from cluster import ENDING, RUNNING, Cluster
+from cluster import LIVING, Cluster
 from test_chain_on_slurm import POLLS, ROOT, project, scratch, snakemake  # noqa: F401 (a fixture)
 
 SOLVER = '''
@@ -196,7 +196,7 @@ def test_snakemake_in_an_allocation_stops_before_its_limit_and_the_next_one_cont
             time.sleep(0.5)
 
     def over():
-        return cluster.job(job)["state"] not in ("PENDING", *RUNNING, *ENDING)
+        return cluster.job(job)["state"] not in LIVING
 
     job = submit()
     draws = [folder / f"{step}-1.draws" for step in STEPS]
