@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edm.networks import few_pixels, winograd
 
 XAVIER, KAIMING = "xavier", "kaiming"
+WIDE = 128  # channels
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, fan_out: int, mode: str, gain: float) -> Tensor:
@@ -30,7 +31,7 @@ def layout(network: nn.Module, device: torch.device) -> torch.memory_format:
     Narrow networks on a CPU would spend a quarter of their time in group normalisation if the channels came last.
     """
     filters = (p.shape for p in network.parameters() if p.ndim == 4 and p.shape[-1] == 3)
-    wide = any(min(shape[:2]) >= winograd.LEAST_CHANNELS for shape in filters)
+    wide = any(min(shape[:2]) >= WIDE for shape in filters)
     return torch.channels_last if wide or device.type != "cpu" else torch.contiguous_format
 
 
@@ -73,11 +74,8 @@ class Conv(nn.Module):
         weight, bias = self.weight.to(x.dtype), (self.bias if bias is None else bias).to(x.dtype)
         if padding is None and winograd.pays(x, weight):
             return winograd.convolve(x, weight, bias)
-        if padding is None and few_pixels.pays(x):
-            if weight.shape[-1] == 1:
-                return few_pixels.pointwise(x, weight, bias)
-            if few_pixels.is_tile(x, weight):
-                return few_pixels.tile(x, weight, bias)
+        if padding is None and weight.shape[-1] == 1 and few_pixels.pays(x):
+            return few_pixels.pointwise(x, weight, bias)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2 if padding is None else padding)
 
 

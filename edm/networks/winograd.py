@@ -6,114 +6,191 @@ Winograd's minimal filtering F(4×4, 3×3) (Lavin and Gray, "Fast Algorithms for
 
     y = Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A.
 
-Summed over the input channels, the elementwise products become 36 matrix products, which take most of the time. In
-float32 the rounding errors are a few times those of a direct convolution (four in tests/networks/test_winograd.py).
-
-Transforms of whole tiles are products with matrices M ⊗ M. Copying tiles out of an image would take as long as
-transforming them, so Bᵀ and A act on the rows of x or of a gradient, then on the columns, as sums of strided views.
+Summed over the input channels, the elementwise products become 36 matrix products. winograd.c, which
+:mod:`edm.networks.native` compiles, transforms tiles, multiplies them and transforms the products back while they are
+in a core's cache. In float32 the rounding errors are a few times those of a direct convolution
+(tests/networks/test_winograd.py).
 """
 
-from collections.abc import Iterator, MutableMapping, Sequence
+import ctypes
+from collections.abc import MutableMapping
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling as compiling
 from torch.utils.weak import WeakTensorKeyDictionary
 
-Matrix = Sequence[Sequence[float]]
+from edm.networks import native
+
+SOURCE = Path(__file__).with_suffix(".c")
 #: Side of a tile's output and of its input, in pixels.
 RESULTS, INPUTS = 4, 6
 #: Minimum channels, and tiles in a batch, for which the products save more than the transforms cost.
-LEAST_CHANNELS, LEAST_TILES = 128, 64
-#: Minimum tiles for a filter that is kept, and its maximum bytes: those of all layers of the paper's DDPM++ and NCSN++,
-#: and of two thirds of ADM's, about 1 GiB each.
-LEAST_TILES_KEPT, LARGEST_KEPT = 8, 48 * 2**20
+LEAST_CHANNELS, LEAST_TILES = 16, 16
+#: Bytes of the smallest and the largest transformed filter that is kept: transforming smaller ones again costs little,
+#: and larger ones are those of a third of ADM's layers.
+LEAST_KEPT, LARGEST_KEPT = 2**20, 48 * 2**20
 #: Bytes of all filters that a process keeps, besides a quarter as much for the weights; others are made again, with
 #: equal results.
 MOST_KEPT = 2**31
-#: Bytes of transformed tiles per pass: enough rows for fast products, little enough for the caches and for memory that
-#: malloc reuses.
-PIECE = 20 * 2**20
+#: Bytes of transformed tiles per core, little enough for its cache, and of all cores together for a weight's gradient.
+OWN_TILES, SHARED_TILES = 768 * 2**10, 4 * 2**20
 
-BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
-      (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
-G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
-     (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
-AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-A = tuple(zip(*AT, strict=True))
-#: M ⊗ M. Arrays of numpy, because a tensor that is made in inference mode, under a transform of torch.func or with fake
-#: tensors, and kept, is of no use outside.
-TWICE = {name: np.kron(m, m).astype(np.float32) for name, m in {"BT": BT, "G": G, "AT": AT}.items()}
+
+_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
+
+
+class _Shape(ctypes.Structure):
+    """Of images, as winograd.c has it; last: whether channels are last in memory."""
+
+    _fields_ = [(name, _SIZE) for name in ("images", "height", "width", "channels", "last")]
+
+
+class _Steps(ctypes.Structure):
+    """Of a weight [C_out, C, 3, 3] in memory."""
+
+    _fields_ = [(name, _SIZE) for name in ("outputs", "inputs", "rows", "columns")]
+
+
+#: The arguments of the functions of winograd.c.
+SIGNATURES = {
+    "filters_size": (_SIZE, _SIZE),
+    "convolve_size": (_Shape, _SIZE, _SIZE, _SIZE),
+    "weight_gradient_size": (_Shape, _SIZE, _SIZE, _SIZE),
+    "transform_filters": (_POINTER, _POINTER, _Steps, _SIZE, _SIZE, _SIZE),
+    "convolve": (_POINTER, _POINTER, _Shape, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE),
+    "weight_gradient": (_POINTER, _Steps, _POINTER, _Shape, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE),
+}
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def available() -> bool:
+    """Whether this machine can compile winograd.c, or has."""
+    return native.library(SOURCE) is not None
+
+
+@cache
+def _functions() -> ctypes.CDLL:
+    library = native.library(SOURCE)
+    if library is None:
+        raise RuntimeError("winograd.c is not compiled on this machine; use torch.nn.functional.conv2d")
+    for name, arguments in SIGNATURES.items():
+        getattr(library, name).argtypes, getattr(library, name).restype = arguments, _SIZE
+    return library
+
+
+@cache
+def _size(name: str, *arguments: int) -> int:
+    """What a function ``…_size`` says; five of its arguments describe images."""
+    shape = () if len(arguments) == 2 else (_Shape(*arguments[:5]),)
+    return int(getattr(_functions(), name)(*shape, *arguments[-3 if shape else 0 :]))
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` supports this convolution of x [B, C, H, W] and is faster than torch's."""
     outputs, inputs, kernel, _ = weight.shape
     batch, _, height, width = x.shape
-    tiles = batch * height * width / RESULTS**2
     return (
         x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not torch.is_autocast_enabled("cpu")
         and min(inputs, outputs) >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
-        and tiles >= (LEAST_TILES_KEPT if _is_for_keeping(weight) else LEAST_TILES)
+        and batch * height * width >= LEAST_TILES * RESULTS**2 and available()
     )  # fmt: skip
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, flipped: bool = False) -> Tensor:
     """The convolution of x [B, C, H, W] with weight [C_out, C, 3, 3], padded by one pixel, plus bias [C_out].
 
-    float32 on a CPU, H and W multiples of 4. Returns [B, C_out, H, W] in channels_last. Like torch's own convolution,
-    it supports repeated differentiation in backward and forward mode and by torch.func; in compiled code, only one
-    backward pass.
+    float32 on a CPU, H and W multiples of 4. flipped: weight is [C, C_out, 3, 3], and x the gradient of the result of
+    its convolution; returns the gradient of the input. Returns [B, C_out, H, W] with channels last in memory if they
+    are in x. Like torch's own convolution, it supports repeated differentiation in backward and forward mode and by
+    torch.func; in compiled code, only one backward pass.
     """
-    function = _Convolution if torch.compiler.is_compiling() else _ConvolutionForwards
-    y: Tensor = function.apply(x, weight, bias)
+    function = _convolve if _alone() else _Convolution.apply if compiling() else _ConvolutionForwards.apply
+    y: Tensor = function(x, weight, bias, flipped)
     return y
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """The gradient [C_out, C, 3, 3] of weight, for the convolved x [B, C, H, W]; gradient: that of the result."""
-    function = _WeightGradient if torch.compiler.is_compiling() else _WeightGradientForwards
-    found: Tensor = function.apply(x, gradient)
+    function = _weight_gradient if _alone() else _WeightGradient.apply if compiling() else _WeightGradientForwards.apply
+    found: Tensor = function(x, gradient)
     return found
 
 
-def _input_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient [B, C, H, W] of x, for a convolution with weight; gradient: that of the result."""
-    return convolve(gradient, weight.flip(2, 3).transpose(0, 1), gradient.new_zeros(weight.shape[1]))
+def _alone() -> bool:
+    """Whether nobody wants a derivative, so that a small layer does not wait for torch's autograd."""
+    forward_mode = getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0  # slow, but right, if torch renames it
+    return not (torch.is_grad_enabled() or forward_mode or compiling())
 
 
 @torch.library.custom_op("edm::convolve", mutates_args=())
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    outputs, filters = len(weight), _filters(weight)
-    y = x.new_empty(len(x), *x.shape[2:], outputs)
-    for piece in _pieces(x, outputs):
-        batch, rows, columns = _grid(x[piece])
-        products = torch.bmm(_transformed(x[piece]), filters).view(INPUTS**2, batch * rows, -1)
-        tiles = _each(twice("AT"), products).view(batch, rows, RESULTS, RESULTS, columns, outputs)
-        torch.add(tiles.transpose(3, 4), bias, out=_tiles(y[piece]))
-    return y.permute(0, 3, 1, 2)
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool) -> Tensor:
+    x, filters, threads = _dense(x), _filters(weight, flipped), torch.get_num_threads()
+    y = _like(x, weight.shape[1 if flipped else 0])
+    shape, limits = _shape(x), (y.shape[1], OWN_TILES, threads)
+    space = x.new_empty(_size("convolve_size", *shape, *limits))
+    bias = None if bias is None else bias.contiguous()
+    _functions().convolve(
+        y.data_ptr(), x.data_ptr(), _Shape(*shape), filters.data_ptr(), None if bias is None else bias.data_ptr(),
+        limits[0], space.data_ptr(), *limits[1:],
+    )  # fmt: skip
+    return y
 
 
 @torch.library.custom_op("edm::convolve_weight_gradient", mutates_args=())
 def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    inputs, outputs = x.shape[1], gradient.shape[1]
-    filters = x.new_zeros(INPUTS**2, outputs, inputs)
-    for piece in _pieces(x, outputs):
-        filters.baddbmm_(_transformed_gradient(gradient[piece]).transpose(1, 2), _transformed(x[piece]))
-    return _each(twice("G").T, filters).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
+    x, threads = _dense(x), torch.get_num_threads()
+    gradient = gradient.contiguous(memory_format=_format(x))
+    found = _weight_like(x, gradient)
+    if not len(x):
+        return found.zero_()
+    shape, limits = _shape(x), (gradient.shape[1], SHARED_TILES, threads)
+    space = x.new_empty(_size("weight_gradient_size", *shape, *limits))
+    _functions().weight_gradient(
+        found.data_ptr(), _Steps(*found.stride()), x.data_ptr(), _Shape(*shape), gradient.data_ptr(), limits[0],
+        space.data_ptr(), *limits[1:],
+    )  # fmt: skip
+    return found
 
 
 @_convolve.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    batch, _, height, width = x.shape
-    return x.new_empty(batch, height, width, len(weight)).permute(0, 3, 1, 2)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool) -> Tensor:
+    return _like(x, weight.shape[1 if flipped else 0])
 
 
 @_weight_gradient.register_fake
 def _(x: Tensor, gradient: Tensor) -> Tensor:
-    return x.new_empty(gradient.shape[1], 3, 3, x.shape[1]).permute(0, 3, 1, 2)
+    return _weight_like(x, gradient)
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    """The layout of x [B, C, H, W], or, where it has none, the one it gets."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=_format(x))
+
+
+def _like(x: Tensor, channels: int) -> Tensor:
+    """Empty images with other channels."""
+    shape = (len(x), channels, *x.shape[2:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
+
+
+def _weight_like(x: Tensor, gradient: Tensor) -> Tensor:
+    shape = (gradient.shape[1], x.shape[1], 3, 3)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
+
+
+def _shape(x: Tensor) -> tuple[int, int, int, int, int]:
+    """The fields of :class:`_Shape`."""
+    batch, channels, height, width = x.shape
+    return batch, height, width, channels, _format(x) is torch.channels_last
 
 
 class _Context(Protocol):
@@ -121,6 +198,7 @@ class _Context(Protocol):
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
+    flipped: bool
 
     def save_for_backward(self, *tensors: Tensor) -> None: ...
     def save_for_forward(self, *tensors: Tensor) -> None: ...
@@ -130,23 +208,26 @@ class _Convolution(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y: Tensor = _convolve(x, weight, bias)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool) -> Tensor:
+        y: Tensor = _convolve(x, weight, bias, flipped)
         return y
 
     @staticmethod
-    def setup_context(ctx: _Context, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:
+        ctx.flipped = inputs[3]
         ctx.save_for_backward(*inputs[:2])
         ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        pair = (gradient, x) if ctx.flipped else (x, gradient)
         return (
-            _input_gradient(weight, gradient) if needs_x else None,
-            weight_gradient(x, gradient) if needs_weight else None,
+            convolve(gradient, weight, flipped=not ctx.flipped) if needs_x else None,
+            weight_gradient(*pair) if needs_weight else None,
             gradient.sum((0, 2, 3)) if needs_bias else None,
+            None,
         )
 
 
@@ -168,8 +249,8 @@ class _WeightGradient(torch.autograd.Function):
         x, gradient = ctx.saved_tensors
         needs_x, needs_gradient = ctx.needs_input_grad
         return (
-            _input_gradient(change, gradient) if needs_x else None,
-            convolve(x, change, change.new_zeros(len(change))) if needs_gradient else None,
+            convolve(gradient, change, flipped=True) if needs_x else None,
+            convolve(x, change) if needs_gradient else None,
         )
 
 
@@ -177,9 +258,9 @@ class _ConvolutionForwards(_Convolution):
     """Adds forward-mode differentiation, which torch's compiler does not support."""
 
     @staticmethod
-    def jvp(ctx: _Context, dx: Tensor, dweight: Tensor, dbias: Tensor) -> Tensor:
+    def jvp(ctx: _Context, dx: Tensor, dweight: Tensor, dbias: Tensor | None, _: None) -> Tensor:
         x, weight = ctx.saved_tensors
-        return convolve(dx, weight, dbias) + convolve(x, dweight, torch.zeros_like(dbias))
+        return convolve(dx, weight, dbias, ctx.flipped) + convolve(x, dweight, None, ctx.flipped)
 
 
 class _WeightGradientForwards(_WeightGradient):
@@ -199,114 +280,41 @@ class _Kept(NamedTuple):
 _KEPT: MutableMapping[Tensor, _Kept] = WeakTensorKeyDictionary()  # without a key that is gone
 
 
-def _is_for_keeping(weight: Tensor) -> bool:
-    """Whether evaluations keep the filter. By the layer alone: results do not depend on what a process did before."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return _can_be_kept(weight)
-
-
 def _can_be_kept(weight: Tensor) -> bool:
-    """Whether it is of a layer that is not trained, and not too large."""
+    """Whether it is of a layer that is not trained, not too small and not too large."""
     fixed = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
-    return fixed and _transformed_bytes(weight) <= LARGEST_KEPT
+    return fixed and LEAST_KEPT <= _transformed_bytes(weight) <= LARGEST_KEPT
 
 
 def _transformed_bytes(weight: Tensor) -> int:
     return weight.nbytes * INPUTS**2 // 9
 
 
-def _filters(weight: Tensor) -> Tensor:
-    """G w Gᵀ [36, C, C_out]; for a layer that is not trained, kept while its weight lives and stays the same.
+def _filters(weight: Tensor, flipped: bool) -> Tensor:
+    """G w Gᵀ; for a layer that is not trained, kept while its weight lives and stays the same.
 
     The weight is compared, because torch does not count what is written by way of ``weight.data``.
     """
-    if not _can_be_kept(weight):
-        return _transformed_filter(weight)
+    if flipped or not _can_be_kept(weight):
+        return _transformed_filter(weight, flipped)
     kept = _KEPT.get(weight)
     if kept and torch.equal(kept.weight, weight):
         return kept.filters
     _KEPT.pop(weight, None)
-    filters = _transformed_filter(weight).mT.contiguous().mT
-    if sum(_transformed_bytes(other) for other in _KEPT) + filters.nbytes <= MOST_KEPT:
+    filters = _transformed_filter(weight, flipped)
+    if sum(other.filters.nbytes for other in _KEPT.values()) + filters.nbytes <= MOST_KEPT:
         _KEPT[weight] = _Kept(weight.detach().clone(), filters)
     return filters
 
 
-def _transformed_filter(weight: Tensor) -> Tensor:
-    """G w Gᵀ [36, C, C_out], a view: those channels come last that do in weight, since reordering takes longer."""
-    outputs, inputs = weight.shape[:2]
-    if weight.stride(0) == 1:  # as in the gradient of x
-        return _each(twice("G"), weight.permute(2, 3, 1, 0).reshape(9, inputs, outputs)).transpose(0, 1)
-    return _each(twice("G"), weight.permute(2, 3, 0, 1).reshape(9, outputs, inputs)).permute(1, 2, 0)
-
-
-def _each(matrix: Tensor, x: Tensor) -> Tensor:
-    """matrix [m, k] times x [k, n, C], one product for each of n: [n, m, C]. One large product keeps to one thread."""
-    return torch.bmm(matrix.expand(x.shape[1], -1, -1), x.transpose(0, 1))
-
-
-def twice(name: str) -> Tensor:
-    """A transform of the rows and the columns of a tile as one matrix: M ⊗ M."""
-    return torch.from_numpy(TWICE[name])
-
-
-def _grid(x: Tensor) -> tuple[int, int, int]:
-    """(images, rows, columns) of tiles."""
-    return len(x), x.shape[2] // RESULTS, x.shape[3] // RESULTS
-
-
-def _pieces(x: Tensor, outputs: int) -> Iterator[slice]:
-    """Slices of the batch, each of at least one image."""
-    _, rows, columns = _grid(x)
-    size = max(1, PIECE // (4 * INPUTS**2 * rows * columns * max(x.shape[1], outputs)))
-    return (slice(start, start + size) for start in range(0, len(x), size))
-
-
-def _tiles(y: Tensor) -> Tensor:
-    """A view of y [B, H, W, C] by tiles: [B, H/4, 4, W/4, 4, C]."""
-    batch, height, width, channels = y.shape
-    return y.view(batch, height // RESULTS, RESULTS, width // RESULTS, RESULTS, channels)
-
-
-def _transformed(x: Tensor) -> Tensor:
-    """Bᵀ x B of all tiles of x [B, C, H, W], each with the pixel around its results: [36, tiles, C]."""
-    return _transformed_tiles(BT, F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)), _grid(x))
-
-
-def _transformed_gradient(gradient: Tensor) -> Tensor:
-    """A g Aᵀ of all tiles of a gradient [B, C, H, W]: [36, tiles, C]."""
-    return _transformed_tiles(A, gradient.permute(0, 2, 3, 1), _grid(gradient))
-
-
-def _transformed_tiles(matrix: Matrix, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """M x Mᵀ of the tiles of x [B, H, W, C], which start every four pixels: [36, tiles, C]."""
-    (batch, rows, columns), side, (width, channels) = grid, len(matrix[0]), x.shape[2:]
-    half = x.new_empty(INPUTS, batch, rows, width, channels)
-    tiles = x.new_empty(INPUTS, INPUTS, batch, rows, columns, channels)
-    _times(matrix, [x[:, start::RESULTS][:, :rows] for start in range(side)], half)
-    _times(matrix, [half[..., start::RESULTS, :][..., :columns, :] for start in range(side)], tiles.transpose(0, 1))
-    return tiles.view(INPUTS**2, -1, channels)
-
-
-def _times(matrix: Matrix, x: Sequence[Tensor], out: Tensor) -> None:
-    """Writes M x to out [6, …]; x: a tensor for each column of M, which is Bᵀ or A.
-
-    Rows 1 and 2, as 3 and 4, differ in the signs of odd columns only.
-    """
-    for row in (0, 5):
-        _sum(matrix[row], x, out[row])
-    for row in (1, 3):
-        even, odd = _sum(matrix[row][::2], x[::2]), _sum(matrix[row][1::2], x[1::2])
-        torch.add(even, odd, out=out[row])
-        torch.sub(even, odd, out=out[row + 1])
-
-
-def _sum(factors: Sequence[float], tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """The sum of tensors times their factors; out: where to write it."""
-    terms = sorted(((f, t) for f, t in zip(factors, tensors, strict=True) if f), key=lambda term: term[0] != 1)
-    (factor, first), *rest = terms
-    found = first if factor == 1 and rest else torch.mul(first, factor, out=out)
-    for factor, tensor in rest:
-        found = torch.add(found, tensor, alpha=factor, out=out if found is first else found)
-    return found
+def _transformed_filter(weight: Tensor, flipped: bool) -> Tensor:
+    """G w Gᵀ in the order of winograd.c."""
+    outputs, inputs, rows, columns = weight.stride()
+    channels, steps, start = weight.shape[1::-1], _Steps(outputs, inputs, rows, columns), 0
+    if flipped:
+        channels, steps = channels[::-1], _Steps(inputs, outputs, -rows, -columns)
+        start = 2 * (rows + columns) * weight.element_size()
+    filters = weight.new_empty(_size("filters_size", *channels))
+    first = weight.data_ptr() + start
+    _functions().transform_filters(filters.data_ptr(), first, steps, *channels, torch.get_num_threads())
+    return filters

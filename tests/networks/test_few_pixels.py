@@ -9,7 +9,6 @@ from edm.networks import few_pixels, layers
 from edm.networks.unet import UNet
 
 LAYERS = {
-    "3x3 of 4x4 pixels": (few_pixels.tile, lambda *a: F.conv2d(*a, padding=1), (5, 6, 4, 4), ((7, 6, 3, 3), (7,))),
     "1x1": (few_pixels.pointwise, F.conv2d, (5, 6, 4, 8), ((7, 6, 1, 1), (7,))),
     "halved": (few_pixels.halved, lambda x: F.avg_pool2d(x, 2), (2, 3, 4, 6), ()),
     "doubled": (few_pixels.doubled, lambda x: F.interpolate(x, scale_factor=2, mode="nearest"), (2, 3, 4, 2), ()),
@@ -58,9 +57,8 @@ def test_no_images_give_no_images(ours, theirs, shape, weights):
     assert ours(x[:0], *rest).shape == theirs(x[:0], *rest).shape
 
 
-@pytest.mark.parametrize("name", ["3x3 of 4x4 pixels", "1x1"])
-def test_several_biases_are_tried_at_once_without_gradients_too(name):
-    ours, theirs, shape, weights = LAYERS[name]
+def test_several_biases_are_tried_at_once_without_gradients_too():
+    ours, theirs, shape, weights = LAYERS["1x1"]
     x, weight, bias = (one.detach() for one in drawn(shape, weights))
     biases = torch.stack((bias, 2 * bias))
     with torch.no_grad():
@@ -69,20 +67,19 @@ def test_several_biases_are_tried_at_once_without_gradients_too(name):
 
 
 def test_a_network_uses_them_and_computes_the_same_without(monkeypatch):
-    monkeypatch.setattr(few_pixels, "AVX512", False)
     torch.manual_seed(0)
     network = UNet(NetworkConfig.of("ddpmpp", resolution=8, channels=1, model_channels=16, channel_mult=(1, 2),
                                     num_blocks=1, attn_resolutions=(4,), dropout=0.0))  # fmt: skip
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     used = []
-    for name in ("tile", "pointwise", "halved", "doubled"):
+    for name in ("pointwise", "halved", "doubled"):
         layer = getattr(few_pixels, name)
         monkeypatch.setattr(few_pixels, name, lambda *a, layer=layer, name=name: used.append(name) or layer(*a))
     x, c_noise = torch.randn(3, 1, 8, 8), torch.rand(3)
     with torch.no_grad():
         found = network(x, c_noise)
-        assert set(used) == {"tile", "pointwise", "halved", "doubled"}
+        assert set(used) == {"pointwise", "halved", "doubled"}
         monkeypatch.setattr(few_pixels, "pays", lambda x: False)
         expected = network(x, c_noise)
     assert off(found, expected) < 1e-5
@@ -97,15 +94,6 @@ def test_a_network_uses_them_and_computes_the_same_without(monkeypatch):
 ])  # fmt: skip
 def test_they_are_for_small_contiguous_images_of_float32_on_cpus(x, expected):
     assert few_pixels.pays(x) == expected
-
-
-@pytest.mark.parametrize(
-    "inputs, side, avx512, expected",
-    [(16, 4, False, True), (128, 4, False, False), (16, 8, False, False), (16, 4, True, False)],
-)
-def test_a_tile_is_for_narrow_layers_of_4x4_pixels_without_avx_512(inputs, side, avx512, expected, monkeypatch):
-    monkeypatch.setattr(few_pixels, "AVX512", avx512)
-    assert few_pixels.is_tile(torch.empty(2, inputs, side, side), torch.empty(inputs, inputs, 3, 3)) == expected
 
 
 def test_a_layer_with_a_margin_of_its_own_and_one_of_odd_sides_are_torchs():
