@@ -28,7 +28,7 @@ from edm.networks import native
 SOURCE = Path(__file__).with_suffix(".c")
 #: Side of a tile's output and of its input, in pixels.
 RESULTS, INPUTS = 4, 6
-#: Minimum channels, and tiles in a batch, for which the products save more than the transforms cost.
+#: Minimum input channels, and tiles in a batch, for which the products save more than the transforms cost.
 LEAST_CHANNELS, LEAST_TILES = 16, 16
 #: Bytes of the smallest and the largest transformed filter that is kept: transforming smaller ones again costs little,
 #: and larger ones are those of a third of ADM's layers.
@@ -91,11 +91,11 @@ def _size(name: str, *arguments: int) -> int:
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` supports this convolution of x [B, C, H, W] and is faster than torch's."""
-    outputs, inputs, kernel, _ = weight.shape
+    _, inputs, kernel, _ = weight.shape
     batch, _, height, width = x.shape
     return (
         x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not torch.is_autocast_enabled("cpu")
-        and min(inputs, outputs) >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
+        and inputs >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
         and batch * height * width >= LEAST_TILES * RESULTS**2 and available()
     )  # fmt: skip
 

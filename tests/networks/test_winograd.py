@@ -101,7 +101,8 @@ def test_rounding_errors_are_a_few_times_those_of_a_direct_convolution():
     ({"x": torch.empty(8, 16, 18, 16)}, False),  # no whole tiles
     ({"x": torch.empty(8, 16, 16, 16, dtype=torch.bfloat16)}, False),
     ({"x": torch.empty(8, 16, 16, 16, device="meta")}, False),
-    ({"weight": torch.empty(8, 16, 3, 3)}, False),  # few channels
+    ({"weight": torch.empty(1, 16, 3, 3)}, True),  # the last layer
+    ({"x": torch.empty(8, 8, 16, 16), "weight": torch.empty(16, 8, 3, 3)}, False),  # few input channels
     ({"weight": torch.empty(16, 16, 1, 1)}, False),
 ])  # fmt: skip
 def test_it_is_for_layers_of_float32_on_cpus_that_can_compile_it(change, expected, monkeypatch):
