@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -32,23 +33,23 @@ def library(source: Path) -> ctypes.CDLL | None:
     Example: ``library(Path("edm/networks/winograd.c"))``.
     """
     flags = FLAGS.get(torch.backends.cpu.get_cpu_capability()) if sys.platform.startswith("linux") else None
-    compiler = shutil.which("gcc")
     if flags is None:
         return None
     code = source.read_bytes()
     name = f"{source.stem}-{hashlib.sha256(code + repr((COMMON, flags)).encode()).hexdigest()[:16]}.so"
-    kept = _folder() / name
+    with suppress(OSError):  # absent, or on a disk whose files the system does not execute
+        return ctypes.CDLL(str(_folder() / name))
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        return None
     try:
-        if kept.is_file():
-            return ctypes.CDLL(str(kept))
-        if compiler is None:
-            return None
         with tempfile.TemporaryDirectory(prefix="edm-") as folder:
             made = Path(folder) / name
             subprocess.run([compiler, *COMMON, *flags, "-o", str(made), str(source)],
                            check=True, capture_output=True, text=True)  # fmt: skip
             loaded = ctypes.CDLL(str(made))
-            _keep(made, kept)
+            with suppress(OSError):  # no home, or a full one: the next process compiles again
+                _keep(made, _folder() / name)
             return loaded
     except (OSError, subprocess.CalledProcessError) as error:
         told = getattr(error, "stderr", None) or str(error)
@@ -63,10 +64,7 @@ def _folder() -> Path:
 
 def _keep(made: Path, kept: Path) -> None:
     """Copies the file for later processes, whole or not at all; other processes may do the same at this time."""
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as copy:
-            copy.write(made.read_bytes())
-        os.replace(copy.name, kept)
-    except OSError:  # no home, or a full one: the next process compiles again
-        pass
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        copy = shutil.copyfile(made, Path(folder) / made.name)
+        os.replace(copy, kept)

@@ -20,7 +20,7 @@
 #define SIDE 6
 #define POINTS (SIDE * SIDE)
 #define TAPS 3
-#define UNIT 64 /* at most so many pixels in a row of pixels times rows of tiles, if a unit has several */
+#define UNIT 64 /* a unit of several rows of tiles has at most so many rows times the image's width in pixels */
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -122,8 +122,8 @@ static inline void times_gt(const vector *x, ptrdiff_t s, vector *y, ptrdiff_t r
 
 /* ---- Images: channels from and to vectors. */
 
-/* Rows first to last of an image's channels from c on, with a border of `border` zeros left and right, into
- * to [last − first, width + 2 border]. Rows outside the image are zeros. */
+/* Copies rows first to last of the channels from c on to [last − first, width + 2 border]. Pixels outside the image,
+ * which are those of the border and of rows before the first and after the last, are zeros. */
 static void read_rows(vector *to, const float *x, const Shape *s, ptrdiff_t image, ptrdiff_t first, ptrdiff_t last,
                       ptrdiff_t c, int border) {
     ptrdiff_t width = s->width + 2 * border, count = least(LANES, s->channels - c), pixels = s->height * s->width;
@@ -158,7 +158,7 @@ static void read_rows(vector *to, const float *x, const Shape *s, ptrdiff_t imag
     }
 }
 
-/* Writes from [rows of tiles · 4, width] to an image's channels from c on. */
+/* Copies [rows, width] to the channels from c on of rows from `first` on. */
 static void write_rows(float *y, const vector *from, const Shape *s, ptrdiff_t image, ptrdiff_t first, ptrdiff_t rows,
                        ptrdiff_t c) {
     ptrdiff_t count = least(LANES, s->channels - c), pixels = s->height * s->width, length = rows * s->width, at = 0;
@@ -290,7 +290,6 @@ static void transform_output(float *y, const Shape *s, Unit unit, const float *f
 }
 
 /* ---- Products. */
-
 
 /* c [ROWS, vectors · LANES] (+)= Σ_k a[k, row] b[k, ·]; a's steps between rows and between k. */
 #define PRODUCT(VECTORS)                                                                                              \

@@ -47,6 +47,14 @@ def test_without_a_folder_for_it_every_process_compiles(source, tmp_path, monkey
     assert kept(tmp_path) == [] and [p.name for p in tmp_path.iterdir() if p.name.endswith(".so")] == []
 
 
+def test_a_kept_file_that_cannot_be_loaded_is_made_again(source, tmp_path):
+    native.library(source)
+    kept(tmp_path)[0].write_bytes(b"cut off")
+    native.library.cache_clear()
+    assert native.library(source).answer() == 42
+    assert [path.stat().st_size > 1000 for path in (tmp_path / "cache" / "edm").iterdir()] == [True]
+
+
 @pytest.mark.parametrize("change", ["no compiler", "another system", "another processor"])
 def test_where_nothing_can_be_compiled_there_is_no_library(source, change, monkeypatch):
     if change == "no compiler":
