@@ -47,6 +47,22 @@ def joined(branch: Tensor, skip: Tensor, scale: float) -> Tensor:
     return branch.add_(skip).mul_(scale) if scale != 1 else branch.add_(skip)
 
 
+def fused(
+    norm: "GroupNorm", conv: "Conv", x: Tensor, offset: Tensor | None = None, scale: Tensor | None = None,
+    shift: Tensor | None = None, skip: Tensor | None = None, factor: float = 1.0,
+) -> Tensor | None:  # fmt: skip
+    """(conv(silu(norm(x + offset) · (1 + scale) + shift)) + skip) · factor in one pass; None if that does not pay.
+
+    offset, scale, shift: [B, C]. It pays for small images on CPUs, without gradients.
+    """
+    if not winograd.pays_activated(x, conv.weight, norm.groups):
+        return None
+    weight, bias = norm.weight, norm.bias
+    if scale is not None and shift is not None:
+        weight, bias = weight * (scale + 1), torch.addcmul(shift, bias, scale + 1)
+    return winograd.activated(x, conv.weight, conv.bias, norm.groups, weight, bias, norm.eps, offset, skip, factor)
+
+
 class Linear(nn.Module):
     """y = x Wᵀ + b for float32 x [B, in]; initialised as in Table 8's notes."""
 

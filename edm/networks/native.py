@@ -45,7 +45,7 @@ def library(source: Path) -> ctypes.CDLL | None:
     try:
         with tempfile.TemporaryDirectory(prefix="edm-") as folder:
             made = Path(folder) / name
-            subprocess.run([compiler, *COMMON, *flags, "-o", str(made), str(source)],
+            subprocess.run([compiler, *COMMON, *flags, "-o", str(made), str(source), "-lm"],
                            check=True, capture_output=True, text=True)  # fmt: skip
             loaded = ctypes.CDLL(str(made))
             with suppress(OSError):  # no home, or a full one: the next process compiles again

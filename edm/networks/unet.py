@@ -20,6 +20,7 @@ from edm.networks.layers import (
     Linear,
     PositionalEmbedding,
     Resample,
+    fused,
     joined,
     only_shapes,
     silu,
@@ -71,21 +72,34 @@ class Block(nn.Module):
             self.attention = Attention(outputs, heads, s.norm(outputs), s.mode, s.qkv_gain, s.zero_gain, s.bias_gain)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = silu(self.norm0(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = self.conv0(h)
-        embedded = self.affine(emb).to(x.dtype)[:, :, None, None]
-        if self.style.adaptive:
-            scale, shift = embedded.chunk(2, dim=1)
-            h = silu(torch.addcmul(shift, self.norm1(h), scale + 1))
-        else:
-            h = silu(self.norm1(h + embedded if torch.is_grad_enabled() else h.add_(embedded)))
-        h = self.conv1(F.dropout(h, self.dropout, self.training))
-        x = joined(h, x if self.skip is None else self.skip(x), self.style.skip_scale)
+        h = fused(self.norm0, self.conv0, x) if self.resample is None else None
+        if h is None:
+            h = silu(self.norm0(x))
+            if self.resample is not None:
+                h, x = self.resample(h), self.resample(x)
+            h = self.conv0(h)
+        embedded = self.affine(emb).to(x.dtype)
+        skip = x if self.skip is None else self.skip(x)
+        x = self._second(h, embedded, skip)
         if self.attention is not None:
             x = joined(self.attention(x), x, self.style.skip_scale)
         return x
+
+    def _second(self, h: Tensor, embedded: Tensor, skip: Tensor) -> Tensor:
+        """The second convolution of h, which nothing else uses, joined to the skip path."""
+        adaptive, factor = self.style.adaptive, self.style.skip_scale
+        scale, shift = embedded.chunk(2, dim=1) if adaptive else (None, None)
+        if not (self.training and self.dropout):
+            offset = None if adaptive else embedded
+            found = fused(self.norm1, self.conv1, h, offset, scale, shift, skip, factor)
+            if found is not None:
+                return found
+        if scale is not None and shift is not None:
+            h = silu(torch.addcmul(shift[:, :, None, None], self.norm1(h), scale[:, :, None, None] + 1))
+        else:
+            embedded = embedded[:, :, None, None]
+            h = silu(self.norm1(h + embedded if torch.is_grad_enabled() else h.add_(embedded)))
+        return joined(self.conv1(F.dropout(h, self.dropout, self.training)), skip, factor)
 
 
 class Embedding(nn.Module):
@@ -198,8 +212,8 @@ class UNet(nn.Module):
             kept.append(x)
         for block, joins in zip(self.decoder, self.joins, strict=True):
             x = self._through(block, emb, x, *([kept.pop()] if joins else []))
-        out: Tensor = self.out_conv(silu(self.out_norm(x)))
-        return out
+        out = fused(self.out_norm, self.out_conv, x)
+        return self.out_conv(silu(self.out_norm(x))) if out is None else out
 
     def _through(self, block: nn.Module, emb: Tensor, *parts: Tensor) -> Tensor:
         """The output of a block whose input has these parts of the channels."""

@@ -5,6 +5,7 @@
  * The order of every sum is fixed: results depend neither on the number of threads nor on the size of blocks.
  */
 
+#include <math.h>
 #include <omp.h>
 #include <stddef.h>
 #include <string.h>
@@ -35,6 +36,17 @@ typedef struct {
 typedef struct {
     ptrdiff_t outputs, inputs, rows, columns; /* steps in memory */
 } Steps;
+typedef struct {
+    ptrdiff_t size;             /* of a group of channels, which divides LANES; 0 for no normalisation */
+    const float *weight, *bias; /* [channels], or [images, channels] */
+    ptrdiff_t step;             /* of these between images */
+    const float *offset;        /* [images, channels], which is added to the image before, or null */
+    float eps;
+} Norm;
+typedef struct {
+    const float *images; /* like the result, to which they are added, or null */
+    float factor;        /* of the sum */
+} Join;
 
 static inline vector load(const float *from) { return *(const loose *)from; }
 static inline void store(float *to, vector v) { *(loose *)to = v; }
@@ -131,7 +143,8 @@ static void read_rows(vector *to, const float *x, const Shape *s, ptrdiff_t imag
     if (first < 0) memset(to, 0, sizeof(vector) * width * -first);
     if (last > s->height) memset(to + width * (s->height - first), 0, sizeof(vector) * width * (last - s->height));
     if (border)
-        for (row = from; row < until; row++) to[(row - first) * width] = to[(row - first + 1) * width - 1] = (vector){0};
+        for (row = from; row < until; row++)
+            to[(row - first) * width] = to[(row - first + 1) * width - 1] = (vector){0};
     to += (from - first) * width + border;
     if (s->last) {
         const float *start = x + (image * pixels + from * s->width) * s->channels + c;
@@ -160,7 +173,7 @@ static void read_rows(vector *to, const float *x, const Shape *s, ptrdiff_t imag
 
 /* Copies [rows, width] to the channels from c on of rows from `first` on. */
 static void write_rows(float *y, const vector *from, const Shape *s, ptrdiff_t image, ptrdiff_t first, ptrdiff_t rows,
-                       ptrdiff_t c) {
+                       ptrdiff_t c, Join join) {
     ptrdiff_t count = least(LANES, s->channels - c), pixels = s->height * s->width, length = rows * s->width, at = 0;
     if (s->last) {
         float *start = y + (image * pixels + first * s->width) * s->channels + c;
@@ -175,10 +188,66 @@ static void write_rows(float *y, const vector *from, const Shape *s, ptrdiff_t i
         vector v[LANES];
         memcpy(v, from + at, sizeof v);
         transpose(v);
-        for (ptrdiff_t i = 0; i < count; i++) store(start + i * pixels + at, v[i]);
+        for (ptrdiff_t i = 0; i < count; i++) {
+            if (join.images) v[i] = (v[i] + load(join.images + (start - y) + i * pixels + at)) * join.factor;
+            store(start + i * pixels + at, v[i]);
+        }
     }
     for (; at < length; at++)
         for (ptrdiff_t i = 0; i < count; i++) start[i * pixels + at] = from[at][i];
+}
+
+/* ---- Group normalisation and SiLU of whole images in vectors of channels. */
+
+static inline vector chosen(order where, vector a, vector b) {
+    return (vector)((where & (order)a) | (~where & (order)b));
+}
+
+/* x / (1 + e^−x) with a relative error of 2·10⁻⁷; below −87, where it is about 0, x · 10⁻³⁸. */
+static inline vector silu(vector x) {
+    const vector most = (vector){0} + 126.f, to_whole = (vector){0} + 12582912.f; /* 1.5 · 2²³ */
+    vector t = x * -1.442695041f;
+    t = chosen(t > most, most, t);
+    t = chosen(t < -most, -most, t);
+    vector n = t + to_whole, r = t - (n - to_whole); /* 2^t = 2^n 2^r with |r| ≤ ½; n is in the last bits of its float */
+    vector p = 1.33335581e-3f + r * 1.54035304e-4f;
+    p = 5.55041087e-2f + r * (9.61812911e-3f + r * p);
+    p = 1.f + r * (6.93147181e-1f + r * (2.40226507e-1f + r * p));
+    return x / (1.f + (vector)((order)p + ((order)n << 23)));
+}
+
+/* The mean over each group of channels. */
+static inline vector mean_of(vector v, ptrdiff_t size) {
+    for (ptrdiff_t i = 0; i < LANES; i += size) {
+        float total = 0;
+        for (ptrdiff_t k = i; k < i + size; k++) total += v[k];
+        for (ptrdiff_t k = i; k < i + size; k++) v[k] = total / size;
+    }
+    return v;
+}
+
+/* Normalises [height, width] between borders of one pixel, for the channels from c on, and applies SiLU. */
+static void normalise(vector *x, const Shape *s, const Norm *norm, ptrdiff_t image, ptrdiff_t c) {
+    ptrdiff_t count = least(LANES, s->channels - c), width = s->width + 2;
+    float number = s->height * s->width;
+    vector offset = norm->offset ? some(norm->offset + image * s->channels + c, 1, count) : (vector){0};
+    vector total = {0}, squares = {0};
+    x += width + 1;
+    for (ptrdiff_t row = 0; row < s->height; row++)
+        for (ptrdiff_t column = 0; column < s->width; column++) total += x[row * width + column];
+    vector shift = offset - mean_of(total / number + offset, norm->size);
+    for (ptrdiff_t row = 0; row < s->height; row++)
+        for (ptrdiff_t column = 0; column < s->width; column++) {
+            vector v = x[row * width + column] + shift;
+            squares += v * v;
+        }
+    vector factor = mean_of(squares / number, norm->size);
+    for (int i = 0; i < LANES; i++) factor[i] = 1.f / sqrtf(factor[i] + norm->eps);
+    factor *= some(norm->weight + image * norm->step + c, 1, count);
+    shift = shift * factor + some(norm->bias + image * norm->step + c, 1, count);
+    for (ptrdiff_t row = 0; row < s->height; row++)
+        for (ptrdiff_t column = 0; column < s->width; column++)
+            x[row * width + column] = silu(x[row * width + column] * factor + shift);
 }
 
 /* ---- Units and blocks. */
@@ -224,12 +293,13 @@ static inline ptrdiff_t tile_of(const Plan *p, Unit unit) {
 }
 
 /* Bᵀ x B of a unit's tiles, the first of which is number `tile` of the block. */
-static void transform_input(float *to, ptrdiff_t stride, ptrdiff_t tile, const float *x, const Shape *s, Unit unit,
-                            vector *scratch) {
+static void transform_input(float *to, ptrdiff_t stride, ptrdiff_t tile, const float *x, const Shape *s,
+                            const Norm *norm, Unit unit, vector *scratch) {
     ptrdiff_t padded = up(s->channels, LANES), columns = s->width / RESULTS, width = s->width + 2;
     for (ptrdiff_t c = 0; c < s->channels; c += LANES) {
         ptrdiff_t first = unit.row * RESULTS - 1;
         read_rows(scratch, x, s, unit.image, first, first + unit.rows * RESULTS + 2, c, 1);
+        if (norm->size) normalise(scratch, s, norm, unit.image, c);
         float *start = to + tile * padded + c;
         for (ptrdiff_t row = 0; row < unit.rows; row++)
             for (ptrdiff_t column = 0; column < columns; column++, start += padded) {
@@ -267,7 +337,7 @@ static void transform_gradient(float *to, ptrdiff_t stride, ptrdiff_t tile, cons
 
 /* Aᵀ m A plus bias of a unit's tiles, to y. */
 static void transform_output(float *y, const Shape *s, Unit unit, const float *from, ptrdiff_t stride, ptrdiff_t tile,
-                             const float *bias, vector *scratch) {
+                             const float *bias, Join join, vector *scratch) {
     ptrdiff_t padded = up(s->channels, LANES), columns = s->width / RESULTS;
     for (ptrdiff_t c = 0; c < s->channels; c += LANES) {
         const float *start = from + tile * padded + c;
@@ -285,7 +355,7 @@ static void transform_output(float *y, const Shape *s, Unit unit, const float *f
                     for (int j = 0; j < RESULTS; j++) to[j * s->width + i] = done[j] + offset;
                 }
             }
-        write_rows(y, scratch, s, unit.image, unit.row * RESULTS, unit.rows * RESULTS, c);
+        write_rows(y, scratch, s, unit.image, unit.row * RESULTS, unit.rows * RESULTS, c, join);
     }
 }
 
@@ -369,9 +439,10 @@ void transform_filters(float *u, const float *w, Steps w_steps, ptrdiff_t inputs
         }
 }
 
-/* y = x convolved with the transformed filters u, plus bias if there is one. */
-void convolve(float *y, const float *x, Shape x_shape, const float *u, const float *bias, ptrdiff_t outputs,
-              float *space, ptrdiff_t bytes, ptrdiff_t threads) {
+/* y = x convolved with the transformed filters u, plus bias if there is one. Before, x may be normalised, after it, y
+ * joined, if x are images of one unit with pixels last. */
+void convolve(float *y, const float *x, Shape x_shape, Norm norm, const float *u, const float *bias, Join join,
+              ptrdiff_t outputs, float *space, ptrdiff_t bytes, ptrdiff_t threads) {
     const Plan p = plan(x_shape, outputs, bytes, threads);
     ptrdiff_t panel = p.vectors * LANES, step = x_shape.channels * p.wide + LANES;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -383,7 +454,7 @@ void convolve(float *y, const float *x, Shape x_shape, const float *u, const flo
         ptrdiff_t before = tile_of(&p, unit_at(&p, first)), tiles = tile_of(&p, unit_at(&p, until)) - before;
         for (ptrdiff_t index = first; index < until; index++) {
             Unit unit = unit_at(&p, index);
-            transform_input(v, p.step_in, tile_of(&p, unit) - before, x, &p.in, unit, scratch);
+            transform_input(v, p.step_in, tile_of(&p, unit) - before, x, &p.in, &norm, unit, scratch);
         }
         for (ptrdiff_t point = 0; point < POINTS; point++) {
             float *a = v + point * p.step_in, *c = m + point * p.step_out;
@@ -395,7 +466,7 @@ void convolve(float *y, const float *x, Shape x_shape, const float *u, const flo
         }
         for (ptrdiff_t index = first; index < until; index++) {
             Unit unit = unit_at(&p, index);
-            transform_output(y, &p.out, unit, m, p.step_out, tile_of(&p, unit) - before, bias, scratch);
+            transform_output(y, &p.out, unit, m, p.step_out, tile_of(&p, unit) - before, bias, join, scratch);
         }
     }
 }
@@ -404,6 +475,7 @@ void convolve(float *y, const float *x, Shape x_shape, const float *u, const flo
 void weight_gradient(float *w, Steps w_steps, const float *x, Shape x_shape, const float *g, ptrdiff_t outputs,
                      float *space, ptrdiff_t bytes, ptrdiff_t threads) {
     const Plan p = plan(x_shape, outputs, bytes, 1);
+    const Norm none = {0};
     ptrdiff_t panel = p.vectors * LANES, step = p.deep * p.wide;
     float *v = space, *h = v + POINTS * p.step_in, *sums = h + POINTS * p.step_out;
 #pragma omp parallel num_threads(threads)
@@ -415,7 +487,7 @@ void weight_gradient(float *w, Steps w_steps, const float *x, Shape x_shape, con
 #pragma omp for schedule(static)
             for (ptrdiff_t index = first; index < until; index++) {
                 Unit unit = unit_at(&p, index);
-                transform_input(v, p.step_in, tile_of(&p, unit) - before, x, &p.in, unit, scratch);
+                transform_input(v, p.step_in, tile_of(&p, unit) - before, x, &p.in, &none, unit, scratch);
                 transform_gradient(h, p.step_out, tile_of(&p, unit) - before, g, &p.out, unit, scratch);
             }
 #pragma omp for schedule(static)

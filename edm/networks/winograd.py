@@ -36,6 +36,9 @@ LEAST_KEPT, LARGEST_KEPT = 2**20, 48 * 2**20
 #: Bytes of all filters that a process keeps, besides a quarter as much for the weights; others are made again, with
 #: equal results.
 MOST_KEPT = 2**31
+#: As in winograd.c: the most pixels of an image's width times its rows of tiles in one unit. Channels of a group whose
+#: mean a vector holds, in any of its lengths.
+UNIT, GROUPS = 64, (1, 2, 4, 8)
 #: Bytes of transformed tiles per core, little enough for its cache, and of all cores together for a weight's gradient.
 OWN_TILES, SHARED_TILES = 768 * 2**10, 4 * 2**20
 
@@ -55,13 +58,26 @@ class _Steps(ctypes.Structure):
     _fields_ = [(name, _SIZE) for name in ("outputs", "inputs", "rows", "columns")]
 
 
+class _Norm(ctypes.Structure):
+    """Group normalisation and SiLU before a convolution; none with size 0."""
+
+    _fields_ = [("size", _SIZE), ("weight", _POINTER), ("bias", _POINTER), ("step", _SIZE), ("offset", _POINTER),
+                ("eps", ctypes.c_float)]  # fmt: skip
+
+
+class _Join(ctypes.Structure):
+    """Images that are added to the result, and the factor of the sum."""
+
+    _fields_ = [("images", _POINTER), ("factor", ctypes.c_float)]
+
+
 #: The arguments of the functions of winograd.c.
 SIGNATURES = {
     "filters_size": (_SIZE, _SIZE),
     "convolve_size": (_Shape, _SIZE, _SIZE, _SIZE),
     "weight_gradient_size": (_Shape, _SIZE, _SIZE, _SIZE),
     "transform_filters": (_POINTER, _POINTER, _Steps, _SIZE, _SIZE, _SIZE),
-    "convolve": (_POINTER, _POINTER, _Shape, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE),
+    "convolve": (_POINTER, _POINTER, _Shape, _Norm, _POINTER, _POINTER, _Join, _SIZE, _POINTER, _SIZE, _SIZE),
     "weight_gradient": (_POINTER, _Steps, _POINTER, _Shape, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE),
 }
 
@@ -120,6 +136,25 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     return found
 
 
+def pays_activated(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether :func:`activated` supports this, and nobody wants a derivative of it."""
+    channels, height, width = x.shape[1:]
+    whole = height // RESULTS <= max(1, UNIT // width)  # an image is one unit
+    return _alone() and whole and channels // groups in GROUPS and x.is_contiguous() and pays(x, weight)
+
+
+def activated(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+    offset: Tensor | None = None, skip: Tensor | None = None, factor: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """:func:`convolve` of silu(n) in one pass over small images, n = group normalisation of x + offset [B, C].
+
+    norm_weight, norm_bias: [C], or [B, C]. skip: images like the result, which is (result + skip) · factor with them.
+    """
+    y: Tensor = _activated(x, weight, bias, groups, norm_weight, norm_bias, eps, offset, skip, factor)
+    return y
+
+
 def _alone() -> bool:
     """Whether nobody wants a derivative, so that a small layer does not wait for torch's autograd."""
     forward_mode = getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0  # slow, but right, if torch renames it
@@ -128,14 +163,30 @@ def _alone() -> bool:
 
 @torch.library.custom_op("edm::convolve", mutates_args=())
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool) -> Tensor:
-    x, filters, threads = _dense(x), _filters(weight, flipped), torch.get_num_threads()
+    return _computed(_dense(x), weight, bias, flipped, _Norm(), _Join())
+
+
+@torch.library.custom_op("edm::convolve_activated", mutates_args=())
+def _activated(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+    offset: Tensor | None, skip: Tensor | None, factor: float,
+) -> Tensor:  # fmt: skip
+    norm_weight, norm_bias, x = norm_weight.contiguous(), norm_bias.contiguous(), x.contiguous()
+    offset, skip = (None if t is None else t.contiguous() for t in (offset, skip))
+    step = x.shape[1] if norm_weight.ndim == 2 else 0
+    norm = _Norm(x.shape[1] // groups, norm_weight.data_ptr(), norm_bias.data_ptr(), step, _pointer(offset), eps)
+    return _computed(x, weight, bias, False, norm, _Join(_pointer(skip), factor))
+
+
+def _computed(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool, norm: _Norm, join: _Join) -> Tensor:
+    filters, threads = _filters(weight, flipped), torch.get_num_threads()
     y = _like(x, weight.shape[1 if flipped else 0])
     shape, limits = _shape(x), (y.shape[1], OWN_TILES, threads)
     space = x.new_empty(_size("convolve_size", *shape, *limits))
     bias = None if bias is None else bias.contiguous()
     _functions().convolve(
-        y.data_ptr(), x.data_ptr(), _Shape(*shape), filters.data_ptr(), None if bias is None else bias.data_ptr(),
-        limits[0], space.data_ptr(), *limits[1:],
+        y.data_ptr(), x.data_ptr(), _Shape(*shape), norm, filters.data_ptr(), _pointer(bias), join, limits[0],
+        space.data_ptr(), *limits[1:],
     )  # fmt: skip
     return y
 
@@ -161,9 +212,21 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool) -> Tensor:
     return _like(x, weight.shape[1 if flipped else 0])
 
 
+@_activated.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+    offset: Tensor | None, skip: Tensor | None, factor: float,
+) -> Tensor:  # fmt: skip
+    return x.new_empty(len(x), len(weight), *x.shape[2:])
+
+
 @_weight_gradient.register_fake
 def _(x: Tensor, gradient: Tensor) -> Tensor:
     return _weight_like(x, gradient)
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 def _format(x: Tensor) -> torch.memory_format:

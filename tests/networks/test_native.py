@@ -117,7 +117,7 @@ def test_the_code_compiles_without_a_warning(tmp_path):
     gcc = shutil.which("gcc")
     for flags in native.FLAGS.values():
         done = subprocess.run(
-            [gcc, *native.COMMON, *flags, "-Wall", "-Wextra", "-o", tmp_path / "x.so", winograd.SOURCE],
+            [gcc, *native.COMMON, *flags, "-Wall", "-Wextra", "-o", tmp_path / "x.so", winograd.SOURCE, "-lm"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")

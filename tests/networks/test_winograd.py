@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from edm.config import NetworkConfig
 from edm.networks import native, winograd
 from edm.networks.layers import Conv
+from edm.networks.unet import UNet
 
 
 def channels_last(*shape):
@@ -273,3 +275,69 @@ def test_weights_and_images_may_be_of_two_precisions():
         mixed.float().square().sum().backward()
     assert off(mixed, expected) < 3e-2 and conv.weight.grad.isfinite().all()
     assert off(conv.bfloat16()(x), expected) < 3e-2
+
+
+@pytest.mark.parametrize("shape, groups", [((5, 16, 8, 8), 4), ((3, 24, 4, 4), 3), ((2, 40, 16, 16), 10),
+                                           ((2, 20, 4, 16), 5), ((3, 32, 12, 4), 32)])  # fmt: skip
+@pytest.mark.parametrize("each", [False, True], ids=["all images alike", "by the image"])
+@pytest.mark.parametrize("around", [False, True], ids=["alone", "offset and skip path"])
+def test_activation_and_convolution_in_one_pass_are_those_in_turn(shape, groups, each, around):
+    batch, channels, *sides = shape
+    x, weight, bias = torch.randn(shape) * 3 + 100, torch.randn(9, channels, 3, 3), torch.randn(9)
+    scale, shift = torch.randn(2, *([batch] if each else []), channels)
+    offset, skip = (torch.randn(batch, channels), torch.randn(batch, 9, *sides)) if around else (None, None)
+    found = winograd.activated(x, weight, bias, groups, scale, shift, 1e-5, offset, skip, 0.7 if around else 1.0)
+    exact = x.double() + (offset.double()[:, :, None, None] if around else 0)
+    exact = F.group_norm(exact, groups, eps=1e-5)
+    exact = F.silu(exact * scale[..., None, None].double() + shift[..., None, None].double())
+    exact = F.conv2d(exact, weight.double(), bias.double(), padding=1)
+    assert off(found, (exact + skip) * 0.7 if around else exact) < 5e-5
+
+
+def test_silu_of_every_number_is_torchs():
+    """A filter whose middle is 1 gives what is convolved, and a normalisation of zeros gives its bias."""
+    values = torch.cat((torch.linspace(-200, 200, 99_978), torch.tensor([0.0, 1e-30, -1e-30, 1e4, -1e4, -5.0])))
+    biases, none = values.view(-1, 16), torch.zeros(16)
+    middle = torch.eye(16)[:, :, None, None] * F.pad(torch.ones(1, 1), (1, 1, 1, 1))
+    x = torch.zeros(len(biases), 16, 4, 4)
+    found = winograd.activated(x, middle, none, 4, torch.zeros_like(biases), biases, 1e-5)[:, :, 1, 1].flatten()
+    torch.testing.assert_close(found, F.silu(values), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("x, groups, expected", [
+    (torch.empty(8, 16, 16, 16), 4, True),
+    (torch.empty(8, 16, 32, 32), 4, False),  # several units
+    (torch.empty(8, 48, 8, 8), 3, False),  # large groups
+    (torch.empty(8, 16, 8, 8).to(memory_format=torch.channels_last), 4, False),
+    (torch.empty(1, 16, 8, 8), 4, False),  # few tiles
+])  # fmt: skip
+def test_one_pass_is_for_evaluations_of_small_images(x, groups, expected):
+    weight = torch.empty(16, x.shape[1], 3, 3)
+    assert not winograd.pays_activated(x, weight, groups)
+    with torch.no_grad():
+        assert winograd.pays_activated(x, weight, groups) == expected
+        with torch.autograd.forward_ad.dual_level():
+            assert not winograd.pays_activated(x, weight, groups)
+
+
+@pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])
+def test_a_network_computes_the_same_with_gradients_as_in_one_pass_without(architecture, monkeypatch):
+    torch.manual_seed(0)
+    config = NetworkConfig.of(architecture, resolution=8, channels=1, model_channels=16, num_blocks=1,
+                              channel_mult=(1, 2), attn_resolutions=(4,))  # fmt: skip
+    network = UNet(config).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    used, activated = [], winograd.activated
+    monkeypatch.setattr(winograd, "activated", lambda *a: used.append(a[8] is not None) or activated(*a))
+    x, c_noise = torch.randn(16, 1, 8, 8), torch.rand(16)
+    expected = network(x, c_noise)
+    assert not used
+    with torch.no_grad():
+        assert off(network(x, c_noise), expected) < 1e-5
+    assert sum(used) >= 7 and len(used) - sum(used) >= 7  # the second and the first layers of blocks
+    if config.dropout:
+        used.clear()
+        with torch.no_grad():
+            network.train()(x, c_noise)
+        assert not any(used)
