@@ -157,8 +157,10 @@ def activated(
 
 def _alone() -> bool:
     """Whether nobody wants a derivative, so that a small layer does not wait for torch's autograd."""
-    forward_mode = getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0  # slow, but right, if torch renames it
-    return not (torch.is_grad_enabled() or forward_mode or compiling())
+    if torch.is_grad_enabled():
+        return False
+    # Compiled code has no forward mode. Should torch rename the level, this is slow, but right.
+    return compiling() or getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
 
 
 @torch.library.custom_op("edm::convolve", mutates_args=())

@@ -221,6 +221,9 @@ def test_torch_knows_it_as_an_operation_of_its_own():
     torch.library.opcheck(
         torch.ops.edm.convolve.default, (torch.randn(2, 5, 4, 8), torch.randn(5, 3, 3, 3), None, True)
     )
+    more = (torch.randn(2, 3), torch.randn(2, 5, 8, 8), 0.7)
+    inputs = (torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3), torch.randn(5), 3, torch.ones(3), torch.ones(3), 1e-5)
+    torch.library.opcheck(torch.ops.edm.convolve_activated.default, (*inputs, *more))
     torch.library.opcheck(torch.ops.edm.convolve_weight_gradient.default, (x, channels_last(2, 5, 8, 8)))
 
 
@@ -336,6 +339,9 @@ def test_a_network_computes_the_same_with_gradients_as_in_one_pass_without(archi
     with torch.no_grad():
         assert off(network(x, c_noise), expected) < 1e-5
     assert sum(used) >= 7 and len(used) - sum(used) >= 7  # the second and the first layers of blocks
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        assert off(compiled(x, c_noise), expected) < 1e-5
     if config.dropout:
         used.clear()
         with torch.no_grad():
