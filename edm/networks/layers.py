@@ -57,7 +57,8 @@ def fused(
     """
     if not winograd.pays_activated(x, conv.weight, norm.groups):
         return None
-    weight, bias = norm.weight, norm.bias
+    weight: Tensor = norm.weight
+    bias: Tensor = norm.bias
     if scale is not None and shift is not None:
         weight, bias = weight * (scale + 1), torch.addcmul(shift, bias, scale + 1)
     return winograd.activated(x, conv.weight, conv.bias, norm.groups, weight, bias, norm.eps, offset, skip, factor)
