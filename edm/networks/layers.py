@@ -55,7 +55,7 @@ def fused(
 
     offset, scale, shift: [B, C]. It pays for small images on CPUs, without gradients.
     """
-    if not winograd.pays_activated(x, conv.weight, norm.groups):
+    if {conv.weight.dtype, norm.weight.dtype} != {x.dtype} or not winograd.pays_activated(x, conv.weight, norm.groups):
         return None
     weight: Tensor = norm.weight
     bias: Tensor = norm.bias

@@ -149,7 +149,7 @@ def activated(
 ) -> Tensor:  # fmt: skip
     """:func:`convolve` of silu(n) in one pass over small images, n = group normalisation of x + offset [B, C].
 
-    norm_weight, norm_bias: [C], or [B, C]. skip: images like the result, which is (result + skip) · factor with them.
+    float32. norm_weight, norm_bias: [C], or [B, C]. skip: images like the result, for (result + skip) · factor.
     """
     y: Tensor = _activated(x, weight, bias, groups, norm_weight, norm_bias, eps, offset, skip, factor)
     return y
@@ -173,9 +173,12 @@ def _activated(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, norm_weight: Tensor, norm_bias: Tensor, eps: float,
     offset: Tensor | None, skip: Tensor | None, factor: float,
 ) -> Tensor:  # fmt: skip
-    norm_weight, norm_bias, x = norm_weight.contiguous(), norm_bias.contiguous(), x.contiguous()
-    offset, skip = (None if t is None else t.contiguous() for t in (offset, skip))
-    step = x.shape[1] if norm_weight.ndim == 2 else 0
+    x, (batch, channels) = x.contiguous(), x.shape[:2]
+    step = channels if norm_weight.ndim == 2 else 0
+    of_channels = (batch, channels) if step else (channels,)
+    norm_weight, norm_bias = (t.expand(of_channels).contiguous() for t in (norm_weight, norm_bias))
+    offset = None if offset is None else offset.expand(batch, channels).contiguous()
+    skip = None if skip is None else skip.expand(batch, len(weight), *x.shape[2:]).contiguous()
     norm = _Norm(x.shape[1] // groups, norm_weight.data_ptr(), norm_bias.data_ptr(), step, _pointer(offset), eps)
     return _computed(x, weight, bias, False, norm, _Join(_pointer(skip), factor))
 

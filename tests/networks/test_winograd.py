@@ -342,6 +342,12 @@ def test_a_network_computes_the_same_with_gradients_as_in_one_pass_without(archi
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         assert off(compiled(x, c_noise), expected) < 1e-5
+        assert off(network(x, c_noise[:1]), network(x, c_noise[:1].expand(16))) < 1e-5  # one noise level for all
+    used.clear()
+    mixed = copy.deepcopy(network).bfloat16()
+    mixed.embedding.float()
+    with torch.no_grad():
+        assert off(mixed(x, c_noise), expected) < 0.1 and not used  # weights of another precision than x
     if config.dropout:
         used.clear()
         with torch.no_grad():
