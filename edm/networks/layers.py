@@ -55,7 +55,9 @@ def fused(
 
     offset, scale, shift: [B, C]. It pays for small images on CPUs, without gradients.
     """
-    if {conv.weight.dtype, norm.weight.dtype} != {x.dtype} or not winograd.pays_activated(x, conv.weight, norm.groups):
+    same = all(p.dtype == x.dtype for p in (conv.weight, conv.bias, norm.weight, norm.bias))
+    hooks = any(m._forward_hooks or m._forward_pre_hooks for m in (norm, conv))  # which want to see what is between
+    if not same or hooks or not winograd.pays_activated(x, conv.weight, norm.groups):
         return None
     weight: Tensor = norm.weight
     bias: Tensor = norm.bias

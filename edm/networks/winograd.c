@@ -82,14 +82,17 @@ static inline void transpose(vector *v) {
 
 /* ---- The transforms, of one column or row. */
 
-static inline void times_bt(const vector *x, ptrdiff_t s, vector *y, ptrdiff_t r) {
-    vector even = x[4 * s] - 4 * x[2 * s], odd = x[3 * s] - 4 * x[s];
-    vector even2 = x[4 * s] - x[2 * s], odd2 = 2 * (x[3 * s] - x[s]);
-    y[0] = 4 * x[0] - 5 * x[2 * s] + x[4 * s];
+/* The sums and differences of two pairs, which are the rows 1 to 4 of a transform. */
+static inline void pairs(vector *y, ptrdiff_t r, vector even, vector odd, vector even2, vector odd2) {
     y[r] = even + odd;
     y[2 * r] = even - odd;
     y[3 * r] = even2 + odd2;
     y[4 * r] = even2 - odd2;
+}
+
+static inline void times_bt(const vector *x, ptrdiff_t s, vector *y, ptrdiff_t r) {
+    y[0] = 4 * x[0] - 5 * x[2 * s] + x[4 * s];
+    pairs(y, r, x[4 * s] - 4 * x[2 * s], x[3 * s] - 4 * x[s], x[4 * s] - x[2 * s], 2 * (x[3 * s] - x[s]));
     y[5 * r] = 4 * x[s] - 5 * x[3 * s] + x[5 * s];
 }
 
@@ -103,24 +106,15 @@ static inline void times_at(const vector *x, ptrdiff_t s, vector *y, ptrdiff_t r
 }
 
 static inline void times_a(const vector *x, ptrdiff_t s, vector *y, ptrdiff_t r) {
-    vector even = x[0] + x[2 * s], odd = x[s] + x[3 * s];
-    vector even2 = x[0] + 4 * x[2 * s], odd2 = 2 * x[s] + 8 * x[3 * s];
     y[0] = x[0];
-    y[r] = even + odd;
-    y[2 * r] = even - odd;
-    y[3 * r] = even2 + odd2;
-    y[4 * r] = even2 - odd2;
+    pairs(y, r, x[0] + x[2 * s], x[s] + x[3 * s], x[0] + 4 * x[2 * s], 2 * x[s] + 8 * x[3 * s]);
     y[5 * r] = x[3 * s];
 }
 
 static inline void times_g(const vector *x, ptrdiff_t s, vector *y, ptrdiff_t r) {
-    vector even = (x[0] + x[2 * s]) * (-1.f / 6), odd = x[s] * (-1.f / 6);
-    vector even2 = x[0] * (1.f / 24) + x[2 * s] * (1.f / 6), odd2 = x[s] * (1.f / 12);
     y[0] = x[0] * (1.f / 4);
-    y[r] = even + odd;
-    y[2 * r] = even - odd;
-    y[3 * r] = even2 + odd2;
-    y[4 * r] = even2 - odd2;
+    pairs(y, r, (x[0] + x[2 * s]) * (-1.f / 6), x[s] * (-1.f / 6), x[0] * (1.f / 24) + x[2 * s] * (1.f / 6),
+          x[s] * (1.f / 12));
     y[5 * r] = x[2 * s];
 }
 

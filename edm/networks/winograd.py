@@ -13,6 +13,7 @@ in a core's cache. In float32 the rounding errors are a few times those of a dir
 """
 
 import ctypes
+import threading
 from collections.abc import MutableMapping
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,8 @@ from edm.networks import native
 SOURCE = Path(__file__).with_suffix(".c")
 #: Side of a tile's output and of its input, in pixels.
 RESULTS, INPUTS = 4, 6
-#: Minimum input channels, and tiles in a batch, for which the products save more than the transforms cost.
+#: Minimum input channels for which the products save more than the transforms cost, and tiles in a batch for which
+#: those of a large filter do. Small filters are used for any number of tiles, so that the number decides less.
 LEAST_CHANNELS, LEAST_TILES = 16, 16
 #: Bytes of the smallest and the largest transformed filter that is kept: transforming smaller ones again costs little,
 #: and larger ones are those of a third of ADM's layers.
@@ -108,11 +110,12 @@ def _size(name: str, *arguments: int) -> int:
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` supports this convolution of x [B, C, H, W] and is faster than torch's."""
     _, inputs, kernel, _ = weight.shape
-    batch, _, height, width = x.shape
+    batch, channels, height, width = x.shape
+    least = LEAST_TILES if _transformed_bytes(weight) >= LEAST_KEPT else 1
     return (
-        x.device.type == "cpu" and x.dtype == torch.float32 and kernel == 3 and not torch.is_autocast_enabled("cpu")
-        and inputs >= LEAST_CHANNELS and height % RESULTS == width % RESULTS == 0
-        and batch * height * width >= LEAST_TILES * RESULTS**2 and available()
+        x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and kernel == 3
+        and not torch.is_autocast_enabled("cpu") and channels == inputs >= LEAST_CHANNELS
+        and height % RESULTS == width % RESULTS == 0 and batch * height * width >= least * RESULTS**2 and available()
     )  # fmt: skip
 
 
@@ -138,9 +141,11 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 
 def pays_activated(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether :func:`activated` supports this, and nobody wants a derivative of it."""
+    if not (_alone() and x.is_contiguous() and pays(x, weight)):
+        return False
     channels, height, width = x.shape[1:]
     whole = height // RESULTS <= max(1, UNIT // width)  # an image is one unit
-    return _alone() and whole and channels // groups in GROUPS and x.is_contiguous() and pays(x, weight)
+    return whole and channels % groups == 0 and channels // groups in GROUPS
 
 
 def activated(
@@ -165,7 +170,7 @@ def _alone() -> bool:
 
 @torch.library.custom_op("edm::convolve", mutates_args=())
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool) -> Tensor:
-    return _computed(_dense(x), weight, bias, flipped, _Norm(), _Join())
+    return _computed(x, weight, bias, flipped, _Norm(), _Join())
 
 
 @torch.library.custom_op("edm::convolve_activated", mutates_args=())
@@ -174,6 +179,8 @@ def _activated(
     offset: Tensor | None, skip: Tensor | None, factor: float,
 ) -> Tensor:  # fmt: skip
     x, (batch, channels) = x.contiguous(), x.shape[:2]
+    for tensor in (x, norm_weight, norm_bias, offset, skip):
+        _supported(tensor)
     step = channels if norm_weight.ndim == 2 else 0
     of_channels = (batch, channels) if step else (channels,)
     norm_weight, norm_bias = (t.expand(of_channels).contiguous() for t in (norm_weight, norm_bias))
@@ -184,8 +191,14 @@ def _activated(
 
 
 def _computed(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool, norm: _Norm, join: _Join) -> Tensor:
-    filters, threads = _filters(weight, flipped), torch.get_num_threads()
-    y = _like(x, weight.shape[1 if flipped else 0])
+    outputs, inputs = weight.shape[:2] if not flipped else weight.shape[1::-1]
+    _supported(x, (len(x), inputs, *x.shape[2:]))
+    _supported(weight, (*weight.shape[:2], 3, 3))
+    _supported(bias, (outputs,))
+    if any(side == 0 or side % RESULTS for side in x.shape[2:]):
+        raise RuntimeError(f"images of {x.shape[2]} x {x.shape[3]} pixels; expected multiples of {RESULTS}")
+    x, filters, threads = _dense(x), _filters(weight, flipped), torch.get_num_threads()
+    y = _like(x, outputs)
     shape, limits = _shape(x), (y.shape[1], OWN_TILES, threads)
     space = x.new_empty(_size("convolve_size", *shape, *limits))
     bias = None if bias is None else bias.contiguous()
@@ -198,6 +211,8 @@ def _computed(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool, nor
 
 @torch.library.custom_op("edm::convolve_weight_gradient", mutates_args=())
 def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    _supported(x)
+    _supported(gradient, (len(x), gradient.shape[1], *x.shape[2:]))
     x, threads = _dense(x), torch.get_num_threads()
     gradient = gradient.contiguous(memory_format=_format(x))
     found = _weight_like(x, gradient)
@@ -228,6 +243,15 @@ def _(
 @_weight_gradient.register_fake
 def _(x: Tensor, gradient: Tensor) -> Tensor:
     return _weight_like(x, gradient)
+
+
+def _supported(tensor: Tensor | None, shape: tuple[int, ...] | None = None) -> None:
+    """Raises RuntimeError for a tensor that winograd.c would misread."""
+    if tensor is None:
+        return
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.shape != (shape or tensor.shape):
+        found = f"{list(tensor.shape)}, {tensor.dtype}, {tensor.device}"
+        raise RuntimeError(f"a tensor of {found}; expected {list(shape or tensor.shape)}, float32, on the CPU")
 
 
 def _pointer(x: Tensor | None) -> int | None:
@@ -346,6 +370,7 @@ class _Kept(NamedTuple):
 
 
 _KEPT: MutableMapping[Tensor, _Kept] = WeakTensorKeyDictionary()  # without a key that is gone
+_CHANGING = threading.RLock()  # a key that goes may change the dictionary meanwhile
 
 
 def _can_be_kept(weight: Tensor) -> bool:
@@ -365,13 +390,15 @@ def _filters(weight: Tensor, flipped: bool) -> Tensor:
     """
     if flipped or not _can_be_kept(weight):
         return _transformed_filter(weight, flipped)
-    kept = _KEPT.get(weight)
+    with _CHANGING:
+        kept = _KEPT.get(weight)
     if kept and torch.equal(kept.weight, weight):
         return kept.filters
-    _KEPT.pop(weight, None)
-    filters = _transformed_filter(weight, flipped)
-    if sum(other.filters.nbytes for other in _KEPT.values()) + filters.nbytes <= MOST_KEPT:
-        _KEPT[weight] = _Kept(weight.detach().clone(), filters)
+    filters, copy = _transformed_filter(weight, flipped), weight.detach().clone()
+    with _CHANGING:
+        _KEPT.pop(weight, None)
+        if sum(other.filters.nbytes for other in list(_KEPT.values())) + filters.nbytes <= MOST_KEPT:
+            _KEPT[weight] = _Kept(copy, filters)
     return filters
 
 

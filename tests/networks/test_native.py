@@ -47,12 +47,48 @@ def test_without_a_folder_for_it_every_process_compiles(source, tmp_path, monkey
     assert kept(tmp_path) == [] and [p.name for p in tmp_path.iterdir() if p.name.endswith(".so")] == []
 
 
-def test_a_kept_file_that_cannot_be_loaded_is_made_again(source, tmp_path):
+@pytest.mark.parametrize("change", [
+    lambda content: b"", lambda content: b"cut off", lambda content: content[: len(content) // 2],
+    lambda content: content[:-1], lambda content: content[:5000] + bytes(len(content) - 5000),
+], ids=["empty", "7 bytes", "half", "all but a byte", "zeros at the end"])  # fmt: skip
+def test_a_kept_file_that_is_not_whole_is_made_again(source, tmp_path, change):
+    """To load a part of a library would end the process."""
     native.library(source)
-    kept(tmp_path)[0].write_bytes(b"cut off")
+    path = kept(tmp_path)[0]
+    whole = path.read_bytes()
+    path.write_bytes(change(whole))
     native.library.cache_clear()
     assert native.library(source).answer() == 42
-    assert [path.stat().st_size > 1000 for path in (tmp_path / "cache" / "edm").iterdir()] == [True]
+    assert kept(tmp_path) == [path] and path.read_bytes() == whole
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_where_files_for_a_while_cannot_be_executed_the_cache_is_the_place(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert native.library(source).answer() == 42
+
+
+def test_without_a_home_nothing_is_kept_in_the_working_directory(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for relative in ("cache", "~/.cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", relative)
+        native.library.cache_clear()
+        assert native.library(source).answer() == 42
+    assert [path.name for path in tmp_path.iterdir()] == ["answer.c"]
+
+
+@pytest.mark.parametrize("script, told", [
+    ("exit 1", "returned non-zero exit status 1"),
+    ("printf '\\377\\n' >&2; exit 1", "\ufffd"),
+    ("sleep 60", "did not end"),
+], ids=["silent", "no UTF-8", "hangs"])  # fmt: skip
+def test_a_compiler_that_misbehaves_is_told_in_one_line(source, tmp_path, monkeypatch, script, told):
+    (tmp_path / "gcc").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "gcc").chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / "gcc"))
+    monkeypatch.setattr(native, "MOST_SECONDS", 0.5)
+    with pytest.warns(RuntimeWarning, match=f"^answer\\.c: .*{told}.*; torch's slower layers take its place$"):
+        assert native.library(source) is None
 
 
 @pytest.mark.parametrize("change", ["no compiler", "another system", "another processor"])

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from edm.config import NetworkConfig
 from edm.networks import native, winograd
-from edm.networks.layers import Conv
+from edm.networks.layers import Conv, GroupNorm, fused
 from edm.networks.unet import UNet
 
 
@@ -99,7 +100,14 @@ def test_rounding_errors_are_a_few_times_those_of_a_direct_convolution():
 @pytest.mark.parametrize("change, expected", [
     ({}, True),
     ({"x": torch.empty(1, 16, 16, 16)}, True),
-    ({"x": torch.empty(1, 16, 8, 8)}, False),  # too few tiles
+    ({"x": torch.empty(1, 16, 4, 4)}, True),
+    ({"x": torch.empty(1, 128, 8, 8), "weight": torch.empty(128, 128, 3, 3)}, False),  # few tiles for a large filter
+    ({"x": torch.empty(4, 128, 8, 8), "weight": torch.empty(128, 128, 3, 3)}, True),
+    ({"x": torch.empty(0, 16, 8, 8)}, False),
+    ({"x": torch.empty(8, 16, 8, 0)}, False),
+    ({"x": torch.empty(8, 32, 16, 16)}, False),  # torch says that the weight has other channels
+    ({"weight": torch.empty(16, 16, 3, 3, device="meta")}, False),
+    ({"weight": torch.empty(16, 16, 3, 3, dtype=torch.float64)}, False),
     ({"x": torch.empty(8, 16, 18, 16)}, False),  # no whole tiles
     ({"x": torch.empty(8, 16, 16, 16, dtype=torch.bfloat16)}, False),
     ({"x": torch.empty(8, 16, 16, 16, device="meta")}, False),
@@ -312,7 +320,7 @@ def test_silu_of_every_number_is_torchs():
     (torch.empty(8, 16, 32, 32), 4, False),  # several units
     (torch.empty(8, 48, 8, 8), 3, False),  # large groups
     (torch.empty(8, 16, 8, 8).to(memory_format=torch.channels_last), 4, False),
-    (torch.empty(1, 16, 8, 8), 4, False),  # few tiles
+    (torch.empty(8, 16, 8, 0), 4, False),
 ])  # fmt: skip
 def test_one_pass_is_for_evaluations_of_small_images(x, groups, expected):
     weight = torch.empty(16, x.shape[1], 3, 3)
@@ -321,6 +329,58 @@ def test_one_pass_is_for_evaluations_of_small_images(x, groups, expected):
         assert winograd.pays_activated(x, weight, groups) == expected
         with torch.autograd.forward_ad.dual_level():
             assert not winograd.pays_activated(x, weight, groups)
+
+
+@pytest.mark.parametrize("change", [
+    {"x": torch.zeros(2, 5, 8, 8)}, {"x": torch.zeros(2, 3, 8, 6)}, {"x": torch.zeros(2, 3, 0, 8)},
+    {"x": torch.zeros(2, 3, 8, 8).double()}, {"weight": torch.zeros(4, 3, 1, 1)},
+    {"weight": torch.zeros(4, 3, 3, 3).half()}, {"bias": torch.zeros(1)}, {"bias": torch.zeros(4).double()},
+])  # fmt: skip
+def test_what_c_would_misread_is_refused(change):
+    layer = {"x": torch.zeros(2, 3, 8, 8), "weight": torch.zeros(4, 3, 3, 3), "bias": torch.zeros(4)} | change
+    norm = (3, torch.ones(3), torch.ones(3), 1e-5)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="expected"):
+        winograd.convolve(**layer)
+    with pytest.raises(RuntimeError):
+        winograd.activated(*layer.values(), *norm)
+
+
+def test_one_pass_refuses_what_belongs_to_other_images():
+    x, weight, bias, ones = torch.zeros(2, 4, 8, 8), torch.zeros(4, 4, 3, 3), torch.zeros(4), torch.ones(4)
+    for wrong in (
+        {"offset": torch.zeros(3, 4)},
+        {"skip": torch.zeros(3, 4, 8, 8)},
+        {"offset": torch.zeros(2, 4).double()},
+    ):
+        with pytest.raises(RuntimeError):
+            winograd.activated(x, weight, bias, 4, ones, ones, 1e-5, **wrong)
+    with pytest.raises(RuntimeError):
+        winograd.activated(x, weight, bias, 4, ones.double(), ones, 1e-5)
+
+
+def test_a_layer_with_a_hook_and_one_of_two_precisions_are_computed_in_turn():
+    norm, conv, x = GroupNorm(16, 1e-5), Conv(16, 16, 3), torch.randn(4, 16, 8, 8)
+    with torch.no_grad():
+        assert fused(norm, conv, x) is not None
+        handle = conv.register_forward_hook(lambda *a: None)
+        assert fused(norm, conv, x) is None
+        handle.remove()
+        norm.bias.data = norm.bias.data.double()
+        assert fused(norm, conv, x) is None
+
+
+def test_threads_may_keep_filters_at_the_same_time(made):
+    networks = [[Conv(16, 16, 3).requires_grad_(False) for _ in range(100)] for _ in range(8)]
+    x = torch.randn(1, 16, 4, 4)
+
+    def evaluate(network):
+        with torch.no_grad():
+            return [winograd.convolve(x, layer.weight, layer.bias) for layer in network]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(evaluate, networks))
+    assert len(winograd._KEPT) == 800
+    assert all(map(torch.equal, found[3], evaluate(networks[3])))
 
 
 @pytest.mark.parametrize("architecture", ["ddpmpp", "ncsnpp", "adm"])

@@ -78,8 +78,8 @@ def test_other_block_sizes_agree_to_rounding(net, block):
     images, labels, _ = draw(net, range(64))
     others, other_labels, _ = draw(net, range(64), block=block)
     assert torch.equal(labels, other_labels)
-    # Torch computes few images, winograd.c many; a grey level is 8e-3.
-    torch.testing.assert_close(others, images, rtol=0, atol=1e-4)
+    # The products of one image round otherwise than those of many, and Winograd's convolutions round more than direct ones.
+    torch.testing.assert_close(others, images, rtol=0, atol=2e-5)
 
 
 def test_a_class_can_be_asked_for(net):
