@@ -78,7 +78,7 @@ def test_other_block_sizes_agree_to_rounding(net, block):
     images, labels, _ = draw(net, range(64))
     others, other_labels, _ = draw(net, range(64), block=block)
     assert torch.equal(labels, other_labels)
-    # The products of one image round otherwise than those of many, and Winograd's convolutions round more than direct ones.
+    # The products of one image round otherwise than those of many, and Winograd's convolutions round more than others.
     torch.testing.assert_close(others, images, rtol=0, atol=2e-5)
 
 
